@@ -1,0 +1,226 @@
+"""The one entry point.
+
+    python launch.py train --config=configs/NAME.py[:argument] --workdir=DIR [--config.any.field=value]
+    python launch.py eval  --config=configs/NAME.py[:argument] --workdir=DIR
+
+Reads a config, builds Task objects, hands them to the loop, then evaluates and writes results.json and report.html.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from unimodal.configuration import nearest
+from unimodal.errors import UsageError
+from unimodal.evaluation.report import write_report
+from unimodal.evaluation.run import Evaluator, Result
+from unimodal.evaluation.samples import AttentionMap
+from unimodal.experiment import Experiment, build
+from unimodal.sharding import parameter_count, parameter_table
+from unimodal.training.checkpoint import Checkpoints, claim_workdir
+from unimodal.training.loop import train
+from unimodal.training.metrics import curves, read_metrics
+from unimodal.training.progress import results_table
+from unimodal.training.step import TrainState
+
+COMMANDS = ("train", "eval")
+TASKS = Path(__file__).parent / "tasks"
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:argument")
+WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and results go")
+FAKE_DATA = flags.DEFINE_bool("fake_data", False, "train on random batches of the right shapes; evaluate nothing")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and stop")
+STEP = flags.DEFINE_integer("step", None, "eval: the checkpoint's step (default: the latest)")
+
+# Fields that do not change what is learned: a workdir may be resumed with others.
+MAY_DIFFER = ("mesh", "log_every", "eval_every", "eval_limit", "checkpoint_every", "keep_checkpoints", "stop_after")
+
+
+def task_class(kind: str) -> type[Any]:
+    """The class of a task kind: tasks/x_y.py holds XY. Raises UsageError for a kind that has no file."""
+    known = sorted(path.stem for path in TASKS.glob("*.py") if path.stem != "__init__")
+    if kind not in known:
+        raise UsageError(f"there is no task {kind!r} in tasks/; {nearest(kind, known)}")
+    return getattr(importlib.import_module(f"tasks.{kind}"), "".join(part.capitalize() for part in kind.split("_")))
+
+
+def describe(experiment: Experiment) -> str:
+    """What would run: mesh, parameters with their place, bytes per device, steps."""
+    mesh, model = experiment.mesh, experiment.model
+    rows = parameter_table(model, mesh)
+    width = max(len(row["name"]) for row in rows)
+    lines = [
+        f"{row['name']:<{width}}  {'×'.join(map(str, row['shape'])) or 'scalar':<16} "
+        f"{'·'.join(row['axes']):<30} {row['spec']:<24} {row['bytes_per_device']:>10,} B/device"
+        for row in rows
+    ]
+    each = sum(row["bytes_per_device"] for row in rows)
+    sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    return "\n".join(
+        [
+            *lines,
+            f"mesh       {sizes} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s)",
+            f"parameters {parameter_count(rows):,} in {len(rows)} arrays, {each:,} bytes per device (and twice that for AdamW)",
+            f"steps      {experiment.loop.steps}, schedule {experiment.loop.schedule!r}",
+            *(f"task       {t.name}: batch {t.batch_size}, weight {t.weight:g}" for t in experiment.tasks),
+        ]
+    )
+
+
+def run_train(config: ConfigDict, workdir: Path) -> None:
+    plain, fake_data = as_plain(config), FAKE_DATA.value
+    experiment = build(plain, task_class, fake_data=fake_data)
+    if DRY_RUN.value:
+        say(describe(experiment))
+        return
+    batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
+    evaluators = {} if fake_data else {task.name: experiment.evaluator(task) for task in experiment.tasks}
+    claim_workdir(workdir, {**plain, "fake_data": fake_data}, may_differ=MAY_DIFFER)
+
+    def evaluate(model: Any, step: int) -> dict[str, dict[str, float]]:
+        return {name: e.score(model, limit=experiment.eval_limit) for name, e in evaluators.items()}
+
+    began = time.monotonic()
+    state, fingerprint, done = train(
+        experiment.program,
+        experiment.tasks,
+        batches,
+        experiment.loop,
+        workdir,
+        tokens={task.name: task.tokens(experiment.model) for task in experiment.tasks},
+        evaluate=evaluate if evaluators else None,
+    )
+    if not done:
+        say(f"stopped after step {int(state.step)}; run the same command to go on")
+    elif evaluators:
+        seconds = f"{time.monotonic() - began:.0f} s"
+        finish(experiment, evaluators, state, fingerprint, workdir, config, {"training took": seconds})
+
+
+def run_eval(config: ConfigDict, workdir: Path) -> None:
+    plain = as_plain(config)
+    experiment = build(plain, task_class)
+    if not (workdir / "config.json").exists():
+        raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first")
+    claim_workdir(workdir, {**plain, "fake_data": False}, may_differ=MAY_DIFFER)
+    evaluators = {task.name: experiment.evaluator(task) for task in experiment.tasks}
+    checkpoints = Checkpoints(workdir)
+    state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), STEP.value)
+    checkpoints.close()
+    finish(experiment, evaluators, state, fingerprint, workdir, config, {})
+
+
+def finish(
+    experiment: Experiment,
+    evaluators: Mapping[str, Evaluator],
+    state: TrainState,
+    fingerprint: str,
+    workdir: Path,
+    config: ConfigDict,
+    facts: dict[str, Any],
+) -> None:
+    """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
+    program, step = experiment.program, int(state.step)
+    model, untrained = program.model(state), program.model(program.init())
+    results: dict[str, Result] = {}
+    samples: dict[str, list[Any]] = {}
+    for task in experiment.tasks:
+        evaluator = evaluators[task.name]
+        before = evaluator.score(untrained)
+        predictions = evaluator.predictions(model)
+        score = {name: float(value) for name, value in task.score(predictions).items()}
+        results[task.name] = evaluator.result(score, before)
+        batch = evaluator.first_batch()
+        samples[task.name] = list(task.samples(model, batch, predictions)) if jax.process_count() == 1 else []
+    if jax.process_index() != 0:
+        return
+    rows = {name: result.as_dict() for name, result in results.items()}
+    summary = {"tasks": rows, "step": step, "fingerprint": fingerprint}
+    fresh = workdir / "results.json.tmp"
+    fresh.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    fresh.replace(workdir / "results.json")
+    logged = read_metrics(workdir)
+    table = parameter_table(experiment.model, experiment.mesh)
+    total = parameter_count(table)
+    write_report(
+        workdir / "report.html",
+        title=workdir.name,
+        subtitle=f"{', '.join(rows)} in {total:,} parameters",
+        curves=curves(logged),
+        eval_curves=curves(logged, "validation/value"),
+        results=rows,
+        samples={n: [s for s in found if not isinstance(s, AttentionMap)] for n, found in samples.items()},
+        attention=[s for found in samples.values() for s in found if isinstance(s, AttentionMap)],
+        parameters=table,
+        total_parameters=total,
+        config_text=str(config),
+        run={"steps": step, **facts, "devices": str(experiment.mesh.devices.flat[0].device_kind), "fingerprint": fingerprint},
+    )
+    results_table(rows)
+    say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")
+
+
+def as_plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as nested dictionaries of JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
+    """Command, config and workdir from the command line. Raises UsageError."""
+    usage = f"usage: python launch.py {'|'.join(COMMANDS)} --config=configs/NAME.py --workdir=DIR"
+    if len(arguments) < 2 or arguments[1].startswith("-"):
+        raise UsageError(usage)
+    command = arguments[1]
+    if command not in COMMANDS:
+        raise UsageError(f"unknown command {command!r}; {nearest(command, COMMANDS)}")
+    try:
+        extra = flags.FLAGS([arguments[0], *arguments[2:]])[1:]
+        config = CONFIG.value
+    except (flags.Error, AttributeError, KeyError, ImportError, OSError) as error:
+        # ml_collections reports an unknown field as an AttributeError or KeyError with a hint on a line of its own.
+        raise UsageError(" ".join(str(error).strip("'\"").replace("\\n", " ").split())) from error
+    if extra:
+        raise UsageError(f"unexpected argument {extra[0]!r}; {usage}")
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"--config must name a file with get_config(); {usage}")
+    if WORKDIR.value is None and not DRY_RUN.value:
+        raise UsageError(f"--workdir is missing; {usage}")
+    return command, config, Path(WORKDIR.value or ".")
+
+
+def initialise_processes() -> None:
+    """Join the other processes, where the environment says that there are any."""
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("SLURM_NTASKS", "1") != "1":
+        jax.distributed.initialize()
+
+
+def main(arguments: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)
+    try:
+        command, config, workdir = parse(arguments)
+        initialise_processes()
+        {"train": run_train, "eval": run_eval}[command](config, workdir)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

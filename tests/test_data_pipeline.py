@@ -1,0 +1,258 @@
+"""Order, resuming, sharding over processes, padding of the last batch, made-up batches, mixtures."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unimodal.data import (
+    ArraySpec,
+    BatchIterator,
+    Dataset,
+    cached,
+    check_example,
+    eval_batches,
+    fake_batches,
+    mix,
+    train_batches,
+)
+from unimodal.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """Records 0 … count - 1, each with its own value."""
+
+    count: int
+    offset: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return {"id": str(index), "value": index + self.offset}
+
+
+def noisy(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    return {"value": np.int32(record["value"]), "noise": rng.random(2, dtype=np.float32)}
+
+
+NUMBERS = Dataset(Numbers(10), noisy)
+
+
+def take(iterator: BatchIterator, count: int) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(iterator, count))
+
+
+def assert_same(found: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray]]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], strict=True)
+
+
+def test_every_epoch_has_all_examples_in_an_order_of_its_own() -> None:
+    batches = take(train_batches(NUMBERS, batch_size=4, seed=0), 10)
+    values = np.concatenate([batch["value"] for batch in batches]).reshape(4, 10)
+    assert (np.sort(values, axis=1) == np.arange(10)).all()
+    assert len({tuple(epoch) for epoch in values}) == 4
+    noise = np.concatenate([batch["noise"] for batch in batches])
+    assert len(np.unique(noise[:, 0])) == 40  # nobody draws the same numbers twice
+
+
+def test_order_follows_the_seed_and_nothing_else() -> None:
+    runs = [
+        take(train_batches(NUMBERS, batch_size=4, seed=5, prefetch=prefetch, threads=threads), 12)
+        for prefetch, threads in ((True, 2), (True, 7), (False, 1))
+    ]
+    assert_same(runs[0], runs[1])
+    assert_same(runs[0], runs[2])
+    # Neighbouring seeds must not be the same epochs moved by one, neither in order nor in what is drawn.
+    epochs = {
+        seed: np.concatenate([batch["value"] for batch in take(train_batches(NUMBERS, batch_size=10, seed=seed), 4)])
+        for seed in range(8)
+    }
+    assert len({tuple(epoch) for values in epochs.values() for epoch in values.reshape(4, 10)}) == 32
+    draws = [next(train_batches(NUMBERS, batch_size=10, seed=seed))["noise"].tobytes() for seed in range(8)]
+    assert len(set(draws)) == 8
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_one_global_batch(processes: int) -> None:
+    whole = take(train_batches(NUMBERS, batch_size=8, seed=3), 6)
+    parts = [
+        take(train_batches(NUMBERS, batch_size=8, seed=3, process_index=index, process_count=processes), 6)
+        for index in range(processes)
+    ]
+    joined = [
+        {key: np.concatenate([part[key] for part in step]) for key in step[0]} for step in zip(*parts, strict=True)
+    ]
+    assert_same(joined, whole)
+    assert parts[0][0]["value"].shape == (8 // processes,)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 2, 5, 11])  # batches of 4 out of 10: within and across epochs
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_resuming_goes_on_bit_for_bit(stop: int, prefetch: bool) -> None:
+    expected = take(train_batches(NUMBERS, batch_size=4, seed=1), 16)
+    first = train_batches(NUMBERS, batch_size=4, seed=1, prefetch=prefetch)
+    assert_same(take(first, stop), expected[:stop])
+    state = json.loads(json.dumps(first.get_state()))
+    second = train_batches(NUMBERS, batch_size=4, seed=1, prefetch=prefetch)
+    take(second, 3)  # a used iterator can be set as well as a fresh one
+    second.set_state(state)
+    assert second.get_state() == state
+    assert_same(take(second, 16 - stop), expected[stop:])
+
+
+def test_evaluation_sees_everything_once_in_order_with_weights() -> None:
+    batches = eval_batches(NUMBERS, batch_size=4)
+    assert len(batches) == 3
+    seen = list(batches)
+    assert [batch["value"].tolist() for batch in seen] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 9, 9]]
+    assert [batch["example_weight"].tolist() for batch in seen] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    assert seen[0]["example_weight"].dtype == np.float32
+    assert_same(list(batches), seen)
+    assert_same([batches[i] for i in range(3)], seen)
+    wider = np.concatenate([batch["noise"] for batch in eval_batches(NUMBERS, batch_size=5)])
+    np.testing.assert_array_equal(wider, np.concatenate([batch["noise"] for batch in seen])[:10])
+    np.testing.assert_array_equal(NUMBERS[3]["noise"], seen[0]["noise"][3])
+    assert len(list(eval_batches(NUMBERS, batch_size=4, limit=5))) == 2
+    assert sum(b["example_weight"].sum() for b in eval_batches(NUMBERS, batch_size=4, limit=5)) == 5
+
+
+def test_evaluation_over_processes() -> None:
+    whole = list(eval_batches(NUMBERS, batch_size=4))
+    parts = [list(eval_batches(NUMBERS, batch_size=4, process_index=i, process_count=2)) for i in range(2)]
+    assert_same([{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)], whole)
+
+
+def test_map_draws_on_the_same_generator() -> None:
+    mapped = NUMBERS.map(lambda example, rng: {"pair": np.array([example["noise"][0], rng.random()])})
+    pair = next(train_batches(mapped, batch_size=4, seed=0))["pair"]
+    assert (pair[:, 0].astype(np.float32) == next(train_batches(NUMBERS, batch_size=4, seed=0))["noise"][:, 0]).all()
+    assert (pair[:, 0] != pair[:, 1]).all()
+
+
+def test_cached_decodes_once_and_guards_its_arrays() -> None:
+    calls: list[int] = []
+
+    def decode(record: dict[str, Any]) -> dict[str, Any]:
+        calls.append(record["value"])
+        return {**record, "array": np.zeros(3)}
+
+    source = cached(Numbers(4), decode)
+    assert len(source) == 4
+    for _ in range(3):
+        for index in range(4):
+            source[index].pop("value")
+    assert calls == [0, 1, 2, 3] and "value" in source[0]
+    with pytest.raises(ValueError, match="read-only"):
+        source[0]["array"][0] = 1.0
+
+
+def test_fake_batches() -> None:
+    spec = {
+        "ids": ArraySpec((7,), np.int32, 8, 264),
+        "image": ArraySpec((4, 4, 3), np.float32, -1, 1),
+        "flag": ArraySpec((), np.bool_),
+        "byte": ArraySpec((50,), np.uint8, 0, 256),
+    }
+    whole = take(fake_batches(spec, 8, 0), 5)
+    for name, array_spec in spec.items():
+        assert whole[0][name].shape == (8, *array_spec.shape) and whole[0][name].dtype == array_spec.dtype
+    ids, image = (np.stack([batch[name] for batch in whole]) for name in ("ids", "image"))
+    assert ids.min() >= 8 and ids.max() < 264 and np.ptp(ids) > 200
+    assert image.min() >= -1 and image.max() < 1 and abs(image.mean()) < 0.1
+    assert not (whole[0]["ids"] == whole[1]["ids"]).all()
+    assert not (whole[0]["ids"] == next(fake_batches(spec, 8, 1))["ids"]).all()
+    again = fake_batches(spec, 8, 0)
+    again.set_state({**again.get_state(), "next_index": 3})
+    assert_same(take(again, 2), whole[3:])
+    half = next(fake_batches(spec, 8, 0, process_index=1, process_count=2))
+    assert_same([half], [{key: array[4:] for key, array in whole[0].items()}])
+
+
+def test_check_example_names_what_is_wrong() -> None:
+    spec = {"ids": ArraySpec((3,), np.int32), "label": ArraySpec((), np.int32)}
+    good = {"ids": np.zeros(3, np.int32), "label": np.int32(1)}
+    check_example(spec, good, "gpt")
+    for bad, message in (
+        ({"ids": good["ids"]}, r"gpt: array 'label' is missing; the example has \['ids'\]"),
+        (good | {"x": np.zeros(1)}, r"gpt: array 'x' is not in the spec, which has \['ids', 'label'\]"),
+        (good | {"ids": np.zeros(4, np.int32)}, r"gpt: array 'ids' should be \(3,\) int32, found \(4,\) int32"),
+        (good | {"ids": np.zeros(3, np.int64)}, r"gpt: array 'ids' should be \(3,\) int32, found \(3,\) int64"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_example(spec, bad, "gpt")
+
+
+def test_bad_batches_are_refused_in_one_line() -> None:
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"batch_size": 6, "process_count": 4}, "batch size 6 is not divisible by 4 processes; 8 would be"),
+        ({"batch_size": 0}, "batch size must be at least 1, found 0"),
+        ({"batch_size": 4, "process_index": 2, "process_count": 2}, "process_index 2 is not in 0 … 1"),
+    )
+    for arguments, message in cases:
+        with pytest.raises(UsageError, match=message):
+            train_batches(NUMBERS, seed=0, **arguments)
+        with pytest.raises(UsageError, match=message):
+            eval_batches(NUMBERS, **arguments)
+    with pytest.raises(UsageError, match="seed must be 0 or more, found -1"):
+        train_batches(NUMBERS, batch_size=2, seed=-1)
+    with pytest.raises(UsageError, match="limit must be at least 1 example or None for all, found 0"):
+        eval_batches(NUMBERS, batch_size=2, limit=0)
+    for make in (lambda d: train_batches(d, batch_size=2, seed=0), lambda d: eval_batches(d, batch_size=2)):
+        with pytest.raises(UsageError, match="the dataset is empty"):
+            make(Dataset(Numbers(0), noisy))
+
+
+def test_ragged_examples_and_errors_in_threads_reach_the_caller() -> None:
+    ragged = Dataset(Numbers(4), lambda record, rng: {"x": np.zeros(record["value"])})
+    with pytest.raises(UsageError, match="array 'x' differs between examples of a batch: "):
+        next(train_batches(ragged, batch_size=4, seed=0))
+
+    def broken(record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        raise UsageError(f"record {record['id']} is broken")
+
+    with pytest.raises(UsageError, match="is broken"):
+        next(train_batches(Dataset(Numbers(4), broken), batch_size=4, seed=0))
+
+
+def test_a_mixture_keeps_its_shares_and_the_small_part_repeats() -> None:
+    mixture = mix([Dataset(Numbers(100), noisy), Dataset(Numbers(5, offset=1000), noisy)], [3, 1])
+    assert len(mixture) == 105
+    values = np.concatenate([batch["value"] for batch in take(train_batches(mixture, batch_size=20, seed=0), 20)])
+    small = values >= 1000
+    assert small.sum() == 100
+    assert (np.bincount(values[small] - 1000) == 20).all()
+    assert (np.bincount(values[~small]) == 3).all()
+    per_batch = small.reshape(20, 20).sum(axis=1)
+    assert per_batch.min() >= 4 and per_batch.max() <= 6
+    parts = [take(train_batches(mixture, batch_size=20, seed=0, process_index=i, process_count=2), 20) for i in (0, 1)]
+    joined = np.concatenate([np.concatenate([a["value"], b["value"]]) for a, b in zip(*parts, strict=True)])
+    np.testing.assert_array_equal(joined, values)
+    resumed = train_batches(mixture, batch_size=20, seed=0)
+    resumed.set_state({**resumed.get_state(), "next_index": 13})
+    np.testing.assert_array_equal(next(resumed)["value"], values[260:280])
+    in_order = np.concatenate([batch["value"] for batch in eval_batches(mixture, batch_size=15)])
+    assert in_order.tolist() == [*range(100), *range(1000, 1005)]
+
+
+def test_bad_mixtures_are_refused() -> None:
+    other = Dataset(Numbers(3), lambda record, rng: {"value": np.int32(0), "noise": np.zeros(3, np.float32)})
+    for datasets, weights, message in (
+        ([], [], "nothing to mix"),
+        ([NUMBERS], [1, 2], "1 datasets need 1 weights, found 2"),
+        ([NUMBERS, NUMBERS], [1, 0], "mixing weights must be above 0, found 0"),
+        ([NUMBERS, other], [1, 1], r"dataset 1 of the mixture gives .*\(3,\).*, but dataset 0 gives .*\(2,\)"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            mix(datasets, weights)

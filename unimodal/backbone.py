@@ -1,0 +1,371 @@
+"""The one transformer: `Tokens` → hidden states, whatever the modality and whatever the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unimodal.attention import IMPLEMENTATIONS, attend, attention, visible
+from unimodal.errors import UsageError
+from unimodal.layers import ACTIVATIONS, Linear, Norm, dropout
+from unimodal.sharding import constrain
+from unimodal.tokens import Layout, Tokens
+
+# name → (activation, gated). Gated MLPs (Shazeer 2020) multiply the activation by a second projection.
+MLP_ACTIVATIONS: dict[str, tuple[str, bool]] = {
+    **{name: (name, False) for name in ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")},
+    "swiglu": ("silu", True),
+    "geglu": ("gelu_tanh", True),
+}
+
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,  # keep every intermediate for the backward pass
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep only what passes between the layers
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the weight products, redo attention
+}
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Everything a published transformer encoder or decoder varies. An unused option costs nothing.
+
+    width D; depth L; heads H; kv_heads G (None: H); head_size K (None: D/H); mlp_width M (None: 4·D).
+    norm_position: "pre" or "post"; norm: "layer" or "rms", with norm_epsilon and norm_bias.
+    activation: a key of MLP_ACTIVATIONS. qk_norm: RMS- or LayerNorm (as `norm`) on each head's query and key.
+    rope_theta: base of rotary position embedding (Su 2021), None for none. layer_scale: initial value (Touvron 2021).
+    dropout: on both residual branches and the attention output; stochastic_depth: rate of the last layer, growing
+    linearly from 0. final_norm: a norm after the last layer. scan: layers stacked and scanned, or an unrolled list.
+    remat: a key of REMAT. dtype: compute; param_dtype: storage. attention: a kernel by name, or "auto".
+    """
+
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int | None = None
+    head_size: int | None = None
+    mlp_width: int | None = None
+    norm_position: str = "pre"
+    norm: str = "layer"
+    norm_epsilon: float = 1e-6
+    norm_bias: bool = True
+    activation: str = "gelu"
+    qkv_bias: bool = True
+    output_bias: bool = True
+    mlp_bias: bool = True
+    qk_norm: bool = False
+    rope_theta: float | None = None
+    layer_scale: float | None = None
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    final_norm: bool = True
+    scan: bool = True
+    remat: str = "none"
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"backbone.{name} must be at least 1, but is {getattr(self, name)}")
+        if self.head_size is None and self.width % self.heads:
+            raise UsageError(f"backbone.width={self.width} is not divisible by heads={self.heads}; or set head_size")
+        if self.heads % self.G:
+            raise UsageError(f"backbone.heads={self.heads} is not divisible by kv_heads={self.kv_heads}")
+        for name, allowed in (
+            ("norm_position", ("pre", "post")),
+            ("norm", ("layer", "rms")),
+            ("activation", tuple(MLP_ACTIVATIONS)),
+            ("remat", tuple(REMAT)),
+            ("attention", IMPLEMENTATIONS),
+            ("dtype", ("float32", "bfloat16", "float16")),
+            ("param_dtype", ("float32", "bfloat16", "float16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"backbone.{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+
+    @property
+    def G(self) -> int:
+        """Key/value heads."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def K(self) -> int:
+        """Head size."""
+        return self.width // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def M(self) -> int:
+        """MLP width."""
+        return 4 * self.width if self.mlp_width is None else self.mlp_width
+
+    def make_norm(self, size: int | None = None) -> Norm:
+        return Norm(
+            self.width if size is None else size,
+            self.norm,
+            epsilon=self.norm_epsilon,
+            bias=self.norm_bias,
+            dtype=jnp.dtype(self.param_dtype),
+        )
+
+    def make_layer_scale(self) -> nnx.Param | None:
+        if self.layer_scale is None:
+            return None
+        return nnx.Param(jnp.full((self.width,), self.layer_scale, jnp.dtype(self.param_dtype)), axes=("hidden",))
+
+
+def rope_table(position_BT: jax.Array, head_size: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [B,T,1,K/2] of rotary position embedding (Su 2021, eq. 34), the halves of K rotated together."""
+    frequency = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    angle = position_BT[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BTHK: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotate the pairs (i, i+K/2) of each head by the angles of `rope`."""
+    cos, sin = rope
+    first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BTHK.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of what came before, for generation: k, v [B,S,G,K] (stacked [L,B,S,G,K] for a backbone)."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with optional grouped key/value heads, query/key norm and rotary positions."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        self.implementation = c.attention
+        make = dict(dtype=dtype, rngs=rngs)
+        self.query = Linear((c.width,), (c.heads, c.K), ("embed", "heads", "head_size"), bias=c.qkv_bias, **make)
+        self.key = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=c.qkv_bias, **make)
+        self.value = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=c.qkv_bias, **make)
+        # Residual branches start small so that the sum over 2·depth of them has unit scale (Radford 2019, §2.3).
+        self.output = Linear(
+            (c.heads, c.K),
+            (c.width,),
+            ("heads", "head_size", "embed"),
+            bias=c.output_bias,
+            init_scale=(2 * c.depth) ** -0.5,
+            **make,
+        )
+        self.query_norm = c.make_norm(c.K) if c.qk_norm else None
+        self.key_norm = c.make_norm(c.K) if c.qk_norm else None
+
+    def project(
+        self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Query [B,T,H,K], key and value [B,T,G,K], normed and rotated."""
+        q, k, v = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        return q, k, v
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        layout: Layout,
+        segment: jax.Array | None,
+        rope: tuple[jax.Array, jax.Array] | None,
+        *,
+        capture: bool = False,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Attended [B,T,D], and the weights [B,H,T,T] if `capture` (which needs the plain kernel)."""
+        q, k, v = self.project(x_BTD, rope)
+        q = constrain(q, "batch", "tokens", "heads", "head_size")
+        weights = None
+        if capture:
+            result, weights = attend(q, k, v, visible(layout, segment))
+        else:
+            result = attention(q, k, v, layout, segment, implementation=self.implementation)
+        return self.output(result), weights
+
+    def extend(
+        self,
+        x_BTD: jax.Array,
+        cache: KVCache,
+        start: jax.Array,
+        mask_BTS: jax.Array,
+        rope: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Attend from new tokens to the cache and themselves; they are written to its slots start … start+T-1."""
+        q, k, v = self.project(x_BTD, rope)
+        at = (0, start, 0, 0)
+        cache = KVCache(jax.lax.dynamic_update_slice(cache.k, k, at), jax.lax.dynamic_update_slice(cache.v, v, at))
+        return self.output(attend(q, cache.k, cache.v, mask_BTS)[0]), cache
+
+
+class Mlp(nnx.Module):
+    """Two-layer perceptron, gated or not."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        self.activation, gated = MLP_ACTIVATIONS[c.activation]
+        make = dict(bias=c.mlp_bias, dtype=dtype, rngs=rngs)
+        self.gate = Linear((c.width,), (c.M,), ("embed", "mlp"), **make) if gated else None
+        self.up = Linear((c.width,), (c.M,), ("embed", "mlp"), **make)
+        self.down = Linear((c.M,), (c.width,), ("mlp", "embed"), init_scale=(2 * c.depth) ** -0.5, **make)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        activate, up = ACTIVATIONS[self.activation], self.up(x_BTD)
+        hidden = activate(up) if self.gate is None else activate(self.gate(x_BTD)) * up
+        return self.down(constrain(hidden, "batch", "tokens", "mlp"))
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP, each on a residual branch."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        self.pre_norm = config.norm_position == "pre"
+        self.dropout, self.stochastic_depth = config.dropout, config.stochastic_depth
+        self.attention_norm = config.make_norm()
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = config.make_norm()
+        self.mlp = Mlp(config, rngs=rngs)
+        self.attention_scale = config.make_layer_scale()
+        self.mlp_scale = config.make_layer_scale()
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        attend_to: Callable[[Attention, jax.Array], tuple[jax.Array, Any]],
+        *,
+        key: jax.Array | None = None,
+        depth_rate: jax.Array | float = 0.0,
+    ) -> tuple[jax.Array, Any]:
+        """One layer. `attend_to(attention, x)` says how to attend: in full, or by extending a cache."""
+        keys = [None, None] if key is None else list(jax.random.split(key))
+        pre = self.pre_norm
+
+        attended, extra = attend_to(self.attention, self.attention_norm(x_BTD) if pre else x_BTD)
+        x_BTD = x_BTD + self._branch(attended, self.attention_scale, keys[0], depth_rate)
+        if not pre:
+            x_BTD = self.attention_norm(x_BTD)
+        x_BTD = constrain(x_BTD, "batch", "tokens", "hidden")
+
+        perceived = self.mlp(self.mlp_norm(x_BTD) if pre else x_BTD)
+        x_BTD = x_BTD + self._branch(perceived, self.mlp_scale, keys[1], depth_rate)
+        if not pre:
+            x_BTD = self.mlp_norm(x_BTD)
+        return constrain(x_BTD, "batch", "tokens", "hidden"), extra
+
+    def _branch(
+        self, y: jax.Array, scale: nnx.Param | None, key: jax.Array | None, depth_rate: jax.Array | float
+    ) -> jax.Array:
+        if scale is not None:
+            y = y * scale.get_value().astype(y.dtype)[None, None]
+        if key is None or (not self.dropout and not self.stochastic_depth):
+            return y
+        drop, skip = jax.random.split(key)
+        y = dropout(y, self.dropout, drop)
+        return dropout(y, depth_rate, skip, per_example=True) if self.stochastic_depth else y
+
+
+class Backbone(nnx.Module):
+    """A stack of `Block`s. `layers` is one stacked Block (scan) or an nnx.List of them; `stacked`/`unstacked` convert."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        self.config = config
+
+        def make(key: jax.Array) -> Block:
+            return Block(config, rngs=nnx.Rngs(key))
+
+        keys = jax.random.split(rngs.params(), config.depth)
+        self.layers = jax.vmap(make)(keys) if config.scan else nnx.List([make(key) for key in keys])
+        self.final_norm = config.make_norm() if config.final_norm else None
+
+    def __call__(
+        self, tokens: Tokens, *, key: jax.Array | None = None, capture: Sequence[str] = ()
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Hidden states [B,T,D], and what was asked for in `capture`.
+
+        key: turns dropout and stochastic depth on. capture: any of "hidden" (after each layer, [L,B,T,D]) and
+        "attention" (weights, [L,B,H,T,T]); what is not asked for costs nothing.
+        """
+        c = self.config
+        unknown = set(capture) - {"hidden", "attention"}
+        if unknown:
+            raise ValueError(f"capture {sorted(unknown)} is not among 'hidden', 'attention'")
+        rope = None if c.rope_theta is None else rope_table(tokens.position, c.K, c.rope_theta)
+
+        def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+            return attention(x, tokens.layout, tokens.segment, rope, capture="attention" in capture)
+
+        def layer(x: jax.Array, inputs: tuple[Block, Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+            block, layer_key, rate = inputs
+            x, weights = block(x, attend_to, key=layer_key, depth_rate=rate)
+            kept = {} if weights is None else {"attention": weights}
+            return x, kept | ({"hidden": x} if "hidden" in capture else {})
+
+        if REMAT[c.remat] is not None:
+            # The scan already keeps XLA from undoing the recomputation; in an unrolled list it must be told.
+            layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=not c.scan)
+        x = constrain(tokens.x.astype(c.dtype), "batch", "tokens", "hidden")
+        keys = None if key is None else jax.random.split(key, c.depth)
+        rates = jnp.linspace(0.0, c.stochastic_depth, c.depth, dtype=jnp.float32)
+        x, out = self._run(layer, x, (keys, rates))
+        return (x if self.final_norm is None else self.final_norm(x)), out
+
+    def init_cache(self, batch: int, length: int) -> KVCache:
+        """An empty cache of `length` slots for every layer: [L,B,S,G,K]."""
+        c = self.config
+        empty = jnp.zeros((c.depth, batch, length, c.G, c.K), c.dtype)
+        return KVCache(empty, empty)
+
+    def extend(
+        self, x_BTD: jax.Array, position_BT: jax.Array, mask_BTS: jax.Array, cache: KVCache, start: jax.Array
+    ) -> tuple[jax.Array, KVCache]:
+        """Hidden states [B,T,D] of new tokens that see the cache under `mask_BTS`, and the cache with them in it."""
+        c = self.config
+        rope = None if c.rope_theta is None else rope_table(position_BT, c.K, c.rope_theta)
+
+        def layer(x: jax.Array, inputs: tuple[Block, KVCache]) -> tuple[jax.Array, KVCache]:
+            block, layer_cache = inputs
+            return block(x, lambda attention, y: attention.extend(y, layer_cache, start, mask_BTS, rope))
+
+        x, cache = self._run(layer, x_BTD.astype(c.dtype), (cache,))
+        return (x if self.final_norm is None else self.final_norm(x)), cache
+
+    def _run(self, layer: Callable[..., Any], x: jax.Array, per_layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+        """Thread x through the layers, scanned or one by one; what each returns beside x comes back stacked."""
+        if self.config.scan:
+            return jax.lax.scan(layer, x, (self.layers, *per_layer))
+        outs = []
+        for i, block in enumerate(self.layers):
+            x, out = layer(x, (block, *jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)))
+            outs.append(out)
+        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+
+    def stacked(self) -> Backbone:
+        """The same weights as one stacked Block, run by a scan (one compiled layer, whatever the depth)."""
+        if self.config.scan:
+            return self
+        return self._with_layers(jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.layers), scan=True)
+
+    def unstacked(self) -> Backbone:
+        """The same weights as a list of Blocks, unrolled: `backbone.layers[3].mlp` can be looked at or replaced."""
+        if not self.config.scan:
+            return self
+        blocks = [jax.tree.map(lambda leaf, i=i: leaf[i], self.layers) for i in range(self.config.depth)]
+        return self._with_layers(nnx.List(blocks), scan=False)
+
+    def _with_layers(self, layers: Any, *, scan: bool) -> Backbone:
+        config = replace(self.config, scan=scan)
+        other = jax.eval_shape(lambda: Backbone(config, rngs=nnx.Rngs(0)))  # the structure alone
+        other.layers, other.final_norm = layers, self.final_norm
+        return other

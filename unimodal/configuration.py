@@ -1,0 +1,69 @@
+"""A mapping → a frozen dataclass, or one clear line: the edge where a config stops being a dictionary."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from unimodal.errors import UsageError
+
+T = TypeVar("T")
+
+
+def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """`cls(**mapping)` with every key and type checked. Lists become tuples, and whole numbers floats where asked.
+
+    Raises UsageError for an unknown key (with the nearest right one), a missing one, or a wrong type; `where` is the
+    dotted place in the config.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in mapping.items():
+        if key not in fields:
+            raise UsageError(f"unknown config field {where}.{key}; {nearest(key, list(fields))}")
+        values[key] = _checked(value, hints[key], f"{where}.{key}")
+    required = (
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
+    )
+    if missing := next(required, None):
+        raise UsageError(f"config field {where}.{missing} is missing")
+    return cls(**values)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """"did you mean …?", or the list of what there is."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _checked(value, next(a for a in arguments if a is not type(None)), where)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise _wrong(value, hint, where)
+        if arguments[-1] is Ellipsis:
+            return tuple(_checked(v, arguments[0], where) for v in value)
+        if len(value) != len(arguments):
+            raise UsageError(f"config field {where} must have {len(arguments)} values, but is {tuple(value)!r}")
+        return tuple(_checked(v, a, where) for v, a in zip(value, arguments, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any or (isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))):
+        return value
+    raise _wrong(value, hint, where)
+
+
+def _wrong(value: Any, hint: Any, where: str) -> UsageError:
+    name = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+    return UsageError(f"config field {where} must be {name}, but is {value!r}")

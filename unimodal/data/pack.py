@@ -1,0 +1,65 @@
+"""Several short documents in one row, so that no place is spent on padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from unimodal.errors import UsageError
+
+Row = dict[str, np.ndarray]
+
+
+def pack(documents: Iterable[np.ndarray], length: int, *, open_rows: int = 16, pad_id: int = 0) -> Iterator[Row]:
+    """Packs documents of ids into rows of `length`, greedy first-fit, streaming and deterministic.
+
+    A document goes into the oldest open row with room for it; when none has room a new row is opened, and when
+    `open_rows` are open already the oldest is given out first. A row that fills up is given out at once. Documents
+    longer than `length` are cut into pieces of at most `length`, each a segment of its own; empty ones are left out.
+
+    Yields dicts of `[length]` int32 arrays: `ids`; `segment` (1, 2, … per row, 0 = padding); `position` (0, 1, …
+    within each segment, 0 on padding). Raises UsageError when `length` or `open_rows` is below 1.
+    """
+    if length < 1 or open_rows < 1:
+        raise UsageError(f"length and open_rows must be at least 1, found length={length} open_rows={open_rows}")
+    return _pack(documents, length, open_rows, pad_id)
+
+
+def _pack(documents: Iterable[np.ndarray], length: int, open_rows: int, pad_id: int) -> Iterator[Row]:
+    rows: list[list[np.ndarray]] = []
+    room: list[int] = []
+    for document in documents:
+        for start in range(0, len(document), length):
+            piece = document[start : start + length]
+            index = next((i for i, free in enumerate(room) if free >= len(piece)), None)
+            if index is None:
+                if len(rows) == open_rows:
+                    room.pop(0)
+                    yield _row(rows.pop(0), length, pad_id)
+                rows.append([])
+                room.append(length)
+                index = len(rows) - 1
+            rows[index].append(piece)
+            room[index] -= len(piece)
+            if room[index] == 0:
+                room.pop(index)
+                yield _row(rows.pop(index), length, pad_id)
+    for pieces in rows:
+        yield _row(pieces, length, pad_id)
+
+
+def _row(pieces: list[np.ndarray], length: int, pad_id: int) -> Row:
+    row = {
+        "ids": np.full(length, pad_id, dtype=np.int32),
+        "segment": np.zeros(length, dtype=np.int32),
+        "position": np.zeros(length, dtype=np.int32),
+    }
+    start = 0
+    for segment, piece in enumerate(pieces, 1):
+        stop = start + len(piece)
+        row["ids"][start:stop] = piece
+        row["segment"][start:stop] = segment
+        row["position"][start:stop] = np.arange(len(piece))
+        start = stop
+    return row

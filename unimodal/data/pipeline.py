@@ -1,0 +1,309 @@
+"""From records to batches: what an example is, the order examples come in, and the iterator that is checkpointed.
+
+The order is a pure function of (seed, step). Step s of a run is the global batch of the examples at positions
+s*B … s*B + B - 1 of one endless stream, whatever the number of processes: process p of P reads rows
+p*B/P … (p+1)*B/P - 1 of it and nothing else. An example's random generator depends on (seed, position) only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from unimodal.errors import UsageError
+
+Record = Mapping[str, Any]
+Example = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]
+Transform = Callable[[Any, np.random.Generator], dict[str, Any]]
+
+EVALUATION_SEED = 0  # evaluation draws are part of the metric's definition, so they do not follow the run's seed
+
+
+class Source(Protocol):
+    """Records by index (grain's RandomAccessDataSource): each a dict with a stable string under "id"."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class Examples(Protocol):
+    """What batches are made of: a `Dataset`, or several mixed."""
+
+    def __len__(self) -> int: ...
+
+    def stream(self, seed: int) -> grain.MapDataset: ...
+
+    def ordered(self) -> grain.MapDataset: ...
+
+
+class BatchIterator(Protocol):
+    """Endless batches with a position that can be saved. The state is JSON-serialisable."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """One array of one example: `shape` without the batch dimension, `dtype`, and the range of made-up data.
+
+    `low <= value < high`, for integers and floats alike; a bool is either.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    low: float = 0
+    high: float = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A source of records and the transform `(record, rng) -> dict of arrays` that makes an example of one.
+
+    The transform must be pure but for `rng`, and must give the same keys, shapes and dtypes for every record.
+    """
+
+    source: Source
+    transform: Transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Example `index` as evaluation sees it."""
+        example: Any = self.ordered()[index]
+        return example
+
+    def map(self, function: Transform) -> Dataset:
+        """The same records with `function(example, rng)` applied after the transform, drawing on the same rng."""
+        first = self.transform
+        return Dataset(self.source, lambda record, rng: function(first(record, rng), rng))
+
+    def stream(self, seed: int) -> grain.MapDataset:
+        """The endless stream of examples for training: every epoch all records, in an order of its own."""
+        # Grain shuffles epoch e with seed + e, so consecutive seeds would share epochs: hash the seed first.
+        order, draws = (int(word) for word in np.random.SeedSequence(_checked_seed(seed)).generate_state(2))
+        records = grain.MapDataset.source(_non_empty(self.source)).shuffle(seed=order).repeat()
+        return records.random_map(self.transform, seed=draws)
+
+    def ordered(self) -> grain.MapDataset:
+        """One pass in the source's order with a generator fixed per index."""
+        return grain.MapDataset.source(_non_empty(self.source)).random_map(self.transform, seed=EVALUATION_SEED)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cached:
+    source: Source
+    decode: Callable[[dict[str, Any]], dict[str, Any]]
+    memory: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.memory.get(index)
+        if record is None:
+            # Two threads may decode the same record once each; both results are equal, so no lock is needed.
+            record = self.decode(self.source[index])
+            for value in record.values():
+                if isinstance(value, np.ndarray):
+                    value.flags.writeable = False
+            self.memory[index] = record
+        return dict(record)
+
+
+def cached(source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]]) -> Source:
+    """The source with `decode(record)` applied once per record and kept in memory for good.
+
+    Arrays come back read-only, so that a transform that writes in place fails at once and not an epoch later.
+    """
+    return _Cached(source, decode)
+
+
+class _GlobalBatches(grain.MapDataset):
+    """Element s is this process's rows of global batch s, stacked."""
+
+    def __init__(self, examples: grain.MapDataset, batch_size: int, rows: range):
+        super().__init__(examples)
+        self._batch_size = batch_size
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        first = index * self._batch_size
+        return _stack([self._parent[first + row] for row in self._rows])
+
+
+def train_batches(
+    dataset: Examples,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    prefetch: bool = True,
+    threads: int = 2,
+) -> BatchIterator:
+    """Endless training batches, shuffled anew each epoch.
+
+    `next` gives this process's rows of the next global batch as arrays `[batch_size / process_count, …]`. The
+    iterator is grain's: `get_state()` is a small JSON-serialisable dict counting batches taken (not batches read
+    ahead), and after `set_state` the batches go on bit for bit. With `prefetch`, `threads` threads prepare whole
+    batches ahead of time; the result is the same with and without.
+
+    Raises UsageError when the batch cannot be divided by the processes, the dataset is empty or the seed is negative.
+    """
+    rows = _rows(batch_size, process_index, process_count)
+    batches = _GlobalBatches(dataset.stream(seed), batch_size, rows)
+    threads = max(1, threads) if prefetch else 0
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(batches.to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatches:
+    """A finite sequence of batches, in order; iterate as often as wanted."""
+
+    examples: grain.MapDataset[Any]
+    total: int
+    batch_size: int
+    rows: range
+
+    def __len__(self) -> int:
+        return -(-self.total // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        places = [index * self.batch_size + row for row in self.rows]
+        batch = _stack([self.examples[min(place, self.total - 1)] for place in places])
+        return batch | {"example_weight": np.array([place < self.total for place in places], dtype=np.float32)}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(grain.MapDataset.source(self).to_iter_dataset(grain.ReadOptions(2, 4)))
+
+
+def eval_batches(
+    dataset: Examples,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvalBatches:
+    """All examples (or the first `limit`) once, in order, as a sequence of equally sized batches.
+
+    The last batch is filled up by repeating the last example; `example_weight` `[rows]` float32 is 1 for true
+    examples and 0 for repeated ones, in every batch. The generator of each example depends on its index alone.
+    Raises UsageError as `train_batches` does, and for `limit` < 1.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1 example or None for all, found {limit}")
+    rows = _rows(batch_size, process_index, process_count)
+    examples = dataset.ordered()
+    total = len(examples) if limit is None else min(limit, len(examples))
+    return EvalBatches(examples, total, batch_size, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _FakeExamples:
+    spec: Mapping[str, ArraySpec]
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"id": str(index)}
+
+    def make(self, record: Record, rng: np.random.Generator) -> Example:
+        return {name: _fake_array(spec, rng) for name, spec in self.spec.items()}
+
+
+def fake_batches(
+    spec: Mapping[str, ArraySpec], batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+) -> BatchIterator:
+    """Endless random batches of the right shapes and dtypes, within each spec's range; state as in `train_batches`."""
+    rows = _rows(batch_size, process_index, process_count)
+    fake = _FakeExamples(dict(spec))
+    examples = grain.MapDataset.source(fake).random_map(fake.make, seed=_checked_seed(seed))
+    return iter(_GlobalBatches(examples, batch_size, rows).to_iter_dataset(grain.ReadOptions(1, 2)))
+
+
+def check_example(spec: Mapping[str, ArraySpec], example: Mapping[str, Any], name: str) -> None:
+    """Raises UsageError, naming the first array of `example` that is missing, unexpected, or not as `spec` says."""
+    for key, wanted in spec.items():
+        if key not in example:
+            raise UsageError(f"{name}: array {key!r} is missing; the example has {sorted(example)}")
+        found = np.asarray(example[key])
+        if found.shape != tuple(wanted.shape) or found.dtype != np.dtype(wanted.dtype):
+            raise UsageError(
+                f"{name}: array {key!r} should be {tuple(wanted.shape)} {np.dtype(wanted.dtype)}, "
+                f"found {found.shape} {found.dtype}"
+            )
+    extra = sorted(set(example) - set(spec))
+    if extra:
+        raise UsageError(f"{name}: array {extra[0]!r} is not in the spec, which has {sorted(spec)}")
+
+
+def _fake_array(spec: ArraySpec, rng: np.random.Generator) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
+    if dtype == np.bool_:
+        return rng.integers(0, 2, spec.shape).astype(dtype)
+    if np.issubdtype(dtype, np.integer):
+        return rng.integers(int(spec.low), int(spec.high), spec.shape, dtype=dtype)
+    values = rng.random(spec.shape, dtype=np.float32)
+    return (spec.low + (spec.high - spec.low) * values).astype(dtype)
+
+
+def _rows(batch_size: int, process_index: int, process_count: int) -> range:
+    if batch_size < 1:
+        raise UsageError(f"batch size must be at least 1, found {batch_size}")
+    if not 0 <= process_index < process_count:
+        raise UsageError(f"process_index {process_index} is not in 0 … {process_count - 1} (process_count - 1)")
+    if batch_size % process_count:
+        raise UsageError(
+            f"batch size {batch_size} is not divisible by {process_count} processes; "
+            f"{-(-batch_size // process_count) * process_count} would be"
+        )
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def _non_empty(source: Source) -> Source:
+    if len(source) == 0:
+        raise UsageError("the dataset is empty: it needs at least one record")
+    return source
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise UsageError(f"seed must be 0 or more, found {seed}")
+    return int(seed)
+
+
+def _stack(examples: Sequence[Any]) -> Batch:
+    first = examples[0]
+    batch: Batch = {}
+    for key in first:
+        try:
+            batch[key] = np.stack([example[key] for example in examples])
+        except (ValueError, KeyError) as error:
+            found = sorted({str(np.shape(example[key])) if key in example else "missing" for example in examples})
+            raise UsageError(f"array {key!r} differs between examples of a batch: {' and '.join(found)}") from error
+    return batch

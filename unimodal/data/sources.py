@@ -1,0 +1,66 @@
+"""`open_source(uri, split)`: records from wherever they are, all behind the same two methods.
+
+| uri | what |
+|---|---|
+| `embedded:emoji`, `embedded:speech`, `embedded:book` | the small real sets that come with the library |
+| `array_record:DIR` | msgpack maps written by `write_array_record`: DIR/SPLIT.array_record, whole or in shards |
+| `tfds:NAME[:CONFIG][@DATA_DIR]` | a prepared TensorFlow Datasets set in ArrayRecord form; TensorFlow is not needed |
+| `folder:DIR` | image, sound or text files, flat or in one subfolder per class |
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from unimodal.data.folder import open_folder
+from unimodal.data.pipeline import Source
+from unimodal.data.records import open_array_record, write_array_record
+from unimodal.data.tfds import open_tfds
+from unimodal.errors import UsageError
+
+__all__ = ["EMOJI_GROUPS", "open_source", "write_array_record"]
+
+EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED_NAMES = ("emoji", "speech", "book")
+
+EMOJI_GROUPS = (
+    "smileys & emotion",
+    "people & body",
+    "animals & nature",
+    "food & drink",
+    "travel & places",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+)
+"""Group names of `embedded:emoji`; a record's `label` is the place of its `group` here."""
+
+SCHEMES = ("embedded", "array_record", "tfds", "folder")
+
+
+def open_source(uri: str, split: str) -> Source:
+    """The records of one split, by index. Every record is a dict with a stable string under "id".
+
+    Reading is lazy: opening costs a directory listing or a file header. See the module's table for the forms of `uri`.
+
+    Raises UsageError, in one line, for an unknown scheme, name or split, for missing or empty data, and for a
+    missing optional package.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme not in SCHEMES:
+        near = difflib.get_close_matches(scheme, SCHEMES, n=1)
+        hint = f"; did you mean {near[0]}:?" if near else ""
+        raise UsageError(f"unknown data source {uri!r}: expected one of {', '.join(s + ':…' for s in SCHEMES)}{hint}")
+    if not rest:
+        raise UsageError(f"data source {uri!r} names nothing after the colon")
+    if scheme == "embedded":
+        if rest not in EMBEDDED_NAMES:
+            raise UsageError(f"no embedded data {rest!r}: there is {', '.join(EMBEDDED_NAMES)}")
+        return open_array_record(EMBEDDED / rest, split)
+    if scheme == "array_record":
+        return open_array_record(Path(rest).expanduser(), split)
+    if scheme == "folder":
+        return open_folder(Path(rest).expanduser(), split)
+    return open_tfds(rest, split)

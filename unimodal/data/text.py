@@ -1,0 +1,175 @@
+"""Strings to ids, windows of ids, and BERT's masking: host-side, numpy only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.pipeline import Dataset, Source
+from unimodal.errors import UsageError
+
+Encode = Callable[[str], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteEncoder:
+    """UTF-8 bytes as ids: eight special ids first, then byte b is id b + 8. No vocabulary file, no unknown word.
+
+    Ids 6 and 7 are spare. `encode` and `decode` are inverse for every string without lone surrogates.
+    """
+
+    PAD = 0
+    MASK = 1
+    BOS = 2
+    EOS = 3
+    SEP = 4
+    CLS = 5
+    first_ordinary_id = 8
+    vocab_size = 264
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids `[len(utf-8 bytes)]` int32, without BOS or EOS. Lone surrogates become "?"."""
+        raw = np.frombuffer(text.encode("utf-8", errors="replace"), dtype=np.uint8)
+        return raw.astype(np.int32) + self.first_ordinary_id
+
+    def decode(self, ids: Any) -> str:
+        """The string of `ids` (any integer array or sequence, flattened); special ids are skipped.
+
+        Bytes that are not UTF-8 (a character cut in half) become U+FFFD. Raises UsageError for an id outside
+        `[0, vocab_size)`.
+        """
+        flat = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if flat.size and (flat.min() < 0 or flat.max() >= self.vocab_size):
+            bad = int(flat[(flat < 0) | (flat >= self.vocab_size)][0])
+            raise UsageError(f"id {bad} is not a byte id: expected 0 <= id < {self.vocab_size}")
+        ordinary = flat[flat >= self.first_ordinary_id] - self.first_ordinary_id
+        return ordinary.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+
+def fit_length(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
+    """`ids` cut or padded at its end to exactly `[length]` int32."""
+    out = np.full(length, pad_id, dtype=np.int32)
+    kept = ids[:length]
+    out[: len(kept)] = kept
+    return out
+
+
+def random_window(ids: np.ndarray, length: int, rng: np.random.Generator, *, pad_id: int = 0) -> np.ndarray:
+    """A window `[length]` int32 of `ids` at a uniformly drawn start; shorter documents are padded at their end."""
+    start = int(rng.integers(0, len(ids) - length + 1)) if len(ids) > length else 0
+    return fit_length(ids[start : start + length], length, pad_id=pad_id)
+
+
+def fixed_windows(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
+    """All of `ids` as non-overlapping windows `[N, length]` int32, N = ceil(len / length); the last one is padded."""
+    count = -(-len(ids) // length)
+    return fit_length(ids, count * length, pad_id=pad_id).reshape(count, length)
+
+
+def mask_tokens(
+    ids: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    vocab_size: int,
+    mask_id: int,
+    first_ordinary_id: int,
+    rate: float = 0.15,
+    maskable: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """BERT's masking (Devlin et al. 2019, section 3.1 and appendix A.1).
+
+    `max(1, round(rate * n))` of the n maskable places are chosen without replacement. Of those, 80 % become
+    `mask_id`, 10 % a random ordinary id (uniform over `[first_ordinary_id, vocab_size)`), 10 % stay as they are.
+
+    Args:
+      ids: `[T]` integer ids.
+      rate: share of the maskable places to predict, in (0, 1].
+      maskable: `[T]` bool; by default every ordinary id (`ids >= first_ordinary_id`).
+
+    Returns:
+      inputs `[T]` int32 (what the model sees), targets `[T]` int32 (the ids as they were), weights `[T]` float32
+      (1 at the chosen places, else 0; all 0 only when nothing is maskable).
+
+    Raises UsageError when `rate` is outside (0, 1] or there is no ordinary id.
+    """
+    if not 0.0 < rate <= 1.0:
+        raise UsageError(f"mask rate must be in (0, 1], found {rate}")
+    if first_ordinary_id >= vocab_size:
+        raise UsageError(f"no ordinary ids: first_ordinary_id {first_ordinary_id} >= vocab_size {vocab_size}")
+    targets = np.asarray(ids, dtype=np.int32)
+    inputs = targets.copy()
+    weights = np.zeros(targets.shape, dtype=np.float32)
+    places = np.flatnonzero(targets >= first_ordinary_id if maskable is None else maskable)
+    if places.size == 0:
+        return inputs, targets, weights
+    count = min(places.size, max(1, int(rate * places.size + 0.5)))
+    chosen = rng.permutation(places)[:count]
+    weights[chosen] = 1.0
+    # One uniform per chosen place decides its fate, so the three shares are exact in expectation at any length.
+    fate = rng.random(count)
+    replacements = rng.integers(first_ordinary_id, vocab_size, count, dtype=np.int32)
+    inputs[chosen] = np.where(fate < 0.8, np.int32(mask_id), np.where(fate < 0.9, replacements, inputs[chosen]))
+    return inputs, targets, weights
+
+
+@dataclasses.dataclass(frozen=True)
+class _Windows:
+    """A source of places in documents: `starts[i]` is a fixed start, or None where the transform draws one."""
+
+    names: tuple[str, ...]
+    documents: tuple[np.ndarray, ...]
+    places: tuple[tuple[int, int, bool], ...]  # (document, start or slot, random)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        document, where, random = self.places[index]
+        start = None if random else where
+        name = f"{self.names[document]}{'#' if random else '@'}{where}"
+        return {"id": name, "ids": self.documents[document], "start": start}
+
+
+def text_windows(
+    documents: Source, encode: Encode, length: int, *, random: bool, field: str = "text", pad_id: int = 0
+) -> Dataset:
+    """Windows of `length` ids over all documents: a Dataset whose examples are `{"ids": [length] int32}`.
+
+    `random=False` (validation): non-overlapping windows that cover every id once; the last of each document is padded.
+    `random=True` (training): each document has `max(1, round(len / length))` slots and each visit to a slot crops
+    anew, so documents are met in proportion to their length and one epoch reads about as many ids as there are.
+
+    Every document is encoded once, here, and its ids stay in memory. Ids of records: "DOCUMENT@START" or
+    "DOCUMENT#SLOT". Raises UsageError when `length` < 1, `field` is missing, or all documents are empty.
+    """
+    if length < 1:
+        raise UsageError(f"window length must be at least 1, found {length}")
+    names: list[str] = []
+    encoded: list[np.ndarray] = []
+    places: list[tuple[int, int, bool]] = []
+    for index in range(len(documents)):
+        record = documents[index]
+        if field not in record:
+            raise UsageError(f"record {record['id']!r} has no field {field!r}; it has {sorted(record)}")
+        ids = np.asarray(encode(record[field]), dtype=np.int32)
+        if ids.size == 0:
+            continue
+        document = len(names)
+        names.append(record["id"])
+        encoded.append(ids)
+        if random:
+            places += [(document, slot, True) for slot in range(max(1, round(ids.size / length)))]
+        else:
+            places += [(document, start, False) for start in range(0, ids.size, length)]
+    if not places:
+        raise UsageError("no text: every document is empty")
+
+    def window(record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if record["start"] is None:
+            return {"ids": random_window(record["ids"], length, rng, pad_id=pad_id)}
+        return {"ids": fit_length(record["ids"][record["start"] :], length, pad_id=pad_id)}
+
+    return Dataset(_Windows(tuple(names), tuple(encoded), tuple(places)), window)

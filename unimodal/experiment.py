@@ -1,0 +1,134 @@
+"""A config turned into objects: the experiment that `launch.py` trains, evaluates or only describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+
+from unimodal import data
+from unimodal.backbone import BackboneConfig
+from unimodal.configuration import typed
+from unimodal.errors import UsageError
+from unimodal.evaluation.run import Evaluator
+from unimodal.model import Model, assemble, tokenizer_module
+from unimodal.sharding import make_mesh, shardings
+from unimodal.task import Task
+from unimodal.training.loop import LoopConfig, check_batches
+from unimodal.training.optimizer import OptimizerConfig, make_optimizer
+from unimodal.training.step import Program
+
+_GROUPS = ("seed", "eval_limit", "mesh", "optimizer", "tokenizers", "backbones", "tasks")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 takes the devices that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config turned into objects. Nothing here has touched data or made an array."""
+
+    seed: int
+    eval_limit: int | None
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    mesh: jax.sharding.Mesh
+    tokenizers: Mapping[str, tuple[str, Any]]
+    backbones: Mapping[str, BackboneConfig]
+    tasks: Sequence[Task]
+    fake_data: bool = False
+
+    @cached_property
+    def program(self) -> Program:
+        make = partial(
+            assemble,
+            tokenizers=self.tokenizers,
+            backbones=self.backbones,
+            heads={task.name: task.heads for task in self.tasks},
+        )
+        # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
+        optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
+        return Program(make, optimizer, self.mesh, self.seed, self.optimizer.accumulate)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model as shapes."""
+        return self.program.abstract_model()
+
+    def train_batches(self, task: Task) -> data.BatchIterator:
+        spec, process = task.spec(self.model), _process()
+        if self.fake_data:
+            return data.fake_batches(spec, task.batch_size, self.seed, **process)
+        dataset = task.dataset(self.model, "train")
+        data.check_example(spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
+        return data.train_batches(dataset, batch_size=task.batch_size, seed=self.seed, **process)
+
+    def evaluator(self, task: Task) -> Evaluator:
+        dataset = task.dataset(self.model, "validation")
+        return Evaluator(task, self.mesh, data.eval_batches(dataset, batch_size=task.batch_size, **_process()))
+
+
+def build(
+    config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, fake_data: bool = False
+) -> Experiment:
+    """A plain nested mapping → Experiment. `task_class` finds the class of a task kind.
+
+    Raises UsageError for anything that cannot be right, before data is read or an array made.
+    """
+    loop = {key: value for key, value in config.items() if key not in _GROUPS}
+    backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config.get("backbones", {}).items()}
+    tokenizers = {}
+    for name, fields in config.get("tokenizers", {}).items():
+        kind = fields.get("kind", name)
+        rest = {key: value for key, value in fields.items() if key != "kind"}
+        tokenizers[name] = (kind, typed(tokenizer_module(kind).Config, rest, f"tokenizers.{name}"))
+    tasks = [_make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config.get("tasks", {}).items()]
+    if not tasks or not backbones:
+        raise UsageError(f"the config has no {'tasks' if backbones else 'backbones'}")
+    mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")))
+    experiment = Experiment(
+        seed=config.get("seed", 0),
+        eval_limit=config.get("eval_limit"),
+        loop=typed(LoopConfig, loop, "config"),
+        optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
+        mesh=mesh,
+        tokenizers=tokenizers,
+        backbones=backbones,
+        tasks=tasks,
+        fake_data=fake_data,
+    )
+    check_batches(tasks, experiment.program)
+    shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
+    return experiment
+
+
+def _make_task(
+    name: str,
+    fields: Mapping[str, Any],
+    task_class: Callable[[str], type[Any]],
+    tokenizers: Mapping[str, Any],
+    backbones: Mapping[str, Any],
+) -> Task:
+    cls = task_class(fields.get("kind", name))
+    rest = {key: value for key, value in fields.items() if key != "kind"}
+    task = typed(cls, {"name": name, **rest}, f"tasks.{name}")
+    # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
+    for field in cls.__dataclass_fields__:
+        for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
+            if field.endswith(suffix) and (value := getattr(task, field)) not in made:
+                raise UsageError(f"tasks.{name}.{field}={value!r} is not among the {suffix}s: {', '.join(made)}")
+    return task
+
+
+def _process() -> dict[str, int]:
+    return dict(process_index=jax.process_index(), process_count=jax.process_count())

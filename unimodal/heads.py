@@ -1,0 +1,98 @@
+"""Heads: hidden states → logits or embeddings. Small on purpose; what they share is in `layers.py`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm
+
+
+def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.Array:
+    """[B,T,D] → [B,D]: "first" token, "mean" over real tokens, or the "last" real token.
+
+    Raises ValueError for another word. A row without real tokens gives zeros for "mean".
+    """
+    if how == "first":
+        return hidden[:, 0]
+    if how == "mean":
+        if segment is None:
+            return hidden.mean(axis=1)
+        real = (segment != 0).astype(hidden.dtype)[:, :, None]
+        return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+    if how == "last":
+        if segment is None:
+            return hidden[:, -1]
+        last = jnp.maximum((segment != 0).sum(axis=1) - 1, 0)
+        return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+    raise ValueError(f"pool {how!r} is not one of first, mean, last")
+
+
+class Classifier(nnx.Module):
+    """Pool, then a linear layer: [B,T,D] → logits [B,classes]. Starts at zero, so the first guess is uniform."""
+
+    def __init__(self, width: int, classes: int, *, pooling: str = "first", rngs: nnx.Rngs):
+        self.pooling = pooling
+        self.linear = Linear((width,), (classes,), ("embed", "classes"), init_scale=0.0, rngs=rngs)
+
+    def __call__(self, hidden: jax.Array, segment: jax.Array | None = None) -> jax.Array:
+        return self.linear(pool(hidden, self.pooling, segment))
+
+
+class Projection(nnx.Module):
+    """Pool, then project without bias to a unit-length embedding: [B,T,D] → [B,size] float32 (Radford 2021, fig. 3)."""
+
+    def __init__(self, width: int, size: int, *, pooling: str = "first", rngs: nnx.Rngs):
+        self.pooling = pooling
+        self.linear = Linear((width,), (size,), ("embed", "classes"), bias=False, rngs=rngs)
+
+    def __call__(self, hidden: jax.Array, segment: jax.Array | None = None) -> jax.Array:
+        x = self.linear(pool(hidden, self.pooling, segment)).astype(jnp.float32)
+        return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+
+
+class LanguageModel(nnx.Module):
+    """hidden [...,D] → logits [...,V]: through the tokenizer's own table when `tied`, else a matrix of its own."""
+
+    def __init__(self, width: int, vocabulary: int, *, tied: bool = True, bias: bool = False, rngs: nnx.Rngs):
+        self.linear = None if tied else Linear((width,), (vocabulary,), ("embed", "vocabulary"), bias=False, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros((vocabulary,)), axes=("vocabulary",)) if bias else None
+
+    def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
+        logits = table.logits(hidden) if self.linear is None else self.linear(hidden)
+        if self.bias is not None:
+            bias = self.bias.get_value().astype(logits.dtype)
+            logits = logits + bias.reshape((1,) * (logits.ndim - 1) + bias.shape)
+        return logits
+
+
+class MaskedLanguageModel(nnx.Module):
+    """Linear, activation, norm, then the tokenizer's table and a bias: hidden [...,D] → [...,V] (Devlin 2019)."""
+
+    def __init__(
+        self, width: int, vocabulary: int, *, activation: str = "gelu", norm_epsilon: float = 1e-6, rngs: nnx.Rngs
+    ):
+        self.activation = activation
+        self.transform = Linear((width,), (width,), ("embed", "hidden"), rngs=rngs)
+        self.norm = Norm(width, epsilon=norm_epsilon)
+        self.decoder = LanguageModel(width, vocabulary, bias=True, rngs=rngs)
+
+    def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
+        return self.decoder(self.norm(ACTIVATIONS[self.activation](self.transform(hidden))), table)
+
+
+class Quantiser(nnx.Module):
+    """Scores of the codes of a product codebook, and the codes themselves (Baevski 2020, §2 "Quantization module").
+
+    features [B,T,C] → scores [B,T,groups,codes]; one-hot choices [B,T,groups,codes] → [B,T,groups·size].
+    """
+
+    def __init__(self, channels: int, groups: int, codes: int, size: int, *, rngs: nnx.Rngs):
+        self.scores = Linear((channels,), (groups, codes), ("hidden", "hidden", "codes"), rngs=rngs)
+        table = jax.random.uniform(rngs.params(), (groups, codes, size))
+        self.table = nnx.Param(table, axes=("hidden", "codes", "embed"))
+
+    def look_up(self, choices: jax.Array) -> jax.Array:
+        chosen = jnp.einsum("btgv,gvc->btgc", choices, self.table.get_value().astype(choices.dtype))
+        return chosen.reshape(*chosen.shape[:2], -1)

@@ -1,0 +1,131 @@
+"""The few parametrised layers everything else is made of. Each names the logical axes of its parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+Initializer = Callable[..., jax.Array]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def fan_in(scale: float, inputs: Sequence[int]) -> Initializer:
+    """Truncated normal with standard deviation scale / sqrt(number of inputs)."""
+    # 0.87962566 is the standard deviation of a unit normal truncated to ±2.
+    return jax.nn.initializers.truncated_normal(scale / math.sqrt(math.prod(inputs)) / 0.87962566)
+
+
+class Linear(nnx.Module):
+    """y = x·kernel + bias, contracting the last len(inputs) dimensions of x: [..., *inputs] → [..., *outputs].
+
+    kernel: [*inputs, *outputs], bias: [*outputs]; `axes` names the kernel's dimensions. Computes in x's dtype.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        axes: Sequence[str],
+        *,
+        bias: bool = True,
+        init_scale: float = 1.0,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        shape = (*inputs, *outputs)
+        self.contracted = len(inputs)
+        self.kernel = nnx.Param(fan_in(init_scale, inputs)(rngs.params(), shape, dtype), axes=tuple(axes))
+        self.bias = nnx.Param(jnp.zeros(tuple(outputs), dtype), axes=tuple(axes[len(inputs) :])) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel.get_value().astype(x.dtype)
+        contract = tuple(range(x.ndim - self.contracted, x.ndim)), tuple(range(self.contracted))
+        y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        if self.bias is not None:
+            bias = self.bias.get_value().astype(y.dtype)
+            y = y + jnp.expand_dims(bias, tuple(range(y.ndim - bias.ndim)))
+        return y
+
+
+class Norm(nnx.Module):
+    """LayerNorm (`kind="layer"`, Ba 2016) or RMSNorm (`"rms"`, Zhang 2019) over the last dimension, in float32."""
+
+    def __init__(
+        self,
+        size: int,
+        kind: str = "layer",
+        *,
+        epsilon: float = 1e-6,
+        bias: bool = True,
+        axis: str = "hidden",
+        dtype: DTypeLike = jnp.float32,
+    ):
+        if kind not in ("layer", "rms"):
+            raise ValueError(f"norm {kind!r} is not one of layer, rms")
+        self.kind, self.epsilon = kind, epsilon
+        self.scale = nnx.Param(jnp.ones((size,), dtype), axes=(axis,))
+        self.bias = nnx.Param(jnp.zeros((size,), dtype), axes=(axis,)) if bias and kind == "layer" else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.kind == "layer":
+            y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        y = y * _broadcast(self.scale, y)
+        if self.bias is not None:
+            y = y + _broadcast(self.bias, y)
+        return y.astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A table [entries, D]: look-up of ids, and its transpose as logits (tied weights)."""
+
+    def __init__(
+        self,
+        entries: int,
+        width: int,
+        *,
+        axes: tuple[str, str] = ("vocabulary", "embed"),
+        init_std: float = 0.02,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        table = init_std * jax.random.normal(rngs.params(), (entries, width), dtype)
+        self.table = nnx.Param(table, axes=axes)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """ids int [...] → [..., D]."""
+        return self.table.get_value()[ids]
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """hidden [..., D] → [..., entries]."""
+        return jnp.einsum("...d,vd->...v", hidden, self.table.get_value().astype(hidden.dtype))
+
+
+def dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_example: bool = False) -> jax.Array:
+    """Zero entries with probability `rate` and scale up the rest; whole examples if `per_example` (stochastic depth,
+    Huang 2016). Does nothing when `key` is None. `rate` may be traced (it differs by layer inside a scan)."""
+    if key is None or (isinstance(rate, float) and rate == 0.0):
+        return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_example else x.shape
+    keep = 1.0 - jnp.asarray(rate, jnp.float32)
+    kept = jax.random.bernoulli(key, keep, shape)
+    return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+def _broadcast(parameter: nnx.Param, y: jax.Array) -> jax.Array:
+    value = parameter.get_value().astype(y.dtype)
+    return value.reshape((1,) * (y.ndim - 1) + value.shape)

@@ -1,0 +1,72 @@
+"""Tokenizers, backbones and heads, assembled."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+import unimodal.tokenizers
+from unimodal.backbone import Backbone, BackboneConfig
+from unimodal.errors import UsageError
+
+
+class Model(nnx.Module):
+    """What a run trains: `tokenizers`, `backbones` and `heads` by name.
+
+    Tasks that name the same tokenizer or backbone share its weights; heads belong to one task each.
+    """
+
+    def __init__(self, tokenizers: Mapping[str, nnx.Module], backbones: Mapping[str, Backbone]):
+        self.tokenizers = nnx.Dict(tokenizers)
+        self.backbones = nnx.Dict(backbones)
+        self.heads = nnx.Dict({})
+
+
+HeadMaker = Callable[[Model, nnx.Rngs], Mapping[str, nnx.Module]]
+
+
+def tokenizer_kinds() -> list[str]:
+    """The names of the modules in `unimodal/tokenizers/`."""
+    return sorted(module.name for module in pkgutil.iter_modules(unimodal.tokenizers.__path__))
+
+
+def tokenizer_module(kind: str) -> Any:
+    """The module of a tokenizer kind, with its `Config` and `Tokenizer`. Raises UsageError for an unknown kind."""
+    if kind not in tokenizer_kinds():
+        raise UsageError(f"tokenizer kind {kind!r} is not one of {', '.join(tokenizer_kinds())}")
+    return importlib.import_module(f"unimodal.tokenizers.{kind}")
+
+
+def assemble(
+    key: jax.Array,
+    *,
+    tokenizers: Mapping[str, tuple[str, Any]],
+    backbones: Mapping[str, BackboneConfig],
+    heads: Mapping[str, HeadMaker],
+    width: int | None = None,
+) -> Model:
+    """Build a Model. `tokenizers`: name → (kind, its Config); `heads`: task → what makes its heads.
+
+    Each part's random key depends on its name alone, so a part starts from the same weights whatever stands beside it.
+    Tokenizers are made for the width of the backbone that bears their name, or else of the first. Meant to be run
+    inside `sharding.initialise`.
+    """
+    first = next(iter(backbones.values()))
+
+    def rngs(part: str) -> nnx.Rngs:
+        return nnx.Rngs(params=jax.random.fold_in(key, zlib.crc32(part.encode())))
+
+    made = {}
+    for name, (kind, config) in tokenizers.items():
+        D = width or backbones.get(name, first).width
+        made[name] = tokenizer_module(kind).Tokenizer(config, D, rngs=rngs(f"tokenizer/{name}"))
+    model = Model(made, {n: Backbone(c, rngs=rngs(f"backbone/{n}")) for n, c in backbones.items()})
+    for task, make in heads.items():
+        model.heads[task] = nnx.Dict(make(model, rngs(f"head/{task}")))
+    return model

@@ -1,0 +1,47 @@
+"""What is asked of the hidden states: pure functions of arrays → (loss `[B]` float32, sums over the batch).
+
+No module, no config, no mesh: an objective takes arrays of any float dtype, works in float32, and knows nothing of who
+made them. Fully padded examples have loss 0 and a finite gradient. A batch sharded over devices needs nothing special.
+
+| file | holds |
+|---|---|
+| `reduction` | the rule from positions to examples and sums; `ratio` of two sums |
+| `softmax` | softmax cross-entropy once for all, dense and chunked |
+| `causal` | next token (GPT) |
+| `masked` | hidden tokens (BERT) |
+| `classification` | one class, soft labels, many labels (ViT, heads) |
+| `contrastive` | CLIP, SigLIP, SimCLR: two views against the global batch |
+| `speech` | wav2vec 2.0: distractors, contrastive, code diversity, Gumbel codes |
+| `ctc` | transcripts without alignment |
+"""
+
+from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets
+from unimodal.objectives.classification import sigmoid_classification, softmax_classification
+from unimodal.objectives.contrastive import clip, nt_xent, siglip
+from unimodal.objectives.ctc import ctc_loss
+from unimodal.objectives.masked import masked_lm
+from unimodal.objectives.reduction import Metrics, ratio
+from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy
+from unimodal.objectives.speech import code_perplexity, diversity, gumbel_codes, sample_negatives, wav2vec2_contrastive
+
+__all__ = [
+    "Metrics",
+    "causal_lm",
+    "chunked_causal_lm",
+    "chunked_cross_entropy",
+    "clip",
+    "code_perplexity",
+    "cross_entropy",
+    "ctc_loss",
+    "diversity",
+    "gumbel_codes",
+    "masked_lm",
+    "next_token_targets",
+    "nt_xent",
+    "ratio",
+    "sample_negatives",
+    "siglip",
+    "sigmoid_classification",
+    "softmax_classification",
+    "wav2vec2_contrastive",
+]

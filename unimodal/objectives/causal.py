@@ -1,0 +1,67 @@
+"""Next-token prediction (GPT): each token is asked for the one after it in its own segment."""
+
+import jax
+import jax.numpy as jnp
+
+from unimodal.objectives.reduction import Metrics
+from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy
+
+
+def next_token_targets(ids_BT: jax.Array, segment_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Targets `[B,T]` and float32 weights `[B,T]` for next-token prediction.
+
+    The weight is 1 where the following token lies in the same non-zero segment, so neither the end of a packed document
+    nor padding is asked for anything. T is kept (the last column has weight 0), as slicing a sharded axis moves data.
+    """
+    targets = jnp.roll(ids_BT, -1, axis=1)
+    inside = jax.lax.broadcasted_iota(jnp.int32, ids_BT.shape, 1) < ids_BT.shape[1] - 1
+    if segment_BT is not None:
+        inside = inside & (segment_BT != 0) & (segment_BT == jnp.roll(segment_BT, -1, axis=1))
+    return targets, inside.astype(jnp.float32)
+
+
+def causal_lm(
+    logits_BTV: jax.Array,
+    ids_BT: jax.Array,
+    segment_BT: jax.Array | None = None,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> tuple[jax.Array, Metrics]:
+    """Next-token cross-entropy (Radford et al. 2018, eq. 1).
+
+    Args:
+        logits_BTV: logits at the tokens themselves, unshifted.
+        ids_BT: the same tokens the model read, integers.
+        segment_BT: packed documents, 0 = padding. None: every row is one document.
+
+    Returns:
+        loss `[B]` float32 in nats per predicted token, and sums `objective`, `nats`, `correct`, `tokens`.
+    """
+    targets, weights = next_token_targets(ids_BT, segment_BT)
+    return cross_entropy(logits_BTV, targets, weights, z_loss=z_loss, label_smoothing=label_smoothing)
+
+
+def chunked_causal_lm(
+    hidden_BTD: jax.Array,
+    table_DV: jax.Array,
+    ids_BT: jax.Array,
+    segment_BT: jax.Array | None = None,
+    *,
+    chunk: int = 256,
+    bias_V: jax.Array | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> tuple[jax.Array, Metrics]:
+    """`causal_lm` from hidden states, for vocabularies whose logits would not fit; see `chunked_cross_entropy`."""
+    targets, weights = next_token_targets(ids_BT, segment_BT)
+    return chunked_cross_entropy(
+        hidden_BTD,
+        table_DV,
+        targets,
+        weights,
+        chunk=chunk,
+        bias_V=bias_V,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+    )

@@ -1,0 +1,137 @@
+"""Contrastive objectives between two views a and b of each example; the rest of the batch are the negatives.
+
+The batch is the *global* one: under `jit` with the batch sharded over devices the `[B,B]` products below gather what
+they need, so there is no collective to write and no per-device batch to mind. `valid_B` marks real examples: padding is
+nobody's negative and has loss 0.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from unimodal.objectives.reduction import Metrics, Scalar, as_scalar
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors `[..., D]` in float32 at length 1; zero stays zero, with a finite gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.square(x).sum(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def _embed(x_BD: jax.Array, valid_B: jax.Array) -> jax.Array:
+    return unit(jnp.where(valid_B[:, None], x_BD, 0.0))
+
+
+def _products(a_BD: jax.Array, b_BD: jax.Array) -> jax.Array:
+    # Full precision: a temperature of 100 turns a bfloat16 product's error into whole nats.
+    return jnp.einsum("id,jd->ij", a_BD, b_BD, precision=jax.lax.Precision.HIGHEST)
+
+
+def _masks(ids_B: jax.Array | None, valid_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Boolean `[B,B]`: the diagonal, and who is a negative of whom (symmetric; never the diagonal)."""
+    same = jnp.eye(valid_B.shape[0], dtype=bool)
+    negative = ~same & valid_B[:, None] & valid_B[None, :]
+    if ids_B is not None:
+        negative = negative & (ids_B[:, None] != ids_B[None, :])
+    return same, negative
+
+
+def _all_valid(a_BD: jax.Array, valid_B: jax.Array | None) -> jax.Array:
+    return jnp.ones(a_BD.shape[:1], bool) if valid_B is None else valid_B.astype(bool)
+
+
+def _choose(logits: jax.Array, positive_B: jax.Array, allowed: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of picking the positive among the allowed along `axis`, and whether it alone is largest; `[B]`s."""
+    nats = jax.nn.logsumexp(logits, axis=axis, where=allowed) - positive_B
+    rivals = (allowed & (logits >= jnp.expand_dims(positive_B, axis))).sum(axis=axis, dtype=jnp.int32)
+    return nats, rivals == 1
+
+
+def _report(loss_B: jax.Array, a_hit_B: jax.Array, b_hit_B: jax.Array, valid_B: jax.Array) -> tuple[jax.Array, Metrics]:
+    loss = jnp.where(valid_B, loss_B, 0.0)
+    return loss, {
+        "objective": loss.sum(),
+        "examples": valid_B.astype(jnp.float32).sum(),
+        "correct_a_to_b": (a_hit_B & valid_B).astype(jnp.float32).sum(),
+        "correct_b_to_a": (b_hit_B & valid_B).astype(jnp.float32).sum(),
+    }
+
+
+def clip(
+    a_BD: jax.Array,
+    b_BD: jax.Array,
+    scale: Scalar,
+    *,
+    ids_B: jax.Array | None = None,
+    valid_B: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Symmetric InfoNCE (Radford et al. 2021, figure 3).
+
+    Args:
+        a_BD, b_BD: embeddings of the two views, at any length: they are normalised here.
+        scale: inverse temperature, already exponentiated (the paper learns its logarithm and clips the scale at 100).
+        ids_B: integers; equal ids are the same thing twice (a repeated caption) and so not each other's negatives.
+        valid_B: False marks padding.
+
+    Returns:
+        loss `[B]` float32 in nats, half from each direction, and sums `objective`, `examples`, `correct_a_to_b`,
+        `correct_b_to_a` (a tie counts as wrong, so collapsed embeddings score 0).
+    """
+    valid = _all_valid(a_BD, valid_B)
+    same, negative = _masks(ids_B, valid)
+    logits = _products(_embed(a_BD, valid), _embed(b_BD, valid)) * as_scalar(scale)
+    positive = jnp.where(same, logits, 0.0).sum(axis=1)
+    a_nats, a_hit = _choose(logits, positive, same | negative, axis=1)
+    b_nats, b_hit = _choose(logits, positive, same | negative, axis=0)
+    return _report(0.5 * (a_nats + b_nats), a_hit, b_hit, valid)
+
+
+def siglip(
+    a_BD: jax.Array,
+    b_BD: jax.Array,
+    scale: Scalar,
+    bias: Scalar,
+    *,
+    ids_B: jax.Array | None = None,
+    valid_B: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """Pairwise sigmoid loss (Zhai et al. 2023, algorithm 1): each of the B² pairs is judged alone.
+
+    The loss of example i is the sum over row i, so its mean over the batch is the paper's. `scale` is exponentiated
+    already (paper: starts at 10) and `bias` is added (paper: starts at -10). Other arguments, metrics: see `clip`.
+    """
+    valid = _all_valid(a_BD, valid_B)
+    same, negative = _masks(ids_B, valid)
+    logits = _products(_embed(a_BD, valid), _embed(b_BD, valid)) * as_scalar(scale) + as_scalar(bias)
+    nats = jax.nn.softplus(jnp.where(same, -logits, logits))
+    positive = jnp.where(same, logits, 0.0).sum(axis=1)
+    _, a_hit = _choose(logits, positive, same | negative, axis=1)
+    _, b_hit = _choose(logits, positive, same | negative, axis=0)
+    return _report(jnp.where(same | negative, nats, 0.0).sum(axis=1), a_hit, b_hit, valid)
+
+
+def nt_xent(
+    a_BD: jax.Array,
+    b_BD: jax.Array,
+    temperature: Scalar = 0.1,
+    *,
+    ids_B: jax.Array | None = None,
+    valid_B: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """NT-Xent of SimCLR (Chen et al. 2020, eq. 1): the negatives are both views of all other examples.
+
+    The loss of an example is the mean of its two views', so its mean over the batch is the paper's over 2B views.
+    Other arguments, metrics: see `clip`.
+    """
+    valid = _all_valid(a_BD, valid_B)
+    same, negative = _masks(ids_B, valid)
+    a, b = _embed(a_BD, valid), _embed(b_BD, valid)
+    cross = _products(a, b) / as_scalar(temperature)
+    positive = jnp.where(same, cross, 0.0).sum(axis=1)
+    # Joined along the columns: rows, which are sharded, stay where they are. A view is never its own negative.
+    allowed = jnp.concatenate([same | negative, negative], axis=1)
+    a_logits = jnp.concatenate([cross, _products(a, a) / as_scalar(temperature)], axis=1)
+    b_logits = jnp.concatenate([cross.T, _products(b, b) / as_scalar(temperature)], axis=1)
+    a_nats, a_hit = _choose(a_logits, positive, allowed, axis=1)
+    b_nats, b_hit = _choose(b_logits, positive, allowed, axis=1)
+    return _report(0.5 * (a_nats + b_nats), a_hit, b_hit, valid)

@@ -1,0 +1,148 @@
+"""Softmax cross-entropy, once for the whole room: dense, and chunked so that the logits never exist all at once."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unimodal.objectives.reduction import Metrics, as_weights, example_mean, example_sum
+
+
+class PositionLoss(NamedTuple):
+    """What cross-entropy knows at each position; all of one shape, float32.
+
+    `objective` is what is minimised (smoothing and z-loss included), `nats` the plain -log p(target), `correct` 1 or 0.
+    """
+
+    objective: jax.Array
+    nats: jax.Array
+    correct: jax.Array
+
+
+def position_cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> PositionLoss:
+    """Cross-entropy at each position, in nats.
+
+    Args:
+        logits: `[..., V]`, any float dtype.
+        targets: `[...]` integer classes, or `[..., V]` float distributions (soft labels).
+        label_smoothing: share of the target spread evenly over all V classes (Szegedy et al. 2016, section 7).
+        z_loss: weight of log²Z, which keeps the logits from drifting (Chowdhery et al. 2022, section 5).
+
+    A position is correct when the target's logit (for soft labels: the likeliest class's) is the *only* largest one, so
+    a model whose outputs are all equal scores 0, not 1.
+    """
+    logits = logits.astype(jnp.float32)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    soft = jnp.issubdtype(targets.dtype, jnp.floating)
+    likeliest = jnp.argmax(targets, axis=-1) if soft else targets
+    # A comparison and a sum rather than a gather: it stays local when V is sharded, and its gradient is no scatter.
+    is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == likeliest[..., None]
+    target_logit = jnp.where(is_target, logits, 0.0).sum(axis=-1)
+    if soft:
+        targets = targets.astype(jnp.float32)
+        mass = targets.sum(axis=-1)
+        nats = mass * log_z - (targets * logits).sum(axis=-1)
+    else:
+        mass = jnp.ones_like(log_z)
+        nats = log_z - target_logit
+    objective = nats
+    if label_smoothing:
+        spread = log_z - logits.mean(axis=-1)
+        objective = (1.0 - label_smoothing) * nats + label_smoothing * spread
+    if z_loss:
+        objective = objective + z_loss * jnp.square(log_z)
+    # argmax lowers to a slow two-operand reduction on CPU; counting rivals is one vectorised pass.
+    rivals = (logits >= target_logit[..., None]).sum(axis=-1, dtype=jnp.int32)
+    return PositionLoss(objective, nats, (rivals == 1).astype(jnp.float32))
+
+
+def sum_positions(positions: PositionLoss, weights: jax.Array, count_name: str = "tokens") -> tuple[jax.Array, Metrics]:
+    """`PositionLoss` of `[B, ...]` → loss `[B]` (mean over counted positions) and sums over the batch."""
+    sums = {name: example_sum(value, weights).sum() for name, value in positions._asdict().items()}
+    return example_mean(positions.objective, weights), {**sums, count_name: weights.sum()}
+
+
+def silence_uncounted(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits, and soft targets, as 0 at zero weight: a NaN there would otherwise reach the gradient as 0 · NaN."""
+    counted = (weights > 0)[..., None]
+    soft = jnp.issubdtype(targets.dtype, jnp.floating)
+    return jnp.where(counted, logits, 0.0), jnp.where(counted, targets, 0.0) if soft else targets
+
+
+def cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[jax.Array, Metrics]:
+    """Weighted cross-entropy per example.
+
+    Args:
+        logits: `[B, ..., V]`, any float dtype.
+        targets: `[B, ...]` integers, any value where the weight is 0; or `[B, ..., V]` float distributions.
+        weights: `[B, ...]` float, int or bool; 0 leaves a position out. None counts all.
+
+    Returns:
+        loss `[B]` float32 in nats per counted position, and sums `objective`, `nats`, `correct`, `tokens`.
+    """
+    weights = as_weights(weights, logits.shape[:-1])
+    logits, targets = silence_uncounted(logits, targets, weights)
+    positions = position_cross_entropy(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss)
+    return sum_positions(positions, weights)
+
+
+def chunked_cross_entropy(
+    hidden_BTD: jax.Array,
+    table_DV: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array | None = None,
+    *,
+    chunk: int = 256,
+    bias_V: jax.Array | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[jax.Array, Metrics]:
+    """`cross_entropy(hidden @ table + bias, targets, weights)` that holds only `[B, chunk, V]` logits at a time.
+
+    The chunks run along T, not along flattened B·T, so that a batch sharded over devices stays where it is. Logits are
+    recomputed in the backward pass. The product is taken in the hidden's dtype and summed in float32; the table's
+    gradient is summed over chunks in float32 whatever the table's dtype.
+
+    Args:
+        hidden_BTD: hidden states, any float dtype.
+        table_DV: output table (the transpose of a tied embedding), any float dtype.
+        chunk: positions of T per step; the last chunk is padded.
+
+    Raises:
+        ValueError: `chunk` is less than 1.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    B, T, _ = hidden_BTD.shape
+    weights_BT = as_weights(weights_BT, (B, T))
+    chunk = min(chunk, T)
+    steps = -(-T // chunk)
+
+    def split(array: jax.Array) -> jax.Array:
+        padded = jnp.pad(array, ((0, 0), (0, steps * chunk - T)) + ((0, 0),) * (array.ndim - 2))
+        return jnp.moveaxis(padded.reshape(B, steps, chunk, *array.shape[2:]), 1, 0)
+
+    table = table_DV.astype(jnp.float32)
+    hidden = jnp.where((weights_BT > 0)[..., None], hidden_BTD, 0.0)
+
+    def step(carry: None, piece: tuple[jax.Array, jax.Array]) -> tuple[None, PositionLoss]:
+        hidden, targets = piece
+        # From float32 down to the hidden's dtype *inside* the step: its transpose sums the table's gradient in float32.
+        kernel = table.astype(hidden.dtype)
+        logits = jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        if bias_V is not None:
+            logits = logits + bias_V.astype(jnp.float32)[None, None, :]
+        return carry, position_cross_entropy(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss)
+
+    _, stacked = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), None, (split(hidden), split(targets_BT)))
+    joined = PositionLoss(*(jnp.moveaxis(x, 0, 1).reshape(B, steps * chunk)[:, :T] for x in stacked))
+    return sum_positions(joined, weights_BT)

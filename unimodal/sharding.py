@@ -1,0 +1,219 @@
+"""Meshes, and which logical axis lies on which mesh axis.
+
+Every parameter names its logical axes where it is made (metadata `axes=("embed", "mlp")` on its `nnx.Variable`). One
+table, `RULES`, maps them to the mesh axes `data, fsdp, tensor, sequence`. A stacked parameter has one dimension more
+than names: the leading one is `layers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from unimodal.errors import UsageError
+
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+RULES: Rules = {
+    # parameters
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "vocabulary": "tensor",
+    "channels": "fsdp",
+    "classes": None,
+    "codes": None,
+    "head_size": None,
+    "layers": None,
+    "patch": None,
+    "place": None,
+    "taps": None,
+    # activations
+    "batch": ("data", "fsdp"),
+    "tokens": "sequence",
+    "hidden": None,
+}
+
+# These axes must divide: falling back to replication would silently change what tensor parallelism costs.
+_MUST_DIVIDE = ("heads", "kv_heads", "mlp")
+# A parameter above this size that could be sharded but is not is an error; below, replication costs nothing worth a word.
+LARGE_BYTES = 4 * 2**20
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over all devices. At most one size may be -1: it takes the devices that the others leave.
+
+    Raises UsageError if the sizes ask for more devices than there are, or do not divide them.
+    """
+    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence), strict=True))
+    devices = list(jax.devices() if devices is None else devices)
+    bad = {axis: size for axis, size in sizes.items() if size != -1 and size < 1}
+    if bad:
+        raise UsageError(f"mesh sizes must be positive, or -1 for 'the rest', but {_spell(bad)}")
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UsageError(f"only one mesh axis may be -1, but {' and '.join(free)} are")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if fixed > len(devices):
+        raise UsageError(f"mesh {_spell(sizes)} needs {fixed} devices, but there are {len(devices)}")
+    if free:
+        if len(devices) % fixed:
+            raise UsageError(f"mesh {_spell(sizes)}: {fixed} does not divide the {len(devices)} devices")
+        sizes[free[0]] = len(devices) // fixed
+    count = math.prod(sizes.values())
+    shape = tuple(sizes.values())
+    if count == len(devices):
+        # Lets JAX lay the axes along the interconnect's rings on real TPU slices.
+        grid = jax.make_mesh(shape, MESH_AXES, devices=devices).devices
+    else:
+        grid = np.asarray(devices[:count]).reshape(shape)
+    return Mesh(grid, MESH_AXES)
+
+
+def spec_for(shape: Sequence[int], axes: Sequence[str], mesh: Any, *, name: str = "", rules: Rules = RULES) -> PartitionSpec:
+    """The PartitionSpec of an array of `shape` whose dimensions are the logical `axes`.
+
+    A dimension that its mesh axes do not divide stays whole, except heads and MLP width, where that is an error.
+    Raises UsageError for an unknown logical axis or two logical axes on one mesh axis.
+    """
+    if len(shape) == len(axes) + 1:
+        axes = ("layers", *axes)
+    if len(shape) != len(axes):
+        raise UsageError(f"parameter {name} has shape {tuple(shape)} but logical axes {tuple(axes)}")
+    entries: list[tuple[str, ...] | None] = []
+    used: dict[str, str] = {}
+    for size, axis in zip(shape, axes, strict=True):
+        if axis not in rules:
+            raise UsageError(f"parameter {name} names the logical axis {axis!r}, which is not among {', '.join(rules)}")
+        target = rules[axis] or ()
+        # Size-1 mesh axes are left out: the spec then says what is really split, and prints short.
+        targets = tuple(a for a in ((target,) if isinstance(target, str) else target) if mesh.shape.get(a, 1) > 1)
+        parts = math.prod(mesh.shape[a] for a in targets)
+        if size % parts:
+            if axis in _MUST_DIVIDE:
+                raise UsageError(f"{axis}={size} ({name}) is not divisible by mesh {'·'.join(targets)}={parts}")
+            targets = ()
+        for mesh_axis in targets:
+            if mesh_axis in used:
+                raise UsageError(f"{name}: logical axes {used[mesh_axis]!r} and {axis!r} both lie on mesh axis {mesh_axis!r}")
+            used[mesh_axis] = axis
+        entries.append(targets or None)
+    return PartitionSpec(*(e[0] if e and len(e) == 1 else e for e in entries))
+
+
+def shardings(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> Any:
+    """A pytree like `tree` (modules, optimizer states, …; arrays or ShapeDtypeStructs) with NamedShardings for leaves.
+
+    Variables are placed by their `axes`; everything without them is replicated. Raises UsageError, naming it, for a
+    large parameter that would be left replicated on a mesh that could shard it.
+    """
+
+    def place(path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, nnx.Variable):
+            return NamedSharding(mesh, PartitionSpec())
+        value = leaf.get_value()
+        name = path_name(path)
+        axes = leaf.get_metadata().get("axes")
+        spec = PartitionSpec() if axes is None else spec_for(value.shape, axes, mesh, name=name, rules=rules)
+        _refuse_large_replicated(name, value, spec, mesh)
+        return leaf.replace(NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(place, tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def initialise(make: Any, mesh: Mesh, *args: Any, rules: Rules = RULES) -> Any:
+    """`make(*args)` run so that every array is born in its shard: nothing is ever whole on one device."""
+    out = shardings(jax.eval_shape(make, *args), mesh, rules=rules)
+    with jax.set_mesh(mesh):
+        return jax.jit(make, out_shardings=out)(*args)
+
+
+def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
+    """Batches are split over `data` and `fsdp` along their batch dimension, after `leading` unsplit dimensions."""
+    return NamedSharding(mesh, PartitionSpec(*([None] * leading), ("data", "fsdp")))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is split on this mesh."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def constrain(x: jax.Array, *axes: str, rules: Rules = RULES) -> jax.Array:
+    """Tell the compiler where an activation lies. Does nothing outside `jax.set_mesh`, so modules work without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or not set(MESH_AXES) & set(mesh.axis_names) or mesh.manual_axes:
+        return x
+    # A dimension that does not divide is left to the compiler (UNCONSTRAINED) rather than forced whole.
+    spec = PartitionSpec(
+        *(
+            entry if rules[axis] is None or entry is not None else PartitionSpec.UNCONSTRAINED
+            for axis, entry in zip(axes, spec_for(x.shape, axes, mesh, name="activation", rules=rules), strict=True)
+        )
+    )
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def parameter_table(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> list[dict[str, Any]]:
+    """One row per Variable: name, shape, dtype, axes, spec, bytes, bytes_per_device."""
+    rows = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, nnx.Variable))[0]:
+        if not isinstance(leaf, nnx.Variable):
+            continue
+        value, axes = leaf.get_value(), leaf.get_metadata().get("axes", ())
+        name = path_name(path)
+        spec = spec_for(value.shape, axes, mesh, name=name, rules=rules) if axes else PartitionSpec()
+        size = math.prod(value.shape) * value.dtype.itemsize
+        rows.append(
+            dict(
+                name=name,
+                shape=tuple(value.shape),
+                dtype=str(value.dtype),
+                axes=("layers", *axes) if len(axes) < len(value.shape) and axes else tuple(axes),
+                spec=str(tuple(spec)),
+                bytes=size,
+                bytes_per_device=size // _parts(spec, mesh),
+            )
+        )
+    return rows
+
+
+def parameter_count(table: Sequence[Mapping[str, Any]]) -> int:
+    """How many numbers a `parameter_table` counts."""
+    return sum(math.prod(row["shape"]) for row in table)
+
+
+def path_name(path: Any) -> str:
+    """`backbones.shared.layers.attention.query.kernel` from a JAX key path."""
+    names = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    # A Variable's array hangs one step below it, under "value".
+    return ".".join(names[:-1] if names[-1:] == ["value"] else names)
+
+
+def _refuse_large_replicated(name: str, value: Any, spec: PartitionSpec, mesh: Mesh) -> None:
+    size = math.prod(value.shape) * value.dtype.itemsize
+    could = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    if size > LARGE_BYTES and could > 1 and _parts(spec, mesh) == 1:
+        raise UsageError(
+            f"parameter {name} {tuple(value.shape)} of {size / 2**20:.0f} MiB would be replicated on a mesh with "
+            f"fsdp={mesh.shape['fsdp']}, tensor={mesh.shape['tensor']}; give it logical axes that divide"
+        )
+
+
+def _parts(spec: PartitionSpec, mesh: Mesh) -> int:
+    flat = [a for entry in spec if entry for a in ((entry,) if isinstance(entry, str) else entry)]
+    return math.prod(mesh.shape[a] for a in flat)
+
+
+def _spell(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis}={size}" for axis, size in sizes.items())

@@ -1,0 +1,186 @@
+"""Audio: waveform → convolutional frames, as in wav2vec 2.0 (Baevski 2020, §2 and §4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unimodal.errors import UsageError
+from unimodal.layers import Linear, Norm, dropout, fan_in
+from unimodal.tokens import Tokens, tokens
+
+
+@dataclass(frozen=True)
+class Config:
+    """kernels and strides of the convolutions, in samples then frames; channels of each; conv_norm: "group" (one
+    GroupNorm after the first, the base model) or "layer" (after each, the large one); position_kernel and
+    position_groups of the convolutional position embedding; norm: LayerNorm on the tokens before the backbone."""
+
+    channels: int = 512
+    kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_norm: str = "group"
+    conv_bias: bool = False
+    position_kernel: int = 128
+    position_groups: int = 16
+    norm: bool = True
+    norm_epsilon: float = 1e-5
+    dropout: float = 0.0
+    param_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if len(self.kernels) != len(self.strides):
+            raise UsageError(f"audio tokenizer has {len(self.kernels)} kernels but {len(self.strides)} strides")
+        if self.conv_norm not in ("group", "layer"):
+            raise UsageError(f"audio conv_norm={self.conv_norm!r} is not one of group, layer")
+
+    def frames(self, samples: jax.Array | int) -> jax.Array | int:
+        """How many frames the convolutions make of so many samples; 0 if too short for one."""
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return jnp.maximum(samples, 0) if isinstance(samples, jax.Array) else max(samples, 0)
+
+
+class Convolution(nnx.Module):
+    """One 1-D convolution [B,T,C] → [B,T',C'], its norm and GELU."""
+
+    def __init__(self, inputs: int, kernel: int, stride: int, norm: str | None, config: Config, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        self.stride, self.norm_kind = stride, norm
+        shape = (kernel, inputs, c.channels)
+        axes = ("taps", "hidden", "channels")
+        # √2: GELU halves the variance, and seven layers without it would lose the signal (He 2015).
+        self.kernel = nnx.Param(fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype), axes=axes)
+        self.bias = nnx.Param(jnp.zeros((c.channels,), dtype), axes=("channels",)) if c.conv_bias else None
+        self.norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype) if norm else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel.get_value().astype(x.dtype)
+        x = jax.lax.conv_general_dilated(x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
+        if self.bias is not None:
+            x = x + self.bias.get_value().astype(x.dtype)[None, None]
+        if self.norm is not None:
+            # GroupNorm with one group per channel normalises each channel over time: LayerNorm of the transpose.
+            x = _norm_over_time(self.norm, x) if self.norm_kind == "group" else self.norm(x)
+        return jax.nn.gelu(x, approximate=False)
+
+
+class PositionConvolution(nnx.Module):
+    """Grouped convolution over time whose GELU is added to the tokens: relative position without a table (§2).
+
+    The kernel carries weight normalisation over its channels (Salimans 2016): kernel = magnitude · direction / ‖direction‖.
+    """
+
+    def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        if width % c.position_groups:
+            raise UsageError(f"width {width} is not divisible by the audio tokenizer's position_groups={c.position_groups}")
+        self.groups, self.taps = c.position_groups, c.position_kernel
+        shape = (self.taps, width // self.groups, width)
+        direction = fan_in(2.0, shape[:2])(rngs.params(), shape, dtype)
+        self.direction = nnx.Param(direction, axes=("taps", "hidden", "embed"))
+        self.magnitude = nnx.Param(_norm_per_tap(direction), axes=("taps",))
+        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        direction = self.direction.get_value()
+        scale = self.magnitude.get_value() / _norm_per_tap(direction)
+        kernel = (direction * scale[:, None, None]).astype(x.dtype)
+        # An even kernel would lengthen the sequence by one with symmetric padding; the last frame is dropped.
+        x = jnp.pad(x, ((0, 0), (self.taps // 2, (self.taps - 1) // 2), (0, 0)))
+        y = jax.lax.platform_dependent(x, kernel, cpu=self._unfolded, default=self._convolved)
+        return jax.nn.gelu(y + self.bias.get_value().astype(x.dtype)[None, None], approximate=False)
+
+    def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        numbers = ("NWC", "WIO", "NWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1,), "VALID", dimension_numbers=numbers, feature_group_count=self.groups
+        )
+
+    def _unfolded(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        # On CPU XLA's grouped convolution is 3 times slower than one matrix product per group over unfolded windows.
+        batch, padded, width = x.shape
+        length, size = padded - self.taps + 1, width // self.groups
+        grouped = x.reshape(batch, padded, self.groups, size)
+        windows = jnp.stack([grouped[:, i : i + length] for i in range(self.taps)], axis=2)
+        kernel = kernel.reshape(self.taps, size, self.groups, width // self.groups)
+        return jnp.einsum("btkgc,kcgo->btgo", windows, kernel).reshape(batch, length, width)
+
+
+class Tokenizer(nnx.Module):
+    """waveform [B,samples] → Tokens [B,T,D] through `features` and `embed`, which wav2vec 2.0 calls apart."""
+
+    def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        self.config = config
+        self.convolutions = nnx.List(
+            Convolution(
+                1 if i == 0 else c.channels,
+                kernel,
+                stride,
+                c.conv_norm if i == 0 or c.conv_norm == "layer" else None,
+                c,
+                rngs=rngs,
+            )
+            for i, (kernel, stride) in enumerate(zip(c.kernels, c.strides, strict=True))
+        )
+        self.feature_norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype)
+        self.projection = Linear((c.channels,), (width,), ("hidden", "embed"), dtype=dtype, rngs=rngs)
+        self.mask_embedding = nnx.Param(jax.random.uniform(rngs.params(), (width,), dtype), axes=("embed",))
+        self.position = PositionConvolution(width, c, rngs=rngs)
+        self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
+
+    def features(self, waveform: jax.Array) -> jax.Array:
+        """Waveform [B,samples] float → normalised convolutional frames [B,T,C]."""
+        if not self.config.frames(waveform.shape[1]):
+            raise UsageError(f"{waveform.shape[1]} audio samples are too short for one frame")
+        x = waveform[:, :, None].astype(self.convolutions[0].kernel.get_value().dtype)
+        for convolution in self.convolutions:
+            x = convolution(x)
+        return self.feature_norm(x)
+
+    def embed(
+        self,
+        features: jax.Array,
+        *,
+        lengths: jax.Array | None = None,
+        masked: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> Tokens:
+        """Frames [B,T,C] → Tokens. `lengths` [B]: samples that are real; `masked` bool [B,T]: frames whose projection
+        is replaced by the learned mask embedding."""
+        x = self.projection(features)
+        if masked is not None:
+            x = jnp.where(masked[:, :, None], self.mask_embedding.get_value().astype(x.dtype)[None, None], x)
+        segment = None
+        if lengths is not None:
+            frames = jnp.asarray(self.config.frames(lengths))
+            segment = (jnp.arange(x.shape[1], dtype=jnp.int32)[None] < frames[:, None]).astype(jnp.int32)
+            x = x * segment[:, :, None].astype(x.dtype)  # padding must not reach real frames through the convolution
+        x = x + self.position(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return tokens(dropout(x, self.config.dropout, key), segment=segment)
+
+    def __call__(
+        self, waveform: jax.Array, *, lengths: jax.Array | None = None, key: jax.Array | None = None
+    ) -> Tokens:
+        """waveform [B,samples], lengths [B] in samples (None: all real)."""
+        return self.embed(self.features(waveform), lengths=lengths, key=key)
+
+
+def _norm_over_time(norm: Norm, x: jax.Array) -> jax.Array:
+    y = x.astype(jnp.float32)
+    y = y - y.mean(axis=1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=1, keepdims=True) + norm.epsilon)
+    assert norm.bias is not None
+    y = y * norm.scale.get_value().astype(jnp.float32)[None, None] + norm.bias.get_value().astype(jnp.float32)[None, None]
+    return y.astype(x.dtype)
+
+
+def _norm_per_tap(kernel: jax.Array) -> jax.Array:
+    """‖kernel[tap]‖ over both channel dimensions: torch's weight_norm(dim=2), as wav2vec 2.0 has it."""
+    return jnp.sqrt(jnp.square(kernel.astype(jnp.float32)).sum(axis=(1, 2))).astype(kernel.dtype)

@@ -1,0 +1,72 @@
+"""Text: ids → embedding table, with learned positions and an optional norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unimodal.errors import UsageError
+from unimodal.layers import Embedding, Norm, dropout
+from unimodal.tokens import Tokens, tokens
+
+
+@dataclass(frozen=True)
+class Config:
+    """vocabulary V; max_length of the learned position table (None: no table, for RoPE backbones); types: rows of the
+    sentence-type table (0: none); norm: LayerNorm on the sum (post-norm encoders); scale: multiply embeddings by √D."""
+
+    vocabulary: int
+    max_length: int | None = None
+    types: int = 0
+    norm: bool = False
+    norm_epsilon: float = 1e-6
+    scale: bool = False
+    dropout: float = 0.0
+    init_std: float = 0.02
+    param_dtype: str = "float32"
+
+
+class Tokenizer(nnx.Module):
+    """ids [B,T] → Tokens [B,T,D]."""
+
+    def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        self.config = config
+        make = dict(init_std=c.init_std, dtype=dtype, rngs=rngs)
+        self.table = Embedding(c.vocabulary, width, **make)
+        self.position_table = Embedding(c.max_length, width, axes=("place", "embed"), **make) if c.max_length else None
+        self.type_table = Embedding(c.types, width, axes=("place", "embed"), **make) if c.types else None
+        self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
+
+    def __call__(
+        self,
+        ids: jax.Array,
+        *,
+        causal: bool = False,
+        segment: jax.Array | None = None,
+        position: jax.Array | None = None,
+        types: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> Tokens:
+        """`segment`, `position`, `types`: [B,T] int32. Raises UsageError if T exceeds the position table."""
+        result = tokens(self.table(ids), causal=causal, segment=segment, position=position)
+        x = result.x
+        if self.config.scale:
+            x = x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
+        if self.position_table is not None:
+            limit = self.config.max_length
+            if position is None and limit is not None and ids.shape[1] > limit:
+                raise UsageError(f"text of {ids.shape[1]} tokens is longer than the position table, max_length={limit}")
+            x = x + self.position_table(result.position)
+        if self.type_table is not None:
+            x = x + self.type_table(jnp.zeros_like(ids) if types is None else types)
+        if self.norm is not None:
+            x = self.norm(x)
+        return result.with_x(dropout(x, self.config.dropout, key))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states [...,D] against the embedding table: [...,V] (tied output weights, Press 2017)."""
+        return self.table.logits(hidden)

@@ -1,0 +1,92 @@
+"""`Tokens`, the one carrier between tokenizers and backbone, and the description of who sees whom.
+
+Shape legend, used in names (`q_BTHK`) and docstrings everywhere:
+
+    B  batch            T  tokens (as queries)    S  tokens (as keys)
+    D  width            H  query heads            G  key/value heads (H % G == 0)
+    K  head size        M  MLP width              L  layers
+    V  vocabulary       C  channels               N  negatives or samples
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Span:
+    """`length` neighbouring tokens that see each other, or, if `causal`, only what came before (and themselves)."""
+
+    length: int
+    causal: bool = False
+
+
+Layout = tuple[Span, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tokens:
+    """Embedded tokens of any modality.
+
+    x: [B,T,D] embeddings.
+    position: [B,T] int32, place inside its segment (RoPE; learned tables are added by the tokenizers).
+    segment: [B,T] int32, 0 = padding; a token sees only its own segment. `None` says, at trace time, that every token
+        is real and in one segment, so that no kernel needs a mask for it.
+    layout: left to right, one `Span` per stretch of tokens. Query q sees key k when both are in the same non-zero
+        segment, and k's span is earlier than q's, or the span is shared and (not causal, or k <= q).
+    """
+
+    x: jax.Array
+    position: jax.Array
+    segment: jax.Array | None
+    layout: Layout = field(metadata={"static": True})
+
+    def with_x(self, x: jax.Array) -> Tokens:
+        """The same tokens with other embeddings [B,T,D'] (hidden states, say)."""
+        return replace(self, x=x)
+
+
+def tokens(
+    x: jax.Array, *, causal: bool = False, segment: jax.Array | None = None, position: jax.Array | None = None
+) -> Tokens:
+    """Wrap embeddings [B,T,D] as one span. `position` [B,T] defaults to 0, 1, 2, …; `segment` [B,T] to one segment."""
+    batch, length, _ = x.shape
+    if position is None:
+        position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
+    return Tokens(x, position, segment, (Span(length, causal),))
+
+
+def concat(first: Tokens, *rest: Tokens) -> Tokens:
+    """Join along T; the layouts are joined too. Positions go on counting where the same segment stopped before."""
+    result = first
+    for following in rest:
+        position = following.position + _count_before(result, following)
+        segment = None
+        if result.segment is not None or following.segment is not None:
+            segment = jnp.concatenate([segment_of(result), segment_of(following)], axis=1)
+        result = Tokens(
+            jnp.concatenate([result.x, following.x], axis=1),
+            jnp.concatenate([result.position, position], axis=1),
+            segment,
+            result.layout + following.layout,
+        )
+    return result
+
+
+def segment_of(tokens: Tokens) -> jax.Array:
+    """The segment numbers as an array [B,T], also when the tokens carry none."""
+    if tokens.segment is not None:
+        return tokens.segment
+    return jnp.ones(tokens.x.shape[:2], jnp.int32)
+
+
+def _count_before(first: Tokens, second: Tokens) -> jax.Array:
+    """How many tokens of its own segment `first` holds, for each token of `second`; [B,T] or a broadcastable [1,1]."""
+    if first.segment is None and second.segment is None:
+        return jnp.full((1, 1), first.x.shape[1], jnp.int32)
+    same = segment_of(second)[:, :, None] == segment_of(first)[:, None, :]
+    return same.sum(axis=2, dtype=jnp.int32)

@@ -1,0 +1,120 @@
+"""Checkpoints: arrays, data iterators and config together, through Orbax, each with a fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from unimodal.errors import UsageError
+from unimodal.sharding import path_name
+from unimodal.training.fingerprint import fingerprint, leaf_hashes
+from unimodal.training.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Saving is asynchronous: the next `save` or `close` waits for the last."""
+
+    def __init__(self, workdir: Path, *, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, iterators: Mapping[str, Any]) -> str:
+        """Write the state after `state.step` steps and the iterators' states; returns the state's fingerprint."""
+        arrays = named(state)
+        hashes = {name: int(value) for name, value in jax.device_get(leaf_hashes(arrays)).items()}
+        facts = {"hashes": hashes, "fingerprint": fingerprint(hashes), "iterators": dict(iterators)}
+        arguments = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts))
+        self._manager.save(int(state.step), args=arguments, force=True)
+        return facts["fingerprint"]
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any], str]:
+        """The state at `step` (None: the latest) in the shapes and shardings of `abstract`, iterators, fingerprint.
+
+        Any mesh restores onto any mesh. Raises UsageError if there is no checkpoint, if its arrays are not those of
+        the model, or if their bits are not those that were saved.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise UsageError(f"no checkpoint in {self._manager.directory}; train first")
+        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        wanted = named(abstract)
+        _check_names(set(wanted), set(facts["hashes"]), step)
+        arrays = ocp.args.Composite(arrays=ocp.args.StandardRestore(wanted))
+        try:
+            found = self._manager.restore(step, args=arrays)["arrays"]
+        except ValueError as error:
+            raise UsageError(f"checkpoint {step} does not fit the model: {' '.join(str(error).split())[:300]}") from error
+        hashes = jax.device_get(leaf_hashes(found))
+        damaged = sorted(name for name, value in hashes.items() if int(value) != facts["hashes"][name])
+        if damaged:
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            raise UsageError(f"checkpoint {step} is damaged: {damaged[0]}{more} does not match its fingerprint")
+        structure = jax.tree.structure(abstract)
+        state = jax.tree.unflatten(structure, [found[name] for name in wanted])
+        return state, facts["iterators"], facts["fingerprint"]
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """Leaves by dotted path, in the tree's own order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def claim_workdir(workdir: Path, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:
+    """Make `workdir` ours: write config.json, or check that the one that is there says the same.
+
+    `may_differ`: dotted prefixes of fields that do not change what is learned (the mesh, how often to log).
+    Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
+            return
+        fresh = workdir / "config.json.tmp"
+        fresh.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write in workdir {workdir}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is not JSON ({error}); choose another workdir") from error
+
+
+def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path, may_differ: tuple[str, ...]) -> None:
+    before, after = _flat(old), _flat(json.loads(json.dumps(new)))
+    fields = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name) and not any(f"{name}.".startswith(f"{p}.") for p in may_differ)
+    )
+    if fields:
+        shown = "; ".join(f"{name}: {before.get(name)!r} there, {after.get(name)!r} now" for name in fields[:4])
+        more = f"; and {len(fields) - 4} more" if len(fields) > 4 else ""
+        raise UsageError(f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def _check_names(wanted: set[str], found: set[str], step: int) -> None:
+    for missing, where, other in ((wanted - found, "checkpoint", "model"), (found - wanted, "model", "checkpoint")):
+        if missing:
+            raise UsageError(
+                f"checkpoint {step} does not fit the model: {sorted(missing)[0]} and {len(missing) - 1} more are in the "
+                f"{other} but not in the {where}"
+            )

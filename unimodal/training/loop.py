@@ -1,0 +1,194 @@
+"""The training loop. One flat function, meant to be read from top to bottom and forked in an afternoon."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unimodal.data.pipeline import BatchIterator
+from unimodal.errors import UsageError
+from unimodal.sharding import batch_parts, batch_sharding
+from unimodal.task import Task
+from unimodal.training.checkpoint import Checkpoints
+from unimodal.training.metrics import MetricsWriter
+from unimodal.training.progress import Progress
+from unimodal.training.step import Program, TrainState
+
+SCHEDULES = ("sum", "alternate")
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """steps: how many in all. schedule: "sum" (every step takes a batch of every task) or "alternate" (one task per
+    step, in turns as often as their weights say). log_every, eval_every, checkpoint_every: in steps (0: only at the
+    end). stop_after: leave off after this step, checkpointed, to be resumed."""
+
+    steps: int
+    schedule: str = "sum"
+    log_every: int = 10
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    stop_after: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
+        if self.steps < 1:
+            raise UsageError(f"steps must be at least 1, but is {self.steps}")
+        if self.log_every < 1:
+            raise UsageError(f"log_every must be at least 1, but is {self.log_every}")
+
+
+def turns(tasks: Sequence[Task], schedule: str) -> Callable[[int], tuple[str, ...]]:
+    """Which tasks train at each step (a pure function of the step, so that a resumed run goes on alike)."""
+    if schedule == "sum":
+        return lambda step: tuple(task.name for task in tasks)
+    # The task that lags most behind its share goes next; the pattern repeats once each share is whole.
+    least = min(task.weight for task in tasks)
+    share = [max(1, round(task.weight / least)) for task in tasks]
+    done, order = [0] * len(tasks), []
+    for _ in range(sum(share)):
+        i = min(range(len(tasks)), key=lambda i: ((done[i] + 0.5) / share[i], i))
+        done[i] += 1
+        order.append(tasks[i].name)
+    return lambda step: (order[step % len(order)],)
+
+
+def to_device(batch: Mapping[str, np.ndarray], program: Program) -> dict[str, jax.Array]:
+    """This process's rows of a batch → global arrays split over the mesh, [A, B/A, …] if gradients accumulate."""
+    parts = program.accumulate
+    leading = int(parts > 1)
+    where = batch_sharding(program.mesh, leading=leading)
+    rows = {k: v.reshape(parts, v.shape[0] // parts, *v.shape[1:]) if leading else v for k, v in batch.items()}
+    return {name: jax.make_array_from_process_local_data(where, array) for name, array in rows.items()}
+
+
+def check_batches(tasks: Sequence[Task], program: Program) -> None:
+    """Raises UsageError for a batch that the mesh, or accumulation, does not divide."""
+    for task in tasks:
+        parts = batch_parts(program.mesh) * program.accumulate
+        if task.batch_size % parts:
+            raise UsageError(
+                f"tasks.{task.name}.batch_size={task.batch_size} is not divisible by {parts} "
+                f"(mesh data·fsdp={batch_parts(program.mesh)}, accumulate={program.accumulate})"
+            )
+
+
+def train(
+    program: Program,
+    tasks: Sequence[Task],
+    batches: Mapping[str, BatchIterator],
+    config: LoopConfig,
+    workdir: Path,
+    *,
+    tokens: Mapping[str, int],
+    evaluate: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None,
+) -> tuple[TrainState, str, bool]:
+    """Train to the end, resuming from the workdir's latest checkpoint if it has one.
+
+    `tokens` of one example, per task, are for the meters. `evaluate(model, step)` gives metrics per task. Returns the state, its fingerprint, and whether all steps are done
+    (not so after a signal or `stop_after`).
+    """
+    # --- compiled steps: one for each set of tasks that trains together ---------------------------------------------
+    by_name = {task.name: task for task in tasks}
+    who = turns(tasks, config.schedule)
+    compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
+    for step in range(min(config.steps, 10_000)):
+        if (names := who(step)) not in compiled:
+            weigh = config.schedule == "sum"
+            losses = {name: (by_name[name].loss, by_name[name].weight if weigh else 1.0) for name in names}
+            compiled[names] = program.step(losses)
+
+    # --- start, or go on --------------------------------------------------------------------------------------------
+    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
+    start = checkpoints.latest_step() or 0
+    fingerprint = ""
+    if start:
+        state, iterators, fingerprint = checkpoints.restore(program.abstract_state())
+        for name, saved in iterators.items():
+            batches[name].set_state(saved)
+    else:
+        state = program.init()
+    main = jax.process_index() == 0
+    metrics_writer = MetricsWriter(workdir, enabled=main, resume_step=start)
+    progress = Progress(config.steps, start, enabled=main)
+    if start:
+        progress.note(f"resuming {workdir} after step {start}")
+    stop = _StopSignal()
+
+    # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
+    def log(pending: tuple[int, dict[str, Any], float] | None) -> None:
+        if pending is None:
+            return
+        step, device_metrics, waited = pending
+        for name, values in jax.device_get(device_metrics).items():
+            metrics_writer.write(step, name, {**values, "input_wait_seconds": waited})
+            seen["losses"][name] = float(values["loss"])
+        progress.update(step, seen["losses"], seen["tokens"], seen["examples"])
+        seen["tokens"] = seen["examples"] = 0
+
+    seen: dict[str, Any] = {"losses": {}, "tokens": 0, "examples": 0}
+    pending: tuple[int, dict[str, Any], float] | None = None
+    recent: dict[str, Any] = {}
+    last, saved_at, waited = start, start, 0.0
+    with jax.set_mesh(program.mesh), metrics_writer, progress, stop:
+        for step in itertools.count(start):
+            if step >= config.steps or stop.wanted or (config.stop_after is not None and step >= config.stop_after):
+                break
+            names = who(step)
+            began = time.perf_counter()
+            batch = {name: to_device(next(batches[name]), program) for name in names}
+            waited += time.perf_counter() - began
+            state, metrics = compiled[names](state, batch)
+            last, recent = step + 1, {**recent, **metrics}
+            for name in names:
+                seen["examples"] += by_name[name].batch_size
+                seen["tokens"] += by_name[name].batch_size * tokens[name]
+            log(pending)
+            pending = None
+            if last % config.log_every == 0 or last == config.steps:
+                pending, recent, waited = (last, recent, waited), {}, 0.0
+            if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
+                for name, values in evaluate(program.model(state), last).items():
+                    metrics_writer.write(last, name, {f"validation/{key}": value for key, value in values.items()})
+            if config.checkpoint_every and last % config.checkpoint_every == 0:
+                fingerprint, saved_at = checkpoints.save(state, {n: b.get_state() for n, b in batches.items()}), last
+        log(pending)
+        if last > saved_at:
+            fingerprint = checkpoints.save(state, {n: b.get_state() for n, b in batches.items()})
+    checkpoints.close()
+    return state, fingerprint, last >= config.steps
+
+
+class _StopSignal:
+    """SIGTERM and SIGINT end the loop after the step at hand, with a checkpoint; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def __enter__(self) -> _StopSignal:
+        self._before = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # not the main thread: leave signals to whoever is
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _frame: object) -> None:
+        if self.wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.wanted = True
