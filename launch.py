@@ -165,7 +165,12 @@ def finish(
         parameters=table,
         total_parameters=total,
         config_text=str(config),
-        run={"steps": step, **facts, "devices": str(experiment.mesh.devices.flat[0].device_kind), "fingerprint": fingerprint},
+        run={
+            "steps": step,
+            **facts,
+            "devices": str(experiment.mesh.devices.flat[0].device_kind),
+            "fingerprint": fingerprint,
+        },
     )
     results_table(rows)
     say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")

@@ -1,6 +1,6 @@
 """One backbone learns text, images and speech together, on a laptop.
 
-    python launch.py train --config=configs/demo.py --workdir=runs/demo
+python launch.py train --config=configs/demo.py --workdir=runs/demo
 """
 
 from ml_collections import ConfigDict
@@ -10,22 +10,25 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.base()
-    config.steps = 600
-    config.eval_every = 200
+    config.schedule = "alternate"
+    config.steps = 1500
+    config.log_every = 25
+    config.eval_every = 500
     config.eval_limit = 4
-    config.checkpoint_every = 200
+    config.checkpoint_every = 500
     config.optimizer.learning_rate = 2e-3
-    config.backbones.shared = dict(width=128, depth=4, heads=4, activation="gelu_tanh")
+    config.optimizer.warmup = 100
+    config.backbones.shared = dict(width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0)
     config.tokenizers = dict(
         text=dict(vocabulary=264, max_length=128),
-        image=dict(image_size=(32, 32), patch=4, registers=1),
+        image=dict(image_size=(32, 32), patch=8, registers=1),
         audio=dict(channels=64, position_kernel=16, position_groups=8),
     )
     config.tasks = dict(
-        gpt=dict(batch_size=16, length=128),
-        bert=dict(batch_size=16, length=128),
+        gpt=dict(batch_size=8, length=128),
+        bert=dict(batch_size=8, length=128),
         vit=dict(batch_size=32),
-        clip=dict(batch_size=32),
-        wav2vec2=dict(batch_size=8, seconds=1.5, codes=32, code_size=64, size=64, negatives=20, gumbel_decay=0.998),
+        clip=dict(batch_size=32, length=32),
+        wav2vec2=dict(batch_size=8, seconds=1.0, codes=16, code_size=64, size=64, negatives=20, gumbel_decay=0.999),
     )
     return config

@@ -1,12 +1,25 @@
 """Eight CPU devices and JAX at its strictest, for every test."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Compile time dominates these tests: XLA is told to optimise less, and each worker keeps what it has compiled, so that
+# a program which several tests (or their child processes) run is compiled once. One folder per worker, because the
+# cache's files are not written atomically.
+CACHE = tempfile.mkdtemp(prefix="unimodal-tests-")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,9 +36,12 @@ class BackboneConfig:
     """Everything a published transformer encoder or decoder varies. An unused option costs nothing.
 
     width D; depth L; heads H; kv_heads G (None: H); head_size K (None: D/H); mlp_width M (None: 4·D).
-    norm_position: "pre" or "post"; norm: "layer" or "rms", with norm_epsilon and norm_bias.
+    norm_position: "pre" or "post"; norm: "layer" or "rms", with norm_epsilon and norm_bias;
+    norm_offset is added to the learned scale. key_bias=False: no bias on the keys even with qkv_bias.
     activation: a key of MLP_ACTIVATIONS. qk_norm: RMS- or LayerNorm (as `norm`) on each head's query and key.
-    rope_theta: base of rotary position embedding (Su 2021), None for none. layer_scale: initial value (Touvron 2021).
+    rope_theta: base of rotary position embedding (Su 2021), None for none; rope_scaling stretches it:
+    (factor,) all wavelengths, or (factor, low, high, length) those longer than length/low by the factor, those shorter
+    than length/high not at all, and smoothly between (Llama 3.1). layer_scale: initial value (Touvron 2021).
     dropout: on both residual branches and the attention output; stochastic_depth: rate of the last layer, growing
     linearly from 0. final_norm: a norm after the last layer. scan: layers stacked and scanned, or an unrolled list.
     remat: a key of REMAT. dtype: compute; param_dtype: storage. attention: a kernel by name, or "auto".
@@ -53,12 +57,15 @@ class BackboneConfig:
     norm: str = "layer"
     norm_epsilon: float = 1e-6
     norm_bias: bool = True
+    norm_offset: float = 0.0
     activation: str = "gelu"
     qkv_bias: bool = True
+    key_bias: bool = True
     output_bias: bool = True
     mlp_bias: bool = True
     qk_norm: bool = False
     rope_theta: float | None = None
+    rope_scaling: tuple[float, ...] | None = None
     layer_scale: float | None = None
     dropout: float = 0.0
     stochastic_depth: float = 0.0
@@ -70,13 +77,19 @@ class BackboneConfig:
     attention: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"backbone.{name} must be at least 1, but is {getattr(self, name)}")
+        for name in ("width", "depth", "heads", "kv_heads", "head_size", "mlp_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"backbone.{name} must be at least 1, but is {value}")
+        for name in ("dropout", "stochastic_depth"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"backbone.{name} must be at least 0 and below 1, but is {getattr(self, name)}")
         if self.head_size is None and self.width % self.heads:
             raise UsageError(f"backbone.width={self.width} is not divisible by heads={self.heads}; or set head_size")
         if self.heads % self.G:
             raise UsageError(f"backbone.heads={self.heads} is not divisible by kv_heads={self.kv_heads}")
+        if self.rope_theta is not None and self.K % 2:
+            raise UsageError(f"backbone.rope_theta rotates pairs, so the head size must be even, but is {self.K}")
         for name, allowed in (
             ("norm_position", ("pre", "post")),
             ("norm", ("layer", "rms")),
@@ -110,6 +123,7 @@ class BackboneConfig:
             self.norm,
             epsilon=self.norm_epsilon,
             bias=self.norm_bias,
+            offset=self.norm_offset,
             dtype=jnp.dtype(self.param_dtype),
         )
 
@@ -119,11 +133,28 @@ class BackboneConfig:
         return nnx.Param(jnp.full((self.width,), self.layer_scale, jnp.dtype(self.param_dtype)), axes=("hidden",))
 
 
-def rope_table(position_BT: jax.Array, head_size: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [B,T,1,K/2] of rotary position embedding (Su 2021, eq. 34), the halves of K rotated together."""
+def rope_table(
+    position_BT: jax.Array, head_size: int, theta: float, scaling: tuple[float, ...] | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [B,T,1,K/2] of rotary position embedding (Su 2021, eq. 34), the halves of K rotated together.
+
+    `scaling`: as BackboneConfig.rope_scaling."""
     frequency = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    if scaling is not None:
+        frequency = _stretched(frequency, *scaling)
     angle = position_BT[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
     return jnp.cos(angle), jnp.sin(angle)
+
+
+def _stretched(
+    frequency: jax.Array, factor: float, low: float | None = None, high: float | None = None, length: float = 0.0
+) -> jax.Array:
+    """Frequencies divided by `factor`, wholly or only as far as they are slow (see BackboneConfig.rope_scaling)."""
+    if low is None or high is None:
+        return frequency / factor
+    turns = length * frequency / (2 * math.pi)  # in the length that it was trained for
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequency * (kept + (1 - kept) / factor)
 
 
 def rotate(x_BTHK: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -151,7 +182,8 @@ class Attention(nnx.Module):
         self.implementation = c.attention
         make = dict(dtype=dtype, rngs=rngs)
         self.query = Linear((c.width,), (c.heads, c.K), ("embed", "heads", "head_size"), bias=c.qkv_bias, **make)
-        self.key = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=c.qkv_bias, **make)
+        key_bias = c.qkv_bias and c.key_bias
+        self.key = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=key_bias, **make)
         self.value = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=c.qkv_bias, **make)
         # Residual branches start small so that the sum over 2·depth of them has unit scale (Radford 2019, §2.3).
         self.output = Linear(
@@ -301,7 +333,7 @@ class Backbone(nnx.Module):
         unknown = set(capture) - {"hidden", "attention"}
         if unknown:
             raise ValueError(f"capture {sorted(unknown)} is not among 'hidden', 'attention'")
-        rope = None if c.rope_theta is None else rope_table(tokens.position, c.K, c.rope_theta)
+        rope = None if c.rope_theta is None else rope_table(tokens.position, c.K, c.rope_theta, c.rope_scaling)
 
         def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
             return attention(x, tokens.layout, tokens.segment, rope, capture="attention" in capture)
@@ -332,7 +364,7 @@ class Backbone(nnx.Module):
     ) -> tuple[jax.Array, KVCache]:
         """Hidden states [B,T,D] of new tokens that see the cache under `mask_BTS`, and the cache with them in it."""
         c = self.config
-        rope = None if c.rope_theta is None else rope_table(position_BT, c.K, c.rope_theta)
+        rope = None if c.rope_theta is None else rope_table(position_BT, c.K, c.rope_theta, c.rope_scaling)
 
         def layer(x: jax.Array, inputs: tuple[Block, KVCache]) -> tuple[jax.Array, KVCache]:
             block, layer_cache = inputs

@@ -38,7 +38,7 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """"did you mean …?", or the list of what there is."""
+    """ "did you mean …?", or the list of what there is."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
 
@@ -59,7 +59,9 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return tuple(_checked(v, a, where) for v, a in zip(value, arguments, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is Any or (isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))):
+    if hint is Any or (
+        isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    ):
         return value
     raise _wrong(value, hint, where)
 

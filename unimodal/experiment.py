@@ -78,9 +78,7 @@ class Experiment:
         return Evaluator(task, self.mesh, data.eval_batches(dataset, batch_size=task.batch_size, **_process()))
 
 
-def build(
-    config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, fake_data: bool = False
-) -> Experiment:
+def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, fake_data: bool = False) -> Experiment:
     """A plain nested mapping → Experiment. `task_class` finds the class of a task kind.
 
     Raises UsageError for anything that cannot be right, before data is read or an array made.
@@ -92,7 +90,9 @@ def build(
         kind = fields.get("kind", name)
         rest = {key: value for key, value in fields.items() if key != "kind"}
         tokenizers[name] = (kind, typed(tokenizer_module(kind).Config, rest, f"tokenizers.{name}"))
-    tasks = [_make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config.get("tasks", {}).items()]
+    tasks = [
+        _make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config.get("tasks", {}).items()
+    ]
     if not tasks or not backbones:
         raise UsageError(f"the config has no {'tasks' if backbones else 'backbones'}")
     mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")))

@@ -77,17 +77,21 @@ def generate(
 
     prompt: ids [B,T], padded at the end; lengths [B]: how many are real (at least 1). `tokenizer` embeds ids
     causally, `head(hidden, tokenizer.table)` gives logits. Jit it with `steps`, `sampling` and `stop` static; it ends
-    early once every row has met a stop id.
+    early once every row has met a stop id. Raises UsageError if the position table is too short.
     """
     batch, length = prompt.shape
+    if steps < 1:
+        raise UsageError(f"steps must be at least 1, but is {steps}")
+    limit = tokenizer.config.max_length
+    # The last id drawn is never embedded. Beyond its end a table would quietly repeat its last row.
+    if limit is not None and length + steps - 1 > limit:
+        raise UsageError(f"{length} ids and {steps} steps do not fit the position table, max_length={limit}")
     slots = length + steps
     slot = jnp.arange(slots, dtype=jnp.int32)
     # Padding of the prompt stays invisible for good; what is generated goes to the slots after it.
     real_BS = (slot[None] < lengths[:, None]) | (slot[None] >= length)
 
-    def advance(
-        ids: jax.Array, position: jax.Array, cache: KVCache, start: jax.Array
-    ) -> tuple[jax.Array, KVCache]:
+    def advance(ids: jax.Array, position: jax.Array, cache: KVCache, start: jax.Array) -> tuple[jax.Array, KVCache]:
         x = tokenizer(ids, causal=True, position=position).x
         query = start + jnp.arange(ids.shape[1], dtype=jnp.int32)
         mask = real_BS[:, None, :] & (slot[None, None, :] <= query[None, :, None])

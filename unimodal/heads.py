@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unimodal.attention import attend
+from unimodal.backbone import Attention, BackboneConfig, Mlp
 from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm
 
 
@@ -24,7 +26,8 @@ def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.A
     if how == "last":
         if segment is None:
             return hidden[:, -1]
-        last = jnp.maximum((segment != 0).sum(axis=1) - 1, 0)
+        place = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
+        last = jnp.where(segment != 0, place, 0).max(axis=1)  # padding may stand before, between or after
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     raise ValueError(f"pool {how!r} is not one of first, mean, last")
 
@@ -80,6 +83,26 @@ class MaskedLanguageModel(nnx.Module):
 
     def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
         return self.decoder(self.norm(ACTIVATIONS[self.activation](self.transform(hidden))), table)
+
+
+class AttentionPool(nnx.Module):
+    """A learned probe attends to all tokens, then an MLP on a residual branch: hidden [B,T,D] → [B,D] (Zhai 2022, §3.1
+    "multihead attention pooling"). `config` gives width, heads, MLP and norm, as in a backbone."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        self.probe = nnx.Param(jax.random.normal(rngs.params(), (config.width,)), axes=("embed",))
+        self.attention = Attention(config, rngs=rngs)
+        self.norm = config.make_norm()
+        self.mlp = Mlp(config, rngs=rngs)
+
+    def __call__(self, hidden: jax.Array, segment: jax.Array | None = None) -> jax.Array:
+        probe = jnp.broadcast_to(
+            self.probe.get_value().astype(hidden.dtype)[None, None], (hidden.shape[0], 1, hidden.shape[2])
+        )
+        mask = None if segment is None else (segment != 0)[:, None, :]
+        attention = self.attention
+        x = attention.output(attend(attention.query(probe), attention.key(hidden), attention.value(hidden), mask)[0])
+        return (x + self.mlp(self.norm(x)))[:, 0]
 
 
 class Quantiser(nnx.Module):

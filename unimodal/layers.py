@@ -61,7 +61,10 @@ class Linear(nnx.Module):
 
 
 class Norm(nnx.Module):
-    """LayerNorm (`kind="layer"`, Ba 2016) or RMSNorm (`"rms"`, Zhang 2019) over the last dimension, in float32."""
+    """LayerNorm (`kind="layer"`, Ba 2016) or RMSNorm (`"rms"`, Zhang 2019) over the last dimension, in float32.
+
+    offset: added to the learned scale, which then is kept near 0 (with 1, where half precision is finest).
+    """
 
     def __init__(
         self,
@@ -70,13 +73,14 @@ class Norm(nnx.Module):
         *,
         epsilon: float = 1e-6,
         bias: bool = True,
+        offset: float = 0.0,
         axis: str = "hidden",
         dtype: DTypeLike = jnp.float32,
     ):
         if kind not in ("layer", "rms"):
             raise ValueError(f"norm {kind!r} is not one of layer, rms")
-        self.kind, self.epsilon = kind, epsilon
-        self.scale = nnx.Param(jnp.ones((size,), dtype), axes=(axis,))
+        self.kind, self.epsilon, self.offset = kind, epsilon, offset
+        self.scale = nnx.Param(jnp.full((size,), 1 - offset, dtype), axes=(axis,))
         self.bias = nnx.Param(jnp.zeros((size,), dtype), axes=(axis,)) if bias and kind == "layer" else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -84,7 +88,8 @@ class Norm(nnx.Module):
         if self.kind == "layer":
             y = y - y.mean(axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
-        y = y * _broadcast(self.scale, y)
+        scale = _broadcast(self.scale, y)
+        y = y * (scale + self.offset if self.offset else scale)
         if self.bias is not None:
             y = y + _broadcast(self.bias, y)
         return y.astype(x.dtype)

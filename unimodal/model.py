@@ -49,14 +49,15 @@ def assemble(
     tokenizers: Mapping[str, tuple[str, Any]],
     backbones: Mapping[str, BackboneConfig],
     heads: Mapping[str, HeadMaker],
-    width: int | None = None,
 ) -> Model:
     """Build a Model. `tokenizers`: name → (kind, its Config); `heads`: task → what makes its heads.
 
     Each part's random key depends on its name alone, so a part starts from the same weights whatever stands beside it.
     Tokenizers are made for the width of the backbone that bears their name, or else of the first. Meant to be run
-    inside `sharding.initialise`.
+    inside `sharding.initialise`. Raises UsageError for an unknown kind, or without a backbone.
     """
+    if not backbones:
+        raise UsageError("a model needs at least one backbone")
     first = next(iter(backbones.values()))
 
     def rngs(part: str) -> nnx.Rngs:
@@ -64,8 +65,8 @@ def assemble(
 
     made = {}
     for name, (kind, config) in tokenizers.items():
-        D = width or backbones.get(name, first).width
-        made[name] = tokenizer_module(kind).Tokenizer(config, D, rngs=rngs(f"tokenizer/{name}"))
+        width = backbones.get(name, first).width
+        made[name] = tokenizer_module(kind).Tokenizer(config, width, rngs=rngs(f"tokenizer/{name}"))
     model = Model(made, {n: Backbone(c, rngs=rngs(f"backbone/{n}")) for n, c in backbones.items()})
     for task, make in heads.items():
         model.heads[task] = nnx.Dict(make(model, rngs(f"head/{task}")))

@@ -81,7 +81,9 @@ def make_mesh(
     return Mesh(grid, MESH_AXES)
 
 
-def spec_for(shape: Sequence[int], axes: Sequence[str], mesh: Any, *, name: str = "", rules: Rules = RULES) -> PartitionSpec:
+def spec_for(
+    shape: Sequence[int], axes: Sequence[str], mesh: Any, *, name: str = "", rules: Rules = RULES
+) -> PartitionSpec:
     """The PartitionSpec of an array of `shape` whose dimensions are the logical `axes`.
 
     A dimension that its mesh axes do not divide stays whole, except heads and MLP width, where that is an error.
@@ -106,7 +108,9 @@ def spec_for(shape: Sequence[int], axes: Sequence[str], mesh: Any, *, name: str 
             targets = ()
         for mesh_axis in targets:
             if mesh_axis in used:
-                raise UsageError(f"{name}: logical axes {used[mesh_axis]!r} and {axis!r} both lie on mesh axis {mesh_axis!r}")
+                raise UsageError(
+                    f"{name}: logical axes {used[mesh_axis]!r} and {axis!r} both lie on mesh axis {mesh_axis!r}"
+                )
             used[mesh_axis] = axis
         entries.append(targets or None)
     return PartitionSpec(*(e[0] if e and len(e) == 1 else e for e in entries))

@@ -77,7 +77,9 @@ class PositionConvolution(nnx.Module):
     def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
         if width % c.position_groups:
-            raise UsageError(f"width {width} is not divisible by the audio tokenizer's position_groups={c.position_groups}")
+            raise UsageError(
+                f"width {width} is not divisible by the audio tokenizer's position_groups={c.position_groups}"
+            )
         self.groups, self.taps = c.position_groups, c.position_kernel
         shape = (self.taps, width // self.groups, width)
         direction = fan_in(2.0, shape[:2])(rngs.params(), shape, dtype)
@@ -177,7 +179,10 @@ def _norm_over_time(norm: Norm, x: jax.Array) -> jax.Array:
     y = y - y.mean(axis=1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=1, keepdims=True) + norm.epsilon)
     assert norm.bias is not None
-    y = y * norm.scale.get_value().astype(jnp.float32)[None, None] + norm.bias.get_value().astype(jnp.float32)[None, None]
+    y = (
+        y * norm.scale.get_value().astype(jnp.float32)[None, None]
+        + norm.bias.get_value().astype(jnp.float32)[None, None]
+    )
     return y.astype(x.dtype)
 
 

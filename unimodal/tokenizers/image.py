@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from unimodal.errors import UsageError
@@ -17,12 +18,21 @@ from unimodal.tokens import Tokens, tokens
 @dataclass(frozen=True)
 class Config:
     """image_size (height, width) and patch in pixels; registers: learned tokens put before the patches (the first is
-    the class token); bias of the patch projection; norm: LayerNorm on the tokens before the backbone."""
+    the class token); bias of the patch projection; norm: LayerNorm on the tokens before the backbone.
+
+    plain_registers: more learned tokens, between the others and the patches, without a place in the position table
+    (Darcet 2024). stride between patches, down and across (None: the patch, and the image must divide by it; otherwise
+    what is left over at the right and bottom goes unseen). positions: whether there is a position table; resize: take
+    images of other sizes, too, and resize the table to their grid, bicubically."""
 
     image_size: tuple[int, int] = (224, 224)
     patch: int = 16
     channels: int = 3
     registers: int = 1
+    plain_registers: int = 0
+    stride: tuple[int, int] | None = None
+    positions: bool = True
+    resize: bool = False
     bias: bool = True
     norm: bool = False
     norm_epsilon: float = 1e-6
@@ -32,18 +42,23 @@ class Config:
 
     def __post_init__(self) -> None:
         height, width = self.image_size
-        if height % self.patch or width % self.patch:
+        if self.stride is None and (height % self.patch or width % self.patch):
             raise UsageError(f"image_size {height}x{width} is not divisible by patch={self.patch}")
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
+        return self.grid_of(*self.image_size)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image of another size."""
+        down, across = self.stride or (self.patch, self.patch)
+        return (height - self.patch) // down + 1, (width - self.patch) // across + 1
 
     @property
     def tokens(self) -> int:
         """How many tokens one image becomes."""
-        return self.registers + math.prod(self.grid)
+        return self.registers + self.plain_registers + math.prod(self.grid)
 
 
 def patchify(pixels: jax.Array, patch: int) -> jax.Array:
@@ -64,19 +79,75 @@ class Tokenizer(nnx.Module):
         self.projection = Linear((pixels,), (width,), ("patch", "embed"), bias=c.bias, dtype=dtype, rngs=rngs)
         make = dict(axes=("place", "embed"), init_std=c.init_std, dtype=dtype, rngs=rngs)
         self.registers = Embedding(c.registers, width, **make) if c.registers else None
-        self.position_table = Embedding(c.tokens, width, **make)
+        self.plain_registers = Embedding(c.plain_registers, width, **make) if c.plain_registers else None
+        places = c.registers + math.prod(c.grid)
+        self.position_table = Embedding(places, width, **make) if c.positions else None
         self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
 
     def __call__(self, pixels: jax.Array, *, key: jax.Array | None = None) -> Tokens:
         """Raises UsageError if the pixels are not of the configured size."""
         c = self.config
-        if pixels.shape[1:] != (*c.image_size, c.channels):
+        if pixels.shape[3:] != (c.channels,) or (not c.resize and pixels.shape[1:3] != c.image_size):
             raise UsageError(f"image of shape {pixels.shape[1:]} where {(*c.image_size, c.channels)} was configured")
-        x = self.projection(patchify(pixels, c.patch).astype(self.projection.kernel.get_value().dtype))
+        grid = c.grid_of(*pixels.shape[1:3])
+        if min(grid) < 1:
+            raise UsageError(
+                f"image of {pixels.shape[1]}x{pixels.shape[2]} pixels is smaller than one patch of {c.patch}"
+            )
+        x = self._project(pixels.astype(self.projection.kernel.get_value().dtype))
         if self.registers is not None:
-            registers = jnp.broadcast_to(self.registers.table.get_value()[None], (x.shape[0], c.registers, x.shape[2]))
-            x = jnp.concatenate([registers, x], axis=1)
-        x = x + self.position_table.table.get_value()[None]
+            x = _before(self.registers, x)
+        if self.position_table is not None:
+            table = self.position_table.table.get_value()
+            if grid != c.grid:
+                table = jnp.concatenate([table[: c.registers], resize_grid(table[c.registers :], c.grid, grid)])
+            x = x + table[None]
+        if self.plain_registers is not None:
+            plain = _before(self.plain_registers, x[:, c.registers :])
+            x = jnp.concatenate([x[:, : c.registers], plain], axis=1)
         if self.norm is not None:
             x = self.norm(x)
         return tokens(dropout(x, c.dropout, key))
+
+    def _project(self, pixels: jax.Array) -> jax.Array:
+        """Pixels → embedded patches [B,T,D], rows first."""
+        c = self.config
+        if c.stride is None:
+            rows, columns = c.grid_of(*pixels.shape[1:3])
+            return self.projection(patchify(pixels[:, : rows * c.patch, : columns * c.patch], c.patch))
+        kernel = self.projection.kernel.get_value()
+        kernel = kernel.reshape(c.patch, c.patch, c.channels, kernel.shape[1])
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(pixels, kernel, c.stride, "VALID", dimension_numbers=numbers)
+        x = x.reshape(x.shape[0], -1, x.shape[3])
+        bias = self.projection.bias
+        return x if bias is None else x + bias.get_value()[None, None]
+
+
+def resize_grid(table: jax.Array, old: tuple[int, int], new: tuple[int, int]) -> jax.Array:
+    """Position embeddings [rows·columns,D] of one grid for another, by bicubic interpolation in float32 (Keys 1981, with
+    a = -0.75, as published models have it)."""
+    x = table.astype(jnp.float32).reshape(*old, table.shape[1])
+    down, across = (jnp.asarray(_bicubic(a, b)) for a, b in zip(old, new, strict=True))
+    x = jnp.einsum("rh,cw,hwd->rcd", down, across, x, precision="highest")
+    return x.reshape(-1, table.shape[1]).astype(table.dtype)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """[new,old] float32: how much of each old place goes into each new one; beyond the border the border repeats."""
+    a = -0.75
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(centre).astype(int)
+    matrix = np.zeros((new, old))
+    for step in (-1, 0, 1, 2):
+        t = np.abs(centre - (first + step))
+        near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+        far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
+        np.add.at(matrix, (np.arange(new), np.clip(first + step, 0, old - 1)), np.where(t <= 1, near, far))
+    return matrix.astype(np.float32)
+
+
+def _before(learned: Embedding, x: jax.Array) -> jax.Array:
+    """The learned tokens, then x."""
+    table = learned.table.get_value()
+    return jnp.concatenate([jnp.broadcast_to(table[None], (x.shape[0], *table.shape)), x], axis=1)

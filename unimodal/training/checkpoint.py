@@ -51,7 +51,9 @@ class Checkpoints:
         try:
             found = self._manager.restore(step, args=arrays)["arrays"]
         except ValueError as error:
-            raise UsageError(f"checkpoint {step} does not fit the model: {' '.join(str(error).split())[:300]}") from error
+            raise UsageError(
+                f"checkpoint {step} does not fit the model: {' '.join(str(error).split())[:300]}"
+            ) from error
         hashes = jax.device_get(leaf_hashes(found))
         damaged = sorted(name for name, value in hashes.items() if int(value) != facts["hashes"][name])
         if damaged:

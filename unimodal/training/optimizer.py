@@ -51,7 +51,8 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -
         optax.add_decayed_weights(config.weight_decay, mask=is_matrix),
         optax.scale_by_learning_rate(config.schedule(steps)),
     ]
-    return skip_untouched(optax.chain(*chain)) if lazy else optax.chain(*chain)
+    whole = optax.chain(*chain)
+    return permissive(skip_untouched(whole) if lazy else whole)
 
 
 def is_matrix(parameters: Any) -> Any:
@@ -84,6 +85,16 @@ def skip_untouched(inner: optax.GradientTransformation) -> optax.GradientTransfo
     def update(gradients: Any, state: Any, parameters: Any = None) -> tuple[Any, Any]:
         updates, state = inner.update(gradients, state, parameters)
         return _choose(_touched(gradients), updates, jax.tree.map(jnp.zeros_like, updates)), state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def permissive(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, traced under JAX's standard promotion rules: optax relies on them, whatever its caller is held to."""
+
+    def update(gradients: Any, state: Any, parameters: Any = None) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return inner.update(gradients, state, parameters)
 
     return optax.GradientTransformation(inner.init, update)
 

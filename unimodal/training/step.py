@@ -95,7 +95,7 @@ class Program:
                 gradients, metrics, variables = self._accumulated(gradient, state, batches, key)
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
             parameters = optax.apply_updates(state.parameters, updates)
-            norm = optax.global_norm(gradients)
+            norm = optax.tree.norm(gradients)
             metrics = {name: {**task, "gradient_norm": norm} for name, task in metrics.items()}
             return TrainState(state.step + 1, parameters, variables, optimizer), metrics
 

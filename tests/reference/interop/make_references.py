@@ -1,0 +1,517 @@
+"""Write tiny randomly initialised checkpoints with their outputs and gradients, for tests/test_interop_families.py.
+
+    python tests/reference/interop/make_references.py [NAME …]
+    python tests/reference/interop/make_references.py --check DIRECTORY REFERENCE
+
+Needs torch and transformers (the tests do not). Each NAME becomes a directory with config.json, model.safetensors and
+reference.npz: the inputs (`in/…`), the outputs (`out/…`), which places are real (`valid`), and the gradients of one
+scalar loss with respect to three named tensors (`grad/…`). `--check` opens a directory that our side saved and says
+whether `transformers` gives the outputs of REFERENCE with it, without a missing or unexpected tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers as t
+from safetensors.numpy import load_file
+
+HERE = Path(__file__).parent
+Arrays = dict[str, np.ndarray]
+SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+DECODER = dict(**SIZES, vocab_size=61, max_position_embeddings=64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """make() → a torch model; run(model, inputs) → outputs by our names; which tensors to take gradients of."""
+
+    make: Callable[[], Any]
+    inputs: Callable[[], Arrays]
+    run: Callable[[Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+    gradients: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = ()
+    drop: tuple[str, ...] = ()  # outputs that the loss leaves out
+
+
+def random(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def text(length: int = 11, *, padded: bool = True, least: int = 3, vocabulary: int = 60, pad: int = 0) -> Arrays:
+    ids = random().integers(least, vocabulary, (2, length)).astype(np.int32)
+    if not padded:
+        return {"text": ids}
+    mask = np.ones((2, length), np.int32)
+    mask[1, length - 4 :] = 0
+    return {"text": np.where(mask == 1, ids, pad).astype(np.int32), "text_mask": mask}
+
+
+def image(height: int = 16, width: int = 16) -> Arrays:
+    return {"image": random().standard_normal((2, height, width, 3)).astype(np.float32)}
+
+
+def audio(samples: int = 331) -> Arrays:
+    mask = np.ones((2, samples), np.int32)
+    mask[1, samples - 90 :] = 0
+    return {"audio": random().standard_normal((2, samples)).astype(np.float32) * np.float32(mask), "audio_mask": mask}
+
+
+def spectrogram(frames: int, bins: int) -> Arrays:
+    return {"audio": random().standard_normal((2, frames, bins)).astype(np.float32)}
+
+
+def pixels(x: dict[str, torch.Tensor]) -> torch.Tensor:
+    return x["image"].permute(0, 3, 1, 2)
+
+
+def run_text(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = model(input_ids=x["text"].long(), attention_mask=x.get("text_mask"), output_hidden_states=True)
+    return picked(out)
+
+
+def run_image(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return picked(model(pixel_values=pixels(x), output_hidden_states=True))
+
+
+def run_any_size(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return picked(model(pixel_values=pixels(x), output_hidden_states=True, interpolate_pos_encoding=True))
+
+
+def picked(out: Any) -> dict[str, torch.Tensor]:
+    """Whichever of hidden, pooled and logits there is."""
+    hidden = out.get("last_hidden_state")
+    found = {"hidden": hidden, "pooled": out.get("pooler_output"), "logits": out.get("logits")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def run_with_base(base: str) -> Callable[[Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """Also the hidden states, of the part of the model that is called `base`."""
+
+    def run(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen = {}
+        hook = getattr(model, base).register_forward_hook(lambda _, __, out: seen.update(picked(out)))
+        try:
+            arguments = dict(input_ids=x["text"].long(), attention_mask=x.get("text_mask")) if "text" in x else {}
+            if "image" in x:
+                arguments = dict(input_ids=x["image"].long()) if x["image"].ndim == 2 else dict(pixel_values=pixels(x))
+            if "audio" in x:
+                arguments = dict(input_values=x["audio"])
+                if "audio_mask" in x:
+                    arguments["attention_mask"] = x["audio_mask"]
+            out = model(**arguments)
+        finally:
+            hook.remove()
+        return {**seen, **picked(out)}
+
+    return run
+
+
+def run_sentence(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    hidden, mask = run_text(model, x)["hidden"], x["text_mask"][:, :, None].float()
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    return {"hidden": hidden, "pooled": torch.nn.functional.normalize(mean, dim=-1)}
+
+
+def run_two_towers(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = model(input_ids=x["text"].long(), attention_mask=x.get("text_mask"), pixel_values=pixels(x))
+    return {
+        "text_hidden": out.text_model_output.last_hidden_state,
+        "image_hidden": out.vision_model_output.last_hidden_state,
+        "text_embedding": out.text_embeds,
+        "image_embedding": out.image_embeds,
+        "logits": out.logits_per_image,
+        "logit_scale": model.logit_scale.exp().reshape(()),
+    }
+
+
+def run_speech(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return picked(model(input_values=x["audio"], attention_mask=x["audio_mask"]))
+
+
+def run_pretraining(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = model(input_values=x["audio"], attention_mask=x["audio_mask"])
+    return {"projected": out.projected_states, "quantised": out.projected_quantized_states}
+
+
+def run_whisper(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"hidden": model.model.encoder(x["audio"].transpose(1, 2)).last_hidden_state}
+
+
+def run_autoencoder(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    count = model.vit.embeddings.patch_embeddings.num_patches
+    noise = torch.arange(count)[None].repeat(len(x["image"]), 1).float()  # sorted noise: no shuffling
+    out = model.vit(pixel_values=pixels(x), noise=noise)
+    return {"hidden": out.last_hidden_state, "patches": model.decoder(out.last_hidden_state, out.ids_restore).logits}
+
+
+CONVOLUTIONS = dict(
+    conv_dim=(16, 16, 16), conv_kernel=(5, 3, 2), conv_stride=(4, 2, 2), num_feat_extract_layers=3,
+    num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4, vocab_size=23, pad_token_id=0,
+)  # fmt: skip
+POOLING = json.dumps(
+    {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+)
+MODULES = json.dumps(
+    [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")])
+    ]
+)
+BERT = dict(vocab_size=61, max_position_embeddings=20)
+ROBERTA = dict(**SIZES, vocab_size=61, max_position_embeddings=20, type_vocab_size=1, pad_token_id=1)
+VIT = dict(image_size=16, patch_size=8, **SIZES)
+CLIP_TEXT = dict(**SIZES, vocab_size=61, max_position_embeddings=12, eos_token_id=60, projection_dim=24)
+CLIP = dict(text_config=CLIP_TEXT, vision_config=dict(**VIT, projection_dim=24), projection_dim=24)
+LLAMA3 = dict(
+    rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+    original_max_position_embeddings=16,
+)  # fmt: skip
+
+
+def clip_text() -> Arrays:
+    ids = random().integers(3, 60, (3, 9)).astype(np.int32)
+    ids[0, 8] = ids[1, 5] = ids[2, 7] = 60
+    mask = np.ones((3, 9), np.int32)
+    mask[1, 6:] = mask[2, 8:] = 0
+    return {"text": ids, "text_mask": mask, **image()}
+
+
+def labelled(config: Any, labels: int = 5) -> Any:
+    config.num_labels = labels
+    return config
+
+
+def decoder(config: Any, model: Any, **fields: Any) -> Callable[[], Any]:
+    return lambda: model(config(**{**DECODER, **fields}))
+
+
+def vit_config(**fields: Any) -> Any:
+    return t.ViTConfig(**{**VIT, **fields})
+
+
+LAYER = "encoder.layer.1."
+SPEECH = "encoder.layers.1.attention.k_proj.weight"
+
+CASES: dict[str, Case] = {
+    "bert_masked_lm": Case(
+        lambda: t.BertForMaskedLM(t.BertConfig(**SIZES, **BERT)), text, run_with_base("bert"),
+        ("bert.embeddings.word_embeddings.weight", f"bert.{LAYER}attention.self.key.weight", "cls.predictions.transform.dense.weight"),
+    ),
+    "bert_base": Case(
+        lambda: t.BertModel(t.BertConfig(**SIZES, **BERT)), text, run_text,
+        ("embeddings.LayerNorm.weight", f"{LAYER}attention.output.dense.weight", "pooler.dense.weight"),
+    ),
+    "bert_pretraining": Case(
+        lambda: t.BertForPreTraining(t.BertConfig(**SIZES, **BERT)), lambda: text(7, padded=False),
+        lambda m, x: {"logits": m(input_ids=x["text"].long()).prediction_logits},
+        ("bert.embeddings.position_embeddings.weight", f"bert.{LAYER}intermediate.dense.weight", "cls.predictions.bias"),
+    ),
+    "bert_classifier": Case(
+        lambda: t.BertForSequenceClassification(labelled(t.BertConfig(**SIZES, **BERT))), text, run_with_base("bert"),
+        ("bert.pooler.dense.weight", f"bert.{LAYER}output.dense.weight", "classifier.weight"),
+    ),
+    "minilm_sentence": Case(
+        lambda: t.BertModel(t.BertConfig(**SIZES, **BERT)), text, run_sentence,
+        ("embeddings.token_type_embeddings.weight", f"{LAYER}attention.self.value.weight", f"{LAYER}output.LayerNorm.bias"),
+        files=(("1_Pooling/config.json", POOLING), ("modules.json", MODULES)),
+    ),
+    "gpt2": Case(
+        lambda: t.GPT2LMHeadModel(t.GPT2Config(vocab_size=61, n_positions=20, n_embd=32, n_layer=2, n_head=4, n_inner=48)),
+        text, run_with_base("transformer"),
+        ("transformer.wte.weight", "transformer.h.1.attn.c_attn.weight", "transformer.h.0.mlp.c_proj.bias"),
+    ),
+    "gpt2_base": Case(
+        lambda: t.GPT2Model(t.GPT2Config(vocab_size=61, n_positions=20, n_embd=32, n_layer=2, n_head=4)),
+        lambda: text(13, padded=False), run_text,
+        ("wpe.weight", "h.1.attn.c_attn.bias", "ln_f.weight"),
+    ),
+    "llama": Case(
+        decoder(t.LlamaConfig, t.LlamaForCausalLM, num_key_value_heads=2), text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "lm_head.weight"),
+    ),
+    "llama3_rope": Case(
+        decoder(t.LlamaConfig, t.LlamaForCausalLM, rope_parameters=LLAMA3), lambda: text(31, padded=False), run_with_base("model"),
+        ("model.norm.weight", "model.layers.1.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight"),
+    ),
+    "smollm": Case(
+        decoder(t.LlamaConfig, t.LlamaForCausalLM, num_key_value_heads=1, tie_word_embeddings=True), text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.1.mlp.gate_proj.weight", "model.layers.0.input_layernorm.weight"),
+    ),
+    "qwen2": Case(
+        decoder(t.Qwen2Config, t.Qwen2ForCausalLM, num_key_value_heads=2), text, run_with_base("model"),
+        ("model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.v_proj.weight", "lm_head.weight"),
+    ),
+    "vit_classifier": Case(
+        lambda: t.ViTForImageClassification(labelled(vit_config(image_size=(24, 16)))), lambda: image(24, 16), run_with_base("vit"),
+        ("vit.embeddings.patch_embeddings.projection.weight", f"vit.{LAYER}attention.attention.key.weight", "classifier.weight"),
+    ),
+    "vit_base": Case(
+        lambda: t.ViTModel(vit_config()), lambda: image(24, 32), run_any_size,
+        ("embeddings.position_embeddings", f"{LAYER}output.dense.weight", "pooler.dense.weight"),
+    ),
+    "clip": Case(
+        lambda: t.CLIPModel(t.CLIPConfig(**CLIP)), clip_text, run_two_towers,
+        ("text_model.embeddings.token_embedding.weight", "vision_model.encoder.layers.1.self_attn.k_proj.weight", "visual_projection.weight"),
+    ),
+    "wav2vec2_base": Case(
+        lambda: t.Wav2Vec2Model(t.Wav2Vec2Config(**SIZES, **CONVOLUTIONS)), audio, run_speech,
+        ("feature_extractor.conv_layers.0.conv.weight", SPEECH, "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+    ),
+    "wav2vec2_ctc": Case(
+        lambda: t.Wav2Vec2ForCTC(t.Wav2Vec2Config(**SIZES, **CONVOLUTIONS)), audio, run_with_base("wav2vec2"),
+        ("wav2vec2.encoder.pos_conv_embed.conv.parametrizations.weight.original0", f"wav2vec2.{SPEECH}", "lm_head.weight"),
+    ),
+    "wav2vec2_pretraining": Case(
+        lambda: t.Wav2Vec2ForPreTraining(
+            t.Wav2Vec2Config(
+                **SIZES, **CONVOLUTIONS, num_codevector_groups=2, num_codevectors_per_group=7, codevector_dim=12, proj_codevector_dim=10
+            )
+        ),
+        audio, run_pretraining,
+        ("project_hid.weight", f"wav2vec2.{SPEECH}", "quantizer.codevectors"),
+    ),
+    "wav2vec2_large": Case(
+        lambda: t.Wav2Vec2Model(
+            t.Wav2Vec2Config(**SIZES, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+        ),
+        audio, run_speech,
+        ("feature_extractor.conv_layers.1.layer_norm.weight", SPEECH, "encoder.layer_norm.weight"),
+    ),
+    "roberta_masked_lm": Case(
+        lambda: t.RobertaForMaskedLM(t.RobertaConfig(**ROBERTA)), lambda: text(pad=1), run_with_base("roberta"),
+        ("roberta.embeddings.position_embeddings.weight", f"roberta.{LAYER}attention.self.key.weight", "lm_head.dense.weight"),
+    ),
+    "roberta_classifier": Case(
+        lambda: t.RobertaForSequenceClassification(labelled(t.RobertaConfig(**ROBERTA))), lambda: text(pad=1), run_with_base("roberta"),
+        ("roberta.embeddings.word_embeddings.weight", f"roberta.{LAYER}output.dense.weight", "classifier.dense.weight"),
+    ),
+    "distilbert_masked_lm": Case(
+        lambda: t.DistilBertForMaskedLM(
+            t.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=48, vocab_size=61, max_position_embeddings=20)
+        ),
+        text, run_with_base("distilbert"),
+        ("distilbert.embeddings.word_embeddings.weight", "distilbert.transformer.layer.1.attention.q_lin.weight", "vocab_transform.weight"),
+    ),
+    "distilbert_classifier": Case(
+        lambda: t.DistilBertForSequenceClassification(
+            labelled(t.DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=48, vocab_size=61, max_position_embeddings=20))
+        ),
+        text, run_with_base("distilbert"),
+        ("distilbert.embeddings.LayerNorm.bias", "distilbert.transformer.layer.1.ffn.lin1.weight", "pre_classifier.weight"),
+    ),
+    "imagegpt": Case(
+        lambda: t.ImageGPTForCausalImageModeling(
+            t.ImageGPTConfig(vocab_size=17, n_positions=16, n_embd=32, n_layer=2, n_head=4)
+        ),
+        lambda: {"image": random().integers(0, 17, (2, 15)).astype(np.int32)}, run_with_base("transformer"),
+        ("transformer.wte.weight", "transformer.h.1.attn.c_attn.weight", "lm_head.weight"),
+    ),
+    "deit_classifier": Case(
+        lambda: t.DeiTForImageClassificationWithTeacher(labelled(t.DeiTConfig(**VIT))), image, run_with_base("deit"),
+        ("deit.embeddings.distillation_token", f"deit.{LAYER}attention.attention.key.weight", "distillation_classifier.weight"),
+    ),
+    "deit_base": Case(
+        lambda: t.DeiTModel(t.DeiTConfig(**VIT)), image, run_image,
+        ("embeddings.cls_token", f"{LAYER}attention.output.dense.weight", "layernorm.weight"),
+    ),
+    "dinov2": Case(
+        lambda: t.Dinov2Model(t.Dinov2Config(**{**VIT, "image_size": 24}, mlp_ratio=2)), lambda: image(16, 32), run_image,
+        ("embeddings.position_embeddings", f"{LAYER}layer_scale1.lambda1", f"{LAYER}mlp.fc1.weight"),
+    ),
+    "dinov2_with_registers": Case(
+        lambda: t.Dinov2WithRegistersForImageClassification(
+            labelled(t.Dinov2WithRegistersConfig(**VIT, mlp_ratio=2, num_register_tokens=3, use_swiglu_ffn=True))
+        ),
+        image, run_with_base("dinov2_with_registers"),
+        ("dinov2_with_registers.embeddings.register_tokens", f"dinov2_with_registers.{LAYER}mlp.weights_in.weight", "classifier.weight"),
+    ),
+    "vit_mae": Case(
+        lambda: t.ViTMAEForPreTraining(
+            t.ViTMAEConfig(
+                **VIT, mask_ratio=0.0, decoder_hidden_size=24, decoder_num_hidden_layers=2, decoder_num_attention_heads=3,
+                decoder_intermediate_size=40,
+            )
+        ),
+        image, run_autoencoder,
+        ("vit.embeddings.cls_token", f"vit.{LAYER}attention.attention.value.weight", "decoder.decoder_embed.weight"),
+    ),
+    "siglip": Case(
+        lambda: t.SiglipModel(
+            t.SiglipConfig(
+                text_config=dict(**SIZES, vocab_size=61, max_position_embeddings=12, projection_size=32),
+                vision_config=dict(**VIT),
+            )
+        ),
+        lambda: {**text(9, padded=False), **image()}, run_two_towers,
+        ("vision_model.head.attention.in_proj_weight", "vision_model.head.probe", "text_model.head.weight"),
+    ),
+    "hubert_ctc": Case(
+        lambda: t.HubertForCTC(t.HubertConfig(**SIZES, **CONVOLUTIONS)), audio, run_with_base("hubert"),
+        ("hubert.feature_projection.projection.weight", f"hubert.{SPEECH}", "lm_head.bias"),
+    ),
+    "whisper": Case(
+        lambda: t.WhisperForConditionalGeneration(
+            t.WhisperConfig(
+                vocab_size=31, num_mel_bins=8, d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=48,
+                decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16, max_source_positions=10, max_target_positions=8,
+                pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
+            )
+        ),
+        lambda: spectrogram(20, 8), run_whisper,
+        ("model.encoder.conv1.weight", "model.encoder.layers.1.self_attn.q_proj.weight", "model.encoder.layer_norm.weight"),
+    ),
+    "audio_spectrogram_transformer": Case(
+        lambda: t.ASTForAudioClassification(
+            labelled(t.ASTConfig(**SIZES, patch_size=8, frequency_stride=6, time_stride=5, max_length=29, num_mel_bins=20))
+        ),
+        lambda: spectrogram(29, 20), run_with_base("audio_spectrogram_transformer"),
+        (
+            "audio_spectrogram_transformer.embeddings.patch_embeddings.projection.weight",
+            f"audio_spectrogram_transformer.{LAYER}attention.attention.key.weight",
+            "classifier.dense.weight",
+        ),
+    ),
+    "gemma": Case(
+        decoder(t.GemmaConfig, t.GemmaForCausalLM, num_key_value_heads=1, head_dim=12), text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "model.layers.0.input_layernorm.weight"),
+    ),
+    "gemma2": Case(
+        decoder(
+            t.Gemma2Config, t.Gemma2ForCausalLM, num_key_value_heads=1, head_dim=12, query_pre_attn_scalar=10, sliding_window=4,
+            attn_implementation="eager", attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+        ),
+        text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "model.layers.0.post_feedforward_layernorm.weight"),
+    ),
+    "qwen3": Case(
+        decoder(t.Qwen3Config, t.Qwen3ForCausalLM, num_key_value_heads=2, head_dim=12), text, run_with_base("model"),
+        ("model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.o_proj.weight", "lm_head.weight"),
+    ),
+    "beit": Case(
+        lambda: t.BeitForImageClassification(
+            labelled(t.BeitConfig(**VIT, use_relative_position_bias=True, layer_scale_init_value=0.5, use_mean_pooling=True))
+        ),
+        image, run_with_base("beit"),
+        (
+            f"beit.{LAYER}attention.attention.relative_position_bias.relative_position_bias_table",
+            f"beit.{LAYER}lambda_1",
+            "classifier.weight",
+        ),
+    ),
+}  # fmt: skip
+
+
+def randomise(model: Any) -> None:
+    """Weights, norms and biases all different from zero and one, so that a slip in any of them shows."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in sorted(model.named_parameters()):
+            noise = torch.randn(value.shape, generator=generator)
+            if name.endswith(("original0", "weight_g")):
+                value.copy_(noise.abs() + 0.5)
+            elif value.ndim >= 2:
+                value.copy_(noise / value[0].numel() ** 0.5)
+            else:
+                value.add_(0.2 * noise)
+
+
+def weights(size: int) -> np.ndarray:
+    """The fixed weights of the scalar loss, also in tests/test_interop_families.py."""
+    return np.cos(0.37 * np.arange(size)).astype(np.float32)
+
+
+def valid_places(model: Any, inputs: Arrays) -> np.ndarray | None:
+    """[B,T] bool: which tokens are real."""
+    if "text_mask" in inputs:
+        return inputs["text_mask"] == 1
+    if "audio_mask" in inputs:
+        base = getattr(model, "wav2vec2", getattr(model, "hubert", model))
+        frames = base._get_feat_extract_output_lengths(torch.from_numpy(inputs["audio_mask"].sum(1))).numpy()
+        length = int(base._get_feat_extract_output_lengths(torch.tensor(inputs["audio"].shape[1])))
+        return np.arange(length)[None] < frames[:, None]
+    return None
+
+
+def scalar_loss(outputs: dict[str, torch.Tensor], valid: np.ndarray | None, drop: tuple[str, ...]) -> torch.Tensor:
+    total = torch.zeros(())
+    for name, value in sorted(outputs.items()):
+        if name in drop:
+            continue
+        if valid is not None and tuple(value.shape[:2]) == valid.shape:
+            value = value * torch.from_numpy(valid[:, :, None])
+        total = total + (value.flatten() * torch.from_numpy(weights(value.numel()))).sum() / value.numel() ** 0.5
+    return total
+
+
+def run(case: Case, model: Any, inputs: Arrays) -> dict[str, torch.Tensor]:
+    return case.run(model, {name: torch.from_numpy(value) for name, value in inputs.items()})
+
+
+def saved_gradients(model: Any) -> Arrays:
+    """Gradients under the names that a checkpoint has (which may not be those of the modules)."""
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(torch.zeros_like(value) if value.grad is None else value.grad)
+    with tempfile.TemporaryDirectory() as directory:
+        model.save_pretrained(directory)
+        return load_file(Path(directory) / "model.safetensors")
+
+
+def make(name: str) -> None:
+    case, directory = CASES[name], HERE / name
+    torch.manual_seed(0)
+    model = case.make().eval()
+    randomise(model)
+    inputs = case.inputs()
+    outputs, valid = run(case, model, inputs), valid_places(model, inputs)
+    scalar_loss(outputs, valid, case.drop).backward()
+    shutil.rmtree(directory, ignore_errors=True)
+    model.save_pretrained(directory)
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    for path, content in case.files:
+        (directory / path).parent.mkdir(exist_ok=True)
+        (directory / path).write_text(content)
+    arrays = {f"in/{n}": v for n, v in inputs.items()} | {f"out/{n}": v.detach().numpy() for n, v in outputs.items()}
+    gradients = saved_gradients(model)
+    lost = [n for n in case.gradients if n not in gradients or abs(gradients[n]).max() < 1e-5]
+    assert not lost, f"{name}: no gradient for {lost}; there is {list(gradients)}"
+    arrays |= {f"grad/{n}": gradients[n] for n in case.gradients}
+    if valid is not None:
+        arrays["valid"] = valid
+    np.savez_compressed(directory / "reference.npz", **arrays)
+    size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
+    print(f"{name:<32} {size / 1024:6.0f} KB   {', '.join(f'{n} {tuple(v.shape)}' for n, v in outputs.items())}")
+
+
+def check(directory: str, name: str) -> None:
+    """Open what our side saved: the same outputs, and no tensor missing or left over."""
+    case = CASES[name]
+    model, info = type(case.make()).from_pretrained(directory, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"], (name, info)
+    with np.load(HERE / name / "reference.npz") as reference:
+        inputs = {key[3:]: reference[key] for key in reference.files if key.startswith("in/")}
+        outputs = run(case, model.eval(), inputs)
+        for key, value in outputs.items():
+            assert np.array_equal(value.detach().numpy(), reference[f"out/{key}"]), (name, key)
+    print(f"{name:<32} opens in transformers {t.__version__} with equal outputs")
+
+
+if __name__ == "__main__":
+    t.logging.set_verbosity_error()
+    t.logging.disable_progress_bar()
+    if sys.argv[1:2] == ["--check"]:
+        for one in sorted(Path(sys.argv[2]).iterdir()) if len(sys.argv) == 3 else [Path(sys.argv[2])]:
+            check(str(one), sys.argv[3] if len(sys.argv) > 3 else one.name)
+    else:
+        for chosen in sys.argv[1:] or CASES:
+            make(chosen)

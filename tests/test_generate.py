@@ -1,0 +1,241 @@
+"""Sampling: cached logits against uncached ones, the filters against a slow reading, stop ids, one compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from quick import quick
+
+from unimodal import Backbone, BackboneConfig, UsageError
+from unimodal.generate import Sampling, filter_logits, generate, sample
+from unimodal.tokenizers import text
+
+V, STEPS = 13, 6
+LENGTHS = np.asarray([5, 2, 1, 4], np.int32)
+PROMPT = np.where(np.arange(5)[None] < LENGTHS[:, None], np.random.default_rng(0).integers(1, V, (4, 5)), 0).astype(
+    np.int32
+)
+GREEDY = Sampling(temperature=0)
+MODELS = {
+    "rope": (text.Config(V, init_std=1.0), dict(rope_theta=100.0, norm="rms", kv_heads=2, activation="swiglu")),
+    "learned": (text.Config(V, max_length=10, init_std=1.0), dict(scan=False)),
+}
+
+
+def build(name):
+    tokenizer, options = MODELS[name]
+    config = BackboneConfig(width=8, depth=2, heads=4, mlp_width=12, **options)
+    return quick(
+        lambda: (
+            Backbone(config, rngs=nnx.Rngs(0)),
+            text.Tokenizer(tokenizer, 8, rngs=nnx.Rngs(1)),
+        )
+    )()
+
+
+class Recorder:
+    """A head that notes every logits it gives out, and how often it is traced."""
+
+    def __init__(self):
+        self.traces, self.logits = 0, []
+
+    def __call__(self, hidden, table):
+        self.traces += 1
+        logits = table.logits(hidden)
+        jax.debug.callback(lambda x: self.logits.append(np.asarray(x)), logits, ordered=True)
+        return logits
+
+    def taken(self):
+        jax.effects_barrier()
+        taken, self.logits = self.logits, []
+        return np.stack(taken, axis=1)  # [B,steps,V]
+
+
+class Writer:
+    """One compiled `generate` per set of static options, and its recorder."""
+
+    def __init__(self, name):
+        self.parts, self.head = build(name), Recorder()
+        self.run = quick(
+            lambda parts, prompt, lengths, key, steps, sampling, stop: generate(
+                *parts, self.head, prompt, lengths, key, steps=steps, sampling=sampling, stop=stop
+            ),
+            static_argnames=("steps", "sampling", "stop"),
+        )
+
+    def __call__(self, prompt=PROMPT, lengths=LENGTHS, key=0, steps=STEPS, sampling=GREEDY, stop=()):
+        arrays = jnp.asarray(prompt), jnp.asarray(lengths), jax.random.key(key)
+        return np.asarray(self.run(self.parts, *arrays, steps=steps, sampling=sampling, stop=stop))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def writer(request):
+    return Writer(request.param)
+
+
+@pytest.fixture(scope="module")
+def rope():
+    return Writer("rope")
+
+
+def uncached(parts, ids, lengths, made):
+    """Logits [B,steps,V] of one plain pass over prompts and what followed them."""
+    backbone, tokenizer = parts
+    total = ids.shape[1] + made.shape[1]
+    whole, real = np.zeros((len(ids), total), np.int32), np.zeros((len(ids), total), np.int32)
+    for row, length in enumerate(lengths):
+        line = np.concatenate([ids[row, :length], made[row]])
+        whole[row, : len(line)], real[row, : len(line)] = line, 1
+    position = jnp.broadcast_to(jnp.arange(total, dtype=jnp.int32)[None], whole.shape)
+    hidden, _ = quick(lambda i, s: backbone(tokenizer(i, causal=True, segment=s, position=position)))(
+        jnp.asarray(whole), jnp.asarray(real)
+    )
+    logits = np.asarray(tokenizer.logits(hidden))
+    return np.stack([logits[row, n - 1 : n - 1 + made.shape[1]] for row, n in enumerate(lengths)])
+
+
+def test_cached_logits_equal_uncached_ones(writer):
+    """Prompts of unequal length: a row's padding is neither seen nor counted as a position."""
+    made = writer()
+    logits = writer.head.taken()
+    want = uncached(writer.parts, PROMPT, LENGTHS, made)
+    np.testing.assert_allclose(logits, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(made, want.argmax(axis=-1))
+    assert len(np.unique(made)) > 2  # or it shows little
+
+
+def test_what_stands_in_the_padding_does_not_matter(rope):
+    made = rope()
+    noisy = np.where(np.arange(5)[None] < LENGTHS[:, None], PROMPT, 7)
+    np.testing.assert_array_equal(rope(prompt=noisy), made)
+
+
+def test_greedy_needs_no_key_and_compiles_once(rope):
+    made = rope()
+    traces = rope.head.traces
+    np.testing.assert_array_equal(rope(key=1), made)
+    rope(prompt=PROMPT[::-1], lengths=LENGTHS[::-1])
+    assert rope.head.traces == traces
+    assert rope.run._cache_size() == len({(PROMPT.shape, STEPS, GREEDY, ())})
+
+
+def test_same_key_same_text_other_key_other_text(rope):
+    warm = Sampling(temperature=1.5, top_k=10, top_p=0.95, min_p=0.01)
+    first, again, other = (rope(key=key, sampling=warm) for key in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any() and first.min() >= 0 and first.max() < V
+
+
+def test_stop_ids_end_their_row_alone_and_the_loop_when_all_have(rope):
+    plain = rope()
+    rope.head.taken()
+    stop = (int(plain[0, 2]), int(plain[1, 1]))
+    made = rope(stop=stop)
+    calls = rope.head.taken().shape[1]
+    ends = []
+    for row, free in zip(made, plain, strict=True):
+        hits = np.flatnonzero(np.isin(free, stop))
+        end = hits[0] + 1 if len(hits) else STEPS
+        np.testing.assert_array_equal(row[:end], free[:end])
+        assert not row[end:].any()
+        ends.append(end)
+    assert min(ends) < STEPS and calls == max(ends)
+    everything = rope(stop=tuple(range(V)))
+    assert rope.head.taken().shape[1] == 1
+    np.testing.assert_array_equal(everything[:, 0], plain[:, 0])
+    assert not everything[:, 1:].any()
+
+
+def test_position_table_too_short_and_no_steps():
+    backbone, tokenizer = build("learned")
+
+    def write(steps):
+        return jax.eval_shape(
+            lambda: generate(
+                backbone,
+                tokenizer,
+                lambda h, t: t.logits(h),
+                jnp.asarray(PROMPT),
+                jnp.asarray(LENGTHS),
+                jax.random.key(0),
+                steps=steps,
+            )
+        )
+
+    assert write(6).shape == (4, 6)  # the last id is never embedded
+    with pytest.raises(UsageError, match="^5 ids and 7 steps do not fit the position table, max_length=10$"):
+        write(7)
+    with pytest.raises(UsageError, match="^steps must be at least 1, but is 0$"):
+        write(0)
+
+
+# ---- Filters -------------------------------------------------------------------------------------------------------
+
+
+def allowed_slowly(logits, sampling):
+    """Which ids may be drawn from one row, in the order and words of `Sampling`."""
+    scaled = {i: float(x) / sampling.temperature for i, x in enumerate(logits)}
+    ranked = sorted(scaled, key=lambda i: -scaled[i])
+    if sampling.top_k is not None:
+        ranked = ranked[: sampling.top_k]
+    weights = np.exp([scaled[i] for i in ranked])
+    probability = dict(zip(ranked, weights / weights.sum(), strict=True))
+    if sampling.top_p is not None:
+        kept, reached = [], 0.0
+        for i in ranked:
+            if reached >= sampling.top_p:
+                break
+            kept.append(i)
+            reached += probability[i]
+        ranked = kept
+    if sampling.min_p is not None:
+        ranked = [i for i in ranked if probability[i] >= sampling.min_p * probability[ranked[0]]]
+    return set(ranked)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(top_k=1),
+        dict(top_k=4),
+        dict(top_k=99),
+        dict(top_p=0.1),
+        dict(top_p=0.7),
+        dict(top_p=1.0),
+        dict(min_p=0.2),
+        dict(min_p=1.0),
+        dict(temperature=2.0, top_k=9, top_p=0.8, min_p=0.3),
+        dict(temperature=0.3, top_k=5, top_p=0.95),
+    ],
+    ids=str,
+)
+def test_filters_are_what_they_say(options):
+    sampling = Sampling(**options)
+    logits = 2 * np.random.default_rng(0).standard_normal((8, V)).astype(np.float32)
+    filtered = np.asarray(quick(filter_logits, static_argnums=1)(jnp.asarray(logits), sampling))
+    for row, kept in zip(logits, filtered, strict=True):
+        assert set(np.flatnonzero(np.isfinite(kept))) == allowed_slowly(row, sampling)
+        stays = np.isfinite(kept)
+        np.testing.assert_allclose(kept[stays], row[stays] / sampling.temperature, rtol=1e-6)
+        assert (kept[~stays] == -np.inf).all() and stays[row.argmax()]
+
+
+def test_samples_follow_the_tempered_distribution():
+    logits = np.asarray([2.0, 1.0, 0.0, -1.0, 1.5], np.float32)
+    many = jnp.asarray(np.tile(logits, (20_000, 1)))
+    drawn = np.asarray(quick(sample, static_argnums=2)(many, jax.random.key(0), Sampling(temperature=2.0, top_k=4)))
+    assert drawn.dtype == np.int32
+    weights = np.where(np.arange(5) == 3, 0, np.exp(logits / 2))
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 20_000, weights / weights.sum(), atol=0.015)
+    greedy = sample(many[:2], jax.random.key(0), GREEDY)
+    np.testing.assert_array_equal(greedy, [0, 0])
+
+
+@pytest.mark.parametrize(
+    "options", [dict(temperature=-1.0), dict(top_k=0), dict(top_p=0.0), dict(top_p=1.5), dict(min_p=2.0)], ids=str
+)
+def test_bad_sampling(options):
+    with pytest.raises(UsageError, match=f"^{next(iter(options))} must be"):
+        Sampling(**options)

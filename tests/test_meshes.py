@@ -1,0 +1,160 @@
+"""Every task on every mesh: the numbers of one device, and arrays that really are in pieces."""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from unimodal import sharding
+from unimodal.layers import Linear
+
+ONE = dict(data=1)
+MESHES = {
+    "data=8": dict(data=8),
+    "fsdp=8": dict(data=1, fsdp=8),
+    "tensor=4": dict(data=1, tensor=4),
+    "data=2,fsdp=2,tensor=2": dict(data=2, fsdp=2, tensor=2),
+}
+STEPS = 20
+
+
+@functools.cache
+def joint(**mesh: int) -> tiny.Run:
+    """All tasks summed in one step, once per mesh."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tiny.train(tiny.plain(steps=STEPS, mesh=mesh), Path(folder))
+
+
+def compare(run: tiny.Run, reference: tiny.Run, task: str) -> None:
+    """Same steps, same metrics, to 1e-4 relative."""
+    found, wanted = run.metrics[task], reference.metrics[task]
+    assert found.keys() == wanted.keys()
+    for step, metrics in wanted.items():
+        assert found[step].keys() == metrics.keys()
+        for name in metrics.keys() - {"input_wait_seconds"}:
+            message = f"{task}.{name} at step {step}"
+            np.testing.assert_allclose(found[step][name], metrics[name], rtol=1e-4, atol=1e-6, err_msg=message)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("task", tiny.KINDS)
+def test_metrics_are_those_of_one_device(task: str, mesh: str) -> None:
+    reference = joint(**ONE)
+    assert list(reference.losses(task)) == list(range(1, STEPS + 1))
+    compare(joint(**MESHES[mesh]), reference, task)
+
+
+@pytest.mark.parametrize("task", tiny.KINDS)
+def test_the_tiny_config_learns(task: str) -> None:
+    # Were nothing learned, agreeing meshes would say little about gradients and the optimizer.
+    losses = list(joint(**ONE).losses(task).values())
+    assert np.mean(losses[-5:]) < np.mean(losses[:3])
+
+
+SHARDS = {  # of backbones.shared.layers.mlp.up.kernel [layers=2, embed=32, mlp=128] and attention.query.kernel [2,32,4,8]
+    "data=8": ((2, 32, 128), (2, 32, 4, 8)),
+    "fsdp=8": ((2, 4, 128), (2, 4, 4, 8)),
+    "tensor=4": ((2, 32, 32), (2, 32, 1, 8)),
+    "data=2,fsdp=2,tensor=2": ((2, 16, 64), (2, 16, 2, 8)),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_parameters_and_moments_are_in_pieces(mesh: str) -> None:
+    run = joint(**MESHES[mesh])
+    layers = run.state.parameters["backbones"]["shared"]["layers"]
+    up, query = layers["mlp"]["up"]["kernel"], layers["attention"]["query"]["kernel"]
+    found = tuple(p.get_value().addressable_shards[0].data.shape for p in (up, query))
+    assert found == SHARDS[mesh]
+
+    leaves = names(run.state.parameters)
+    table = {row["name"]: row for row in sharding.parameter_table(run.state.parameters, run.experiment.mesh)}
+    for name, leaf in leaves.items():
+        assert leaf.addressable_shards[0].data.nbytes == table[name]["bytes_per_device"], name
+    moments = names(run.state.optimizer)
+    for name, leaf in leaves.items():
+        own = [where for where in moments if where.endswith(f".mu.{name}") or where.endswith(f".nu.{name}")]
+        assert len(own) == 2, name
+        for where in own:
+            assert moments[where].sharding.is_equivalent_to(leaf.sharding, leaf.ndim), where
+
+
+def test_bytes_per_device_shrink_with_the_mesh() -> None:
+    def held(run: tiny.Run) -> int:
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(run.state))
+
+    whole = held(joint(**ONE))
+    assert held(joint(**MESHES["data=8"])) == whole
+    assert held(joint(**MESHES["fsdp=8"])) < 0.35 * whole
+    assert held(joint(**MESHES["tensor=4"])) < 0.75 * whole
+    assert held(joint(**MESHES["data=2,fsdp=2,tensor=2"])) < 0.5 * whole
+
+
+def test_arrays_are_born_in_their_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(key: jax.Array) -> Linear:
+        return Linear((1024,), (1024,), ("embed", "mlp"), bias=False, rngs=nnx.Rngs(key))
+
+    programs: list[Any] = []
+    real = jax.jit
+
+    def recording(*args: Any, **options: Any) -> Any:
+        programs.append(real(*args, **options))
+        return programs[-1]
+
+    mesh = sharding.make_mesh(data=1, fsdp=4, tensor=2)
+    key = jax.random.key(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "jit", recording)
+        kernel = sharding.initialise(make, mesh, key).kernel.get_value()
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(256, 512)}
+    with jax.set_mesh(mesh):
+        memory = programs[-1].lower(key).compile().memory_analysis()
+    # Of 4 MiB, each device holds an eighth, and while it is made never as much as the whole.
+    assert memory.output_size_in_bytes < 1.1 * 2**22 / 8
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 2**22
+    np.testing.assert_array_equal(np.asarray(kernel), np.asarray(make(key).kernel.get_value()))
+
+
+def test_alternating_tasks_on_a_mesh(tmp_path: Path) -> None:
+    def run(name: str, **mesh: int) -> tiny.Run:
+        config = tiny.plain("gpt", "vit", steps=9, schedule="alternate", mesh=mesh, tasks__gpt__weight=2.0)
+        return tiny.train(config, tmp_path / name)
+
+    reference, sharded = run("one", **ONE), run("mixed", data=2, fsdp=2, tensor=2)
+    for task in ("gpt", "vit"):
+        compare(sharded, reference, task)
+    assert len(reference.losses("gpt")) == 6
+    assert len(reference.losses("vit")) == 3
+    assert not reference.losses("gpt").keys() & reference.losses("vit").keys()
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    # The loss of vit is a mean over examples, so micro-batches must average to it, on one device and on several.
+    whole = tiny.train(tiny.plain("vit", steps=5), tmp_path / "1")
+    config = tiny.plain("vit", steps=5, optimizer__accumulate=2, mesh=dict(data=2, fsdp=2))
+    parts = tiny.train(config, tmp_path / "2")
+    compare(parts, whole, "vit")
+    for name, leaf in names(whole.state.parameters).items():
+        other = names(parts.state.parameters)[name]
+        np.testing.assert_allclose(np.asarray(other), np.asarray(leaf), rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def names(tree: Any) -> dict[str, jax.Array]:
+    """Leaves by dotted path."""
+    return {sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def test_the_meshes_differ() -> None:
+    sizes = [math.prod(mesh.values()) for mesh in MESHES.values()]
+    assert sizes == [8, 8, 4, 8]
+    assert jnp.zeros(()).devices() != set(jax.devices())

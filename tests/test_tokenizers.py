@@ -1,0 +1,245 @@
+"""Tokenizers: image patches, audio convolutions and their padding, text tables. (Against torch: `test_parity.py`.)"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from quick import named, quick
+
+from unimodal import Span, UsageError
+from unimodal.tokenizers import audio, image, text
+
+rng = np.random.default_rng(0)
+AUDIO = dict(channels=8, kernels=(10, 3, 2), strides=(5, 2, 2), position_groups=2)
+SAMPLES, LENGTHS = 150, jnp.asarray([150, 88, 31, 9], jnp.int32)  # the last is too short for one frame
+
+
+def normal(*shape):
+    return jnp.asarray(rng.standard_normal(shape, dtype=np.float32))
+
+
+def make(module, width, **options):
+    config = module.Config(**options)
+    return quick(lambda: module.Tokenizer(config, width, rngs=nnx.Rngs(0)))()
+
+
+# ---- Image ---------------------------------------------------------------------------------------------------------
+
+
+def test_patchify_reads_rows_first():
+    pixels = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    got = np.asarray(image.patchify(jnp.asarray(pixels), 2))
+    assert got.shape == (2, 6, 12)
+    for b, row, column in np.ndindex(2, 2, 3):
+        patch = pixels[b, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        np.testing.assert_array_equal(got[b, 3 * row + column], patch.ravel())
+
+
+def test_image_tokens_are_a_strided_convolution_behind_the_registers():
+    tokenizer = make(image, 5, image_size=(4, 6), patch=2, registers=2)
+    assert tokenizer.config.tokens == 8 and tokenizer.config.grid == (2, 3)
+    pixels = normal(2, 4, 6, 3)
+    made = tokenizer(pixels)
+    assert made.layout == (Span(8, False),) and made.segment is None
+    w = named(tokenizer)
+    kernel = jnp.asarray(w["projection.kernel"].reshape(2, 2, 3, 5))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    patches = jax.lax.conv_general_dilated(pixels, kernel, (2, 2), "VALID", dimension_numbers=numbers)
+    place = w["position_table.table"]
+    np.testing.assert_allclose(made.x[:, 2:], np.asarray(patches).reshape(2, 6, 5) + place[2:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made.x[:, :2], np.broadcast_to(w["registers.table"] + place[:2], (2, 2, 5)), rtol=1e-6)
+
+
+def test_image_options():
+    bare = make(image, 5, image_size=(4, 4), patch=2, registers=0, bias=False, norm=True)
+    assert set(named(bare)) == {"projection.kernel", "position_table.table", "norm.scale", "norm.bias"}
+    made = bare(normal(1, 4, 4, 3))
+    assert made.x.shape == (1, 4, 5)
+    np.testing.assert_allclose(made.x.mean(axis=-1), 0, atol=1e-6)  # normed
+
+
+def test_wrong_image_sizes():
+    with pytest.raises(UsageError, match="^image_size 30x32 is not divisible by patch=4$"):
+        image.Config(image_size=(30, 32), patch=4)
+    tokenizer = make(image, 5, image_size=(4, 4), patch=2)
+    with pytest.raises(UsageError, match=r"shape \(4, 6, 3\) where \(4, 4, 3\) was configured"):
+        tokenizer(normal(1, 4, 6, 3))
+
+
+# ---- Audio ---------------------------------------------------------------------------------------------------------
+
+
+def frames_slowly(config, samples):
+    """Count the places where each kernel still fits."""
+    for kernel, stride in zip(config.kernels, config.strides, strict=True):
+        samples = len(range(0, samples - kernel + 1, stride))
+    return samples
+
+
+def test_frames_are_what_the_convolutions_make():
+    config = audio.Config(**AUDIO)
+    lengths = list(range(0, 200))
+    want = [frames_slowly(config, n) for n in lengths]
+    assert [config.frames(n) for n in lengths] == want
+    np.testing.assert_array_equal(config.frames(jnp.asarray(lengths, jnp.int32)), want)
+    assert audio.Config().frames(16_000) == 49  # the paper's 49 Hz
+    shapes = jax.eval_shape(lambda: audio.Tokenizer(config, 8, rngs=nnx.Rngs(0)))
+    for samples in (30, 31, 149, 150):
+        features = jax.eval_shape(lambda t, x: t.features(x), shapes, jax.ShapeDtypeStruct((1, samples), jnp.float32))
+        assert features.shape == (1, config.frames(samples), 8)
+
+
+def test_too_short_audio_and_bad_configs():
+    with pytest.raises(UsageError, match="^9 audio samples are too short for one frame$"):
+        make(audio, 8, **AUDIO).features(normal(1, 9))
+    with pytest.raises(UsageError, match="2 kernels but 1 strides"):
+        audio.Config(kernels=(3, 3), strides=(2,))
+    with pytest.raises(UsageError, match="'batch' is not one of group, layer"):
+        audio.Config(conv_norm="batch")
+    with pytest.raises(UsageError, match="width 9 is not divisible .* position_groups=2"):
+        audio.Tokenizer(audio.Config(**AUDIO), 9, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("taps", [4, 5])
+def test_both_ways_to_convolve_positions_are_the_same(taps):
+    """In value and gradient; and both are what one output frame's window says."""
+    position = make(audio, 8, **AUDIO, position_kernel=taps).position
+    x, kernel, probe = normal(2, 6 + taps - 1, 8), normal(taps, 4, 8), normal(2, 6, 8)
+
+    def run(how):
+        return quick(
+            jax.value_and_grad(lambda x, k: (lambda y: ((y * probe).sum(), y))(how(x, k)), (0, 1), has_aux=True)
+        )
+
+    ((_, unfolded), of_unfolded), ((_, convolved), of_convolved) = (
+        run(how)(x, kernel) for how in (position._unfolded, position._convolved)
+    )
+    np.testing.assert_allclose(unfolded, convolved, rtol=1e-5, atol=1e-5)
+    for a, b in zip(of_unfolded, of_convolved, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for group in range(2):
+        mine = slice(4 * group, 4 * group + 4)
+        window = np.einsum("bkc,kco->bo", x[:, 2 : 2 + taps, mine], kernel[:, :, mine])
+        np.testing.assert_allclose(unfolded[:, 2, mine], window, rtol=1e-5, atol=1e-5)
+
+
+def test_position_convolution_keeps_the_length_and_its_magnitude():
+    for taps in (1, 4, 5):
+        tokenizer = make(audio, 8, **AUDIO, position_kernel=taps)
+        assert tokenizer.position(normal(1, 7, 8)).shape == (1, 7, 8)
+        w = named(tokenizer.position)
+        np.testing.assert_allclose(w["magnitude"], np.sqrt((w["direction"] ** 2).sum(axis=(1, 2))), rtol=1e-5)
+    scaled = nnx.clone(tokenizer.position)
+    scaled.direction.set_value(scaled.direction.get_value() * 3)  # only the magnitude says how large the kernel is
+    x = normal(1, 7, 8)
+    np.testing.assert_allclose(scaled(x), tokenizer.position(x), rtol=1e-5, atol=1e-6)
+
+
+def test_padding_never_reaches_real_frames():
+    """By gradient, from the padded samples to the real frames (no norm over time here), through every convolution."""
+    tokenizer = make(audio, 8, **AUDIO, position_kernel=4, conv_norm="layer")
+    wave, frames = normal(4, SAMPLES), np.asarray(tokenizer.config.frames(LENGTHS))
+    np.testing.assert_array_equal(frames, [7, 4, 1, 0])
+    real = np.arange(7)[None] < frames[:, None]
+    made = tokenizer(wave, lengths=LENGTHS)
+    np.testing.assert_array_equal(made.segment, real)
+
+    def heard(wave):
+        x = tokenizer(wave, lengths=LENGTHS).x
+        return jnp.where(jnp.asarray(real)[:, :, None], jnp.square(x - 0.5) * x, 0).sum()
+
+    gradient = np.abs(np.asarray(quick(jax.grad(heard))(wave)))
+    reach = (frames - 1) * 20 + 30  # each frame spans 30 samples and the next begins 20 later
+    for row, last in zip(gradient, np.where(frames > 0, reach, 0), strict=True):
+        assert (row[:last] > 0).all() and not row[last:].any()
+
+
+def test_padded_frames_enter_the_position_convolution_as_zeros():
+    tokenizer = make(audio, 8, **AUDIO, position_kernel=4)
+    features = normal(2, 7, 8)
+    lengths = jnp.asarray([150, 88], jnp.int32)
+    run = quick(lambda f: tokenizer.embed(f, lengths=lengths).x)
+    poisoned = features.at[1, 4:].set(1e6)
+    np.testing.assert_array_equal(run(poisoned)[0], run(features)[0])
+    np.testing.assert_array_equal(run(poisoned)[1, :4], run(features)[1, :4])
+    whole = quick(lambda f: tokenizer.embed(f))(features)
+    assert whole.segment is None
+    np.testing.assert_allclose(whole.x[0], run(features)[0], rtol=1e-5, atol=1e-6)
+    assert (np.abs(np.asarray(whole.x - run(features))[1, :4]) > 1e-6).any()  # or the test shows nothing
+
+
+def test_masked_frames_are_replaced():
+    """What was there has no gradient any more; the mask embedding stands in its place."""
+    tokenizer = make(audio, 8, **AUDIO, position_kernel=4)
+    features, probe = normal(2, 7, 8), normal(2, 7, 8)
+    masked = np.zeros((2, 7), bool)
+    masked[0, 2:4] = masked[1, 5] = True
+
+    def loss(tokenizer, features):
+        return (tokenizer.embed(features, masked=jnp.asarray(masked)).x * probe).sum()
+
+    parts, of_features = quick(jax.grad(loss, argnums=(0, 1)))(tokenizer, features)
+    np.testing.assert_array_equal(np.abs(np.asarray(of_features)).max(axis=2) > 0, ~masked)
+    assert np.abs(parts.mask_embedding.get_value()).max() > 0
+    everywhere = tokenizer.embed(features, masked=jnp.ones((2, 7), bool))
+    np.testing.assert_array_equal(everywhere.x[0], everywhere.x[1])
+    unmasked = tokenizer.embed(features, masked=jnp.zeros((2, 7), bool))
+    np.testing.assert_array_equal(unmasked.x, tokenizer.embed(features).x)
+
+
+def test_group_norm_is_over_time_in_the_first_convolution_only():
+    grouped, layered = (make(audio, 8, **AUDIO, conv_norm=norm) for norm in ("group", "layer"))
+    assert [c.norm is not None for c in grouped.convolutions] == [True, False, False]
+    assert [c.norm is not None for c in layered.convolutions] == [True, True, True]
+    normed = audio._norm_over_time(grouped.convolutions[0].norm, normal(2, 50, 8) * 3 + 1)
+    np.testing.assert_allclose(normed.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(normed.std(axis=1), 1, atol=1e-3)
+
+
+# ---- Text ----------------------------------------------------------------------------------------------------------
+
+
+def test_text_adds_its_tables():
+    tokenizer = make(text, 6, vocabulary=11, max_length=5, types=2, scale=True)
+    ids, types = (jnp.asarray(rng.integers(0, n, (2, 4)), jnp.int32) for n in (11, 2))
+    position = jnp.asarray([[0, 1, 0, 1], [2, 3, 4, 0]], jnp.int32)
+    w = named(tokenizer)
+    for at, kind in ((None, None), (position, types)):
+        made = tokenizer(ids, causal=True, position=at, types=kind)
+        place = np.asarray([[0, 1, 2, 3]] * 2) if at is None else np.asarray(at)
+        sort = np.zeros((2, 4), int) if kind is None else np.asarray(kind)
+        want = w["table.table"][ids] * 6**0.5 + w["position_table.table"][place] + w["type_table.table"][sort]
+        np.testing.assert_allclose(made.x, want, rtol=1e-5, atol=1e-6)
+        assert made.layout == (Span(4, True),)
+        np.testing.assert_array_equal(made.position, place)
+    hidden = normal(2, 4, 6)
+    np.testing.assert_allclose(tokenizer.logits(hidden), hidden @ w["table.table"].T, rtol=1e-5, atol=1e-6)
+
+
+def test_text_without_tables():
+    assert set(named(make(text, 6, vocabulary=11))) == {"table.table"}
+    normed = make(text, 6, vocabulary=11, norm=True)(jnp.zeros((1, 2), jnp.int32))
+    np.testing.assert_allclose(normed.x.mean(axis=-1), 0, atol=1e-6)
+
+
+def test_text_longer_than_its_position_table():
+    tokenizer, ids = make(text, 6, vocabulary=11, max_length=5), jnp.zeros((1, 6), jnp.int32)
+    with pytest.raises(UsageError, match="^text of 6 tokens is longer than the position table, max_length=5$"):
+        tokenizer(ids)
+    packed = tokenizer(ids, position=jnp.asarray([[0, 1, 2, 0, 1, 2]], jnp.int32))  # two short texts in one row
+    np.testing.assert_array_equal(packed.x[0, :3], packed.x[0, 3:])
+
+
+def test_dropout_only_with_a_key():
+    """Of every modality; the noise falls on the finished tokens."""
+    made = {
+        text: (dict(vocabulary=11), jnp.zeros((40, 9), jnp.int32)),
+        image: (dict(image_size=(4, 4), patch=2), normal(40, 4, 4, 3)),
+        audio: (AUDIO, normal(40, SAMPLES)),
+    }
+    for module, (options, raw) in made.items():
+        tokenizer = make(module, 8, **options, dropout=0.25)
+        run = quick(lambda raw, key=None, tokenizer=tokenizer: tokenizer(raw, key=key).x)
+        assert (np.asarray(run(raw)) != 0).all()
+        np.testing.assert_allclose((np.asarray(run(raw, jax.random.key(0))) == 0).mean(), 0.25, atol=0.04)

@@ -1,0 +1,150 @@
+"""What a family says of a checkpoint: its towers, its outputs and its rows. Data only; `pretrained.py` runs it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unimodal.backbone import BackboneConfig
+from unimodal.errors import UsageError
+from unimodal.interop.stages import Stage
+from unimodal.interop.table import Row
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One tokenizer and its backbone, both called `name`, which read the argument `input` (text, image or audio).
+
+    kind and tokenizer: as in `unimodal.model.assemble`. causal: tokens see only what came before. first_position: of
+    the first text token in the position table. pad_id: ids that positions do not count, if any.
+    """
+
+    name: str
+    input: str
+    kind: str
+    tokenizer: Any
+    backbone: BackboneConfig
+    causal: bool = False
+    first_position: int = 0
+    pad_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output `name`: `stages` applied in turn to `start`, a tower's "hidden" or an earlier output (several: their
+    mean). An output whose start, or one of its `needs`, was not computed is left out."""
+
+    name: str
+    tower: str
+    stages: tuple[Stage, ...] = ()
+    start: str | tuple[str, ...] = "hidden"
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Description:
+    towers: tuple[Tower, ...]
+    outputs: tuple[Output, ...]
+    rows: tuple[Row, ...]
+
+
+ACTIVATION_NAMES = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+GATED = {"silu": "swiglu", "gelu_tanh": "geglu"}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """config.json, or a part of it, read with the defaults of its family; `where` is its place in error lines."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def get(self, key: str, default: Any) -> Any:
+        """A field of the type of its default. Raises UsageError for another type."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+        if default is not None and not number and not isinstance(value, type(default)):
+            raise UsageError(f"{self.where}: {key}={value!r} should be a {type(default).__name__}")
+        return float(value) if number else value
+
+    def raw(self, key: str) -> Any:
+        """A field as it is, None if missing."""
+        return self.values.get(key)
+
+    def need(self, key: str) -> int:
+        """A whole number without which there is no model."""
+        value = self.values.get(key)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UsageError(f"{self.where}: {key} should be a whole number, but is {value!r}")
+        return value
+
+    def pair(self, key: str, default: int) -> tuple[int, int]:
+        """One size for both directions, or (height, width)."""
+        value = self.values.get(key, default)
+        if isinstance(value, int):
+            return value, value
+        if isinstance(value, list | tuple) and len(value) == 2:
+            return int(value[0]), int(value[1])
+        raise UsageError(f"{self.where}: {key}={value!r} should be a whole number or two")
+
+    def part(self, key: str) -> Fields:
+        """A nested configuration."""
+        value = self.values.get(key) or {}
+        if not isinstance(value, dict):
+            raise UsageError(f"{self.where}: {key} should be an object, but is {value!r}")
+        return Fields(value, f"{self.where}: {key}")
+
+    def activation(self, key: str, default: str) -> str:
+        """Our name of an activation. Raises UsageError for one that we have not."""
+        name = self.get(key, default)
+        if name not in ACTIVATION_NAMES:
+            close = difflib.get_close_matches(name, ACTIVATION_NAMES, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(ACTIVATION_NAMES)}"
+            raise UsageError(f"{self.where}: {key}={name!r} is an unknown activation; {hint}")
+        return ACTIVATION_NAMES[name]
+
+    def gated(self, key: str, default: str) -> str:
+        """Our name of a gated MLP with this activation."""
+        name = self.activation(key, default)
+        if name not in GATED:
+            raise UsageError(
+                f"{self.where}: {key}={self.get(key, default)!r} cannot gate an MLP; {', '.join(GATED)} can"
+            )
+        return GATED[name]
+
+    def only(self, key: str, *allowed: Any) -> None:
+        """Raises UsageError unless the field is one of `allowed` (or missing): what we would otherwise get wrong."""
+        if key in self.values and self.values[key] not in allowed:
+            known = " or ".join(repr(value) for value in allowed)
+            raise UsageError(f"{self.where}: {key}={self.values[key]!r} is not supported, only {known}")
+
+
+@dataclass(frozen=True)
+class Names:
+    """The tensors that a checkpoint has: whether one is there decides which heads are."""
+
+    names: Mapping[str, tuple[int, ...]]  # and their shapes
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.names[name]
+
+    def prefix(self, prefix: str) -> str:
+        """`prefix` if tensors bear it (a model with heads), "" if not (the bare model)."""
+        return prefix if any(name.startswith(prefix) for name in self.names) else ""

@@ -1,0 +1,138 @@
+"""BERT (Devlin 2019), and sentence-transformers made of it (Reimers 2019)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimodal.backbone import BackboneConfig
+from unimodal.interop.describe import Description, Fields, Names, Output, Tower
+from unimodal.interop.files import read_json
+from unimodal.interop.stages import Dense, Last, MaskedVocabulary, Pool, Stage, Unit
+from unimodal.interop.table import Row, linear, norm, same
+from unimodal.tokenizers import text
+
+OURS = "backbones.text"
+LAYER = f"{OURS}.layers"
+
+
+def describe(config: Fields, names: Names, directory: Path) -> Description:
+    prefix = names.prefix("bert.")
+    outputs, rows = heads(config, names, prefix)
+    sentence = sentence_pooling(directory)
+    if sentence is not None:
+        # The pooler of the model below stays unread: the sentence embedding is pooled otherwise.
+        outputs, rows = (Output("pooled", "text", sentence),), ()
+    layers = layer_rows(f"{prefix}encoder.layer.{{layer}}", names)
+    return Description((tower(config),), outputs, (*embedding_rows(prefix, names), *layers, *rows))
+
+
+def tower(config: Fields, *, first_position: int = 0, pad_id: int | None = None) -> Tower:
+    config.only("position_embedding_type", "absolute")
+    config.only("is_decoder", False)
+    epsilon = config.get("layer_norm_eps", 1e-12)
+    tokenizer = text.Config(
+        vocabulary=config.need("vocab_size"),
+        max_length=config.get("max_position_embeddings", 512),
+        types=config.get("type_vocab_size", 2),
+        norm=True,
+        norm_epsilon=epsilon,
+        dropout=config.get("hidden_dropout_prob", 0.1),
+    )
+    backbone = BackboneConfig(
+        width=config.need("hidden_size"),
+        depth=config.need("num_hidden_layers"),
+        heads=config.need("num_attention_heads"),
+        mlp_width=config.need("intermediate_size"),
+        norm_position="post",
+        norm_epsilon=epsilon,
+        activation=config.activation("hidden_act", "gelu"),
+        dropout=config.get("hidden_dropout_prob", 0.1),
+        final_norm=False,
+    )
+    return Tower("text", "text", "text", tokenizer, backbone, first_position=first_position, pad_id=pad_id)
+
+
+def embedding_rows(prefix: str, names: Names) -> tuple[Row, ...]:
+    source = f"{prefix}embeddings"
+    tables = (("word", "table"), ("position", "position_table"), ("token_type", "type_table"))
+    return (
+        *(same(f"{source}.{there}_embeddings.weight", f"tokenizers.text.{ours}.table") for there, ours in tables),
+        *old_norm(f"{source}.LayerNorm", "tokenizers.text.norm", names),
+    )
+
+
+def layer_rows(source: str, names: Names, ours: str = LAYER) -> tuple[Row, ...]:
+    return (
+        *linear(f"{source}.attention.self.query", f"{ours}.attention.query"),
+        *linear(f"{source}.attention.self.key", f"{ours}.attention.key"),
+        *linear(f"{source}.attention.self.value", f"{ours}.attention.value"),
+        *linear(f"{source}.attention.output.dense", f"{ours}.attention.output"),
+        *old_norm(f"{source}.attention.output.LayerNorm", f"{ours}.attention_norm", names),
+        *linear(f"{source}.intermediate.dense", f"{ours}.mlp.up"),
+        *linear(f"{source}.output.dense", f"{ours}.mlp.down"),
+        *old_norm(f"{source}.output.LayerNorm", f"{ours}.mlp_norm", names),
+    )
+
+
+def old_norm(source: str, ours: str, names: Names) -> tuple[Row, ...]:
+    """The first checkpoints of 2018 call a norm's scale and bias gamma and beta."""
+    if f"{source.replace('{layer}', '0')}.gamma" in names:
+        return same(f"{source}.gamma", f"{ours}.scale"), same(f"{source}.beta", f"{ours}.bias")
+    return norm(source, ours)
+
+
+def heads(config: Fields, names: Names, prefix: str) -> tuple[tuple[Output, ...], tuple[Row, ...]]:
+    width = config.need("hidden_size")
+    outputs: list[Output] = []
+    rows: list[Row] = []
+    if f"{prefix}pooler.dense.weight" in names:
+        outputs.append(Output("pooled", "text", (Pool(), Dense("pooler", width, width, "tanh"))))
+        rows += linear(f"{prefix}pooler.dense", "heads.pooler")
+    if "cls.predictions.transform.dense.weight" in names:
+        there, ours = "cls.predictions", "heads.masked_lm"
+        activation, epsilon = config.activation("hidden_act", "gelu"), config.get("layer_norm_eps", 1e-12)
+        outputs.append(
+            Output(
+                "logits",
+                "text",
+                (MaskedVocabulary("masked_lm", width, config.need("vocab_size"), activation, epsilon),),
+            )
+        )
+        rows += linear(f"{there}.transform.dense", f"{ours}.transform")
+        rows += old_norm(f"{there}.transform.LayerNorm", f"{ours}.norm", names)
+        rows += [
+            same(f"{there}.bias", f"{ours}.decoder.bias"),
+            same(f"{there}.decoder.weight", "tokenizers.text.table.table", tied=True),
+            same(f"{there}.decoder.bias", f"{ours}.decoder.bias", tied=True),
+        ]
+    if "cls.seq_relationship.weight" in names:
+        outputs.append(Output("next_sentence_logits", "text", (Dense("next_sentence", width, 2),), start="pooled"))
+        rows += linear("cls.seq_relationship", "heads.next_sentence")
+    if "classifier.weight" in names:
+        classes = names.shape("classifier.weight")[0]
+        start = (
+            "hidden" if f"{prefix}pooler.dense.weight" not in names else "pooled"
+        )  # one label per token, or per text
+        outputs.append(Output("logits", "text", (Dense("classifier", width, classes),), start=start))
+        rows += linear("classifier", "heads.classifier")
+    return tuple(outputs), tuple(rows)
+
+
+def sentence_pooling(directory: Path) -> tuple[Stage, ...] | None:
+    """How a sentence-transformers directory pools, if it is one: modules.json and 1_Pooling/config.json say so."""
+    path = directory / "1_Pooling" / "config.json"
+    if not path.exists():
+        return None
+    config = Fields(read_json(path), str(path))
+    ways: dict[str, Stage] = {
+        "pooling_mode_mean_tokens": Pool(stop=None),
+        "pooling_mode_cls_token": Pool(),
+        "pooling_mode_lasttoken": Last(real=True),
+    }
+    for key in config.values:
+        if key.startswith("pooling_mode_") and key not in ways:
+            config.only(key, False)
+    chosen = [stage for key, stage in ways.items() if config.get(key, False)]
+    modules = directory / "modules.json"
+    normalised = modules.exists() and "models.Normalize" in modules.read_text(encoding="utf-8")
+    return (*chosen[:1], Unit()) if normalised else tuple(chosen[:1])

@@ -1,0 +1,21 @@
+"""Qwen 3 (Yang 2025): Llama's shape with a norm on each head's query and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unimodal.interop.describe import Description, Fields, Names
+from unimodal.interop.families.llama import decoder
+from unimodal.interop.table import norm
+
+
+def describe(config: Fields, names: Names, directory: Path) -> Description:
+    config.only("use_sliding_window", False)
+    config.only("attention_bias", False)
+    there, ours = f"{names.prefix('model.')}layers.{{layer}}.self_attn", "backbones.text.layers.attention"
+    extra = tuple(
+        row
+        for part, name in (("q", "query"), ("k", "key"))
+        for row in norm(f"{there}.{part}_norm", f"{ours}.{name}_norm", bias=False)
+    )
+    return decoder(config, names, extra=extra, qk_norm=True, qkv_bias=False, output_bias=False)

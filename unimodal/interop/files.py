@@ -1,0 +1,187 @@
+"""Directories of safetensors: headers first, tensors only when asked for, one at a time, from the file itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from unimodal.errors import UsageError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies. `read` maps it from the file: bytes reach memory only as they are used."""
+
+    name: str
+    file: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    def read(self) -> np.ndarray:
+        if not math.prod(self.shape):
+            return np.empty(self.shape, self.dtype)
+        return np.memmap(self.file, self.dtype, mode="r", offset=self.offset, shape=self.shape or (1,)).reshape(
+            self.shape
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint directory whose headers have been read and checked; `tensors` by name, in the files' order."""
+
+    directory: Path
+    config_text: str
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return json.loads(self.config_text)
+
+    def files(self) -> dict[str, list[str]]:
+        """File name → names of its tensors."""
+        result: dict[str, list[str]] = {}
+        for tensor in self.tensors.values():
+            result.setdefault(tensor.file.name, []).append(tensor.name)
+        return result
+
+
+def open_source(directory: Path) -> Source:
+    """Read config.json and the headers of all safetensors files of a directory; no weights yet.
+
+    Raises UsageError, naming the file, if the directory is not a checkpoint, holds only pickles, or a file is damaged.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory; give one with config.json and model.safetensors")
+    path = directory / "config.json"
+    if not path.exists():
+        raise UsageError(f"{directory} has no config.json; give the directory of a Hugging Face checkpoint")
+    text = path.read_text(encoding="utf-8")
+    read_json(path)
+    tensors: dict[str, Tensor] = {}
+    for file in _weight_files(directory):
+        tensors |= read_header(file)
+    return Source(directory, text, tensors)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises UsageError if it does not."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")
+    return value
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / INDEX).exists():
+        shards = sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
+        for shard in shards:
+            if not (directory / shard).exists():
+                raise UsageError(f"{directory / shard} is missing, although {INDEX} names it; fetch it again")
+        return [directory / shard for shard in shards]
+    if (directory / SINGLE).exists():
+        return [directory / SINGLE]
+    pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise UsageError(
+            f"{directory} holds {pickles[0]} but no safetensors, and a pickle can run any code, so it is not opened; convert "
+            f"it where you trust it: transformers.AutoModel.from_pretrained(DIR).save_pretrained(NEW, safe_serialization=True)"
+        )
+    raise UsageError(f"{directory} has no {SINGLE} and no {INDEX}")
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file. Raises UsageError if it is cut short or not of this format."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        first = stream.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
+        if 8 + length > size:
+            raise UsageError(
+                f"{file} is truncated or no safetensors file: {size} bytes, shorter than its header; fetch it again"
+            )
+        try:
+            header = json.loads(stream.read(length))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file} is not a safetensors file: its header is not JSON") from error
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in DTYPES:
+            raise UsageError(
+                f"{file}: tensor {name} has the type {entry['dtype']}, which is not one of {', '.join(DTYPES)}"
+            )
+        begin, end = entry["data_offsets"]
+        tensor = Tensor(name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
+        if end - begin != math.prod(tensor.shape) * tensor.dtype.itemsize:
+            raise UsageError(
+                f"{file}: tensor {name} of shape {tensor.shape} does not take the {end - begin} bytes it is given"
+            )
+        if 8 + length + end > size:
+            raise UsageError(
+                f"{file} is truncated: {size} bytes, but tensor {name} ends at byte {8 + length + end}; fetch it again"
+            )
+        tensors[name] = tensor
+    return tensors
+
+
+def write_file(
+    file: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], values: Iterable[np.ndarray]
+) -> None:
+    """Write tensors of known shapes and dtypes one by one as `values` yields them; the file appears when it is whole."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for name, (shape, dtype) in shapes.items():
+        end = begin + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin aligned
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)))
+        stream.write(text)
+        for (shape, dtype), value in zip(shapes.values(), values, strict=True):
+            assert value.shape == shape and value.dtype == dtype
+            stream.write(np.ascontiguousarray(value).tobytes())
+    partial.replace(file)
+
+
+def small_files(directory: Path) -> Iterator[Path]:
+    """What a checkpoint carries besides weights (vocabularies, preprocessing, …), relative to it; nothing above 64 MiB."""
+    for path in sorted(directory.rglob("*")):
+        relative = path.relative_to(directory)
+        named = path.suffix in (".json", ".txt", ".model", ".jinja", ".md")
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if path.is_file() and named and not hidden and len(relative.parts) <= 2 and path.stat().st_size < 64 * 2**20:
+            yield relative
