@@ -11,12 +11,12 @@ from configs import common
 def get_config() -> ConfigDict:
     config = common.base()
     config.schedule = "alternate"
-    config.steps = 1500
+    config.steps = 2000
     config.log_every = 25
     config.eval_every = 500
     config.eval_limit = 4
     config.checkpoint_every = 500
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 100
     config.backbones.shared = dict(width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0)
     config.tokenizers = dict(
@@ -25,10 +25,12 @@ def get_config() -> ConfigDict:
         audio=dict(channels=64, position_kernel=16, position_groups=8),
     )
     config.tasks = dict(
-        gpt=dict(batch_size=8, length=128),
-        bert=dict(batch_size=8, length=128),
+        gpt=dict(batch_size=8, length=128, weight=2.0),
+        bert=dict(batch_size=8, length=128, weight=2.0),
         vit=dict(batch_size=32),
         clip=dict(batch_size=32, length=32),
-        wav2vec2=dict(batch_size=8, seconds=1.0, codes=16, code_size=64, size=64, negatives=20, gumbel_decay=0.999),
+        wav2vec2=dict(
+            batch_size=8, seconds=1.0, codes=16, code_size=64, size=64, negatives=20, gumbel_decay=0.999, weight=2.0
+        ),
     )
     return config

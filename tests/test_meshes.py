@@ -122,7 +122,8 @@ def test_arrays_are_born_in_their_shards(monkeypatch: pytest.MonkeyPatch) -> Non
     # Of 4 MiB, each device holds an eighth, and while it is made never as much as the whole.
     assert memory.output_size_in_bytes < 1.1 * 2**22 / 8
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 2**22
-    np.testing.assert_array_equal(np.asarray(kernel), np.asarray(make(key).kernel.get_value()))
+    # Compiled for other shapes the normal's polynomial may round its last bit otherwise.
+    np.testing.assert_allclose(np.asarray(kernel), np.asarray(make(key).kernel.get_value()), rtol=1e-6, atol=0)
 
 
 def test_alternating_tasks_on_a_mesh(tmp_path: Path) -> None:

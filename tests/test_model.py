@@ -87,8 +87,8 @@ def test_a_whole_model_is_a_pytree_that_learns():
 
 
 def test_unknown_tokenizer_kind_and_no_backbone():
-    assert tokenizer_kinds() == ["audio", "image", "text"]
-    with pytest.raises(UsageError, match="^tokenizer kind 'video' is not one of audio, image, text$"):
+    assert {"audio", "image", "text"} <= set(tokenizer_kinds())
+    with pytest.raises(UsageError, match=f"^tokenizer kind 'video' is not one of {', '.join(tokenizer_kinds())}$"):
         assemble(jax.random.key(0), tokenizers={"x": ("video", None)}, backbones={"shared": WIDE}, heads={})
     with pytest.raises(UsageError, match="^a model needs at least one backbone$"):
         assemble(jax.random.key(0), tokenizers={"text": TEXT}, backbones={}, heads={})

@@ -1,0 +1,157 @@
+"""The rules that place arrays, the meshes that are refused, and the table that tells of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from unimodal import sharding
+from unimodal.errors import UsageError
+from unimodal.layers import Linear
+from unimodal.sharding import make_mesh, spec_for
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "mesh", "spec"),
+    [
+        ((8, 16), ("embed", "mlp"), dict(fsdp=2, tensor=4), ("fsdp", "tensor")),
+        ((8, 4, 2), ("embed", "heads", "head_size"), dict(fsdp=2, tensor=4), ("fsdp", "tensor", None)),
+        ((3, 8, 16), ("embed", "mlp"), dict(fsdp=2, tensor=4), (None, "fsdp", "tensor")),  # stacked: layers lead
+        ((8, 16), ("embed", "mlp"), dict(fsdp=8), ("fsdp", None)),  # axes of size 1 are left out
+        ((7, 16), ("embed", "mlp"), dict(fsdp=2, tensor=4), (None, "tensor")),  # does not divide: stays whole
+        ((8, 6, 5), ("batch", "tokens", "hidden"), dict(data=2, fsdp=2, sequence=2), (("data", "fsdp"), "sequence", None)),
+        ((8,), ("classes",), dict(fsdp=8), (None,)),
+    ],
+)
+def test_spec_for(shape: tuple[int, ...], axes: tuple[str, ...], mesh: dict[str, int], spec: tuple[Any, ...]) -> None:
+    assert spec_for(shape, axes, make_mesh(**{"data": 1, **mesh})) == PartitionSpec(*spec)
+
+
+def test_two_logical_axes_on_one_mesh_axis() -> None:
+    with pytest.raises(UsageError, match=r"p: logical axes 'mlp' and 'heads' both lie on mesh axis 'tensor'"):
+        spec_for((8, 8), ("mlp", "heads"), make_mesh(data=1, tensor=2), name="p")
+    # Where that mesh axis has one device there is nothing to contend for.
+    assert spec_for((8, 8), ("mlp", "heads"), make_mesh(data=8), name="p") == PartitionSpec(None, None)
+
+
+def test_unknown_logical_axis() -> None:
+    with pytest.raises(UsageError, match=r"parameter p names the logical axis 'embd'.*embed"):
+        spec_for((8,), ("embd",), make_mesh(), name="p")
+
+
+def test_as_many_axes_as_dimensions() -> None:
+    with pytest.raises(UsageError, match=r"parameter p has shape \(8, 8, 8\) but logical axes \('embed',\)"):
+        spec_for((8, 8, 8), ("embed",), make_mesh(), name="p")
+
+
+@pytest.mark.parametrize("axis", ["heads", "kv_heads", "mlp"])
+def test_heads_and_mlp_must_divide(axis: str) -> None:
+    with pytest.raises(UsageError, match=rf"{axis}=6 \(p\) is not divisible by mesh tensor=4"):
+        spec_for((8, 6), ("embed", axis), make_mesh(data=1, tensor=4), name="p")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (dict(data=16), "mesh data=16, fsdp=1, tensor=1, sequence=1 needs 16 devices, but there are 8"),
+        (dict(data=-1, tensor=3), "3 does not divide the 8 devices"),
+        (dict(data=-1, fsdp=-1), "only one mesh axis may be -1, but data and fsdp are"),
+        (dict(tensor=0), "mesh sizes must be positive, or -1 for 'the rest', but tensor=0"),
+        (dict(tensor=-2), "but tensor=-2"),
+    ],
+)
+def test_refused_meshes(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        make_mesh(**sizes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_of_meshes() -> None:
+    assert dict(make_mesh(fsdp=2).shape) == dict(data=4, fsdp=2, tensor=1, sequence=1)
+    assert make_mesh(data=1, fsdp=3).size == 3  # some devices may be left idle, if all sizes are given
+    few = make_mesh(devices=jax.devices()[:2])
+    assert list(few.devices.flat) == jax.devices()[:2]
+    assert sharding.batch_parts(make_mesh(data=2, fsdp=2, tensor=2)) == 4
+
+
+class Pair(nnx.Module):
+    """Two projections, the second without a bias."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.up = Linear((8,), (16,), ("embed", "mlp"), rngs=rngs)
+        self.down = Linear((16,), (8,), ("mlp", "embed"), bias=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(self.up(x))
+
+
+def make_pair(key: jax.Array) -> Pair:
+    return Pair(nnx.Rngs(key))
+
+
+def test_parameter_table() -> None:
+    mesh = make_mesh(data=1, fsdp=2, tensor=4)
+    rows = {row["name"]: row for row in sharding.parameter_table(jax.eval_shape(make_pair, jax.random.key(0)), mesh)}
+    assert rows.keys() == {"up.kernel", "up.bias", "down.kernel"}
+    up, bias = rows["up.kernel"], rows["up.bias"]
+    assert (up["shape"], up["axes"], up["dtype"]) == ((8, 16), ("embed", "mlp"), "float32")
+    assert up["spec"] == str(("fsdp", "tensor"))
+    assert (up["bytes"], up["bytes_per_device"]) == (8 * 16 * 4, 8 * 16 * 4 // 8)
+    assert (bias["bytes"], bias["bytes_per_device"]) == (16 * 4, 16 * 4 // 4)
+    assert sharding.parameter_count(list(rows.values())) == 8 * 16 + 16 + 16 * 8
+
+
+def test_initialise_is_the_unsharded_initialisation_in_pieces() -> None:
+    key = jax.random.key(3)
+    whole = make_pair(key)
+    pieces = sharding.initialise(make_pair, make_mesh(data=1, fsdp=2, tensor=4), key)
+    assert pieces.up.kernel.get_value().addressable_shards[0].data.shape == (4, 4)
+    assert pieces.down.kernel.get_value().addressable_shards[0].data.shape == (4, 4)
+    for name in ("up", "down"):
+        found, wanted = (np.asarray(getattr(pair, name).kernel.get_value()) for pair in (pieces, whole))
+        # The same random bits; only the rounding of what the compiler fuses around them may differ.
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+class Lone(nnx.Module):
+    """One parameter of 4 MiB and a little, with whatever logical axes."""
+
+    def __init__(self, axes: tuple[str, ...], rows: int = 1025):
+        self.table = nnx.Param(jnp.zeros((rows, 1024)), axes=axes)
+
+
+def test_a_large_parameter_is_not_left_replicated_silently() -> None:
+    mesh = make_mesh(data=1, fsdp=8)
+    with pytest.raises(UsageError, match=r"parameter table \(1025, 1024\) of 4 MiB would be replicated.*fsdp=8"):
+        sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "head_size"))), mesh)
+    placed = sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "embed"))), mesh)
+    assert placed.table.get_value().spec == PartitionSpec(None, "fsdp")
+    # Small ones may be, and so may any on a mesh that has nothing to shard over.
+    sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "head_size"), rows=1)), mesh)
+    sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "head_size"))), make_mesh(data=8))
+
+
+def test_constrain_without_a_mesh_does_nothing() -> None:
+    x = jnp.ones((4, 6, 8))
+    assert sharding.constrain(x, "batch", "tokens", "hidden") is x
+    with jax.set_mesh(make_mesh(data=1)):  # one device: nothing to say either
+        assert sharding.constrain(x, "batch", "tokens", "hidden") is x
+
+
+def test_constrain_on_a_mesh_splits() -> None:
+    with jax.set_mesh(make_mesh(data=2, fsdp=2, tensor=1, sequence=2)):
+        y = jax.jit(lambda x: sharding.constrain(x, "batch", "tokens", "hidden"))(jnp.ones((4, 6, 8)))
+    assert y.addressable_shards[0].data.shape == (1, 3, 8)
+
+
+def test_batches_are_split_over_data_and_fsdp() -> None:
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert sharding.batch_sharding(mesh).shard_shape((8, 3)) == (2, 3)
+    assert sharding.batch_sharding(mesh, leading=1).shard_shape((2, 8, 3)) == (2, 2, 3)
