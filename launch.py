@@ -212,7 +212,13 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
 def initialise_processes() -> None:
     """Join the other processes, where the environment says that there are any."""
     if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("SLURM_NTASKS", "1") != "1":
-        jax.distributed.initialize()
+        # JAX reads the address from the environment, but these two only from a cluster's own variables.
+        given = {key: os.environ.get(f"JAX_{key.upper()}") for key in ("num_processes", "process_id")}
+        try:
+            numbers: Any = {key: int(value) for key, value in given.items() if value}
+            jax.distributed.initialize(**numbers)
+        except ValueError as error:
+            raise UsageError(f"cannot join the other processes: {error}") from error
 
 
 def main(arguments: list[str]) -> int:

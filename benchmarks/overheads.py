@@ -1,6 +1,6 @@
 """Host pipeline against what a step eats, import time, and compile time by depth.
 
-    python benchmarks/overheads.py
+python benchmarks/overheads.py
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def pipeline(seconds: float = 3.0) -> None:
                 jax.block_until_ready(metrics)
                 count += task.batch_size
         demand = count / (time.perf_counter() - began)
-        print(f"{task.name}: pipeline {supply:,.0f} examples/s, step eats {demand:,.0f} examples/s ({supply / demand:.0f}×)")
+        print(
+            f"{task.name}: pipeline {supply:,.0f} examples/s, step eats {demand:,.0f} examples/s ({supply / demand:.0f}×)"
+        )
 
 
 def compiles() -> None:
@@ -69,7 +71,9 @@ def compiles() -> None:
             lowered = program.step({task.name: (task.loss, 1.0)}).lower(state, batch)
             traced = time.perf_counter()
             lines = len(lowered.compile().as_text().splitlines())
-        print(f"depth {depth}: trace {traced - began:.1f} s, compile {time.perf_counter() - traced:.1f} s, {lines} HLO lines")
+        print(
+            f"depth {depth}: trace {traced - began:.1f} s, compile {time.perf_counter() - traced:.1f} s, {lines} HLO lines"
+        )
 
 
 if __name__ == "__main__":

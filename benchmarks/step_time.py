@@ -120,7 +120,14 @@ def our_step(kind: str, a: argparse.Namespace) -> Callable[[], float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, value in (("width", 512), ("depth", 6), ("rounds", 5), ("length", 256), ("gpt_batch", 4), ("vit_batch", 32)):
+    for name, value in (
+        ("width", 512),
+        ("depth", 6),
+        ("rounds", 5),
+        ("length", 256),
+        ("gpt_batch", 4),
+        ("vit_batch", 32),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--compile", action="store_true")
     a = parser.parse_args()

@@ -81,7 +81,7 @@ class Bert:
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         logits = self.logits(model, batch["inputs"])
-        _, sums = jax.vmap(lambda l, t, w: masked_lm(l[None], t[None], w[None]))(
+        _, sums = jax.vmap(lambda logits, t, w: masked_lm(logits[None], t[None], w[None]))(
             logits, batch["targets"], batch["weights"]
         )
         guesses = jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -55,7 +55,7 @@ class Vit:
         size = model.tokenizers[self.tokenizer].config.image_size
         augment = data.Augmentation(size, scale=self.crop, flip=self.flip, shift=self.shift, jitter=self.jitter)
 
-        def example(record: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
             image = augment(record["image"], rng) if split == "train" else data.resize(record["image"], *size)
             return {"image": data.to_float(image), "label": np.int32(record["label"])}
 

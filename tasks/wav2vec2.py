@@ -76,7 +76,7 @@ class Wav2vec2:
             audio = data.decode_audio(record["audio"], self.rate, name=record["id"])
             return {"id": record["id"], "audio": data.normalize(audio)}
 
-        def example(record: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
             audio, length = data.crop_or_pad(record["audio"], self.samples_per_crop, rng)
             valid = int(config.frames(length))
             masked = data.span_mask(frames, rng, self.mask, self.span, min_masks=1, valid=valid)

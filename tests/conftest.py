@@ -18,7 +18,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # More than halves compilation. XLA dies of flags it does not know, so only where this one is known.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

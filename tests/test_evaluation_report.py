@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unimodal.evaluation.report import write_report
 from unimodal.evaluation.samples import (
     AttentionMap,
     AudioSample,
@@ -21,7 +22,6 @@ from unimodal.evaluation.samples import (
     encode_png,
     encode_wav,
 )
-from unimodal.evaluation.report import write_report
 
 VOID = {"meta", "link", "img", "br", "input", "hr", "line", "circle", "path", "rect", "image"}
 

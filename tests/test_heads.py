@@ -74,7 +74,9 @@ def test_language_model_tied_or_not():
     tied.bias.set_value(normal(7))
     want = np.asarray(hidden) @ named(table)["table"].T + np.asarray(tied.bias.get_value())
     np.testing.assert_allclose(tied(hidden, table), want, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(own(hidden, table), np.asarray(hidden) @ named(own)["linear.kernel"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        own(hidden, table), np.asarray(hidden) @ named(own)["linear.kernel"], rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_allclose(tied(hidden[0], table), want[0], rtol=1e-5, atol=1e-6)  # [...,D] of any rank
     assert tied(hidden.astype(jnp.bfloat16), table).dtype == jnp.bfloat16
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -153,9 +151,3 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> N
 def names(tree: Any) -> dict[str, jax.Array]:
     """Leaves by dotted path."""
     return {sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def test_the_meshes_differ() -> None:
-    sizes = [math.prod(mesh.values()) for mesh in MESHES.values()]
-    assert sizes == [8, 8, 4, 8]
-    assert jnp.zeros(()).devices() != set(jax.devices())

@@ -53,9 +53,9 @@ def attend(
     """
     B, T, H, K = q_BTHK.shape
     G, S = k_BSGK.shape[2], k_BSGK.shape[1]
-    scale = K**-0.5 if scale is None else scale
+    factor = K**-0.5 if scale is None else scale
     # Heads before time: both products are then plain batched matmuls, which every backend has a fast kernel for.
-    q = (q_BTHK * scale).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4)
+    q = (q_BTHK * factor).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4)
     k = k_BSGK.transpose(0, 2, 1, 3)
     v = v_BSGK.transpose(0, 2, 1, 3)
     logits = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)

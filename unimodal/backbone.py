@@ -180,7 +180,7 @@ class Attention(nnx.Module):
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
         self.implementation = c.attention
-        make = dict(dtype=dtype, rngs=rngs)
+        make: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.query = Linear((c.width,), (c.heads, c.K), ("embed", "heads", "head_size"), bias=c.qkv_bias, **make)
         key_bias = c.qkv_bias and c.key_bias
         self.key = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=key_bias, **make)
@@ -248,7 +248,7 @@ class Mlp(nnx.Module):
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
         self.activation, gated = MLP_ACTIVATIONS[c.activation]
-        make = dict(bias=c.mlp_bias, dtype=dtype, rngs=rngs)
+        make: dict[str, Any] = dict(bias=c.mlp_bias, dtype=dtype, rngs=rngs)
         self.gate = Linear((c.width,), (c.M,), ("embed", "mlp"), **make) if gated else None
         self.up = Linear((c.width,), (c.M,), ("embed", "mlp"), **make)
         self.down = Linear((c.M,), (c.width,), ("mlp", "embed"), init_scale=(2 * c.depth) ** -0.5, **make)
@@ -318,7 +318,7 @@ class Backbone(nnx.Module):
             return Block(config, rngs=nnx.Rngs(key))
 
         keys = jax.random.split(rngs.params(), config.depth)
-        self.layers = jax.vmap(make)(keys) if config.scan else nnx.List([make(key) for key in keys])
+        self.layers: Any = jax.vmap(make)(keys) if config.scan else nnx.List([make(key) for key in keys])
         self.final_norm = config.make_norm() if config.final_norm else None
 
     def __call__(

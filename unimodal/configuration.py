@@ -23,7 +23,7 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     hints = typing.get_type_hints(cls)
     values = {}
-    for key, value in mapping.items():
+    for key, value in group(mapping, where).items():
         if key not in fields:
             raise UsageError(f"unknown config field {where}.{key}; {nearest(key, list(fields))}")
         values[key] = _checked(value, hints[key], f"{where}.{key}")
@@ -35,6 +35,13 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     if missing := next(required, None):
         raise UsageError(f"config field {where}.{missing} is missing")
     return cls(**values)
+
+
+def group(value: Any, where: str) -> Mapping[str, Any]:
+    """`value` if it is a mapping. Raises UsageError if it is anything else."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"config field {where} must be a group of fields, but is {value!r}")
+    return value
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import jax
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
-from unimodal.configuration import typed
+from unimodal.configuration import group, typed
 from unimodal.errors import UsageError
 from unimodal.evaluation.run import Evaluator
 from unimodal.model import Model, assemble, tokenizer_module
@@ -32,6 +32,20 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
     sequence: int = 1
+
+
+@dataclass(frozen=True)
+class GeneralConfig:
+    """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all)."""
+
+    seed: int = 0
+    eval_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"seed must be 0 or more, but is {self.seed}")
+        if self.eval_limit is not None and self.eval_limit < 1:
+            raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
 
 
 @dataclass(frozen=True)
@@ -83,22 +97,22 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
 
     Raises UsageError for anything that cannot be right, before data is read or an array made.
     """
+    config = group(config, "config")
+    for name in ("backbones", "tasks"):
+        if not group(config.get(name, {}), name):
+            raise UsageError(f"the config has no {name}")
+    general = {key: config[key] for key in ("seed", "eval_limit") if key in config}
     loop = {key: value for key, value in config.items() if key not in _GROUPS}
-    backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config.get("backbones", {}).items()}
+    backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config["backbones"].items()}
     tokenizers = {}
-    for name, fields in config.get("tokenizers", {}).items():
-        kind = fields.get("kind", name)
+    for name, fields in group(config.get("tokenizers", {}), "tokenizers").items():
+        kind = group(fields, f"tokenizers.{name}").get("kind", name)
         rest = {key: value for key, value in fields.items() if key != "kind"}
         tokenizers[name] = (kind, typed(tokenizer_module(kind).Config, rest, f"tokenizers.{name}"))
-    tasks = [
-        _make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config.get("tasks", {}).items()
-    ]
-    if not tasks or not backbones:
-        raise UsageError(f"the config has no {'tasks' if backbones else 'backbones'}")
+    tasks = [_make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config["tasks"].items()]
     mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")))
     experiment = Experiment(
-        seed=config.get("seed", 0),
-        eval_limit=config.get("eval_limit"),
+        **vars(typed(GeneralConfig, general, "config")),
         loop=typed(LoopConfig, loop, "config"),
         optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
         mesh=mesh,
@@ -119,7 +133,7 @@ def _make_task(
     tokenizers: Mapping[str, Any],
     backbones: Mapping[str, Any],
 ) -> Task:
-    cls = task_class(fields.get("kind", name))
+    cls = task_class(group(fields, f"tasks.{name}").get("kind", name))
     rest = {key: value for key, value in fields.items() if key != "kind"}
     task = typed(cls, {"name": name, **rest}, f"tasks.{name}")
     # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
@@ -130,5 +144,5 @@ def _make_task(
     return task
 
 
-def _process() -> dict[str, int]:
+def _process() -> dict[str, Any]:
     return dict(process_index=jax.process_index(), process_count=jax.process_count())

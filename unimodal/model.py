@@ -23,9 +23,10 @@ class Model(nnx.Module):
     """
 
     def __init__(self, tokenizers: Mapping[str, nnx.Module], backbones: Mapping[str, Backbone]):
-        self.tokenizers = nnx.Dict(tokenizers)
-        self.backbones = nnx.Dict(backbones)
-        self.heads = nnx.Dict({})
+        # By name, so of no type that a checker could know.
+        self.tokenizers: Any = nnx.Dict(tokenizers)
+        self.backbones: Any = nnx.Dict(backbones)
+        self.heads: Any = nnx.Dict({})
 
 
 HeadMaker = Callable[[Model, nnx.Rngs], Mapping[str, nnx.Module]]

@@ -50,13 +50,13 @@ LARGE_BYTES = 4 * 2**20
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh over all devices. At most one size may be -1: it takes the devices that the others leave.
 
     Raises UsageError if the sizes ask for more devices than there are, or do not divide them.
     """
-    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence), strict=True))
+    sizes: dict[str, int] = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence), strict=True))
     devices = list(jax.devices() if devices is None else devices)
     bad = {axis: size for axis, size in sizes.items() if size != -1 and size < 1}
     if bad:

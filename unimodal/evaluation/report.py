@@ -52,7 +52,7 @@ def write_report(
     curves: Mapping[str, Curve] | None = None,
     eval_curves: Mapping[str, Curve] | None = None,
     results: Mapping[str, Mapping[str, Any]] | None = None,
-    samples: Mapping[str, Sequence[Sample]] | None = None,
+    samples: Mapping[str, Sequence[Any]] | None = None,
     attention: Sequence[AttentionMap] = (),
     parameters: Sequence[Mapping[str, Any]] = (),
     total_parameters: int = 0,

@@ -143,7 +143,7 @@ class AttentionMap:
             _check(len(self.labels) == keys, f"AttentionMap.labels: {len(self.labels)} labels for {keys} keys")
 
 
-Sample = TextSample | FilledText | ImageSample | AudioSample
+Sample = TextSample | FilledText | ImageSample | AudioSample | AttentionMap
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -136,7 +136,7 @@ def resolve(path: str | Path) -> Path:
     if directory.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return directory
     try:
-        import huggingface_hub
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(f"{name} is not a directory; to fetch it by name, pip install huggingface_hub") from None
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]

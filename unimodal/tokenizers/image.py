@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ class Tokenizer(nnx.Module):
         self.config = config
         pixels = c.patch * c.patch * c.channels
         self.projection = Linear((pixels,), (width,), ("patch", "embed"), bias=c.bias, dtype=dtype, rngs=rngs)
-        make = dict(axes=("place", "embed"), init_std=c.init_std, dtype=dtype, rngs=rngs)
+        make: dict[str, Any] = dict(axes=("place", "embed"), init_std=c.init_std, dtype=dtype, rngs=rngs)
         self.registers = Embedding(c.registers, width, **make) if c.registers else None
         self.plain_registers = Embedding(c.plain_registers, width, **make) if c.plain_registers else None
         places = c.registers + math.prod(c.grid)

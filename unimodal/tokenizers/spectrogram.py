@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ class Tokenizer(nnx.Module):
             Convolution(c.bins if i == 0 else width, width, kernel, stride, dtype, rngs=rngs)
             for i, (kernel, stride) in enumerate(zip(c.kernels, c.strides, strict=True))
         )
-        make = dict(axes=("place", "embed"), init_std=c.init_std, dtype=dtype, rngs=rngs)
+        make: dict[str, Any] = dict(axes=("place", "embed"), init_std=c.init_std, dtype=dtype, rngs=rngs)
         self.position_table = Embedding(c.max_length, width, **make)
 
     def __call__(self, frames: jax.Array, *, key: jax.Array | None = None) -> Tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ class Tokenizer(nnx.Module):
     def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
         self.config = config
-        make = dict(init_std=c.init_std, dtype=dtype, rngs=rngs)
+        make: dict[str, Any] = dict(init_std=c.init_std, dtype=dtype, rngs=rngs)
         self.table = Embedding(c.vocabulary, width, **make)
         self.position_table = Embedding(c.max_length, width, axes=("place", "embed"), **make) if c.max_length else None
         self.type_table = Embedding(c.types, width, axes=("place", "embed"), **make) if c.types else None

@@ -30,7 +30,12 @@ class Checkpoints:
         """Write the state after `state.step` steps and the iterators' states; returns the state's fingerprint."""
         arrays = named(state)
         hashes = {name: int(value) for name, value in jax.device_get(leaf_hashes(arrays)).items()}
-        facts = {"hashes": hashes, "fingerprint": fingerprint(hashes), "iterators": dict(iterators)}
+        facts = {
+            "hashes": hashes,
+            "shapes": _shapes(arrays),
+            "fingerprint": fingerprint(hashes),
+            "iterators": dict(iterators),
+        }
         arguments = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts))
         self._manager.save(int(state.step), args=arguments, force=True)
         return facts["fingerprint"]
@@ -44,16 +49,11 @@ class Checkpoints:
         step = self.latest_step() if step is None else step
         if step is None:
             raise UsageError(f"no checkpoint in {self._manager.directory}; train first")
-        facts = self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        facts = self._read(step, "facts", ocp.args.JsonRestore())
         wanted = named(abstract)
         _check_names(set(wanted), set(facts["hashes"]), step)
-        arrays = ocp.args.Composite(arrays=ocp.args.StandardRestore(wanted))
-        try:
-            found = self._manager.restore(step, args=arrays)["arrays"]
-        except ValueError as error:
-            raise UsageError(
-                f"checkpoint {step} does not fit the model: {' '.join(str(error).split())[:300]}"
-            ) from error
+        _check_shapes(_shapes(wanted), facts["shapes"], step)
+        found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
         hashes = jax.device_get(leaf_hashes(found))
         damaged = sorted(name for name, value in hashes.items() if int(value) != facts["hashes"][name])
         if damaged:
@@ -62,6 +62,15 @@ class Checkpoints:
         structure = jax.tree.structure(abstract)
         state = jax.tree.unflatten(structure, [found[name] for name in wanted])
         return state, facts["iterators"], facts["fingerprint"]
+
+    def _read(self, step: int, item: str, arguments: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
+        except Exception as error:  # the store raises what it likes, down to a bare Exception
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"checkpoint {step} cannot be read: its {item} are missing or damaged ({reason})"
+            ) from error
 
     def close(self) -> None:
         self._manager.wait_until_finished()
@@ -85,7 +94,7 @@ def claim_workdir(workdir: Path, config: Mapping[str, Any], *, may_differ: tuple
         if path.exists():
             _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
             return
-        fresh = workdir / "config.json.tmp"
+        fresh = workdir / f"config.json.tmp{jax.process_index()}"  # every process claims it, at the same time
         fresh.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         fresh.replace(path)
     except OSError as error:
@@ -111,6 +120,18 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+
+
+def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int) -> None:
+    for name, shape in wanted.items():
+        if shape != found[name]:
+            raise UsageError(
+                f"checkpoint {step} does not fit the model: {name} is {shape} in the model, {found[name]} in the checkpoint"
+            )
 
 
 def _check_names(wanted: set[str], found: set[str], step: int) -> None:

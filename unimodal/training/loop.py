@@ -42,10 +42,10 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, but is {self.steps}")
-        if self.log_every < 1:
-            raise UsageError(f"log_every must be at least 1, but is {self.log_every}")
+        least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1)
+        for name, limit in least.items():
+            if getattr(self, name) < limit:
+                raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
 
 
 def turns(tasks: Sequence[Task], schedule: str) -> Callable[[int], tuple[str, ...]]:
@@ -75,6 +75,8 @@ def to_device(batch: Mapping[str, np.ndarray], program: Program) -> dict[str, ja
 def check_batches(tasks: Sequence[Task], program: Program) -> None:
     """Raises UsageError for a batch that the mesh, or accumulation, does not divide."""
     for task in tasks:
+        if task.batch_size < 1:
+            raise UsageError(f"tasks.{task.name}.batch_size must be at least 1, but is {task.batch_size}")
         parts = batch_parts(program.mesh) * program.accumulate
         if task.batch_size % parts:
             raise UsageError(

@@ -33,6 +33,12 @@ class OptimizerConfig:
             raise UsageError(f"optimizer.accumulate must be at least 1, but is {self.accumulate}")
         if self.learning_rate <= 0:
             raise UsageError(f"optimizer.learning_rate must be positive, but is {self.learning_rate}")
+        for name in ("warmup", "final", "epsilon", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"optimizer.{name} must be at least 0, but is {getattr(self, name)}")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"optimizer.{name} must be at least 0 and below 1, but is {getattr(self, name)}")
 
     def schedule(self, steps: int) -> optax.Schedule:
         """The learning rate at each of `steps` steps."""
@@ -71,10 +77,11 @@ def lazy_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformat
     """
     inner = optax.scale_by_adam(b1, b2, epsilon)
 
-    def update(gradients: Any, state: optax.ScaleByAdamState, parameters: Any = None) -> tuple[Any, Any]:
-        updates, new = inner.update(gradients, state, parameters)
-        touched = _touched(gradients)
-        return updates, new._replace(mu=_choose(touched, new.mu, state.mu), nu=_choose(touched, new.nu, state.nu))
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        touched, before = _touched(updates), state
+        updates, state = inner.update(updates, state, params)
+        new: Any = state
+        return updates, new._replace(mu=_choose(touched, new.mu, before.mu), nu=_choose(touched, new.nu, before.nu))
 
     return optax.GradientTransformation(inner.init, update)
 
@@ -82,9 +89,10 @@ def lazy_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformat
 def skip_untouched(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner`, with a zero update (no weight decay either) for parameters with no gradient at all."""
 
-    def update(gradients: Any, state: Any, parameters: Any = None) -> tuple[Any, Any]:
-        updates, state = inner.update(gradients, state, parameters)
-        return _choose(_touched(gradients), updates, jax.tree.map(jnp.zeros_like, updates)), state
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        touched = _touched(updates)
+        updates, state = inner.update(updates, state, params)
+        return _choose(touched, updates, jax.tree.map(jnp.zeros_like, updates)), state
 
     return optax.GradientTransformation(inner.init, update)
 
@@ -92,9 +100,9 @@ def skip_untouched(inner: optax.GradientTransformation) -> optax.GradientTransfo
 def permissive(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner`, traced under JAX's standard promotion rules: optax relies on them, whatever its caller is held to."""
 
-    def update(gradients: Any, state: Any, parameters: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return inner.update(gradients, state, parameters)
+            return inner.update(updates, state, params)
 
     return optax.GradientTransformation(inner.init, update)
 

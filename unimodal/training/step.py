@@ -75,7 +75,8 @@ class Program:
         structure, seed = self.structure(), self.seed
 
         def total(parameters: Any, variables: Any, batches: Any, key: jax.Array, step: jax.Array) -> Any:
-            model = nnx.merge(structure, parameters, variables)
+            # Variables may only be changed in the trace that made them, and jax.grad made the parameters' anew only.
+            model = nnx.merge(structure, parameters, jax.tree.map(lambda x: x, variables))
             metrics, loss = {}, jnp.zeros((), jnp.float32)
             for name, (function, weight) in losses.items():
                 task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -94,7 +95,7 @@ class Program:
             else:
                 gradients, metrics, variables = self._accumulated(gradient, state, batches, key)
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            parameters = optax.apply_updates(state.parameters, updates)
+            parameters: Any = optax.apply_updates(state.parameters, updates)
             norm = optax.tree.norm(gradients)
             metrics = {name: {**task, "gradient_norm": norm} for name, task in metrics.items()}
             return TrainState(state.step + 1, parameters, variables, optimizer), metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
 from unimodal.interop.families.clip import encoder, layer_rows, text_rows
@@ -15,7 +16,9 @@ from unimodal.tokenizers import text
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     words, pixels = config.part("text_config"), config.part("vision_config")
     width = words.get("hidden_size", 768)
-    names_and_sizes = dict(activation="gelu_pytorch_tanh", norm_epsilon=words.get("layer_norm_eps", 1e-6), dropout=0.0)
+    names_and_sizes: dict[str, Any] = dict(
+        activation="gelu_pytorch_tanh", norm_epsilon=words.get("layer_norm_eps", 1e-6), dropout=0.0
+    )
     reader = encoder(words, 768, 12, **names_and_sizes)
     viewer = encoder(pixels, 768, 12, **{**names_and_sizes, "norm_epsilon": pixels.get("layer_norm_eps", 1e-6)})
     vocabulary = text.Config(words.get("vocab_size", 32000), max_length=words.get("max_position_embeddings", 64))
