@@ -266,3 +266,73 @@ def test_parameter_table() -> None:
     )
     assert rows["half"]["bytes"] == rows["half"]["bytes_per_device"] == 5 * 7 * 2
     assert parameter_count(list(rows.values())) == (32 * 64 + 64) * 4 + 35
+
+
+def mixed() -> Mesh:
+    return make_mesh(data=2, fsdp=2, tensor=2)
+
+
+def test_rules_can_be_replaced() -> None:
+    rules = {**sharding.RULES, "embed": "tensor", "mlp": None}
+    assert spec_for((32, 128), ("embed", "mlp"), mixed(), rules=rules) == PartitionSpec("tensor", None)
+
+
+def test_every_rule_names_mesh_axes() -> None:
+    for axis, target in sharding.RULES.items():
+        assert set((target,) if isinstance(target, str) else target or ()) <= set(MESH_AXES), axis
+
+
+def test_heads_that_the_mesh_does_not_divide_are_named() -> None:
+    backbone = jax.eval_shape(lambda: Backbone(BackboneConfig(width=24, depth=1, heads=3), rngs=nnx.Rngs(0)))
+    with pytest.raises(UsageError, match=r"heads=3 \(layers.attention.*\) is not divisible by mesh tensor=2"):
+        sharding.shardings(backbone, mixed())
+
+
+def test_constrain_does_nothing_on_a_mesh_of_other_axes() -> None:
+    x = jnp.zeros((8, 4, 32))
+    with jax.set_mesh(Mesh(np.array(jax.devices()), ("rows",))):
+        assert sharding.constrain(x, "batch", "tokens", "hidden") is x
+
+
+def test_constrain_places_activations() -> None:
+    mesh = mixed()
+    with jax.set_mesh(mesh):
+        x = jax.jit(lambda x: sharding.constrain(x, "batch", "tokens", "mlp"))(jnp.zeros((8, 4, 32)))
+        assert {shard.data.shape for shard in x.addressable_shards} == {(2, 4, 16)}
+        # Three examples cannot be split in four: the compiler decides, and nothing fails.
+        odd = jax.jit(lambda x: sharding.constrain(x, "batch", "tokens", "mlp"))(jnp.zeros((3, 4, 32)))
+        assert odd.shape == (3, 4, 32)
+
+
+class Triple(nnx.Module):
+    """A parameter with logical axes, one without, and a variable that is no parameter."""
+
+    def __init__(self) -> None:
+        self.known = nnx.Param(jnp.zeros((32, 64)), axes=("embed", "mlp"))
+        self.unknown = nnx.Param(jnp.zeros((32, 64)))
+        self.queue = nnx.Variable(jnp.zeros((32, 64)), axes=("place", "embed"))
+
+
+def test_shardings_of_a_tree() -> None:
+    tree = {"model": jax.eval_shape(Triple), "count": jax.ShapeDtypeStruct((), jnp.int32)}
+    where = sharding.shardings(tree, mixed())
+    assert where["model"].known.get_value().spec == PartitionSpec("fsdp", "tensor")
+    assert where["model"].unknown.get_value().spec == PartitionSpec()
+    assert where["model"].queue.get_value().spec == PartitionSpec(None, "fsdp")
+    assert where["count"] == NamedSharding(mixed(), PartitionSpec())
+
+
+def test_stacked_parameters_in_the_table() -> None:
+    def make() -> nnx.Module:
+        def layer(key: jax.Array) -> Linear:
+            return Linear((32,), (64,), ("embed", "mlp"), rngs=nnx.Rngs(key))
+
+        stacked = jax.vmap(layer)(jax.random.split(jax.random.key(0), 3))
+        return nnx.Dict(many=stacked, half=nnx.Param(jnp.zeros((5, 7), jnp.bfloat16)))
+
+    rows = {row["name"]: row for row in sharding.parameter_table(jax.eval_shape(make), mixed())}
+    assert rows["many.kernel"]["axes"] == ("layers", "embed", "mlp")
+    assert rows["many.kernel"]["bytes_per_device"] == 3 * 32 * 64 * 4 // 4
+    assert rows["many.bias"]["axes"] == ("layers", "mlp")
+    assert rows["many.bias"]["bytes_per_device"] == 3 * 64 * 4 // 2
+    assert rows["half"]["bytes"] == rows["half"]["bytes_per_device"] == 5 * 7 * 2

@@ -33,9 +33,9 @@ class OptimizerConfig:
             raise UsageError(f"optimizer.accumulate must be at least 1, but is {self.accumulate}")
         if self.learning_rate <= 0:
             raise UsageError(f"optimizer.learning_rate must be positive, but is {self.learning_rate}")
-        for name in ("warmup", "final", "epsilon", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"optimizer.{name} must be at least 0, but is {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if value < 0:
+                raise UsageError(f"optimizer.{name} must be at least 0, but is {value}")
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"optimizer.{name} must be at least 0 and below 1, but is {getattr(self, name)}")
