@@ -197,11 +197,14 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     try:
         extra = flags.FLAGS([arguments[0], *arguments[2:]])[1:]
         config = CONFIG.value
-    except (flags.Error, AttributeError, KeyError, ImportError, OSError) as error:
+    except (flags.Error, AttributeError, KeyError, ImportError, OSError, SyntaxError) as error:
         # ml_collections reports an unknown field as an AttributeError or KeyError with a hint on a line of its own.
-        raise UsageError(" ".join(str(error).strip("'\"").replace("\\n", " ").split())) from error
+        raise UsageError(" ".join(str(error).replace("\\'", "'").strip("'\"").replace("\\n", " ").split())) from error
     if extra:
         raise UsageError(f"unexpected argument {extra[0]!r}; {usage}")
+    file = (flags.FLAGS["config"].config_filename or "").split(":")[0]
+    if file and not Path(file).is_file():
+        raise UsageError(f"there is no config file {file}; {usage}")
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config must name a file with get_config(); {usage}")
     if WORKDIR.value is None and not DRY_RUN.value:

@@ -1,70 +1,76 @@
-"""The edge where a config stops being a dictionary."""
+"""A mapping becomes a dataclass, or one line that says why not; and every recipe in configs/ can be built."""
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import pytest
 import tiny
 
+from unimodal.backbone import BackboneConfig
 from unimodal.configuration import nearest, typed
 from unimodal.errors import UsageError
-from unimodal.experiment import Experiment
+from unimodal.training.loop import LoopConfig, turns
+from unimodal.training.optimizer import OptimizerConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Every kind of field that configs have."""
+@dataclass(frozen=True)
+class Example:
+    """One field of each sort."""
 
-    flour: int
-    salt: float = 0.5
-    name: str = "bread"
-    baked: bool = True
-    oven: int | None = None
-    shape: tuple[int, int] = (1, 2)
-    spices: tuple[str, ...] = ()
-    extra: Any = None
+    size: int
+    rate: float = 0.5
+    flag: bool = False
+    name: str = "a"
+    limit: int | None = None
+    pair: tuple[float, float] = (0.0, 1.0)
+    many: tuple[int, ...] = field(default_factory=tuple)
 
 
-def test_values_of_the_right_type_pass() -> None:
-    made = typed(Recipe, dict(flour=3, salt=1, oven=None, shape=[3, 4], spices=["a", "b"], extra={}), "here")
-    assert made == Recipe(3, 1.0, "bread", True, None, (3, 4), ("a", "b"), {})
-    assert isinstance(made.salt, float)
-    assert typed(Recipe, dict(flour=3, oven=200), "here").oven == 200
+def test_defaults_and_conversions() -> None:
+    assert typed(Example, {"size": 3}, "here") == Example(3)
+    made = typed(Example, {"size": 3, "rate": 1, "pair": [1, 2.5], "many": [1, 2, 3], "limit": 4, "flag": True}, "here")
+    assert made == Example(3, 1.0, True, "a", 4, (1.0, 2.5), (1, 2, 3))
+    assert type(made.rate) is float
+    assert type(made.pair) is tuple
+    assert [type(v) for v in made.pair] == [float, float]
+    assert typed(Example, {"size": 3, "limit": None}, "here").limit is None
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("mapping", "message"),
     [
-        (dict(flour=1, slat=2), r"unknown config field here\.slat; did you mean salt\?"),
-        (dict(flour=1, zzz=2), r"unknown config field here\.zzz; there is baked, extra, flour"),
-        (dict(), r"config field here\.flour is missing"),
-        (dict(flour="1"), r"here\.flour must be int, but is '1'"),
-        (dict(flour=1.0), r"here\.flour must be int, but is 1\.0"),
-        (dict(flour=True), r"here\.flour must be int, but is True"),
-        (dict(flour=None), r"here\.flour must be int, but is None"),
-        (dict(flour=1, salt="much"), r"here\.salt must be float, but is 'much'"),
-        (dict(flour=1, salt=True), r"here\.salt must be float, but is True"),
-        (dict(flour=1, name=2), r"here\.name must be str, but is 2"),
-        (dict(flour=1, baked=1), r"here\.baked must be bool, but is 1"),
-        (dict(flour=1, oven="hot"), r"here\.oven must be int, but is 'hot'"),
-        (dict(flour=1, shape=[1]), r"here\.shape must have 2 values, but is \(1,\)"),
-        (dict(flour=1, shape=3), r"here\.shape must be tuple\[int, int\], but is 3"),
-        (dict(flour=1, shape=[1, "x"]), r"here\.shape must be int, but is 'x'"),
-        (dict(flour=1, spices="ab"), r"here\.spices must be tuple\[str, \.\.\.\], but is 'ab'"),
-        (dict(flour=dict(a=1)), r"here\.flour must be int, but is \{'a': 1\}"),
+        ({"size": 1, "rte": 2.0}, "unknown config field a.b.rte; did you mean rate?"),
+        (
+            {"size": 1, "zzzzzz": 2.0},
+            "unknown config field a.b.zzzzzz; there is flag, limit, many, name, pair, rate, size",
+        ),
+        ({"rate": 1.0}, "config field a.b.size is missing"),
+        ({"size": "3"}, "config field a.b.size must be int, but is '3'"),
+        ({"size": 3.0}, "config field a.b.size must be int, but is 3.0"),
+        ({"size": True}, "config field a.b.size must be int, but is True"),
+        ({"size": None}, "config field a.b.size must be int, but is None"),
+        ({"size": 1, "rate": True}, "config field a.b.rate must be float, but is True"),
+        ({"size": 1, "rate": "1"}, "config field a.b.rate must be float, but is '1'"),
+        ({"size": 1, "flag": 1}, "config field a.b.flag must be bool, but is 1"),
+        ({"size": 1, "name": 1}, "config field a.b.name must be str, but is 1"),
+        ({"size": 1, "limit": "all"}, "config field a.b.limit must be int, but is 'all'"),
+        ({"size": 1, "pair": [1]}, "config field a.b.pair must have 2 values, but is (1,)"),
+        ({"size": 1, "pair": "ab"}, "config field a.b.pair must be tuple[float, float], but is 'ab'"),
+        ({"size": 1, "many": 3}, "config field a.b.many must be tuple[int, ...], but is 3"),
+        ({"size": 1, "many": [1, 2.5]}, "config field a.b.many must be int, but is 2.5"),
     ],
 )
-def test_wrong_values_are_named(fields: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says) as caught:
-        typed(Recipe, fields, "here")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_section_that_is_no_mapping_is_named() -> None:
-    with pytest.raises(UsageError, match="config field here must be a group of fields, but is 3"):
-        typed(Recipe, 3, "here")  # pyright: ignore[reportArgumentType]
+def test_refused(mapping: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        typed(Example, mapping, "a.b")
+    assert str(error.value) == message
 
 
 def test_a_section_that_is_no_mapping_is_named() -> None:
@@ -73,75 +79,91 @@ def test_a_section_that_is_no_mapping_is_named() -> None:
 
 
 def test_nearest() -> None:
-    assert nearest("lenght", ["length", "width"]) == "did you mean length?"
-    assert nearest("xyz", ["b", "a"]) == "there is a, b"
-
-
-# --- whole configs ----------------------------------------------------------------------------------------------------
-
-
-def build(**changes: Any) -> Experiment:
-    return tiny.build(tiny.plain("gpt", "vit", **changes))
-
-
-def test_the_tiny_config_is_right() -> None:
-    experiment = build()
-    assert [task.name for task in experiment.tasks] == ["gpt", "vit"]
-    assert experiment.mesh.size == 1
+    assert nearest("stepz", ["steps", "seed"]) == "did you mean steps?"
+    assert nearest("qqq", ["steps", "seed"]) == "there is seed, steps"
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("cls", "change", "message"),
     [
-        (dict(stepz=3), r"unknown config field config\.stepz; did you mean steps\?"),
-        (dict(steps="many"), r"config\.steps must be int"),
-        (dict(steps=0), "steps must be at least 1"),
-        (dict(log_every=0), "log_every must be at least 1"),
-        (dict(checkpoint_every=-1), "checkpoint_every must be at least 0"),
-        (dict(eval_every=-5), "eval_every must be at least 0"),
-        (dict(keep_checkpoints=0), "keep_checkpoints must be at least 1"),
-        (dict(schedule="both"), "schedule 'both' is not one of sum, alternate"),
-        (dict(seed="lucky"), r"config\.seed must be int"),
-        (dict(seed=-1), "seed must be 0 or more"),
-        (dict(eval_limit="few"), r"config\.eval_limit must be int"),
-        (dict(eval_limit=0), "eval_limit must be at least 1"),
-        (dict(optimizer__learning_rat=1.0), r"optimizer\.learning_rat; did you mean learning_rate\?"),
-        (dict(optimizer__learning_rate=0.0), "learning_rate must be positive"),
-        (dict(optimizer__accumulate=0), "accumulate must be at least 1"),
-        (dict(optimizer__warmup=-1), "warmup must be at least 0"),
-        (dict(optimizer__b1=1.0), r"optimizer\.b1 must be at least 0 and below 1"),
-        (dict(optimizer__clip=-1.0), r"optimizer\.clip must be at least 0"),
-        (dict(optimizer__weight_decay=-1.0), r"optimizer\.weight_decay must be at least 0"),
-        (dict(mesh__fdsp=2), r"mesh\.fdsp; did you mean fsdp\?"),
-        (dict(mesh__data=16), "needs 16 devices, but there are 8"),
-        (dict(mesh__tensor=8), r"heads=4 \(.*\) is not divisible by mesh tensor=8"),
-        (dict(mesh__data=8, tasks__gpt__batch_size=12), r"tasks\.gpt\.batch_size=12 is not divisible by 8"),
-        (dict(optimizer__accumulate=3), r"tasks\.gpt\.batch_size=8 is not divisible by 3 \(.*accumulate=3\)"),
-        (dict(tasks__gpt__batch_size=0), r"batch_size must be at least 1"),
-        (dict(backbones__shared__width=30), r"width=30 is not divisible by heads=4"),
-        (dict(backbones__shared__wdith=30), r"backbones\.shared\.wdith; did you mean width\?"),
-        (dict(backbones={}), "no backbones"),
-        (dict(tasks={}), "no tasks"),
-        (dict(backbones__shared=7), r"backbones\.shared must be a group of fields, but is 7"),
-        (dict(tasks__gpt=None), r"tasks\.gpt must be a group of fields, but is None"),
-        (dict(tokenizers__image__patch=5), "image_size 16x16 is not divisible by patch=5"),
-        (dict(tokenizers__speech=dict()), r"tokenizer kind 'speech' is not one of .*audio"),
-        (dict(tasks__gpt__lenght=5), r"tasks\.gpt\.lenght; did you mean length\?"),
-        (dict(tasks__gptt=dict()), r"there is no task 'gptt' in tasks/; did you mean gpt\?"),
-        (dict(tasks__gpt__tokenizer="txt"), r"tasks\.gpt\.tokenizer='txt' is not among the tokenizers: text"),
-        (dict(tasks__vit__backbone="other"), r"tasks\.vit\.backbone='other' is not among the backbones: shared"),
+        (LoopConfig, dict(steps=0), "steps must be at least 1"),
+        (LoopConfig, dict(log_every=0), "log_every must be at least 1"),
+        (LoopConfig, dict(schedule="sometimes"), "schedule 'sometimes' is not one of sum, alternate"),
+        (OptimizerConfig, dict(accumulate=0), "optimizer.accumulate must be at least 1"),
+        (OptimizerConfig, dict(learning_rate=0.0), "optimizer.learning_rate must be positive"),
+        (BackboneConfig, dict(width=30), "width=30 is not divisible by heads=4"),
+        (BackboneConfig, dict(kv_heads=3), "heads=4 is not divisible by kv_heads=3"),
+        (BackboneConfig, dict(depth=0), "depth must be at least 1"),
+        (BackboneConfig, dict(dropout=1.0), "dropout must be at least 0 and below 1"),
+        (BackboneConfig, dict(activation="glu"), "activation='glu' is not one of gelu"),
+        (BackboneConfig, dict(norm="batch"), "norm='batch' is not one of layer, rms"),
+        (BackboneConfig, dict(dtype="float8"), "dtype='float8' is not one of float32"),
+        (BackboneConfig, dict(remat="some"), "remat='some' is not one of none"),
+        (BackboneConfig, dict(head_size=5, rope_theta=1e4), "the head size must be even, but is 5"),
     ],
 )
-def test_wrong_configs_are_named(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says) as caught:
-        build(**changes)
-    assert "\n" not in str(caught.value)
+def test_bad_values(cls: type[Any], change: dict[str, Any], message: str) -> None:
+    good: dict[type[Any], dict[str, Any]] = {
+        LoopConfig: dict(steps=5),
+        BackboneConfig: dict(width=32, depth=2, heads=4),
+    }
+    typed(cls, good.get(cls, {}), "here")
+    with pytest.raises(UsageError) as error:
+        typed(cls, {**good.get(cls, {}), **change}, "here")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_two_tasks_of_one_kind() -> None:
-    experiment = build(tasks__second=dict(kind="gpt", batch_size=8, length=8))
-    assert [type(task).__name__ for task in experiment.tasks] == ["Gpt", "Vit", "Gpt"]
-    assert set(experiment.model.heads) == {"gpt", "vit", "second"}
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    schedule = OptimizerConfig(learning_rate=0.1, warmup=10, final=0.2).schedule(100)
+    values = [float(schedule(step)) for step in (0, 5, 10, 55, 100)]
+    assert values == pytest.approx([0.0, 0.05, 0.1, 0.06, 0.02], rel=1e-4)
+
+
+def named(**weights: float) -> list[Any]:
+    return [SimpleNamespace(name=name, weight=weight) for name, weight in weights.items()]
+
+
+def test_alternating_tasks_take_turns_by_weight() -> None:
+    who = turns(named(a=3.0, b=1.0, c=2.0), "alternate")
+    order = [who(step) for step in range(60)]
+    assert all(len(names) == 1 for names in order)
+    assert Counter(names[0] for names in order) == dict(a=30, b=10, c=20)
+    assert order[:6] == order[6:12]  # a pure function of the step, with a short period
+    # Turns are spread out: nobody trains more than twice in a row, however the weights lie.
+    assert all(len(set(order[i : i + 3])) > 1 for i in range(len(order) - 2))
+
+
+def test_equal_weights_alternate_strictly() -> None:
+    who = turns(named(a=1.0, b=1.0), "alternate")
+    assert [who(step)[0] for step in range(4)] == ["a", "b", "a", "b"]
+
+
+def test_summed_tasks_train_at_every_step() -> None:
+    who = turns(named(a=3.0, b=1.0), "sum")
+    assert [who(step) for step in range(3)] == [("a", "b")] * 3
+
+
+RECIPES = sorted(path.stem for path in (tiny.ROOT / "configs").glob("*.py") if path.stem not in ("common", "__init__"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_can_be_built(name: str) -> None:
+    import launch
+
+    config = launch.as_plain(importlib.import_module(f"configs.{name}").get_config())
+    experiment = tiny.build({**config, "mesh": dict(data=1)})
+    arrays = jax.tree.leaves(experiment.model)
+    assert sum(math.prod(leaf.shape) for leaf in arrays) > 1000
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in arrays)
+    for task in experiment.tasks:
+        assert task.spec(experiment.model)
+        assert task.tokens(experiment.model) > 0
+        assert task.name in experiment.model.heads
+
+
+def test_there_are_recipes() -> None:
+    assert {"demo", "demo_solo"} <= set(RECIPES)
 
 
 # --- whole configs ----------------------------------------------------------------------------------------------------

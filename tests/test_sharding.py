@@ -1,4 +1,4 @@
-"""Meshes, the rules that place logical axes on them, and the errors that are better than a silent OOM."""
+"""The rules that place arrays, the meshes that are refused, and the table that tells of it."""
 
 from __future__ import annotations
 
@@ -11,261 +11,158 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from unimodal import sharding
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.layers import Linear
-from unimodal.sharding import (
-    LARGE_BYTES,
-    MESH_AXES,
-    RULES,
-    batch_parts,
-    batch_sharding,
-    constrain,
-    initialise,
-    make_mesh,
-    parameter_count,
-    parameter_table,
-    shardings,
-    spec_for,
-)
-
-
-def mixed() -> Mesh:
-    return make_mesh(data=2, fsdp=2, tensor=2)
-
-
-# --- meshes -----------------------------------------------------------------------------------------------------------
+from unimodal.sharding import make_mesh, spec_for
 
 
 @pytest.mark.parametrize(
-    ("asked", "made"),
+    ("shape", "axes", "mesh", "spec"),
     [
-        (dict(), (8, 1, 1, 1)),
-        (dict(data=1), (1, 1, 1, 1)),
-        (dict(data=3), (3, 1, 1, 1)),
-        (dict(fsdp=4), (2, 4, 1, 1)),
-        (dict(data=2, fsdp=-1, tensor=2), (2, 2, 2, 1)),
-        (dict(data=1, tensor=4), (1, 1, 4, 1)),
-        (dict(data=2, sequence=-1), (2, 1, 1, 4)),
+        ((8, 16), ("embed", "mlp"), dict(fsdp=2, tensor=4), ("fsdp", "tensor")),
+        ((8, 4, 2), ("embed", "heads", "head_size"), dict(fsdp=2, tensor=4), ("fsdp", "tensor", None)),
+        ((3, 8, 16), ("embed", "mlp"), dict(fsdp=2, tensor=4), (None, "fsdp", "tensor")),  # stacked: layers lead
+        ((8, 16), ("embed", "mlp"), dict(fsdp=8), ("fsdp", None)),  # axes of size 1 are left out
+        ((7, 16), ("embed", "mlp"), dict(fsdp=2, tensor=4), (None, "tensor")),  # does not divide: stays whole
+        (
+            (8, 6, 5),
+            ("batch", "tokens", "hidden"),
+            dict(data=2, fsdp=2, sequence=2),
+            (("data", "fsdp"), "sequence", None),
+        ),
+        ((8,), ("classes",), dict(fsdp=8), (None,)),
+        ((), (), dict(fsdp=8), ()),
+        ((263, 32), ("vocabulary", "embed"), dict(fsdp=2, tensor=4), (None, "fsdp")),
     ],
 )
-def test_mesh_sizes(asked: dict[str, int], made: tuple[int, ...]) -> None:
-    mesh = make_mesh(**asked)
-    assert mesh.axis_names == MESH_AXES
-    assert tuple(mesh.shape.values()) == made
-    assert len(set(mesh.devices.flat)) == mesh.size
+def test_spec_for(shape: tuple[int, ...], axes: tuple[str, ...], mesh: dict[str, int], spec: tuple[Any, ...]) -> None:
+    assert spec_for(shape, axes, make_mesh(**{"data": 1, **mesh})) == PartitionSpec(*spec)
+
+
+def test_two_logical_axes_on_one_mesh_axis() -> None:
+    with pytest.raises(UsageError, match=r"p: logical axes 'mlp' and 'heads' both lie on mesh axis 'tensor'"):
+        spec_for((8, 8), ("mlp", "heads"), make_mesh(data=1, tensor=2), name="p")
+    # Where that mesh axis has one device there is nothing to contend for.
+    assert spec_for((8, 8), ("mlp", "heads"), make_mesh(data=8), name="p") == PartitionSpec(None, None)
+
+
+def test_unknown_logical_axis() -> None:
+    with pytest.raises(UsageError, match=r"parameter p names the logical axis 'embd'.*embed"):
+        spec_for((8,), ("embd",), make_mesh(), name="p")
+
+
+def test_as_many_axes_as_dimensions() -> None:
+    with pytest.raises(UsageError, match=r"parameter p has shape \(8, 8, 8\) but logical axes \('embed',\)"):
+        spec_for((8, 8, 8), ("embed",), make_mesh(), name="p")
+
+
+@pytest.mark.parametrize("axis", ["heads", "kv_heads", "mlp"])
+def test_heads_and_mlp_must_divide(axis: str) -> None:
+    with pytest.raises(UsageError, match=rf"{axis}=6 \(p\) is not divisible by mesh tensor=4"):
+        spec_for((8, 6), ("embed", axis), make_mesh(data=1, tensor=4), name="p")
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("sizes", "message"),
     [
-        (dict(data=16), "needs 16 devices, but there are 8"),
-        (dict(data=-1, fsdp=16), "needs 16 devices, but there are 8"),
-        (dict(data=3, fsdp=3), "needs 9 devices, but there are 8"),
-        (dict(fsdp=3), "3 does not divide the 8 devices"),
-        (dict(fsdp=-1, tensor=1), "only one mesh axis may be -1, but data and fsdp are"),
-        (dict(data=0), "must be positive, or -1"),
-        (dict(data=1, tensor=-2), "must be positive, or -1 for 'the rest', but tensor=-2"),
+        (dict(data=16), "mesh data=16, fsdp=1, tensor=1, sequence=1 needs 16 devices, but there are 8"),
+        (dict(data=-1, tensor=3), "3 does not divide the 8 devices"),
+        (dict(data=-1, fsdp=-1), "only one mesh axis may be -1, but data and fsdp are"),
+        (dict(tensor=0), "mesh sizes must be positive, or -1 for 'the rest', but tensor=0"),
+        (dict(tensor=-2), "but tensor=-2"),
     ],
 )
-def test_impossible_meshes(asked: dict[str, int], says: str) -> None:
-    with pytest.raises(UsageError, match=says) as caught:
-        make_mesh(**asked)
-    assert "\n" not in str(caught.value)
+def test_refused_meshes(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        make_mesh(**sizes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_mesh_of_given_devices() -> None:
-    two = jax.devices()[2:4]
-    assert list(make_mesh(fsdp=2, devices=two).devices.flat) == two
-
-
-def test_batches_are_split_over_data_and_fsdp() -> None:
-    mesh = mixed()
-    assert batch_parts(mesh) == 4
-    batch = jax.device_put(np.zeros((8, 3)), batch_sharding(mesh))
-    assert batch.addressable_shards[0].data.shape == (2, 3)
-    micro = jax.device_put(np.zeros((2, 8, 3)), batch_sharding(mesh, leading=1))
-    assert micro.addressable_shards[0].data.shape == (2, 2, 3)
-
-
-# --- rules ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes", "spec"),
-    [
-        ((32, 128), ("embed", "mlp"), ("fsdp", "tensor")),
-        ((32, 4, 8), ("embed", "heads", "head_size"), ("fsdp", "tensor", None)),
-        ((3, 32, 128), ("embed", "mlp"), (None, "fsdp", "tensor")),  # stacked: `layers` comes first
-        ((264, 32), ("vocabulary", "embed"), ("tensor", "fsdp")),
-        ((32,), ("hidden",), (None,)),
-        ((), (), ()),
-        ((31, 128), ("embed", "mlp"), (None, "tensor")),  # what does not divide stays whole
-        ((263, 32), ("vocabulary", "embed"), (None, "fsdp")),
-        ((8, 16, 32), ("batch", "tokens", "hidden"), (("data", "fsdp"), None, None)),
-    ],
-)
-def test_spec_for(shape: tuple[int, ...], axes: tuple[str, ...], spec: tuple[Any, ...]) -> None:
-    assert spec_for(shape, axes, mixed()) == PartitionSpec(*spec)
-
-
-def test_mesh_axes_of_size_one_are_left_out() -> None:
-    assert spec_for((32, 128), ("embed", "mlp"), make_mesh(data=1, tensor=4)) == PartitionSpec(None, "tensor")
-    assert spec_for((32, 128), ("embed", "mlp"), make_mesh()) == PartitionSpec(None, None)
-
-
-def test_rules_can_be_replaced() -> None:
-    rules = {**RULES, "embed": "tensor", "mlp": None}
-    assert spec_for((32, 128), ("embed", "mlp"), mixed(), rules=rules) == PartitionSpec("tensor", None)
-
-
-def test_every_rule_names_mesh_axes() -> None:
-    for axis, target in RULES.items():
-        assert set((target,) if isinstance(target, str) else target or ()) <= set(MESH_AXES), axis
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes", "says"),
-    [
-        ((32, 32), ("embed", "channels"), "logical axes 'embed' and 'channels' both lie on mesh axis 'fsdp'"),
-        ((8, 32), ("batch", "embed"), "'batch' and 'embed' both lie on mesh axis 'fsdp'"),
-        ((32, 5, 8), ("embed", "heads", "head_size"), r"heads=5 \(p.kernel\) is not divisible by mesh tensor=2"),
-        ((32, 1, 8), ("embed", "kv_heads", "head_size"), r"kv_heads=1 \(p.kernel\) is not divisible"),
-        ((32, 127), ("embed", "mlp"), r"mlp=127 \(p.kernel\) is not divisible by mesh tensor=2"),
-        ((32, 32), ("embed", "mpl"), "p.kernel names the logical axis 'mpl', which is not among .*mlp"),
-        ((32,), ("embed", "mlp"), r"p.kernel has shape \(32,\) but logical axes"),
-        ((2, 3, 32, 128), ("embed", "mlp"), "p.kernel has shape"),
-    ],
-)
-def test_axes_that_cannot_be(shape: tuple[int, ...], axes: tuple[str, ...], says: str) -> None:
-    with pytest.raises(UsageError, match=says) as caught:
-        spec_for(shape, axes, mixed(), name="p.kernel")
-    assert "\n" not in str(caught.value)
-
-
-def test_heads_that_the_mesh_does_not_divide_are_named() -> None:
-    backbone = jax.eval_shape(lambda: Backbone(BackboneConfig(width=24, depth=1, heads=3), rngs=nnx.Rngs(0)))
-    with pytest.raises(UsageError, match=r"heads=3 \(layers.attention.*\) is not divisible by mesh tensor=2"):
-        shardings(backbone, mixed())
-
-
-# --- trees ------------------------------------------------------------------------------------------------------------
+def test_sizes_of_meshes() -> None:
+    assert dict(make_mesh(fsdp=2).shape) == dict(data=4, fsdp=2, tensor=1, sequence=1)
+    assert make_mesh(data=1, fsdp=3).size == 3  # some devices may be left idle, if all sizes are given
+    few = make_mesh(devices=jax.devices()[:2])
+    assert list(few.devices.flat) == jax.devices()[:2]
+    assert sharding.batch_parts(make_mesh(data=2, fsdp=2, tensor=2)) == 4
 
 
 class Pair(nnx.Module):
-    """A parameter with logical axes, one without, and a variable that is no parameter."""
+    """Two projections, the second without a bias."""
 
-    def __init__(self, rows: int) -> None:
-        self.known = nnx.Param(jnp.zeros((rows, 64)), axes=("embed", "mlp"))
-        self.unknown = nnx.Param(jnp.zeros((rows, 64)))
-        self.queue = nnx.Variable(jnp.zeros((rows, 64)), axes=("place", "embed"))
+    def __init__(self, rngs: nnx.Rngs):
+        self.up = Linear((8,), (16,), ("embed", "mlp"), rngs=rngs)
+        self.down = Linear((16,), (8,), ("mlp", "embed"), bias=False, rngs=rngs)
 
-
-def abstract(rows: int) -> Any:
-    return jax.eval_shape(lambda: Pair(rows))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(self.up(x))
 
 
-def test_shardings_of_a_tree() -> None:
-    where = shardings({"model": abstract(32), "count": jax.ShapeDtypeStruct((), jnp.int32)}, mixed())
-    assert where["model"].known.get_value().spec == PartitionSpec("fsdp", "tensor")
-    assert where["model"].unknown.get_value().spec == PartitionSpec()
-    assert where["model"].queue.get_value().spec == PartitionSpec(None, "fsdp")
-    assert where["count"] == NamedSharding(mixed(), PartitionSpec())
-
-
-def test_a_large_replicated_parameter_is_named() -> None:
-    rows = LARGE_BYTES // (64 * 4)
-    shardings(abstract(rows), mixed())  # just small enough
-    with pytest.raises(
-        UsageError, match=r"parameter unknown \(\d+, 64\) of 4 MiB would be replicated .*fsdp=2, tensor=2"
-    ):
-        shardings(abstract(rows + 2), mixed())
-    shardings(abstract(rows + 2), make_mesh())  # nothing to shard over: no complaint
-
-
-def test_a_large_parameter_left_whole_by_its_rule_is_named() -> None:
-    rows = LARGE_BYTES // (64 * 4) + 1  # odd, and 63 columns: neither dimension divides
-    made = jax.eval_shape(
-        lambda: Linear((rows,), (65,), ("vocabulary", "embed"), bias=False, rngs=nnx.Rngs(0)),
-    )
-    with pytest.raises(UsageError, match="parameter kernel .* would be replicated"):
-        shardings(made, mixed())
-
-
-def test_initialise_gives_the_same_numbers_on_every_mesh() -> None:
-    def make(key: jax.Array) -> Linear:
-        return Linear((32,), (64,), ("embed", "mlp"), rngs=nnx.Rngs(key))
-
-    one, many = (initialise(make, mesh, jax.random.key(3)) for mesh in (make_mesh(data=1), mixed()))
-    for name in ("kernel", "bias"):
-        a, b = getattr(one, name).get_value(), getattr(many, name).get_value()
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-6)
-    assert many.kernel.get_value().addressable_shards[0].data.shape == (16, 32)
-    assert many.bias.get_value().addressable_shards[0].data.shape == (32,)
-
-
-# --- activations ------------------------------------------------------------------------------------------------------
-
-
-def test_constrain_does_nothing_without_a_mesh() -> None:
-    x = jnp.zeros((8, 4, 32))
-    assert constrain(x, "batch", "tokens", "hidden") is x
-    with jax.set_mesh(make_mesh(data=1)):
-        assert constrain(x, "batch", "tokens", "hidden") is x
-
-
-def test_constrain_does_nothing_on_a_mesh_of_other_axes() -> None:
-    x = jnp.zeros((8, 4, 32))
-    with jax.set_mesh(Mesh(np.array(jax.devices()), ("rows",))):
-        assert constrain(x, "batch", "tokens", "hidden") is x
-
-
-def test_constrain_places_activations() -> None:
-    mesh = mixed()
-    with jax.set_mesh(mesh):
-        x = jax.jit(lambda x: constrain(x, "batch", "tokens", "mlp"))(jnp.zeros((8, 4, 32)))
-        assert {shard.data.shape for shard in x.addressable_shards} == {(2, 4, 16)}
-        # Three examples cannot be split in four: the compiler decides, and nothing fails.
-        odd = jax.jit(lambda x: constrain(x, "batch", "tokens", "mlp"))(jnp.zeros((3, 4, 32)))
-        assert odd.shape == (3, 4, 32)
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
+def make_pair(key: jax.Array) -> Pair:
+    return Pair(nnx.Rngs(key))
 
 
 def test_parameter_table() -> None:
-    def make() -> nnx.Module:
-        return nnx.Dict(
-            one=Linear((32,), (64,), ("embed", "mlp"), rngs=nnx.Rngs(0)),
-            many=jax.vmap(lambda key: Linear((32,), (64,), ("embed", "mlp"), rngs=nnx.Rngs(key)))(
-                jax.random.split(jax.random.key(0), 3)
-            ),
-            half=nnx.Param(jnp.zeros((5, 7), jnp.bfloat16)),
-        )
+    mesh = make_mesh(data=1, fsdp=2, tensor=4)
+    rows = {row["name"]: row for row in sharding.parameter_table(jax.eval_shape(make_pair, jax.random.key(0)), mesh)}
+    assert rows.keys() == {"up.kernel", "up.bias", "down.kernel"}
+    up, bias = rows["up.kernel"], rows["up.bias"]
+    assert (up["shape"], up["axes"], up["dtype"]) == ((8, 16), ("embed", "mlp"), "float32")
+    assert up["spec"] == str(("fsdp", "tensor"))
+    assert (up["bytes"], up["bytes_per_device"]) == (8 * 16 * 4, 8 * 16 * 4 // 8)
+    assert (bias["bytes"], bias["bytes_per_device"]) == (16 * 4, 16 * 4 // 4)
+    assert sharding.parameter_count(list(rows.values())) == 8 * 16 + 16 + 16 * 8
 
-    rows = {row["name"]: row for row in parameter_table(jax.eval_shape(make), mixed())}
-    assert rows["one.kernel"] == dict(
-        name="one.kernel",
-        shape=(32, 64),
-        dtype="float32",
-        axes=("embed", "mlp"),
-        spec="('fsdp', 'tensor')",
-        bytes=32 * 64 * 4,
-        bytes_per_device=32 * 64,
-    )
-    assert rows["many.kernel"]["axes"] == ("layers", "embed", "mlp")
-    assert rows["many.kernel"]["bytes_per_device"] == 3 * 32 * 64
-    assert rows["many.bias"] | dict(spec="") == dict(
-        name="many.bias",
-        shape=(3, 64),
-        dtype="float32",
-        axes=("layers", "mlp"),
-        spec="",
-        bytes=3 * 64 * 4,
-        bytes_per_device=3 * 64 * 2,
-    )
-    assert rows["half"]["bytes"] == rows["half"]["bytes_per_device"] == 5 * 7 * 2
-    assert parameter_count(list(rows.values())) == (32 * 64 + 64) * 4 + 35
+
+def test_initialise_is_the_unsharded_initialisation_in_pieces() -> None:
+    key = jax.random.key(3)
+    whole = make_pair(key)
+    pieces = sharding.initialise(make_pair, make_mesh(data=1, fsdp=2, tensor=4), key)
+    assert pieces.up.kernel.get_value().addressable_shards[0].data.shape == (4, 4)
+    assert pieces.down.kernel.get_value().addressable_shards[0].data.shape == (4, 4)
+    for name in ("up", "down"):
+        found, wanted = (np.asarray(getattr(pair, name).kernel.get_value()) for pair in (pieces, whole))
+        # The same random bits; only the rounding of what the compiler fuses around them may differ.
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+class Lone(nnx.Module):
+    """One parameter of 4 MiB and a little, with whatever logical axes."""
+
+    def __init__(self, axes: tuple[str, ...], rows: int = 1025):
+        self.table = nnx.Param(jnp.zeros((rows, 1024)), axes=axes)
+
+
+def test_a_large_parameter_is_not_left_replicated_silently() -> None:
+    mesh = make_mesh(data=1, fsdp=8)
+    with pytest.raises(UsageError, match=r"parameter table \(1025, 1024\) of 4 MiB would be replicated.*fsdp=8"):
+        sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "head_size"))), mesh)
+    placed = sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "embed"))), mesh)
+    assert placed.table.get_value().spec == PartitionSpec(None, "fsdp")
+    # Small ones may be, and so may any on a mesh that has nothing to shard over.
+    sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "head_size"), rows=1)), mesh)
+    sharding.shardings(jax.eval_shape(lambda: Lone(("classes", "head_size"))), make_mesh(data=8))
+
+
+def test_constrain_without_a_mesh_does_nothing() -> None:
+    x = jnp.ones((4, 6, 8))
+    assert sharding.constrain(x, "batch", "tokens", "hidden") is x
+    with jax.set_mesh(make_mesh(data=1)):  # one device: nothing to say either
+        assert sharding.constrain(x, "batch", "tokens", "hidden") is x
+
+
+def test_constrain_on_a_mesh_splits() -> None:
+    with jax.set_mesh(make_mesh(data=2, fsdp=2, tensor=1, sequence=2)):
+        y = jax.jit(lambda x: sharding.constrain(x, "batch", "tokens", "hidden"))(jnp.ones((4, 6, 8)))
+    assert y.addressable_shards[0].data.shape == (1, 3, 8)
+
+
+def test_batches_are_split_over_data_and_fsdp() -> None:
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    assert sharding.batch_sharding(mesh).shard_shape((8, 3)) == (2, 3)
+    assert sharding.batch_sharding(mesh, leading=1).shard_shape((2, 8, 3)) == (2, 2, 3)
 
 
 def mixed() -> Mesh:
@@ -279,7 +176,7 @@ def test_rules_can_be_replaced() -> None:
 
 def test_every_rule_names_mesh_axes() -> None:
     for axis, target in sharding.RULES.items():
-        assert set((target,) if isinstance(target, str) else target or ()) <= set(MESH_AXES), axis
+        assert set((target,) if isinstance(target, str) else target or ()) <= set(sharding.MESH_AXES), axis
 
 
 def test_heads_that_the_mesh_does_not_divide_are_named() -> None:
