@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -197,9 +198,13 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     try:
         extra = flags.FLAGS([arguments[0], *arguments[2:]])[1:]
         config = CONFIG.value
-    except (flags.Error, AttributeError, KeyError, ImportError, OSError, SyntaxError) as error:
-        # ml_collections reports an unknown field as an AttributeError or KeyError with a hint on a line of its own.
-        raise UsageError(" ".join(str(error).replace("\\'", "'").strip("'\"").replace("\\n", " ").split())) from error
+    except (AttributeError, KeyError) as error:  # ml_collections' way to say that a recipe has no such field
+        name, hint = re.search(r"\w+", str(error)), re.search(r"Did you mean [^?]*\?", str(error))
+        why = hint[0] if hint else "the recipe does not have it"
+        raise UsageError(f"unknown config field {name[0] if name else error}: {why}") from error
+    except (flags.Error, ValueError, ImportError, OSError, SyntaxError) as error:
+        # A recipe that raised comes with its whole traceback: its last line says why.
+        raise UsageError(" ".join(str(error).strip().rsplit("Error: ", 1)[-1].split())) from error
     if extra:
         raise UsageError(f"unexpected argument {extra[0]!r}; {usage}")
     file = (flags.FLAGS["config"].config_filename or "").split(":")[0]

@@ -1,7 +1,34 @@
 """What recipes have in common: the shape of a config, with its defaults."""
 
+import dataclasses
+import typing
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from unimodal.backbone import BackboneConfig
+from unimodal.training.optimizer import OptimizerConfig
+
+
+def every(cls: type[Any], **given: Any) -> ConfigDict:
+    """All fields of a dataclass, `given` or at their defaults, so that each can be set from the command line."""
+    hints, fields = typing.get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        value = given.pop(field.name, field.default)
+        if value is None:  # unset, but of a known type
+            kind = next(a for a in typing.get_args(hints[field.name]) if a is not type(None))
+            value = placeholder(typing.get_origin(kind) or kind)
+        if value is not dataclasses.MISSING:
+            fields[field.name] = value
+    if given:
+        raise ValueError(f"{cls.__name__} has no field {', '.join(given)}")
+    return ConfigDict(fields)
+
+
+def backbone(**given: Any) -> ConfigDict:
+    """Every option of a backbone."""
+    return every(BackboneConfig, **given)
 
 
 def base() -> ConfigDict:
@@ -18,9 +45,7 @@ def base() -> ConfigDict:
             keep_checkpoints=2,
             stop_after=placeholder(int),
             mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
-            optimizer=dict(
-                learning_rate=1e-3, warmup=100, final=0.1, b1=0.9, b2=0.98, weight_decay=0.05, clip=1.0, accumulate=1
-            ),
+            optimizer=every(OptimizerConfig),
             tokenizers=dict(),
             backbones=dict(),
             tasks=dict(),

@@ -6,6 +6,12 @@ python launch.py train --config=configs/demo.py --workdir=runs/demo
 from ml_collections import ConfigDict
 
 from configs import common
+from tasks.bert import Bert
+from tasks.clip import Clip
+from tasks.gpt import Gpt
+from tasks.vit import Vit
+from tasks.wav2vec2 import Wav2vec2
+from unimodal.tokenizers import audio, image, text
 
 
 def get_config() -> ConfigDict:
@@ -18,19 +24,27 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 500
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 100
-    config.backbones.shared = dict(width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0)
+    config.backbones.shared = common.backbone(width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0)
     config.tokenizers = dict(
-        text=dict(vocabulary=264, max_length=128),
-        image=dict(image_size=(32, 32), patch=8, registers=1),
-        audio=dict(channels=64, position_kernel=16, position_groups=8),
+        text=common.every(text.Config, vocabulary=264, max_length=128),
+        image=common.every(image.Config, image_size=(32, 32), patch=8, registers=1),
+        audio=common.every(audio.Config, channels=64, position_kernel=16, position_groups=8),
     )
     config.tasks = dict(
-        gpt=dict(batch_size=8, length=128, weight=2.0),
-        bert=dict(batch_size=8, length=128, weight=2.0),
-        vit=dict(batch_size=32),
-        clip=dict(batch_size=32, length=32),
-        wav2vec2=dict(
-            batch_size=8, seconds=1.0, codes=16, code_size=64, size=64, negatives=20, gumbel_decay=0.999, weight=2.0
+        gpt=common.every(Gpt, batch_size=8, length=128, weight=2.0),
+        bert=common.every(Bert, batch_size=8, length=128, weight=2.0),
+        vit=common.every(Vit, batch_size=32),
+        clip=common.every(Clip, batch_size=32, length=32),
+        wav2vec2=common.every(
+            Wav2vec2,
+            batch_size=8,
+            seconds=1.0,
+            codes=16,
+            code_size=64,
+            size=64,
+            negatives=20,
+            gumbel_decay=0.999,
+            weight=2.0,
         ),
     )
     return config

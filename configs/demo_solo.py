@@ -11,7 +11,7 @@ from configs import demo
 def get_config(task: str = "gpt") -> ConfigDict:
     config = demo.get_config()
     if task not in config.tasks:
-        raise KeyError(
+        raise ValueError(
             f"demo_solo takes one of {', '.join(config.tasks)}, as in configs/demo_solo.py:gpt; not {task!r}"
         )
     config.tasks = {task: config.tasks[task]}
