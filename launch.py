@@ -207,7 +207,7 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
         raise UsageError(" ".join(str(error).strip().rsplit("Error: ", 1)[-1].split())) from error
     if extra:
         raise UsageError(f"unexpected argument {extra[0]!r}; {usage}")
-    file = (flags.FLAGS["config"].config_filename or "").split(":")[0]
+    file = flags.FLAGS["config"].config_filename.split(":")[0] if flags.FLAGS["config"].present else ""
     if file and not Path(file).is_file():
         raise UsageError(f"there is no config file {file}; {usage}")
     if not isinstance(config, ConfigDict):
