@@ -207,7 +207,8 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
         raise UsageError(" ".join(str(error).strip().rsplit("Error: ", 1)[-1].split())) from error
     if extra:
         raise UsageError(f"unexpected argument {extra[0]!r}; {usage}")
-    file = flags.FLAGS["config"].config_filename.split(":")[0] if flags.FLAGS["config"].present else ""
+    given: Any = flags.FLAGS["config"]
+    file = given.config_filename.split(":")[0] if given.present else ""
     if file and not Path(file).is_file():
         raise UsageError(f"there is no config file {file}; {usage}")
     if not isinstance(config, ConfigDict):
