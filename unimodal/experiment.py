@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
@@ -123,6 +124,8 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     )
     check_batches(tasks, experiment.program)
     shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
+    for task in tasks:
+        _rehearse(task, experiment.model)
     return experiment
 
 
@@ -142,6 +145,13 @@ def _make_task(
             if field.endswith(suffix) and (value := getattr(task, field)) not in made:
                 raise UsageError(f"tasks.{name}.{field}={value!r} is not among the {suffix}s: {', '.join(made)}")
     return task
+
+
+def _rehearse(task: Task, model: Model) -> None:
+    """The loss on shapes alone: what its tokenizers and heads refuse is an error now, before anything is written."""
+    shapes = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.spec(model).items()}
+    loss = lambda model, batch, key: task.loss(model, batch, key=key, step=jnp.int32(0))[0]  # noqa: E731
+    jax.eval_shape(loss, model, shapes, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def _process() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +32,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.accumulate < 1:
             raise UsageError(f"optimizer.accumulate must be at least 1, but is {self.accumulate}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:  # nor NaN
             raise UsageError(f"optimizer.learning_rate must be positive, but is {self.learning_rate}")
         for name, value in vars(self).items():
-            if value < 0:
+            if not 0 <= value < math.inf:
                 raise UsageError(f"optimizer.{name} must be at least 0, but is {value}")
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
