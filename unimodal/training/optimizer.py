@@ -33,10 +33,10 @@ class OptimizerConfig:
         if self.accumulate < 1:
             raise UsageError(f"optimizer.accumulate must be at least 1, but is {self.accumulate}")
         if not 0 < self.learning_rate < math.inf:  # nor NaN
-            raise UsageError(f"optimizer.learning_rate must be positive, but is {self.learning_rate}")
+            raise UsageError(f"optimizer.learning_rate must be positive and finite, but is {self.learning_rate}")
         for name, value in vars(self).items():
             if not 0 <= value < math.inf:
-                raise UsageError(f"optimizer.{name} must be at least 0, but is {value}")
+                raise UsageError(f"optimizer.{name} must be finite and at least 0, but is {value}")
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"optimizer.{name} must be at least 0 and below 1, but is {getattr(self, name)}")
