@@ -96,7 +96,9 @@ class Bert:
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         encoder = data.ByteEncoder()
-        train, valid = (self._text(split, encoder) for split in ("train", "validation"))
+        train, valid = (
+            data.all_ids(data.open_source(self.source, split), encoder.encode) for split in ("train", "validation")
+        )
         return bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size), "bigram"
 
     def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
@@ -114,10 +116,6 @@ class Bert:
         places = np.flatnonzero(weights[:real])
         spans = tuple((int(i), int(i) + 1, _letter(int(guesses[i])), _letter(int(targets[i]))) for i in places)
         return FilledText(text(targets[:real]), spans)
-
-    def _text(self, split: str, encoder: data.ByteEncoder) -> np.ndarray:
-        source = data.open_source(self.source, split)
-        return np.concatenate([encoder.encode(source[i]["text"]) for i in range(len(source))])
 
 
 def _letter(identity: int) -> str:

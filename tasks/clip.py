@@ -76,10 +76,7 @@ class Clip:
                 image, caption = data.resize(record["image"], *size), record["name"]
             return {"image": data.to_float(image), "ids": data.fit_length(encoder.encode(caption), self.length)}
 
-        def decode(record: Any) -> dict[str, Any]:
-            return {**record, "image": data.decode_image(record["image"], name=record["id"])}
-
-        return data.Dataset(data.cached(data.open_source(self.source, split), decode), example)
+        return data.Dataset(data.cached(data.open_source(self.source, split), data.decode_picture), example)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         widths = [model.backbones[name].config.width for name in (self.image_backbone, self.text_backbone)]

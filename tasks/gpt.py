@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -82,7 +82,9 @@ class Gpt:
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         encoder = data.ByteEncoder()
-        train, valid = (_all_ids(self.source, split, encoder) for split in ("train", "validation"))
+        train, valid = (
+            data.all_ids(data.open_source(self.source, split), encoder.encode) for split in ("train", "validation")
+        )
         return bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size), "bigram"
 
     def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
@@ -111,8 +113,3 @@ def continue_text(
 
 def _real(ids: jax.Array) -> jax.Array:
     return (ids != data.ByteEncoder.PAD).astype(jnp.int32)
-
-
-def _all_ids(uri: str, split: str, encoder: data.ByteEncoder) -> np.ndarray:
-    source: Sequence[Any] = data.open_source(uri, split)  # pyright: ignore[reportAssignmentType]
-    return np.concatenate([encoder.encode(source[i]["text"]) for i in range(len(source))])

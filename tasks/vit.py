@@ -59,7 +59,7 @@ class Vit:
             image = augment(record["image"], rng) if split == "train" else data.resize(record["image"], *size)
             return {"image": data.to_float(image), "label": np.int32(record["label"])}
 
-        return data.Dataset(data.cached(data.open_source(self.source, split), decoded), example)
+        return data.Dataset(data.cached(data.open_source(self.source, split), data.decode_picture), example)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -108,11 +108,6 @@ class Vit:
         c = tokenizer.config
         weights = np.asarray(out["attention"][-1, 0], np.float32)[:, :, c.registers :]
         return AttentionMap("last layer", data.to_uint8(image[0]), None, weights, grid=c.grid)
-
-
-def decoded(record: Any) -> dict[str, Any]:
-    """The record with its picture as uint8 [H,W,3]."""
-    return {**record, "image": data.decode_image(record["image"], name=record["id"])}
 
 
 def _labels(uri: str, split: str) -> np.ndarray:

@@ -197,7 +197,10 @@ def test_the_tiny_config_is_right() -> None:
         (dict(optimizer__learning_rat=1.0), r"optimizer\.learning_rat; did you mean learning_rate\?"),
         (dict(optimizer__learning_rate=0.0), "learning_rate must be positive"),
         (dict(optimizer__learning_rate=float("nan")), "learning_rate must be positive"),
-        (dict(optimizer__weight_decay=float("inf")), r"optimizer\.weight_decay must be finite and at least 0, but is inf"),
+        (
+            dict(optimizer__weight_decay=float("inf")),
+            r"optimizer\.weight_decay must be finite and at least 0, but is inf",
+        ),
         (dict(tasks__gpt__length=32), "text of 32 tokens is longer than the position table, max_length=16"),
         (dict(tasks__wav2vec2=dict(seconds=0.001)), "16 audio samples are too short for one frame"),
         (dict(optimizer__accumulate=0), "accumulate must be at least 1"),

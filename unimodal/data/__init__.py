@@ -20,6 +20,7 @@ from unimodal.data.image import (
     Augmentation,
     color_jitter,
     decode_image,
+    decode_picture,
     encode_image,
     random_flip,
     random_resized_crop,
@@ -46,6 +47,7 @@ from unimodal.data.pipeline import (
 from unimodal.data.sources import EMOJI_GROUPS, open_source, write_array_record
 from unimodal.data.text import (
     ByteEncoder,
+    all_ids,
     fit_length,
     fixed_windows,
     mask_tokens,
@@ -64,6 +66,7 @@ __all__ = [
     "Examples",
     "Mixture",
     "Source",
+    "all_ids",
     "cached",
     "check_example",
     "color_jitter",
@@ -71,6 +74,7 @@ __all__ = [
     "crop_or_pad",
     "decode_audio",
     "decode_image",
+    "decode_picture",
     "encode_image",
     "eval_batches",
     "fake_batches",

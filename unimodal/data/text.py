@@ -115,6 +115,11 @@ def mask_tokens(
     return inputs, targets, weights
 
 
+def all_ids(documents: Source, encode: Encode, *, field: str = "text") -> np.ndarray:
+    """The ids of all documents, one after another, `[N]` int32: what a count-based baseline reads."""
+    return np.concatenate([encode(documents[i][field]) for i in range(len(documents))])
+
+
 @dataclasses.dataclass(frozen=True)
 class _Windows:
     """A source of places in documents: `starts[i]` is a fixed start, or None where the transform draws one."""
