@@ -14,7 +14,9 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,11 @@ from unimodal.evaluation.run import Evaluator, Result
 from unimodal.evaluation.samples import AttentionMap
 from unimodal.experiment import Experiment, build
 from unimodal.sharding import parameter_count, parameter_table
-from unimodal.training.checkpoint import Checkpoints, claim_workdir
+from unimodal.training.checkpoint import Checkpoints, claim_workdir, has_checkpoint
 from unimodal.training.loop import train
 from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
-from unimodal.training.step import TrainState
+from unimodal.training.step import Program, TrainState
 
 COMMANDS = ("train", "eval")
 TASKS = Path(__file__).parent / "tasks"
@@ -82,6 +84,8 @@ def describe(experiment: Experiment) -> str:
 def run_train(config: ConfigDict, workdir: Path) -> None:
     plain, fake_data = as_plain(config), FAKE_DATA.value
     experiment = build(plain, task_class, fake_data=fake_data)
+    if experiment.init_from is not None and not has_checkpoint(workdir):  # else the run goes on with its own
+        say(experiment.start.report())
     if DRY_RUN.value:
         say(describe(experiment))
         return
@@ -133,7 +137,7 @@ def finish(
 ) -> None:
     """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
     program, step = experiment.program, int(state.step)
-    model, untrained = program.model(state), program.model(program.init())
+    model, untrained = program.model(state), program.model(first_state(program))
     results: dict[str, Result] = {}
     samples: dict[str, list[Any]] = {}
     for task in experiment.tasks:
@@ -177,6 +181,15 @@ def finish(
     say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")
 
 
+def first_state(program: Program) -> TrainState:
+    """The state before the first step; with random weights if what it started from is gone since."""
+    try:
+        return program.init()
+    except UsageError as error:
+        say(f"{error}; so 'untrained' is of random weights")
+        return replace(program, start=None).init()
+
+
 def as_plain(config: ConfigDict) -> dict[str, Any]:
     """The config as nested dictionaries of JSON values."""
     return json.loads(config.to_json_best_effort())
@@ -205,6 +218,9 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     except (flags.Error, ValueError, ImportError, OSError, SyntaxError) as error:
         # A recipe that raised comes with its whole traceback: its last line says why.
         raise UsageError(" ".join(str(error).strip().rsplit("Error: ", 1)[-1].split())) from error
+    except Exception as error:  # whatever else a recipe may raise: where, and what
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(f"{place.filename}, line {place.lineno}: {type(error).__name__}: {error}") from error
     if extra:
         raise UsageError(f"unexpected argument {extra[0]!r}; {usage}")
     given: Any = flags.FLAGS["config"]

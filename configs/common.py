@@ -31,6 +31,17 @@ def backbone(**given: Any) -> ConfigDict:
     return every(BackboneConfig, **given)
 
 
+def size_of(argument: str, *sizes: str) -> str:
+    """The size that a recipe's argument asks for: "size=small" or "small" → "small"; the first of `sizes` when empty.
+
+    Raises ValueError, naming the sizes there are.
+    """
+    size = argument.removeprefix("size=") or sizes[0]
+    if size not in sizes:
+        raise ValueError(f"{argument!r} is not a size of this recipe: give :size={'|'.join(sizes)}")
+    return size
+
+
 def base() -> ConfigDict:
     """A config without tokenizers, backbones and tasks. Every key is a field of a dataclass in `launch.py`'s reach."""
     return ConfigDict(
@@ -41,6 +52,8 @@ def base() -> ConfigDict:
             log_every=10,
             eval_every=0,
             eval_limit=placeholder(int),
+            init_from=placeholder(str),
+            init_skip=placeholder(str),
             checkpoint_every=0,
             keep_checkpoints=2,
             stop_after=placeholder(int),

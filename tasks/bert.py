@@ -1,4 +1,4 @@
-"""BERT: recover hidden tokens (Devlin 2019)."""
+"""BERT: recover hidden tokens, and tell whether two stretches of text follow each other (Devlin 2019)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,30 @@ from flax import nnx
 from unimodal import data
 from unimodal.evaluation.baselines import bigram_bits
 from unimodal.evaluation.samples import FilledText, Sample
-from unimodal.heads import MaskedLanguageModel
+from unimodal.heads import MaskedLanguageModel, PooledClassifier
 from unimodal.model import Model
-from unimodal.objectives import masked_lm, ratio
+from unimodal.objectives import masked_lm, ratio, softmax_classification
 from unimodal.task import Predictions
 
 
 @dataclass(frozen=True)
 class Bert:
-    """Masked language modelling on windows of `length` bytes; `rate` of them are predicted, 80/10/10."""
+    """Masked language modelling on rows of `length` ids; `rate` of them are predicted, 80/10/10.
+
+    encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. whole_words: all of a
+    word's ids are hidden, or none. next_sentence: rows are `[CLS] a [SEP] b [SEP]`, b following a in half of them, and
+    telling which is a second loss; the tokenizer should have two `types`.
+    """
 
     name: str = "bert"
     source: str = "embedded:book"
+    fields: tuple[str, ...] = ("text",)
+    encoder: str = "bytes"
     batch_size: int = 16
     length: int = 128
     rate: float = 0.15
+    whole_words: bool = False
+    next_sentence: bool = False
     weight: float = 1.0
     tokenizer: str = "text"
     backbone: str = "shared"
@@ -37,69 +46,95 @@ class Bert:
     higher_is_better = False
 
     def spec(self, model: Model) -> dict[str, data.ArraySpec]:
-        encoder = data.ByteEncoder()
-        ids = data.ArraySpec((self.length,), np.int32, encoder.first_ordinary_id, encoder.vocab_size)
-        return {"inputs": ids, "targets": ids, "weights": data.ArraySpec((self.length,), np.float32)}
+        ids = data.ids_spec(self.encoder, self.length, self._vocabulary(model))
+        spec = {"inputs": ids, "targets": ids, "weights": data.ArraySpec((self.length,), np.float32)}
+        if self.next_sentence:
+            spec["types"] = data.ArraySpec((self.length,), np.int32, 0, 2)
+            spec["next"] = data.ArraySpec((), np.int32, 0, 2)
+        return spec
 
     def tokens(self, model: Model) -> int:
         return self.length
 
     def dataset(self, model: Model, split: str) -> data.Dataset:
-        encoder = data.ByteEncoder()
+        encoder = data.encoder_for(self.encoder, self._vocabulary(model), "MASK")
 
         def hide(example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+            ids = example.pop("ids")
             inputs, targets, weights = data.mask_tokens(
-                example["ids"],
+                ids,
                 rng,
                 rate=self.rate,
                 vocab_size=encoder.vocab_size,
                 mask_id=encoder.MASK,
                 first_ordinary_id=encoder.first_ordinary_id,
+                maskable=encoder.ordinary(ids),
+                words=encoder.words(ids) if self.whole_words else None,
             )
-            return {"inputs": inputs, "targets": targets, "weights": weights}
+            return {"inputs": inputs, "targets": targets, "weights": weights, **example}
 
-        documents = data.open_source(self.source, split)
-        return data.text_windows(documents, encoder.encode, self.length, random=split == "train").map(hide)
+        documents, random = data.with_text(data.open_source(self.source, split), self.fields), split == "train"
+        if self.next_sentence:
+            return data.next_sentence_rows(documents, encoder, self.length, random=random).map(hide)
+        windows = data.text_windows(documents, encoder.encode, self.length, random=random, pad_id=encoder.PAD)
+        return windows.map(hide)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
-        return {"language": MaskedLanguageModel(model.backbones[self.backbone].config.width, vocabulary, rngs=rngs)}
+        width = model.backbones[self.backbone].config.width
+        heads: dict[str, nnx.Module] = {"language": MaskedLanguageModel(width, self._vocabulary(model), rngs=rngs)}
+        if self.next_sentence:
+            heads["next_sentence"] = PooledClassifier(width, 2, rngs=rngs)
+        return heads
 
-    def logits(self, model: Model, inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """[B,T] with gaps → [B,T,V]."""
-        tokenizer = model.tokenizers[self.tokenizer]
-        segment = (inputs != data.ByteEncoder.PAD).astype(jnp.int32)
-        hidden, _ = model.backbones[self.backbone](tokenizer(inputs, segment=segment), key=key)
-        return model.heads[self.name]["language"](hidden, tokenizer.table)
+    def logits(
+        self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Of the hidden ids [B,T,V], and of whether the second stretch follows [B,2]."""
+        tokenizer, inputs, heads = model.tokenizers[self.tokenizer], batch["inputs"], model.heads[self.name]
+        segment = (inputs != data.pad_id(self.encoder)).astype(jnp.int32)
+        types = batch["types"] if self.next_sentence and tokenizer.config.types else None
+        inner = None if key is None else jax.random.fold_in(key, 1)
+        hidden, _ = model.backbones[self.backbone](tokenizer(inputs, segment=segment, types=types, key=inner), key=key)
+        language = heads["language"](hidden, tokenizer.table)
+        return language, heads["next_sentence"](hidden) if self.next_sentence else None
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        _, sums = masked_lm(self.logits(model, batch["inputs"], key), batch["targets"], batch["weights"])
-        accuracy = ratio(sums["correct"], sums["tokens"])
-        return ratio(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
+        language, following = self.logits(model, batch, key)
+        _, sums = masked_lm(language, batch["targets"], batch["weights"])
+        loss, metrics = ratio(sums["objective"], sums["tokens"]), {"accuracy": ratio(sums["correct"], sums["tokens"])}
+        if following is not None:
+            losses, sums = softmax_classification(following, batch["next"])
+            loss, metrics["next_accuracy"] = loss + losses.mean(), ratio(sums["correct"], sums["examples"])
+        return loss, metrics
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        logits = self.logits(model, batch["inputs"])
-        _, sums = jax.vmap(lambda logits, t, w: masked_lm(logits[None], t[None], w[None]))(
-            logits, batch["targets"], batch["weights"]
-        )
-        guesses = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return {"nats": sums["nats"], "bytes": sums["tokens"], "correct": sums["correct"], "guesses": guesses}
+        logits, following = self.logits(model, batch)
+        targets, weights = batch["targets"], batch["weights"]
+        _, sums = jax.vmap(lambda logits, t, w: masked_lm(logits[None], t[None], w[None]))(logits, targets, weights)
+        lengths = jnp.asarray(data.open_encoder(self.encoder).byte_lengths)[targets].astype(jnp.float32)
+        found = {name: sums[name] for name in ("nats", "tokens", "correct")}
+        found |= {"bytes": (lengths * weights).sum(axis=1), "guesses": jnp.argmax(logits, axis=-1).astype(jnp.int32)}
+        if following is not None:
+            found["next"] = (jnp.argmax(following, axis=-1) == batch["next"]).astype(jnp.float32)
+        return found
 
     def score(self, predictions: Predictions) -> dict[str, float]:
-        count = predictions["bytes"].sum()
-        return {
-            "value": predictions["nats"].sum() / count / math.log(2),
-            "accuracy": predictions["correct"].sum() / count,
+        found = {
+            "value": predictions["nats"].sum() / predictions["bytes"].sum() / math.log(2),
+            "accuracy": predictions["correct"].sum() / predictions["tokens"].sum(),
         }
+        return found | ({"next_accuracy": predictions["next"].mean()} if "next" in predictions else {})
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        encoder = data.ByteEncoder()
+        encoder = data.open_encoder(self.encoder)
         train, valid = (
-            data.all_ids(data.open_source(self.source, split), encoder.encode) for split in ("train", "validation")
+            data.all_ids(data.with_text(data.open_source(self.source, split), self.fields), encoder.encode)
+            for split in ("train", "validation")
         )
-        return bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size), "bigram"
+        bits = bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size)
+        return bits / float(encoder.byte_lengths[valid[1:]].mean()), "bigram"
 
     def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
         return [
@@ -108,16 +143,15 @@ class Bert:
         ]
 
     def _filled(self, targets: np.ndarray, weights: np.ndarray, guesses: np.ndarray) -> FilledText:
-        # Latin-1 keeps one character per byte, so that offsets agree.
-        def text(ids: np.ndarray) -> str:
-            return "".join(_letter(int(i)) for i in ids)
+        encoder = data.open_encoder(self.encoder)
+        real = int((targets != encoder.PAD).sum())
+        pieces = [encoder.surface(int(i)) for i in targets[:real]]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        spans = tuple(
+            (int(ends[i]) - len(pieces[i]), int(ends[i]), encoder.surface(int(guesses[i])), pieces[i])
+            for i in np.flatnonzero(weights[:real])
+        )
+        return FilledText("".join(pieces), spans)
 
-        real = int((targets != data.ByteEncoder.PAD).sum())
-        places = np.flatnonzero(weights[:real])
-        spans = tuple((int(i), int(i) + 1, _letter(int(guesses[i])), _letter(int(targets[i]))) for i in places)
-        return FilledText(text(targets[:real]), spans)
-
-
-def _letter(identity: int) -> str:
-    byte = identity - data.ByteEncoder.first_ordinary_id
-    return chr(byte) if 32 <= byte < 127 else ("\n" if byte == 10 else "·")
+    def _vocabulary(self, model: Model) -> int:
+        return model.tokenizers[self.tokenizer].config.vocabulary

@@ -14,21 +14,29 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import bigram_bits
 from unimodal.evaluation.samples import Sample, TextSample
 from unimodal.generate import Sampling, generate
 from unimodal.heads import LanguageModel
 from unimodal.model import Model
-from unimodal.objectives import causal_lm, ratio
+from unimodal.objectives import causal_lm, next_token_targets, ratio
 from unimodal.task import Predictions
 
 
 @dataclass(frozen=True)
 class Gpt:
-    """Causal language modelling on windows of `length` bytes, the embedding table serving as output weights."""
+    """Causal language modelling on rows of `length` ids, the embedding table serving as output weights.
+
+    encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. packed: rows hold whole
+    documents with their BOS and EOS, which do not see each other; otherwise they are windows of long documents.
+    """
 
     name: str = "gpt"
     source: str = "embedded:book"
+    fields: tuple[str, ...] = ("text",)
+    encoder: str = "bytes"
+    packed: bool = False
     batch_size: int = 16
     length: int = 128
     weight: float = 1.0
@@ -39,77 +47,124 @@ class Gpt:
     higher_is_better = False
 
     def spec(self, model: Model) -> dict[str, data.ArraySpec]:
-        encoder = data.ByteEncoder()
-        return {"ids": data.ArraySpec((self.length,), np.int32, encoder.first_ordinary_id, encoder.vocab_size)}
+        ids = data.ids_spec(self.encoder, self.length, self._vocabulary(model))
+        if not self.packed:
+            return {"ids": ids}
+        place = data.ArraySpec((self.length,), np.int32, 0, self.length)
+        return {"ids": ids, "segment": data.ArraySpec((self.length,), np.int32, 1, 2), "position": place}
 
     def tokens(self, model: Model) -> int:
         return self.length
 
     def dataset(self, model: Model, split: str) -> data.Dataset:
-        documents = data.open_source(self.source, split)
-        return data.text_windows(documents, data.ByteEncoder().encode, self.length, random=split == "train")
+        encoder = data.encoder_for(self.encoder, self._vocabulary(model))
+        documents = data.with_text(data.open_source(self.source, split), self.fields)
+        if self.packed:
+            return data.packed_rows(documents, self._document, self.length, pad_id=encoder.PAD)
+        return data.text_windows(documents, encoder.encode, self.length, random=split == "train", pad_id=encoder.PAD)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
-        return {"language": LanguageModel(model.backbones[self.backbone].config.width, vocabulary, rngs=rngs)}
+        width = model.backbones[self.backbone].config.width
+        return {"language": LanguageModel(width, self._vocabulary(model), rngs=rngs)}
 
-    def logits(self, model: Model, ids: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """[B,T] → [B,T,V]. Windows are padded at their end only, which causal attention never looks at."""
+    def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """[B,T,V]. Windows are padded at their end only, which causal attention never looks at."""
         tokenizer = model.tokenizers[self.tokenizer]
-        hidden, _ = model.backbones[self.backbone](tokenizer(ids, causal=True), key=key)
+        where = {name: batch[name] for name in ("segment", "position")} if self.packed else {}
+        limit = tokenizer.config.max_length
+        if self.packed and limit is not None and self.length > limit:
+            raise UsageError(f"text of {self.length} tokens is longer than the position table, max_length={limit}")
+        inner = None if key is None else jax.random.fold_in(key, 1)
+        hidden, _ = model.backbones[self.backbone](tokenizer(batch["ids"], causal=True, key=inner, **where), key=key)
         return model.heads[self.name]["language"](hidden, tokenizer.table)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        ids = batch["ids"]
-        _, sums = causal_lm(self.logits(model, ids, key), ids, _real(ids), z_loss=self.z_loss)
+        _, sums = causal_lm(self.logits(model, batch, key), batch["ids"], self._segment(batch), z_loss=self.z_loss)
         accuracy = ratio(sums["correct"], sums["tokens"])
         return ratio(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        nats, sums = jax.vmap(lambda logits, ids: causal_lm(logits[None], ids[None], _real(ids)[None]))(
-            self.logits(model, batch["ids"]), batch["ids"]
+        segment = self._segment(batch)
+        _, sums = jax.vmap(lambda logits, ids, segment: causal_lm(logits[None], ids[None], segment[None]))(
+            self.logits(model, batch), batch["ids"], segment
         )
-        return {"nats": sums["nats"], "bytes": sums["tokens"], "correct": sums["correct"]}
+        targets, weights = next_token_targets(batch["ids"], segment)
+        lengths = jnp.asarray(data.open_encoder(self.encoder).byte_lengths)[targets].astype(jnp.float32)
+        counted = {name: sums[name] for name in ("nats", "tokens", "correct")}
+        return counted | {"bytes": (lengths * weights).sum(axis=1)}
 
     def score(self, predictions: Predictions) -> dict[str, float]:
-        count = predictions["bytes"].sum()
+        count, nats = predictions["tokens"].sum(), predictions["nats"].sum()
         return {
-            "value": predictions["nats"].sum() / count / math.log(2),
+            "value": nats / predictions["bytes"].sum() / math.log(2),
             "accuracy": predictions["correct"].sum() / count,
+            "perplexity": math.exp(min(nats / count, 700.0)),
         }
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        encoder = data.ByteEncoder()
+        encoder = data.open_encoder(self.encoder)
+        encode = self._document if self.packed else encoder.encode
         train, valid = (
-            data.all_ids(data.open_source(self.source, split), encoder.encode) for split in ("train", "validation")
+            data.all_ids(data.with_text(data.open_source(self.source, split), self.fields), encode)
+            for split in ("train", "validation")
         )
-        return bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size), "bigram"
+        bits = bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size)
+        return bits / float(encoder.byte_lengths[valid[1:]].mean()), "bigram"
 
     def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
-        half, encoder = self.length // 2, data.ByteEncoder()
-        ids = batch["ids"][(batch["ids"] != encoder.PAD).all(axis=1)][:4]
+        encoder = data.open_encoder(self.encoder)
+        first = batch["segment"] == 1 if self.packed else batch["ids"] != encoder.PAD
+        whole = first.sum(axis=1) >= (4 if self.packed else self.length)  # of packed rows, the first document
+        ids, sizes = batch["ids"][whole][:4], first[whole][:4].sum(axis=1)
         if not len(ids):
             return []
+        half, stop = self.length // 2, (encoder.EOS,) if self.packed and encoder.EOS != data.NO_ID else ()
         made = continue_text(
-            model, self.backbone, self.tokenizer, self.name, ids[:, :half], half, Sampling(temperature=0.7, top_p=0.95)
+            model,
+            (self.backbone, self.tokenizer, self.name),
+            ids[:, :half],
+            np.minimum(sizes // 2, half),
+            half,
+            Sampling(temperature=0.7, top_p=0.95),
+            stop,
+            encoder.PAD,
         )
         return [
-            TextSample(encoder.decode(row[:half]), encoder.decode(new), truth=encoder.decode(row[half:]))
-            for row, new in zip(ids, made, strict=True)
+            TextSample(*(encoder.decode(part) for part in (row[: size // 2], new, row[size // 2 : size])))
+            for row, size, new in zip(ids, sizes, made, strict=True)
         ]
+
+    def _vocabulary(self, model: Model) -> int:
+        return model.tokenizers[self.tokenizer].config.vocabulary
+
+    def _segment(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return batch["segment"] if self.packed else (batch["ids"] != data.pad_id(self.encoder)).astype(jnp.int32)
+
+    def _document(self, text: str) -> np.ndarray:
+        """A document of a packed row, with where it begins and ends; nothing of a text without any ids."""
+        encoder = data.open_encoder(self.encoder)
+        ids, ends = encoder.encode(text), [i for i in (encoder.EOS,) if i != data.NO_ID]
+        begins = [i for i in (encoder.BOS,) if i != data.NO_ID and i not in ends]
+        return np.concatenate([begins, ids, ends]).astype(np.int32) if len(ids) else ids
 
 
 def continue_text(
-    model: Model, backbone: str, tokenizer: str, head: str, prompt: np.ndarray, steps: int, sampling: Sampling
+    model: Model,
+    parts: tuple[str, str, str],
+    prompt: np.ndarray,
+    lengths: np.ndarray,
+    steps: int,
+    sampling: Sampling,
+    stop: tuple[int, ...] = (),
+    fill: int = 0,
 ) -> np.ndarray:
-    """Ids [B,steps] that the model writes after prompts [B,T] of equal length."""
-    run = jax.jit(partial(generate, steps=steps, sampling=sampling))
-    lengths = jnp.full(len(prompt), prompt.shape[1], jnp.int32)
-    parts: tuple[Any, ...] = (model.backbones[backbone], model.tokenizers[tokenizer], model.heads[head]["language"])
-    return np.asarray(run(*parts, jnp.asarray(prompt), lengths, jax.random.key(0)))
+    """Ids [B,steps] that the model writes after prompts [B,T], of which `lengths` [B] are real; `fill` after a stop id.
 
-
-def _real(ids: jax.Array) -> jax.Array:
-    return (ids != data.ByteEncoder.PAD).astype(jnp.int32)
+    parts: the names of the backbone, of the tokenizer and of the task whose head writes.
+    """
+    backbone, tokenizer, head = parts
+    run = jax.jit(partial(generate, steps=steps, sampling=sampling, stop=stop, fill=fill))
+    made: tuple[Any, ...] = (model.backbones[backbone], model.tokenizers[tokenizer], model.heads[head]["language"])
+    return np.asarray(run(*made, jnp.asarray(prompt), jnp.asarray(lengths, jnp.int32), jax.random.key(0)))

@@ -14,7 +14,7 @@ from flax import nnx
 from unimodal import data
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.heads import Quantiser
-from unimodal.layers import Linear
+from unimodal.layers import Linear, dropout
 from unimodal.model import Model
 from unimodal.objectives import diversity, gumbel_codes, ratio, sample_negatives, wav2vec2_contrastive
 from unimodal.task import Predictions
@@ -26,7 +26,9 @@ class Wav2vec2:
 
     seconds of each crop at `rate` Hz; mask: expected share of frames that spans of `span` frames would cover if they
     never overlapped (the paper's p is mask/span); groups·codes: the product codebook; negatives: distractors per frame,
-    from the same utterance; diversity: weight of the codebook-use loss; gumbel_start/end/decay: annealed temperature.
+    from the same utterance; diversity: weight of the codebook-use loss; gumbel_start/end/decay: annealed temperature;
+    feature_penalty: weight of the mean square of the last convolution's output; code_dropout: on the frames that the
+    quantiser sees. A codebook that uses fewer than perplexity_floor of its codes has collapsed, and the score says so.
     """
 
     name: str = "wav2vec2"
@@ -47,6 +49,8 @@ class Wav2vec2:
     gumbel_end: float = 0.5
     gumbel_decay: float = 0.999995
     feature_penalty: float = 0.0
+    code_dropout: float = 0.0
+    perplexity_floor: float = 4.0
     weight: float = 1.0
     tokenizer: str = "audio"
     backbone: str = "shared"
@@ -102,15 +106,17 @@ class Wav2vec2:
         key: jax.Array | None = None,
         temperature: jax.Array | float = 1.0,
     ) -> dict[str, jax.Array]:
-        """context and target [B,T,size], codes and their probabilities [B,T,groups,codes], negatives [B,T,N]."""
+        """convolved [B,T,C], context and target [B,T,size], codes and their probabilities [B,T,groups,codes], negatives [B,T,N]."""
         tokenizer, heads = model.tokenizers[self.tokenizer], model.heads[self.name]
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        features = tokenizer.features(batch["audio"])
-        codes, probabilities = gumbel_codes(heads["quantiser"].scores(features), keys[0], temperature)
-        tokens = tokenizer.embed(features, lengths=batch["length"], masked=batch["masked"])
+        keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
+        convolved = tokenizer.convolved(batch["audio"])
+        features = tokenizer.feature_norm(convolved)
+        scores = heads["quantiser"].scores(dropout(features, self.code_dropout, keys[2]))
+        codes, probabilities = gumbel_codes(scores, keys[0], temperature)
+        tokens = tokenizer.embed(features, lengths=batch["length"], masked=batch["masked"], key=keys[3])
         hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
         return {
-            "features": features,
+            "convolved": convolved,
             "context": heads["context"](hidden),
             "target": heads["target"](heads["quantiser"].look_up(codes)),
             "codes": codes,
@@ -138,10 +144,11 @@ class Wav2vec2:
         unused, use = diversity(made["probabilities"], masked)
         loss = ratio(sums["objective"], sums["frames"]) + self.diversity * unused
         if self.feature_penalty:
-            loss = loss + self.feature_penalty * jnp.square(made["features"].astype(jnp.float32)).mean()
+            loss = loss + self.feature_penalty * jnp.square(made["convolved"].astype(jnp.float32)).mean()
         return loss, {
             "accuracy": ratio(sums["correct"], sums["frames"]),
             "mask_coverage": masked.astype(jnp.float32).mean(),
+            "skipped": (~masked.any(axis=1)).astype(jnp.float32).sum(),  # too short for a span
             "diversity_loss": unused,
             **use,
         }
@@ -164,9 +171,11 @@ class Wav2vec2:
         use = predictions["used"].sum(axis=0)
         share = use / use.sum(axis=1, keepdims=True)
         entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=1)
+        perplexity = np.exp(entropy)  # of each codebook
         return {
             "value": predictions["correct"].sum() / predictions["frames"].sum(),
-            "code_perplexity": np.exp(entropy).mean(),
+            "code_perplexity": perplexity.mean(),
+            "collapsed": float(perplexity.min() < self.perplexity_floor),
         }
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unimodal.data
-from unimodal.data import EMOJI_GROUPS, ByteEncoder, Source, decode_audio, decode_image, open_source
+from unimodal.data import EMOJI_GROUPS, ByteEncoder, Source, decode_audio, decode_image, open_source, spell
 
 FOLDER = Path(unimodal.data.__file__).parent / "embedded"
 SETS = ("emoji", "speech", "book")
@@ -78,7 +78,7 @@ def test_speech_records() -> None:
     seconds = 0.0
     for split in ("train", "validation"):
         for record in records("speech", split):
-            assert set(record) == {"id", "audio", "rate", "text"} and record["rate"] == 16_000
+            assert set(record) == {"id", "audio", "rate", "text", "phones", "phrases"} and record["rate"] == 16_000
             assert record["text"] and "+" not in record["text"]
             samples = decode_audio(record["audio"], 16_000)
             assert samples.dtype == np.float32 and 0.01 < samples.std() < 0.3
@@ -86,6 +86,24 @@ def test_speech_records() -> None:
             assert 7 < len(record["text"]) / (len(samples) / 16_000) < 22
             seconds += len(samples) / 16_000
     assert 11 * 60 < seconds < 13 * 60
+
+
+def test_speech_marks() -> None:
+    counts = {"phones": 0, "phrases": 0}
+    for split in ("train", "validation"):
+        for record in records("speech", split):
+            phones, phrases = record["phones"], record["phrases"]
+            assert phones[0][0] == 0 and all(a[1] == b[0] for a, b in zip(phones, phones[1:], strict=False))
+            assert all(start < end for start, end, _ in phones + phrases)
+            # Together the phrases are the whole text, but for its signs, and no two overlap.
+            assert spell(" ".join(text for *_, text in phrases)) == spell(record["text"])
+            assert all(a[1] <= b[0] for a, b in zip(phrases, phrases[1:], strict=False))
+            for start, end, text in phrases:
+                heard = sum(start <= (a + b) / 2 <= end for a, b, phone in phones if phone != "pau")
+                assert abs(heard - sum(c.isalpha() for c in text)) <= 4 + heard / 3, (record["id"], text)
+            counts["phones"] += len(phones)
+            counts["phrases"] += len(phrases)
+    assert counts == {"phones": 6831, "phrases": 340}
 
 
 def test_book_records() -> None:

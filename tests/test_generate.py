@@ -8,7 +8,7 @@ from flax import nnx
 from quick import quick
 
 from unimodal import Backbone, BackboneConfig, UsageError
-from unimodal.generate import Sampling, filter_logits, generate, sample
+from unimodal.generate import Sampling, beam_search, filter_logits, generate, sample
 from unimodal.tokenizers import text
 
 V, STEPS = 13, 6
@@ -239,3 +239,90 @@ def test_samples_follow_the_tempered_distribution():
 def test_bad_sampling(options):
     with pytest.raises(UsageError, match=f"^{next(iter(options))} must be"):
         Sampling(**options)
+
+
+# ---- Beam search ---------------------------------------------------------------------------------------------------
+
+
+def next_nats(parts, ids):
+    """Log-probabilities [V] of what follows a list of ids, without a cache; compiled for one length only."""
+    backbone, tokenizer = parts
+    row = np.zeros((1, 8), np.int32)
+    row[0, : len(ids)] = ids
+    if "next" not in COMPILED:
+        COMPILED["next"] = quick(
+            lambda b, t, i, last: jax.nn.log_softmax(t.logits(b(t(i, causal=True))[0])[0, last].astype(jnp.float32))
+        )
+    return np.asarray(COMPILED["next"](backbone, tokenizer, jnp.asarray(row), len(ids) - 1))
+
+
+COMPILED = {}
+
+
+def all_continuations(parts, prompt, steps, stop, penalty):
+    """Every continuation with its score, by trying them all, best first."""
+    found, open_ = [], [((), 0.0)]
+    for step in range(steps):
+        grown = []
+        for ids, total in open_:
+            for token, nats in enumerate(next_nats(parts, [*prompt, *ids])):
+                longer = (*ids, token), total + float(nats)
+                (found if token in stop or step == steps - 1 else grown).append(longer)
+        open_ = grown
+    return sorted(((total / len(ids) ** penalty, ids) for ids, total in found), reverse=True)
+
+
+def searched(parts, *args, beams, steps, stop=(), length_penalty=0.0):
+    run = quick(
+        lambda parts, prompt, lengths: beam_search(
+            *parts,
+            lambda h, t: t.logits(h),
+            prompt,
+            lengths,
+            steps=steps,
+            beams=beams,
+            stop=stop,
+            length_penalty=length_penalty,
+            fill=-1,
+        )
+    )
+    return tuple(np.asarray(x) for x in run(parts, *(jnp.asarray(x) for x in args)))
+
+
+@pytest.fixture(scope="module")
+def small():
+    config = BackboneConfig(width=8, depth=1, heads=2, mlp_width=8, rope_theta=100.0)
+    return quick(
+        lambda: (Backbone(config, rngs=nnx.Rngs(0)), text.Tokenizer(text.Config(4, init_std=1.0), 8, rngs=nnx.Rngs(1)))
+    )()
+
+
+@pytest.mark.parametrize(("stop", "penalty"), [((), 0.0), ((2,), 0.0), ((2,), 1.0)])
+def test_a_beam_that_holds_everything_is_an_exhaustive_search(small, stop, penalty):
+    prompt, lengths = np.asarray([[1, 3, 2], [3, 0, 0]], np.int32), np.asarray([3, 1], np.int32)
+    ids, scores = searched(small, prompt, lengths, beams=16, steps=3, stop=stop, length_penalty=penalty)
+    assert ids.shape == (2, 16, 3)
+    for row in range(2):
+        truth = all_continuations(small, prompt[row, : lengths[row]], 3, stop, penalty)[:16]
+        np.testing.assert_allclose(scores[row], [score for score, _ in truth], rtol=1e-4, atol=1e-5)
+        for made, (_, wanted) in zip(ids[row][:5], truth, strict=False):
+            assert made.tolist() == [*wanted, *[-1] * (3 - len(wanted))]
+
+
+def test_a_beam_of_one_is_greedy_and_a_wider_one_never_worse(rope):
+    greedy = rope()
+    narrow, low = searched(rope.parts, PROMPT, LENGTHS, beams=1, steps=STEPS)
+    np.testing.assert_array_equal(narrow[:, 0], greedy)
+    wide, high = searched(rope.parts, PROMPT, LENGTHS, beams=5, steps=STEPS)
+    assert (high[:, 0] >= low[:, 0] - 1e-5).all() and (np.diff(high, axis=1) <= 0).all()
+    assert all(len({tuple(ids) for ids in row}) == 5 for row in wide)
+    # The score is the sum of the log-probabilities that a plain pass gives.
+    nats = jax.nn.log_softmax(uncached(rope.parts, PROMPT, LENGTHS, wide[:, 0]), axis=-1)
+    np.testing.assert_allclose(
+        np.take_along_axis(np.asarray(nats), wide[:, 0, :, None], 2).sum((1, 2)), high[:, 0], atol=1e-4
+    )
+
+
+def test_no_beams(small):
+    with pytest.raises(UsageError, match="^beams must be at least 1, but is 0"):
+        searched(small, PROMPT[:1], LENGTHS[:1], beams=0, steps=1)

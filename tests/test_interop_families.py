@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import filecmp
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import numpy as np
 import pytest
 
 import unimodal.interop as interop
-from unimodal.interop.files import open_source
+from unimodal.errors import UsageError
+from unimodal.interop.files import SINGLE, open_source, write_file
 
 REFERENCES = Path(__file__).parent / "reference" / "interop"
 NAMES = sorted(path.parent.name for path in REFERENCES.glob("*/reference.npz"))
@@ -54,9 +58,10 @@ def test_outputs_gradients_and_round_trip(name: str, tmp_path: Path) -> None:
     (_, found), ours = jax.jit(jax.value_and_grad(loss, has_aux=True))(model, inputs)
     for key, wanted in outputs.items():
         error = np.abs(at_real_tokens(np.asarray(found[key]), valid) - at_real_tokens(wanted, valid)).max()
-        print(f"{name} {key}: {error:.1e} of {np.abs(wanted).max():.1e}")
+        scale = np.abs(at_real_tokens(wanted, valid)).max()
+        print(f"{name} {key}: {error:.1e} of {scale:.1e}")
         assert found[key].shape == wanted.shape
-        assert error <= min(1e-4, 1e-5 * max(1.0, np.abs(wanted).max())), (key, error)
+        assert error <= min(1e-4, 1e-5 * scale), (key, error)
 
     ours = interop.to_tensors(ours)
     for key, wanted in gradients.items():
@@ -71,3 +76,68 @@ def test_outputs_gradients_and_round_trip(name: str, tmp_path: Path) -> None:
         assert tensor.dtype == after.tensors[key].dtype
         assert tensor.read().tobytes() == after.tensors[key].read().tobytes(), key
     assert filecmp.cmp(REFERENCES / name / "config.json", tmp_path / "config.json", shallow=False)
+
+
+# Published files are of all ages, and torch and transformers have renamed things: reference, name now → name then.
+OLDER = {
+    "bert_masked_lm": {r"LayerNorm\.weight": "LayerNorm.gamma", r"LayerNorm\.bias": "LayerNorm.beta"},
+    "wav2vec2_ctc": {
+        r"parametrizations\.weight\.original0": "weight_g",
+        r"parametrizations\.weight\.original1": "weight_v",
+    },
+    "vit_mae": {r"decoder\.decoder_encoder\.layer": "decoder.decoder_layers"},
+    "gpt2": {r"^transformer\.": ""},
+}
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_names_of_older_files(name: str, tmp_path: Path) -> None:
+    tensors = {key: tensor.read() for key, tensor in open_source(REFERENCES / name).tensors.items()}
+    for now, then in OLDER[name].items():
+        assert any(re.search(now, key) for key in tensors)
+        tensors = {re.sub(now, then, key): value for key, value in tensors.items()}
+    tensors["unread.buffer"] = np.zeros((1, 1, 8, 8), np.bool_)
+    shutil.copyfile(REFERENCES / name / "config.json", tmp_path / "config.json")
+    write_file(tmp_path / SINGLE, {key: (v.shape, v.dtype) for key, v in tensors.items()}, tensors.values())
+    model, wanted = interop.load_huggingface(tmp_path), interop.load_huggingface(REFERENCES / name)
+    assert model.origin.fresh == ()
+    assert set(model.origin.unused) == {*wanted.origin.unused, "unread.buffer"}
+    assert [output.name for output in model.description.outputs] == [o.name for o in wanted.description.outputs]
+    for ours, other in zip(jax.tree.leaves(model), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(ours, other)
+    interop.save_huggingface(model, tmp_path / "again")
+    assert (tmp_path / "again" / SINGLE).read_bytes() == (tmp_path / SINGLE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pooling", "modules", "line"),
+    [
+        ({"pooling_mode_max_tokens": True}, [], "pooling_mode_max_tokens=True is not supported, only False"),
+        ({"pooling_mode_mean_tokens": False}, [], "should turn on one of pooling_mode_mean_tokens, .*but turns on 0"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, [], "turns on 2"),
+        (
+            {"pooling_mode_mean_tokens": True},
+            ["models.Dense"],
+            "modules.json: Dense after the pooling is not supported",
+        ),
+    ],
+)
+def test_other_sentence_embeddings_are_refused(
+    pooling: dict[str, bool], modules: list[str], line: str, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(REFERENCES / "minilm_sentence", tmp_path / "sentence"))
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    kinds = [f"sentence_transformers.{kind}" for kind in ("models.Transformer", "models.Pooling", *modules)]
+    (directory / "modules.json").write_text(json.dumps([{"idx": i, "type": kind} for i, kind in enumerate(kinds)]))
+    with pytest.raises(UsageError, match=line):
+        interop.load_huggingface(directory)
+
+
+def test_any_encoder_of_text_may_be_a_sentence_transformer(tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(REFERENCES / "distilbert_masked_lm", tmp_path / "sentence"))
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    inputs, outputs, _, _ = reference("distilbert_masked_lm")
+    found = interop.load_huggingface(directory)(**inputs)
+    last = inputs["text_mask"].sum(axis=1) - 1
+    np.testing.assert_allclose(found["pooled"], outputs["hidden"][np.arange(2), last], rtol=1e-5, atol=1e-5)

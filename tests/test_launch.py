@@ -59,6 +59,8 @@ SLIPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "nothing": ((), ("usage:", "train|eval")),
     "no workdir": (("train", GPT), ("--workdir is missing",)),
     "no config": (("train", WORKDIR), ("--config",)),
+    "missing config": (("train", "--config={scratch}/nowhere.py", WORKDIR), ("nowhere.py",)),
+    "broken config": (("train", "--config={scratch}/broken.py", WORKDIR), ("broken.py, line 7", "ZeroDivisionError: division by zero")),
     "an unknown flag": (("train", GPT, WORKDIR, "--stpe=3"), ("stpe",)),
     "a stray word": (("train", GPT, WORKDIR, "steps=3"), ("unexpected argument 'steps=3'",)),
     "argument of a recipe": (
@@ -74,6 +76,7 @@ CONFIGS = {
     "empty": "    c = tiny.get_config('vit')\n    c.tasks.vit.source = 'array_record:{scratch}/records'\n    return c\n",
     "task": "    c = tiny.get_config('vit')\n    c.tasks = dict(vitt=dict())\n    return c\n",
     "tokenizer": "    c = tiny.get_config('vit')\n    c.tokenizers.smell = dict()\n    return c\n",
+    "broken": "    return 1 / 0\n",
     "bare": "    from configs import common\n\n    return common.base()\n",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from pathlib import Path
@@ -19,21 +20,25 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(workdir: Path, **variables: str) -> subprocess.Popen[str]:
-    """`launch.py train` with one CPU device of its own."""
-    arguments = ["--config=tests/tiny.py:gpt,vit", f"--workdir={workdir}", f"--config.stop_after={STEPS}"]
-    command = tiny.command("train", *arguments, "--config.mesh.data=2")
+def start(command: str, workdir: Path, *more: str, **variables: str) -> subprocess.Popen[str]:
+    """`launch.py` with one CPU device of its own."""
+    arguments = [command, "--config=tests/tiny.py:gpt,vit", f"--workdir={workdir}", *more]
     environment = tiny.environment(1, **variables)
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=tiny.ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        tiny.command(*arguments), cwd=tiny.ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
 
 
-def test_two_processes_are_as_one(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    children = [
-        start(tmp_path / "two", JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number))
-        for number in range(2)
-    ]
+def start_two(command: str, workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
+    """`launch.py` in two processes that find each other."""
+    place = dict(JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port()}", JAX_NUM_PROCESSES="2")
+    more = (*more, "--config.mesh.data=2")
+    return [start(command, workdir, *more, **place, JAX_PROCESS_ID=str(number)) for number in range(2)]
+
+
+def outputs_of(children: list[subprocess.Popen[str]]) -> list[str]:
+    """What each printed, once all have ended well."""
     try:
         outputs = [child.communicate(timeout=240) for child in children]
     finally:
@@ -41,8 +46,12 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
             child.kill()
     for child, (_, err) in zip(children, outputs, strict=True):
         assert child.returncode == 0, err
-    said = [f"stopped after step {STEPS}" in out for out, _ in outputs]
-    assert said == [True, False]
+    return [out for out, _ in outputs]
+
+
+def test_two_processes_are_as_one(tmp_path: Path) -> None:
+    outputs = outputs_of(start_two("train", tmp_path / "two", f"--config.stop_after={STEPS}"))
+    assert [f"stopped after step {STEPS}" in out for out in outputs] == [True, False]
 
     # `logged` fails if both processes had written: each step would be there twice.
     found = tiny.logged(tmp_path / "two")
@@ -60,6 +69,14 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     further = tiny.train(tiny.plain("gpt", "vit", stop_after=STEPS + 1), tmp_path / "one")
     for task in ("gpt", "vit"):
         np.testing.assert_allclose(onward.losses(task)[STEPS + 1], further.losses(task)[STEPS + 1], rtol=1e-4)
+
+    # Two evaluate as one does, and one of them writes.
+    evaluating = [*start_two("eval", tmp_path / "two"), start("eval", tmp_path / "one")]
+    assert [out.count("wrote") for out in outputs_of(evaluating)] == [1, 0, 1]
+    two, one = (json.loads((tmp_path / name / "results.json").read_text("utf-8"))["tasks"] for name in ("two", "one"))
+    for task in ("gpt", "vit"):
+        np.testing.assert_allclose(two[task]["value"], one[task]["value"], rtol=1e-4)
+        assert two[task]["baseline"] == one[task]["baseline"]
 
 
 def test_a_wrong_process_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

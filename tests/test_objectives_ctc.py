@@ -30,7 +30,7 @@ def value_and_grad(logits, labels, frames):
 def check(name, loss_of):
     loss, grad = jax.jit(jax.value_and_grad(lambda x: loss_of(x).sum()))(LOGITS)
     np.testing.assert_allclose(loss, REFERENCE[f"{name}_loss"].sum(), rtol=1e-5)
-    np.testing.assert_allclose(grad, REFERENCE[f"{name}_grad_logits"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grad, REFERENCE[f"{name}_grad_logits"], rtol=1e-5, atol=1e-5)
 
 
 def test_each_example_equals_torch():

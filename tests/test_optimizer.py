@@ -121,6 +121,16 @@ def test_schedule() -> None:
     np.testing.assert_allclose([float(short(step)) for step in (0, 5, 10)], [0.0, 0.25, 0.5], rtol=1e-6)
 
 
+def test_linear_decay_after_a_plateau() -> None:
+    rate = OptimizerConfig(learning_rate=0.5, warmup=10, hold=40, final=0.05, decay="linear").schedule(100)
+    values = [float(rate(step)) for step in (0, 5, 10, 50, 75, 100, 200)]
+    np.testing.assert_allclose(values, [0.0, 0.25, 0.5, 0.5, 0.2625, 0.025, 0.025], rtol=1e-6)
+    held = OptimizerConfig(learning_rate=0.5, warmup=0, hold=10, final=0.0).schedule(20)
+    np.testing.assert_allclose([float(held(step)) for step in (0, 10, 15, 20)], [0.5, 0.5, 0.25, 0.0], atol=1e-7)
+    with pytest.raises(UsageError, match="optimizer.decay must be cosine or linear, but is 'square'"):
+        OptimizerConfig(decay="square")
+
+
 def test_clip_zero_does_not_clip() -> None:
     gradients = jax.tree.map(lambda g: 100 * g, state(1))
     config = OptimizerConfig(clip=0.0, warmup=0)

@@ -26,7 +26,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "gpt": dict(length=16),
     "bert": dict(length=16),
     "clip": dict(length=16, size=16),
+    "sentence": dict(length=16, size=16),
+    "text_classifier": dict(length=16),
     "wav2vec2": dict(seconds=0.3, codes=8, code_size=16, size=16, negatives=5, span=3),
+    "ctc": dict(segments="phrases", seconds=2.4, characters=48),
 }
 OPTIMIZER = dict(learning_rate=3e-3, warmup=5, final=0.1, b1=0.9, b2=0.98, weight_decay=0.05, clip=1.0, accumulate=1)
 
@@ -42,6 +45,7 @@ def plain(*kinds: str, **changes: Any) -> dict[str, Any]:
         tokenizers=dict(
             text=dict(vocabulary=264, max_length=16),
             image=dict(image_size=(16, 16), patch=8, registers=1),
+            spectrogram=dict(kind="image", image_size=(16, 24), patch=8, channels=1),
             audio=dict(channels=16, kernels=(40, 8), strides=(40, 8), position_kernel=4, position_groups=4),
         ),
         backbones=dict(shared=dict(width=32, depth=2, heads=4)),

@@ -1,10 +1,16 @@
 """One transformer, every modality: tokenizers → `Tokens` → `Backbone` → heads, sharded with jit over any mesh."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from unimodal.attention import attention, visible
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.model import Model
 from unimodal.tokens import Layout, Span, Tokens, concat, tokens
+
+if TYPE_CHECKING:
+    from unimodal.interop import load_huggingface, load_preprocessor, save_huggingface
 
 __all__ = [
     "Backbone",
@@ -16,7 +22,17 @@ __all__ = [
     "UsageError",
     "attention",
     "concat",
+    "load_huggingface",
+    "load_preprocessor",
+    "save_huggingface",
     "tokens",
     "visible",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Published checkpoints are read with Pillow, SciPy and grain, which whoever only builds a model need not wait for.
+    if name in ("load_huggingface", "load_preprocessor", "save_huggingface"):
+        return getattr(importlib.import_module("unimodal.interop"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

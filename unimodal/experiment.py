@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import group, typed
 from unimodal.errors import UsageError
 from unimodal.evaluation.run import Evaluator
+from unimodal.interop.start import Start, start_from
 from unimodal.model import Model, assemble, tokenizer_module
 from unimodal.sharding import make_mesh, shardings
 from unimodal.task import Task
+from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
 
-_GROUPS = ("seed", "eval_limit", "mesh", "optimizer", "tokenizers", "backbones", "tasks")
+_GENERAL = ("seed", "eval_limit", "init_from", "init_skip")
+_GROUPS = (*_GENERAL, "mesh", "optimizer", "tokenizers", "backbones", "tasks")
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,16 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class GeneralConfig:
-    """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all)."""
+    """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all).
+
+    init_from: directory of a published checkpoint to start from (see `interop.start`), or a workdir of ours; init_skip:
+    a regular expression, parameters whose path it is found in start afresh all the same.
+    """
 
     seed: int = 0
     eval_limit: int | None = None
+    init_from: str | None = None
+    init_skip: str | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -61,6 +72,8 @@ class Experiment:
     tokenizers: Mapping[str, tuple[str, Any]]
     backbones: Mapping[str, BackboneConfig]
     tasks: Sequence[Task]
+    init_from: str | None = None
+    init_skip: str | None = None
     fake_data: bool = False
 
     @cached_property
@@ -73,12 +86,21 @@ class Experiment:
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
         optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
-        return Program(make, optimizer, self.mesh, self.seed, self.optimizer.accumulate)
+        start = None if self.init_from is None else lambda parameters: self.start.fill(parameters)
+        return Program(make, optimizer, self.mesh, self.seed, self.optimizer.accumulate, start)
 
     @cached_property
     def model(self) -> Model:
         """The model as shapes."""
         return self.program.abstract_model()
+
+    @cached_property
+    def start(self) -> Start | WorkdirStart:
+        """What the model takes from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
+        assert self.init_from is not None
+        if is_workdir(Path(self.init_from)):
+            return start_from_workdir(Path(self.init_from), nnx.state(self.model, nnx.Param), skip=self.init_skip)
+        return start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
 
     def train_batches(self, task: Task) -> data.BatchIterator:
         spec, process = task.spec(self.model), _process()
@@ -102,7 +124,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     for name in ("backbones", "tasks"):
         if not group(config.get(name, {}), name):
             raise UsageError(f"the config has no {name}")
-    general = {key: config[key] for key in ("seed", "eval_limit") if key in config}
+    general = {key: config[key] for key in _GENERAL if key in config}
     loop = {key: value for key, value in config.items() if key not in _GROUPS}
     backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config["backbones"].items()}
     tokenizers = {}
@@ -124,6 +146,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     )
     check_batches(tasks, experiment.program)
     shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
+    jax.eval_shape(experiment.program.optimizer.init, nnx.state(experiment.model, nnx.Param))  # and what cannot freeze
     for task in tasks:
         _rehearse(task, experiment.model)
     return experiment

@@ -8,7 +8,7 @@ from flax import nnx
 
 from unimodal.attention import attend
 from unimodal.backbone import Attention, BackboneConfig, Mlp
-from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm
+from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm, dropout
 
 
 def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.Array:
@@ -41,6 +41,22 @@ class Classifier(nnx.Module):
 
     def __call__(self, hidden: jax.Array, segment: jax.Array | None = None) -> jax.Array:
         return self.linear(pool(hidden, self.pooling, segment))
+
+
+class PooledClassifier(nnx.Module):
+    """Pool, a tanh layer of the same width, dropout, then a linear layer: [B,T,D] → logits [B,classes] (Devlin 2019)."""
+
+    def __init__(self, width: int, classes: int, *, pooling: str = "first", dropout: float = 0.0, rngs: nnx.Rngs):
+        self.pooling, self.dropout = pooling, dropout
+        self.pooler = Linear((width,), (width,), ("embed", "hidden"), rngs=rngs)
+        self.linear = Linear((width,), (classes,), ("embed", "classes"), init_scale=0.0, rngs=rngs)
+
+    def __call__(
+        self, hidden: jax.Array, segment: jax.Array | None = None, *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """`key` turns dropout on."""
+        pooled = jnp.tanh(self.pooler(pool(hidden, self.pooling, segment)))
+        return self.linear(dropout(pooled, self.dropout, key))
 
 
 class Projection(nnx.Module):

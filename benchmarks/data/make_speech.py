@@ -1,4 +1,4 @@
-"""Makes the embedded speech set: some minutes of recorded Russian with transcripts, as Ogg Opus.
+"""Makes the embedded speech set: some minutes of recorded Russian with transcripts and time marks, as Ogg Opus.
 
     python benchmarks/data/make_speech.py raw/ [--out unimodal/data/embedded/speech]
 
@@ -9,7 +9,9 @@ replaced by a hash of the utterance's name.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
+import itertools
 import re
 import struct
 import zlib
@@ -25,6 +27,8 @@ RATE = 16_000
 MINUTES = 12.0
 LAST = 200  # utterances are numbered in reading order; the first two hundred read one public-domain novel
 COMPRESSION = 0.974  # libsndfile's scale from 0 (256 kbit/s) to 1 (6 kbit/s)
+PAUSE = "pau"
+MARGIN = 60  # milliseconds of pause that a phrase keeps on either side
 LINE = re.compile(r'\(\s*(?P<id>\S+)\s+"(?P<text>.*)"\s*\)')
 
 
@@ -41,11 +45,64 @@ def load(raw: Path) -> list[dict[str, Any]]:
         assert rate == RATE and samples.ndim == 1, (match["id"], rate, samples.shape)
         seconds += len(samples) / rate
         audio = encode_opus(samples, serial=zlib.crc32(match["id"].encode()))
-        records.append(
-            {"id": match["id"], "audio": audio, "rate": RATE, "text": match["text"].replace("+", "").strip()}
-        )
-    print(f"{len(records)} utterances, {seconds / 60:.2f} minutes")
+        text = match["text"].replace("+", "").strip()
+        marks = phones(voice / "lab" / f"{match['id']}.lab")
+        known = {"phones": marks, "phrases": phrases(marks, text)}
+        records.append({"id": match["id"], "audio": audio, "rate": RATE, "text": text, **known})
+    found = sum(len(record["phrases"]) for record in records)
+    print(f"{len(records)} utterances, {seconds / 60:.2f} minutes, {found} phrases")
     return records
+
+
+def phones(path: Path) -> list[list[Any]]:
+    """[start, end, phone] in milliseconds, of lines "END_IN_SECONDS COLOUR PHONE" after a "#"."""
+    marks, start = [], 0
+    for line in path.read_text("ascii").splitlines():
+        if len(fields := line.split()) == 3:
+            end = round(1000 * float(fields[0]))
+            marks.append([start, end, fields[2]])
+            start = end
+    return marks
+
+
+def phrases(marks: list[list[Any]], text: str) -> list[list[Any]]:
+    """[start, end, text] in milliseconds: what stands between commas, where it is spoken between pauses.
+
+    Phrases and the runs of phones between pauses are laid side by side in order, one with one, several phrases with one
+    run or one phrase with several runs, so that letters and phones agree in number as well as they can. Nothing is
+    returned for an utterance in which a phrase and its run differ by more than a fourth and three.
+    """
+    runs: list[tuple[int, int, int]] = []  # start, end, phones
+    for pause, group in itertools.groupby(marks, key=lambda mark: mark[2] == PAUSE):
+        if not pause and (run := list(group)):
+            runs.append((run[0][0], run[-1][1], len(run)))
+    parts = [part.strip() for part in re.split(r"[,.:!?]+(?:\s*-(?=\s))?|\s-\s", text) if part.strip(" -")]
+    sizes = [sum(c.isalpha() and c not in "ьъЬЪ" for c in part) for part in parts]
+
+    @functools.cache
+    def best(i: int, j: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Least disagreement of parts[i:] and runs[j:], and how many of each are taken together."""
+        if i == len(parts) and j == len(runs):
+            return 0, ()
+        found = (10**6, ())
+        for a, b in [(1, 1), *((a, 1) for a in range(2, 6)), *((1, b) for b in range(2, 4))]:
+            if i + a <= len(parts) and j + b <= len(runs):
+                letters, heard = sum(sizes[i : i + a]), sum(run[2] for run in runs[j : j + b])
+                if abs(letters - heard) <= 3 + heard / 4:
+                    cost, rest = best(i + a, j + b)
+                    found = min(found, (abs(letters - heard) + cost, ((a, b), *rest)))
+        return found
+
+    made, i, j = [], 0, 0
+    for a, b in best(0, 0)[1]:
+        before = runs[j - 1][1] if j else 0
+        after = runs[j + b][0] if j + b < len(runs) else marks[-1][1]
+        # A little of the pauses around, but never more than half, which is the neighbour's.
+        start = max(runs[j][0] - MARGIN, (before + runs[j][0]) // 2)
+        end = min(runs[j + b - 1][1] + MARGIN, (runs[j + b - 1][1] + after) // 2)
+        made.append([start, end, " ".join(parts[i : i + a])])
+        i, j = i + a, j + b
+    return made
 
 
 def encode_opus(samples: Any, serial: int) -> bytes:

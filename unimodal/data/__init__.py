@@ -5,8 +5,13 @@
 | `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id |
 | `records`, `tfds`, `folder` | the readers behind `sources`; `write_array_record` |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
+| `encoders`, `vocabulary` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece; `train_encoder` makes one from a corpus |
+| `pairs` | one text or two as a row of ids; next-sentence rows |
 | `image` | bytes to uint8, augmentation with an explicit generator, uint8 to float |
 | `audio` | bytes to waveform at a rate, cropping, wav2vec 2.0's span masks |
+| `spectrogram` | waveform to log-mel frames, Whisper's and Kaldi's |
+| `segments` | marked stretches of recordings as records of their own |
+| `transcripts` | one plain spelling of a transcript; `Alphabet`, characters as ids |
 | `pack` | several documents in one row |
 | `pipeline` | `Dataset` = source + transform; `train_batches`, `eval_batches`, `fake_batches`; the iterator's state |
 | `mix` | several datasets in fixed shares |
@@ -16,8 +21,10 @@ can mend raises `unimodal.errors.UsageError` with one line.
 """
 
 from unimodal.data.audio import conv_frames, crop_or_pad, decode_audio, normalize, resample, span_mask
+from unimodal.data.encoders import NO_ID, Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.image import (
     Augmentation,
+    center_crop,
     color_jitter,
     decode_image,
     decode_picture,
@@ -27,10 +34,21 @@ from unimodal.data.image import (
     random_shift,
     resize,
     to_float,
+    to_rgb,
     to_uint8,
 )
 from unimodal.data.mix import Mixture, mix
-from unimodal.data.pack import pack
+from unimodal.data.pack import pack, packed_rows
+from unimodal.data.pairs import (
+    Rows,
+    next_sentence_rows,
+    pair_row,
+    phrases,
+    some_phrases,
+    some_records,
+    text_pairs,
+    text_rows,
+)
 from unimodal.data.pipeline import (
     ArraySpec,
     BatchIterator,
@@ -44,7 +62,9 @@ from unimodal.data.pipeline import (
     fake_batches,
     train_batches,
 )
-from unimodal.data.sources import EMOJI_GROUPS, open_source, write_array_record
+from unimodal.data.segments import marks, segments
+from unimodal.data.sources import EMOJI_GROUPS, first, open_source, write_array_record
+from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.data.text import (
     ByteEncoder,
     all_ids,
@@ -52,23 +72,32 @@ from unimodal.data.text import (
     fixed_windows,
     mask_tokens,
     random_window,
+    text_of,
     text_windows,
+    with_text,
 )
+from unimodal.data.transcripts import Alphabet, collect_alphabet, spell
 
 __all__ = [
     "EMOJI_GROUPS",
+    "NO_ID",
+    "Alphabet",
     "ArraySpec",
     "Augmentation",
     "BatchIterator",
     "ByteEncoder",
     "Dataset",
+    "Encoder",
     "EvalBatches",
     "Examples",
     "Mixture",
+    "Rows",
     "Source",
     "all_ids",
     "cached",
+    "center_crop",
     "check_example",
+    "collect_alphabet",
     "color_jitter",
     "conv_frames",
     "crop_or_pad",
@@ -76,25 +105,46 @@ __all__ = [
     "decode_image",
     "decode_picture",
     "encode_image",
+    "encoder_for",
     "eval_batches",
     "fake_batches",
+    "first",
     "fit_length",
     "fixed_windows",
+    "ids_spec",
+    "kaldi_log_mel",
+    "log_mel",
+    "marks",
     "mask_tokens",
     "mix",
+    "next_sentence_rows",
     "normalize",
+    "open_encoder",
     "open_source",
     "pack",
+    "packed_rows",
+    "pad_id",
+    "pair_row",
+    "phrases",
     "random_flip",
     "random_resized_crop",
     "random_shift",
     "random_window",
     "resample",
     "resize",
+    "segments",
+    "some_phrases",
+    "some_records",
     "span_mask",
+    "spell",
+    "text_of",
+    "text_pairs",
+    "text_rows",
     "text_windows",
     "to_float",
+    "to_rgb",
     "to_uint8",
     "train_batches",
+    "with_text",
     "write_array_record",
 ]

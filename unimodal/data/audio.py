@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import logging
 import math
 from collections.abc import Sequence
 
@@ -11,11 +13,14 @@ import soundfile
 
 from unimodal.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 
 def decode_audio(data: bytes, rate: int, *, name: str = "audio") -> np.ndarray:
     """Sound as float32 mono `[samples]` in [-1, 1] at `rate` Hz.
 
-    Reads what libsndfile reads: wav, flac, Ogg Vorbis and Opus, mp3. Channels are averaged.
+    Reads what libsndfile reads: wav, flac, Ogg Vorbis and Opus, mp3. Channels are averaged and other rates resampled;
+    that is logged, once. Sound without a single sample stays empty.
 
     Raises UsageError, naming `name`, when the bytes are not sound.
     """
@@ -23,9 +28,20 @@ def decode_audio(data: bytes, rate: int, *, name: str = "audio") -> np.ndarray:
         samples, found_rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
         raise UsageError(f"{name}: not a sound libsndfile can read ({error})") from error
+    if samples.shape[1] > 1:
+        _say_once(f"sound of {samples.shape[1]} channels is averaged to one")
+    if found_rate != rate:
+        _say_once(f"sound of {found_rate} Hz is resampled to {rate} Hz")
+    if not len(samples):
+        return np.zeros(0, np.float32)
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     # Resampling and lossy codecs can overshoot full scale by a hair; the promise is [-1, 1].
     return np.clip(resample(mono, found_rate, rate), -1.0, 1.0)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning("%s (said once)", text)
 
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -41,6 +57,8 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 def normalize(samples: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the whole of `samples`, float32; silence stays finite (variance + 1e-7)."""
+    if not len(samples):
+        return samples
     centred = samples - samples.mean(dtype=np.float64).astype(np.float32)
     return centred / np.sqrt(np.mean(np.square(centred)) + np.float32(1e-7))
 

@@ -21,13 +21,18 @@ def decode_image(data: bytes, *, name: str = "image") -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                image = Image.alpha_composite(white, image)
-            return np.array(image.convert("RGB"))
+            return to_rgb(image)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UsageError(f"{name}: not an image Pillow can read ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A picture of any mode as uint8 `[H, W, 3]` RGB; transparency is laid over white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
 
 
 def decode_picture(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,11 +47,36 @@ def encode_image(image: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 `[H, W, 3]` to `[height, width, 3]`: bicubic, area-weighted when it shrinks, so nothing aliases."""
+def resize(
+    image: np.ndarray, height: int, width: int, *, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """uint8 `[H, W, 3]` to `[height, width, 3]`: by default bicubic; area-weighted when it shrinks, so nothing aliases
+    (except with `Resampling.NEAREST`)."""
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((width, height), resample))
+
+
+def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle `[height, width, C]` of `[H, W, C]`; a side that is too short gets zeros at both ends.
+
+    An odd difference leaves the extra row or column at the far end when it crops, at the near end when it pads.
+    """
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    kept = image[max(0, top) :, max(0, left) :][:height, :width]
+    if kept.shape[:2] == (height, width):
+        return kept
+    out = np.zeros((height, width, image.shape[2]), image.dtype)
+    out[max(0, -top) :, max(0, -left) :][: kept.shape[0], : kept.shape[1]] = kept
+    return out
+
+
+def nearest_color(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The row of `palette` `[N, C]` nearest to each of `pixels` `[…, C]`, int32 `[…]`; the first of equals."""
+    flat, palette = pixels.reshape(-1, pixels.shape[-1]), palette.astype(np.float64)
+    # |p|² is the same for all colours, so it is left out of |p - c|².
+    distance = np.square(palette).sum(axis=1) - 2.0 * (flat @ palette.T)
+    return distance.argmin(axis=1).astype(np.int32).reshape(pixels.shape[:-1])
 
 
 def to_float(image: np.ndarray, *, mean: Sequence[float] | float = 0.5, std: Sequence[float] | float = 0.5):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
+from unimodal.data.pipeline import Dataset, Source
+from unimodal.data.text import Encode
 from unimodal.errors import UsageError
 
 Row = dict[str, np.ndarray]
@@ -24,6 +27,18 @@ def pack(documents: Iterable[np.ndarray], length: int, *, open_rows: int = 16, p
     if length < 1 or open_rows < 1:
         raise UsageError(f"length and open_rows must be at least 1, found length={length} open_rows={open_rows}")
     return _pack(documents, length, open_rows, pad_id)
+
+
+def packed_rows(documents: Source, encode: Encode, length: int, *, field: str = "text", pad_id: int = 0) -> Dataset:
+    """All documents, encoded once and packed once, as a Dataset of the rows that `pack` gives.
+
+    Raises UsageError when all documents are empty, and as `pack` does.
+    """
+    texts = (encode(documents[i][field]) for i in range(len(documents)))
+    rows: Any = [row | {"id": f"row{i}"} for i, row in enumerate(pack(texts, length, pad_id=pad_id))]
+    if not rows:
+        raise UsageError("no text: every document is empty")
+    return Dataset(rows, lambda row, rng: {key: row[key] for key in ("ids", "segment", "position")})
 
 
 def _pack(documents: Iterable[np.ndarray], length: int, open_rows: int, pad_id: int) -> Iterator[Row]:

@@ -100,7 +100,10 @@ def open_array_record(directory: Path, split: str) -> ArrayRecords:
     Raises UsageError when the directory or the split is not there, a shard is missing, or a file cannot be read.
     """
     if not directory.is_dir():
-        raise UsageError(f"no directory {directory}: expected one with {split}{SUFFIX} in it")
+        raise UsageError(
+            f"no directory {directory}: expected one with {split}{SUFFIX} in it; "
+            "if a recipe names it, the first lines of the recipe say how to make it"
+        )
     found = splits_in(directory)
     if not found:
         raise UsageError(f"no {SUFFIX} files in {directory}: expected {split}{SUFFIX} or {split}-00000-of-N{SUFFIX}")

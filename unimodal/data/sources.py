@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from pathlib import Path
+from typing import Any
 
 from unimodal.data.folder import open_folder
 from unimodal.data.pipeline import Source
@@ -19,7 +21,7 @@ from unimodal.data.records import open_array_record, write_array_record
 from unimodal.data.tfds import open_tfds
 from unimodal.errors import UsageError
 
-__all__ = ["EMOJI_GROUPS", "open_source", "write_array_record"]
+__all__ = ["EMOJI_GROUPS", "first", "open_source", "write_array_record"]
 
 EMBEDDED = Path(__file__).parent / "embedded"
 EMBEDDED_NAMES = ("emoji", "speech", "book")
@@ -64,3 +66,22 @@ def open_source(uri: str, split: str) -> Source:
     if scheme == "folder":
         return open_folder(Path(rest).expanduser(), split)
     return open_tfds(rest, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    source: Source
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[range(self.count)[index]]
+
+
+def first(source: Source, count: int) -> Source:
+    """The first `count` records, for learning from few. Raises UsageError if there are not so many, or none."""
+    if not 1 <= count <= len(source):
+        raise UsageError(f"the first {count} records were asked for, of {len(source)}")
+    return _First(source, count)

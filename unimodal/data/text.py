@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,37 @@ class ByteEncoder:
         ordinary = flat[flat >= self.first_ordinary_id] - self.first_ordinary_id
         return ordinary.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for, int32 `[vocab_size]`."""
+        return (np.arange(self.vocab_size) >= self.first_ordinary_id).astype(np.int32)
+
+    def ordinary(self, ids: np.ndarray) -> np.ndarray:
+        """Which of `ids` are text and no special, bool of the same shape."""
+        return ids >= self.first_ordinary_id
+
+    def words(self, ids: np.ndarray) -> np.ndarray:
+        """The number of the word that each id belongs to, int32 `[T]`: a run of ASCII letters, digits and all non-ASCII
+        bytes, with the space before it, is a word; everything else stands alone."""
+        byte = ids - self.first_ordinary_id
+        inside = _WORD_BYTES[np.clip(byte, 0, 255)] & self.ordinary(ids)
+        return number_words(inside, inside | (byte == ord(" ")))
+
+    def surface(self, identity: int) -> str:
+        """One id alone as one character to look at: itself where it is printable ASCII, else a dot."""
+        byte = identity - self.first_ordinary_id
+        return chr(byte) if 32 <= byte < 127 else ("\n" if byte == 10 else "·")
+
+
+_WORD_BYTES = np.array([chr(b).isalnum() if b < 128 else True for b in range(256)])
+
+
+def number_words(joins_left: np.ndarray, joins_right: np.ndarray) -> np.ndarray:
+    """Word numbers int32 `[T]` from which tokens `[T]` can go on a word and which can be gone on from."""
+    starts = np.ones(len(joins_left), dtype=bool)
+    starts[1:] = ~(joins_left[1:] & joins_right[:-1])
+    return np.cumsum(starts, dtype=np.int32) - 1
+
 
 def fit_length(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
     """`ids` cut or padded at its end to exactly `[length]` int32."""
@@ -78,6 +109,7 @@ def mask_tokens(
     first_ordinary_id: int,
     rate: float = 0.15,
     maskable: np.ndarray | None = None,
+    words: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """BERT's masking (Devlin et al. 2019, section 3.1 and appendix A.1).
 
@@ -88,6 +120,8 @@ def mask_tokens(
       ids: `[T]` integer ids.
       rate: share of the maskable places to predict, in (0, 1].
       maskable: `[T]` bool; by default every ordinary id (`ids >= first_ordinary_id`).
+      words: `[T]` the number of each id's word. Then whole words are chosen, in random order, as long as they do not
+        exceed the same count (the authors' later "whole word masking"); the fate of each id is still its own.
 
     Returns:
       inputs `[T]` int32 (what the model sees), targets `[T]` int32 (the ids as they were), weights `[T]` float32
@@ -106,13 +140,59 @@ def mask_tokens(
     if places.size == 0:
         return inputs, targets, weights
     count = min(places.size, max(1, int(rate * places.size + 0.5)))
-    chosen = rng.permutation(places)[:count]
+    chosen = rng.permutation(places)[:count] if words is None else _whole_words(places, words[places], count, rng)
+    count = chosen.size
     weights[chosen] = 1.0
     # One uniform per chosen place decides its fate, so the three shares are exact in expectation at any length.
     fate = rng.random(count)
     replacements = rng.integers(first_ordinary_id, vocab_size, count, dtype=np.int32)
     inputs[chosen] = np.where(fate < 0.8, np.int32(mask_id), np.where(fate < 0.9, replacements, inputs[chosen]))
     return inputs, targets, weights
+
+
+def _whole_words(places: np.ndarray, words: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Places of whole words, at most `count` in all; where no word is that short, the first drawn."""
+    names, sizes = np.unique(words, return_counts=True)
+    order, taken, room = rng.permutation(len(names)), [], count
+    for word in order:
+        if sizes[word] <= room:
+            taken.append(names[word])
+            room -= sizes[word]
+    return places[np.isin(words, taken or [names[order[0]]])]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    source: Source
+    fields: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[index]
+        return record | {"text": text_of(record, self.fields)}
+
+
+def text_of(record: dict[str, Any], fields: Sequence[str]) -> str:
+    """The texts of some fields of a record, one after another; a list of words is one text.
+
+    Raises UsageError for a field that the record lacks, or that is no text.
+    """
+    parts = []
+    for field in fields:
+        if field not in record:
+            raise UsageError(f"record {record['id']!r} has no field {field!r}; it has {', '.join(sorted(record))}")
+        value = record[field]
+        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(w, str) for w in value)):
+            raise UsageError(f"field {field!r} of record {record['id']!r} is no text, but {type(value).__name__}")
+        parts.append(value if isinstance(value, str) else ", ".join(value))
+    return ": ".join(part for part in parts if part)
+
+
+def with_text(source: Source, fields: Sequence[str]) -> Source:
+    """The source with `text` made of some of its fields (see `text_of`)."""
+    return source if tuple(fields) == ("text",) else _Texts(source, tuple(fields))
 
 
 def all_ids(documents: Source, encode: Encode, *, field: str = "text") -> np.ndarray:

@@ -24,10 +24,14 @@ def bigram_bits(train_ids: np.ndarray, previous: np.ndarray, ids: np.ndarray, vo
     """
     unigram = np.bincount(train_ids, minlength=vocabulary) + 1.0
     unigram /= unigram.sum()
-    pairs = np.zeros((vocabulary, vocabulary))
-    np.add.at(pairs, (train_ids[:-1], train_ids[1:]), 1.0)
-    probability = (pairs + unigram[None]) / (pairs.sum(axis=1, keepdims=True) + 1.0)
-    return float(-np.log2(probability[previous, ids]).mean())
+    context = np.bincount(train_ids[:-1], minlength=vocabulary)
+    # Only the pairs that occur are kept: a table of all would be too large for vocabularies of words.
+    pairs, counts = np.unique(train_ids[:-1].astype(np.int64) * vocabulary + train_ids[1:], return_counts=True)
+    wanted = previous.astype(np.int64) * vocabulary + ids
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    found = np.where(pairs[place] == wanted, counts[place], 0)
+    probability = (found + unigram[ids]) / (context[previous] + 1.0)
+    return float(-np.log2(probability).mean())
 
 
 def chance_recall(candidates: int, k: int) -> float:

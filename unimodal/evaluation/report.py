@@ -40,7 +40,7 @@ _SOUND_RATE = 16_000
 _SOUND_SECONDS = 20.0  # playable, on the whole page
 _ATTENTION_BYTES = 150_000  # of weights for the read-out, per map
 
-_CHART = {"width": 340, "height": 210, "left": 46, "right": 12, "top": 10, "bottom": 38}
+_CHART = {"width": 340, "height": 210, "left": 46, "right": 20, "top": 10, "bottom": 38}
 _HEAT_COLOUR = (43, 108, 196)  # the accent, of a tone that reads on white and on black
 
 
@@ -219,7 +219,8 @@ def _chart_views(
 ) -> list[dict[str, Any]]:
     """A card per task: its training loss and, below on the same steps, its metric with the baseline as a line."""
     charts = []
-    for task in [*curves, *(name for name in eval_curves if name not in curves)]:
+    named = dict.fromkeys([*results, *curves, *eval_curves])  # in the order of the table above
+    for task in (name for name in named if name in curves or name in eval_curves):
         last = max([step for curve in (curves, eval_curves) for step, _ in curve.get(task, ())], default=1)
         plots = []
         if task in curves:

@@ -21,3 +21,9 @@ def recall(queries: np.ndarray, keys: np.ndarray, at: Sequence[int] = (1, 5, 10)
     """Recall at each k, averaged over both directions."""
     there, back = ranks(queries, keys), ranks(keys, queries)
     return {f"recall@{k}": float(((there < k).mean() + (back < k).mean()) / 2) for k in at}
+
+
+def mean_reciprocal_rank(queries: np.ndarray, keys: np.ndarray) -> float:
+    """Mean of 1 / (1 + rank), averaged over both directions: 1 where every partner is found first."""
+    there, back = ranks(queries, keys), ranks(keys, queries)
+    return float((1 / (1 + there)).mean() + (1 / (1 + back)).mean()) / 2

@@ -92,13 +92,15 @@ class AudioSample:
     """A waveform float32 [S] in [-1, 1] at `rate` Hz, and (start, end, label) segments in seconds.
 
     Labels say what a segment is: "masked", "picked right", "picked wrong", or the code of a frame. A label that ends
-    in "right" or "wrong" is drawn as such.
+    in "right" or "wrong" is drawn as such. output: what the model heard in it; truth: what was said.
     """
 
     waveform: np.ndarray
     rate: int
     segments: tuple[tuple[float, float, str], ...] = ()
     note: str = ""
+    output: str | None = None
+    truth: str | None = None
 
     def __post_init__(self) -> None:
         wave = self.waveform

@@ -2,11 +2,26 @@
 
 A family is one short module in `families/`, named as its `model_type`: how its config.json becomes our configuration,
 and a table of names. The engine around it is the same for all: `files` (safetensors), `table` and `match` (which tensor
-is which parameter), `load`, `save`, `stages` and `pretrained` (what comes after the backbone).
+is which parameter), `load`, `save`, `stages` and `pretrained` (what comes after the backbone), `preprocess` and its parts
+(what comes before the tokenizers), `recipes` and `start` (training that begins with published weights).
 """
 
 from unimodal.interop.load import load_huggingface
+from unimodal.interop.preprocess import Preprocessor, load_preprocessor
 from unimodal.interop.pretrained import Pretrained
+from unimodal.interop.recipes import Recipe, recipe
 from unimodal.interop.save import save_huggingface, to_tensors
+from unimodal.interop.start import Start, start_from
 
-__all__ = ["Pretrained", "load_huggingface", "save_huggingface", "to_tensors"]
+__all__ = [
+    "Preprocessor",
+    "Pretrained",
+    "Recipe",
+    "Start",
+    "load_huggingface",
+    "load_preprocessor",
+    "recipe",
+    "save_huggingface",
+    "start_from",
+    "to_tensors",
+]

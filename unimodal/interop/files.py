@@ -17,7 +17,13 @@ from unimodal.errors import UsageError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# All tensors, heads too, under their names; weights_only refuses whatever else the pickle holds.
+CONVERT = (
+    'python -c "import torch, safetensors.torch as s; '
+    "s.save_file({{k: v.contiguous().clone() for k, v in torch.load('{}', weights_only=True).items()}}, "
+    "'model.safetensors')\""
+)
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -82,8 +88,8 @@ def open_source(directory: Path) -> Source:
     path = directory / "config.json"
     if not path.exists():
         raise UsageError(f"{directory} has no config.json; give the directory of a Hugging Face checkpoint")
+    read_json(path)  # so that what is wrong with it is said now, and of the file
     text = path.read_text(encoding="utf-8")
-    read_json(path)
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(directory):
         tensors |= read_header(file)
@@ -103,20 +109,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _weight_files(directory: Path) -> list[Path]:
     if (directory / INDEX).exists():
-        shards = sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
-        for shard in shards:
-            if not (directory / shard).exists():
-                raise UsageError(f"{directory / shard} is missing, although {INDEX} names it; fetch it again")
-        return [directory / shard for shard in shards]
+        return _shards(directory)
     if (directory / SINGLE).exists():
         return [directory / SINGLE]
     pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
     if pickles:
         raise UsageError(
-            f"{directory} holds {pickles[0]} but no safetensors, and a pickle can run any code, so it is not opened; convert "
-            f"it where you trust it: transformers.AutoModel.from_pretrained(DIR).save_pretrained(NEW, safe_serialization=True)"
+            f"{directory} holds {pickles[0]} but no {SINGLE}, and a pickle can run any code, so it is not opened; "
+            f"convert it once, in that directory: {CONVERT.format(pickles[0])}"
         )
     raise UsageError(f"{directory} has no {SINGLE} and no {INDEX}")
+
+
+def _shards(directory: Path) -> list[Path]:
+    """The files that the index names. Raises UsageError if one is missing, or has not a tensor that it should have."""
+    index = directory / INDEX
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise UsageError(f"{index} has no weight_map from tensors to files; fetch it again")
+    for name, shard in where.items():
+        if not (directory / shard).exists():
+            raise UsageError(
+                f"{directory / shard} is missing, although {INDEX} names it for {name} and others; fetch it again"
+            )
+    return [directory / shard for shard in sorted(set(where.values()))]
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
@@ -131,28 +147,29 @@ def read_header(file: Path) -> dict[str, Tensor]:
             )
         try:
             header = json.loads(stream.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{file} is not a safetensors file: its header is not JSON") from error
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in DTYPES:
-            raise UsageError(
-                f"{file}: tensor {name} has the type {entry['dtype']}, which is not one of {', '.join(DTYPES)}"
-            )
-        begin, end = entry["data_offsets"]
-        tensor = Tensor(name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + begin)
-        if end - begin != math.prod(tensor.shape) * tensor.dtype.itemsize:
-            raise UsageError(
-                f"{file}: tensor {name} of shape {tensor.shape} does not take the {end - begin} bytes it is given"
-            )
-        if 8 + length + end > size:
-            raise UsageError(
-                f"{file} is truncated: {size} bytes, but tensor {name} ends at byte {8 + length + end}; fetch it again"
-            )
-        tensors[name] = tensor
-    return tensors
+            assert isinstance(header, dict)
+        except (ValueError, AssertionError) as error:
+            raise UsageError(f"{file} is not a safetensors file: its header is no JSON object") from error
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return {name: _tensor(file, size, 8 + length, name, entry) for name, entry in entries.items()}
+
+
+def _tensor(file: Path, size: int, start: int, name: str, entry: Any) -> Tensor:
+    """What the header says of one tensor of a file of `size` bytes, whose tensors begin at byte `start`."""
+    try:
+        kind, shape, (begin, end) = entry["dtype"], tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{file}: the header does not say dtype, shape and data_offsets of tensor {name}") from error
+    if kind not in DTYPES:
+        raise UsageError(f"{file}: tensor {name} has the type {kind}, which is not one of {', '.join(DTYPES)}")
+    tensor = Tensor(name, file, DTYPES[kind], shape, start + begin)
+    if begin < 0 or end - begin != math.prod(shape) * tensor.dtype.itemsize:
+        raise UsageError(f"{file}: tensor {name} of shape {shape} does not take the {end - begin} bytes it is given")
+    if start + end > size:
+        raise UsageError(
+            f"{file} is truncated: {size} bytes, but tensor {name} ends at byte {start + end}; fetch it again"
+        )
+    return tensor
 
 
 def write_file(

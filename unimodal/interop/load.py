@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import pkgutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -156,7 +157,7 @@ def read_leaf(
     if sharding is not None:
         slices = sharding.addressable_devices_indices_map(shape)
         placed = {device: _bounds(index or (), shape) for device, index in slices.items()}
-    buffers = {index: np.empty([stop - start for start, stop in index], dtype) for index in set(placed.values())}
+    buffers = {index: _aligned([stop - start for start, stop in index], dtype) for index in set(placed.values())}
     for piece in pieces:
         value = piece.row.read(source.tensors[piece.source].read()).reshape(piece.shape)
         value = value if piece.layer is None else value[None]
@@ -164,9 +165,17 @@ def read_leaf(
         for index, buffer in buffers.items():
             _copy(value, region, buffer, index)
     if sharding is None:
-        return jnp.asarray(buffers[whole])
+        return jax.device_put(buffers[whole])
     arrays = [jax.device_put(buffers[index], device) for device, index in placed.items()]
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """An empty array that begins at a multiple of 64 bytes: a CPU device then takes it as it is, without a second copy."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + 64, np.uint8)
+    begin = -raw.ctypes.data % 64
+    return raw[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _copy(

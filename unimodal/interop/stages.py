@@ -79,7 +79,7 @@ class Last:
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         if context.segment is None or not self.real:
             return x[:, -1]
-        slot = jnp.arange(x.shape[1], dtype=jnp.int32)[None] * (context.segment != 0)
+        slot = jnp.where(context.segment != 0, jnp.arange(x.shape[1], dtype=jnp.int32)[None], 0)
         return jnp.take_along_axis(x, jnp.argmax(slot, axis=1)[:, None, None], axis=1)[:, 0]
 
 
@@ -144,20 +144,18 @@ class Unit:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Logits over the ids (`heads.LanguageModel`); `cap` c squashes them to c·tanh(logits/c)."""
+    """Logits over the ids (`heads.LanguageModel`)."""
 
     name: str
     width: int
     vocabulary: int
     tied: bool = True
-    cap: float | None = None
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
         return {self.name: LanguageModel(self.width, self.vocabulary, tied=self.tied, rngs=rngs)}
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        logits = context.heads[self.name](x, context.tokenizer.table)
-        return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
+        return context.heads[self.name](x, context.tokenizer.table)
 
 
 @dataclass(frozen=True)

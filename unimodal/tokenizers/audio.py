@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,9 @@ from unimodal.tokens import Tokens, tokens
 class Config:
     """kernels and strides of the convolutions, in samples then frames; channels of each; conv_norm: "group" (one
     GroupNorm after the first, the base model) or "layer" (after each, the large one); position_kernel and
-    position_groups of the convolutional position embedding; norm: LayerNorm on the tokens before the backbone."""
+    position_groups of the convolutional position embedding; norm: LayerNorm on the tokens before the backbone.
+    feature_gradient: factor on the gradient that reaches the convolutions (§4.2: 0.1 in the base model; 0 spares their
+    backward pass). Dropout: feature_dropout on the projected frames, dropout on the tokens."""
 
     channels: int = 512
     kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
@@ -28,6 +32,8 @@ class Config:
     position_groups: int = 16
     norm: bool = True
     norm_epsilon: float = 1e-5
+    feature_gradient: float = 1.0
+    feature_dropout: float = 0.0
     dropout: float = 0.0
     param_dtype: str = "float32"
 
@@ -36,6 +42,8 @@ class Config:
             raise UsageError(f"audio tokenizer has {len(self.kernels)} kernels but {len(self.strides)} strides")
         if self.conv_norm not in ("group", "layer"):
             raise UsageError(f"audio conv_norm={self.conv_norm!r} is not one of group, layer")
+        if not 0 <= self.feature_gradient < math.inf:
+            raise UsageError(f"audio feature_gradient must be finite and at least 0, but is {self.feature_gradient}")
 
     def frames(self, samples: jax.Array | int) -> jax.Array | int:
         """How many frames the convolutions make of so many samples; 0 if too short for one."""
@@ -135,14 +143,19 @@ class Tokenizer(nnx.Module):
         self.position = PositionConvolution(width, c, rngs=rngs)
         self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
 
-    def features(self, waveform: jax.Array) -> jax.Array:
-        """Waveform [B,samples] float → normalised convolutional frames [B,T,C]."""
+    def convolved(self, waveform: jax.Array) -> jax.Array:
+        """Waveform [B,samples] float → frames [B,T,C] as the last convolution leaves them."""
         if not self.config.frames(waveform.shape[1]):
             raise UsageError(f"{waveform.shape[1]} audio samples are too short for one frame")
         x = waveform[:, :, None].astype(self.convolutions[0].kernel.get_value().dtype)
         for convolution in self.convolutions:
             x = convolution(x)
-        return self.feature_norm(x)
+        factor = self.config.feature_gradient
+        return x if factor == 1.0 else jax.lax.stop_gradient(x) if factor == 0.0 else _scaled_gradient(factor, x)
+
+    def features(self, waveform: jax.Array) -> jax.Array:
+        """Waveform [B,samples] float → normalised convolutional frames [B,T,C]."""
+        return self.feature_norm(self.convolved(waveform))
 
     def embed(
         self,
@@ -150,13 +163,18 @@ class Tokenizer(nnx.Module):
         *,
         lengths: jax.Array | None = None,
         masked: jax.Array | None = None,
+        silenced: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> Tokens:
         """Frames [B,T,C] → Tokens. `lengths` [B]: samples that are real; `masked` bool [B,T]: frames whose projection
-        is replaced by the learned mask embedding."""
+        is replaced by the learned mask embedding; `silenced` bool [B,D]: channels of the projection set to zero."""
         x = self.projection(features)
+        if key is not None and self.config.feature_dropout:
+            x = dropout(x, self.config.feature_dropout, jax.random.fold_in(key, 1))
         if masked is not None:
             x = jnp.where(masked[:, :, None], self.mask_embedding.get_value().astype(x.dtype)[None, None], x)
+        if silenced is not None:
+            x = jnp.where(silenced[:, None, :], jnp.zeros((), x.dtype), x)
         segment = None
         if lengths is not None:
             frames = jnp.asarray(self.config.frames(lengths))
@@ -172,6 +190,15 @@ class Tokenizer(nnx.Module):
     ) -> Tokens:
         """waveform [B,samples], lengths [B] in samples (None: all real)."""
         return self.embed(self.features(waveform), lengths=lengths, key=key)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scaled_gradient(factor: float, x: jax.Array) -> jax.Array:
+    """x, bit for bit; what flows back is multiplied by `factor`."""
+    return x
+
+
+_scaled_gradient.defvjp(lambda factor, x: (x, None), lambda factor, _, g: (g * jnp.asarray(factor, g.dtype),))
 
 
 def _norm_over_time(norm: Norm, x: jax.Array) -> jax.Array:

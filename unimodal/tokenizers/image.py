@@ -24,7 +24,8 @@ class Config:
     plain_registers: more learned tokens, between the others and the patches, without a place in the position table
     (Darcet 2024). stride between patches, down and across (None: the patch, and the image must divide by it; otherwise
     what is left over at the right and bottom goes unseen). positions: whether there is a position table; resize: take
-    images of other sizes, too, and resize the table to their grid, bicubically."""
+    images of other sizes, too, and resize the table to their grid, bicubically; antialias: with a filter that widens as
+    the grid shrinks."""
 
     image_size: tuple[int, int] = (224, 224)
     patch: int = 16
@@ -34,6 +35,7 @@ class Config:
     stride: tuple[int, int] | None = None
     positions: bool = True
     resize: bool = False
+    antialias: bool = False
     bias: bool = True
     norm: bool = False
     norm_epsilon: float = 1e-6
@@ -101,7 +103,8 @@ class Tokenizer(nnx.Module):
         if self.position_table is not None:
             table = self.position_table.table.get_value()
             if grid != c.grid:
-                table = jnp.concatenate([table[: c.registers], resize_grid(table[c.registers :], c.grid, grid)])
+                resized = resize_grid(table[c.registers :], c.grid, grid, antialias=c.antialias)
+                table = jnp.concatenate([table[: c.registers], resized])
             x = x + table[None]
         if self.plain_registers is not None:
             plain = _before(self.plain_registers, x[:, c.registers :])
@@ -125,27 +128,41 @@ class Tokenizer(nnx.Module):
         return x if bias is None else x + bias.get_value()[None, None]
 
 
-def resize_grid(table: jax.Array, old: tuple[int, int], new: tuple[int, int]) -> jax.Array:
-    """Position embeddings [rows·columns,D] of one grid for another, by bicubic interpolation in float32 (Keys 1981, with
-    a = -0.75, as published models have it)."""
+def resize_grid(table: jax.Array, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = False) -> jax.Array:
+    """Position embeddings [rows·columns,D] of one grid for another, by bicubic interpolation in float32 (Keys 1981, as
+    published models have it: a = -0.75, or with `antialias` a = -0.5)."""
+    weights = _smooth_bicubic if antialias else _bicubic
     x = table.astype(jnp.float32).reshape(*old, table.shape[1])
-    down, across = (jnp.asarray(_bicubic(a, b)) for a, b in zip(old, new, strict=True))
+    down, across = (jnp.asarray(weights(a, b)) for a, b in zip(old, new, strict=True))
     x = jnp.einsum("rh,cw,hwd->rcd", down, across, x, precision="highest")
     return x.reshape(-1, table.shape[1]).astype(table.dtype)
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:
     """[new,old] float32: how much of each old place goes into each new one; beyond the border the border repeats."""
-    a = -0.75
     centre = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(centre).astype(int)
     matrix = np.zeros((new, old))
     for step in (-1, 0, 1, 2):
-        t = np.abs(centre - (first + step))
-        near = (a + 2) * t**3 - (a + 3) * t**2 + 1
-        far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
-        np.add.at(matrix, (np.arange(new), np.clip(first + step, 0, old - 1)), np.where(t <= 1, near, far))
+        weights = _cubic(centre - (first + step), a=-0.75)
+        np.add.at(matrix, (np.arange(new), np.clip(first + step, 0, old - 1)), weights)
     return matrix.astype(np.float32)
+
+
+def _smooth_bicubic(old: int, new: int) -> np.ndarray:
+    """As `_bicubic`, but as wide as one new place if that is wider than an old one, and cut off at the border."""
+    step = old / new
+    centre = (np.arange(new) + 0.5) * step - 0.5
+    matrix = _cubic((centre[:, None] - np.arange(old)[None]) / max(step, 1.0), a=-0.5)
+    return (matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' piecewise cubic, 0 from a distance of 2 on."""
+    t = np.abs(distance)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
 
 
 def _before(learned: Embedding, x: jax.Array) -> jax.Array:

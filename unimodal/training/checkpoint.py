@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from unimodal.training.step import TrainState
 class Checkpoints:
     """The checkpoints of one workdir. Saving is asynchronous: the next `save` or `close` waits for the last."""
 
-    def __init__(self, workdir: Path, *, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+    def __init__(self, workdir: Path, *, keep: int = 2, create: bool = True):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
 
     def latest_step(self) -> int | None:
@@ -54,14 +56,23 @@ class Checkpoints:
         _check_names(set(wanted), set(facts["hashes"]), step)
         _check_shapes(_shapes(wanted), facts["shapes"], step)
         found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
-        hashes = jax.device_get(leaf_hashes(found))
-        damaged = sorted(name for name, value in hashes.items() if int(value) != facts["hashes"][name])
-        if damaged:
-            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            raise UsageError(f"checkpoint {step} is damaged: {damaged[0]}{more} does not match its fingerprint")
+        _check_hashes(found, facts["hashes"], step)
         structure = jax.tree.structure(abstract)
         state = jax.tree.unflatten(structure, [found[name] for name in wanted])
         return state, facts["iterators"], facts["fingerprint"]
+
+    def shapes(self, step: int) -> dict[str, str]:
+        """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
+        return self._read(step, "facts", ocp.args.JsonRestore())["shapes"]
+
+    def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Some of the arrays by name, in the shapes and shardings of `wanted`. Raises UsageError as `restore` does."""
+        hashes = self._read(step, "facts", ocp.args.JsonRestore())["hashes"]
+        places = {name: ocp.ArrayRestoreArgs(sharding=leaf.sharding) for name, leaf in wanted.items()}
+        some = ocp.args.PyTreeRestore(dict(wanted), restore_args=places, partial_restore=True)
+        found = self._read(step, "arrays", some)
+        _check_hashes(found, hashes, step)
+        return found
 
     def _read(self, step: int, item: str, arguments: Any) -> Any:
         try:
@@ -77,9 +88,82 @@ class Checkpoints:
         self._manager.close()
 
 
+@dataclass(frozen=True)
+class WorkdirStart:
+    """Which parameters of a model the checkpoint of another run fills. loaded, fresh (ours that stay as initialised)
+    and unused (parameters of the checkpoint that the model lacks), all by name."""
+
+    workdir: Path
+    step: int
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def report(self) -> str:
+        """Each parameter by name."""
+        counts = f"{len(self.loaded)} parameters loaded, {len(self.fresh)} fresh; {len(self.unused)} unused"
+        kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
+        lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
+        return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines])
+
+    def fill(self, parameters: Any) -> Any:
+        """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards."""
+        leaves, structure = jax.tree_util.tree_flatten_with_path(parameters)
+        ours = {path_name(path): leaf for path, leaf in leaves}
+        checkpoints = Checkpoints(self.workdir, create=False)
+        # Read under the names of a TrainState, in which the parameters are one part.
+        place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
+        found = checkpoints.read(self.step, {f"parameters.{name}": place(ours[name]) for name in self.loaded})
+        checkpoints.close()
+        return structure.unflatten(found.get(f"parameters.{name}", leaf) for name, leaf in ours.items())
+
+
+def is_workdir(path: Path) -> bool:
+    """Whether a run of ours left its config and checkpoints there."""
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
+def start_from_workdir(workdir: Path, parameters: Any, *, skip: str | None = None) -> WorkdirStart:
+    """Match the latest checkpoint of a workdir with parameters (or their shapes) by name.
+
+    skip: a regular expression; parameters in whose name it is found start afresh. Reads no arrays. Raises UsageError if
+    there is no checkpoint, nothing in it fits, or a parameter has another shape there.
+    """
+    if not is_workdir(workdir):
+        raise UsageError(f"{workdir} is not a workdir with checkpoints")
+    checkpoints = Checkpoints(workdir, create=False)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise UsageError(f"no checkpoint in {workdir}; train there first")
+    there = {
+        n.removeprefix("parameters."): s for n, s in checkpoints.shapes(step).items() if n.startswith("parameters.")
+    }
+    checkpoints.close()
+    ours = _shapes({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
+    wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
+    if skip is not None and len(wanted) == len(ours):
+        raise UsageError(f"init_skip={skip!r} is found in no parameter's name, such as {next(iter(ours))}")
+    loaded = tuple(name for name in wanted if name in there)
+    for name in loaded:
+        if wanted[name] != there[name]:
+            raise UsageError(
+                f"{name} is {wanted[name]} in the model, {there[name]} in {workdir}; configure it alike, or leave it out "
+                f"with init_skip"
+            )
+    if not loaded:
+        raise UsageError(f"no parameter of {workdir}, such as {next(iter(there))}, is one of this model")
+    fresh, unused = tuple(n for n in ours if n not in loaded), tuple(n for n in there if n not in loaded)
+    return WorkdirStart(workdir, step, loaded, fresh, unused)
+
+
 def named(tree: Any) -> dict[str, Any]:
     """Leaves by dotted path, in the tree's own order."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether there is something to resume. Writes nothing."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
 def claim_workdir(workdir: Path, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:
@@ -124,6 +208,14 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+
+
+def _check_hashes(found: Mapping[str, jax.Array], hashes: Mapping[str, int], step: int) -> None:
+    seen = jax.device_get(leaf_hashes(found))
+    damaged = sorted(name for name, value in seen.items() if int(value) != hashes[name])
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise UsageError(f"checkpoint {step} is damaged: {damaged[0]}{more} does not match its fingerprint")
 
 
 def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int) -> None:

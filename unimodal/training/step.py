@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -32,13 +32,17 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Program:
-    """What is fixed during a run: the model's structure, how it is made, and the optimizer."""
+    """What is fixed during a run: the model's structure, how it is made, and the optimizer.
+
+    start: gives the first parameters from the initialised ones (published weights, say); None: they are as initialised.
+    """
 
     make_model: Callable[[jax.Array], nnx.Module]
     optimizer: optax.GradientTransformation
     mesh: Mesh
     seed: int
     accumulate: int = 1
+    start: Callable[[nnx.State], nnx.State] | None = None
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""
@@ -46,7 +50,8 @@ class Program:
 
     def init(self) -> TrainState:
         """The state before the first step, every array born in its shard."""
-        return initialise(self._make_state, self.mesh, jax.random.key(self.seed))
+        state = initialise(self._make_state, self.mesh, jax.random.key(self.seed))
+        return state if self.start is None else replace(state, parameters=self.start(state.parameters))
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""

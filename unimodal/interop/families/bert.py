@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
+from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
 from unimodal.interop.files import read_json
 from unimodal.interop.stages import Dense, Last, MaskedVocabulary, Pool, Stage, Unit
@@ -13,6 +15,7 @@ from unimodal.tokenizers import text
 
 OURS = "backbones.text"
 LAYER = f"{OURS}.layers"
+MODULE = re.compile(r'"sentence_transformers[\w.]*\.(\w+)"')
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
@@ -119,7 +122,10 @@ def heads(config: Fields, names: Names, prefix: str) -> tuple[tuple[Output, ...]
 
 
 def sentence_pooling(directory: Path) -> tuple[Stage, ...] | None:
-    """How a sentence-transformers directory pools, if it is one: modules.json and 1_Pooling/config.json say so."""
+    """How a sentence-transformers directory pools, if it is one: modules.json and 1_Pooling/config.json say so.
+
+    Raises UsageError for what would give other embeddings than the published ones.
+    """
     path = directory / "1_Pooling" / "config.json"
     if not path.exists():
         return None
@@ -133,6 +139,10 @@ def sentence_pooling(directory: Path) -> tuple[Stage, ...] | None:
         if key.startswith("pooling_mode_") and key not in ways:
             config.only(key, False)
     chosen = [stage for key, stage in ways.items() if config.get(key, False)]
+    if len(chosen) != 1:
+        raise UsageError(f"{path} should turn on one of {', '.join(ways)}, but turns on {len(chosen)}")
     modules = directory / "modules.json"
-    normalised = modules.exists() and "models.Normalize" in modules.read_text(encoding="utf-8")
-    return (*chosen[:1], Unit()) if normalised else tuple(chosen[:1])
+    kinds = MODULE.findall(modules.read_text(encoding="utf-8")) if modules.exists() else []
+    if further := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
+        raise UsageError(f"{modules}: {' and '.join(sorted(further))} after the pooling is not supported")
+    return (*chosen, Unit()) if "Normalize" in kinds else tuple(chosen)

@@ -31,7 +31,8 @@ def dino(config: Fields, names: Names, prefix: str, *, registers: int) -> Descri
         choices["mlp_width"] = names.shape(down)[1]
     if gated:
         choices["activation"] = "swiglu"
-    pixels = tokenizer(config, plain_registers=registers, resize=True)
+    # The published code resizes positions with antialiasing only where there are registers.
+    pixels = tokenizer(config, plain_registers=registers, resize=True, antialias=registers > 0)
     tower = Tower("image", "image", "image", pixels, backbone(config, **choices))
     return Description((tower,), tuple(outputs), (*embedding_rows(prefix), *_rows(prefix, gated), *rows))
 

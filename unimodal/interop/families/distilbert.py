@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
+from unimodal.interop.families.bert import sentence_pooling
 from unimodal.interop.stages import Dense, MaskedVocabulary, Pool
 from unimodal.interop.table import Row, linear, norm, same
 from unimodal.tokenizers import text
@@ -17,6 +18,9 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
     prefix, width = names.prefix("distilbert."), config.need("dim")
     outputs: list[Output] = []
     rows: list[Row] = []
+    sentence = sentence_pooling(directory)
+    if sentence is not None:
+        outputs.append(Output("pooled", "text", sentence))
     if "vocab_transform.weight" in names:
         activation = config.activation("activation", "gelu")
         head = MaskedVocabulary("masked_lm", width, config.need("vocab_size"), activation, EPSILON)

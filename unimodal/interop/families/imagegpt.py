@@ -6,16 +6,20 @@ from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names, Output
 from unimodal.interop.families.gpt2 import rows, tower
-from unimodal.interop.stages import Vocabulary
+from unimodal.interop.stages import Dense, Pool, Vocabulary
 from unimodal.interop.table import linear
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
-    prefix, outputs, head = names.prefix("transformer."), (), ()
+    prefix, width, outputs, head = names.prefix("transformer."), config.need("n_embd"), (), ()
     activation = config.activation("activation_function", "quick_gelu")
     if "lm_head.weight" in names:  # it does not predict the token that begins every picture
         clusters = names.shape("lm_head.weight")[0]
-        outputs = (Output("logits", "image", (Vocabulary("lm", config.need("n_embd"), clusters, tied=False),)),)
+        outputs = (Output("logits", "image", (Vocabulary("lm", width, clusters, tied=False),)),)
         head = linear("lm_head", "heads.lm.linear", bias=False)
+    if "score.weight" in names:
+        classes = names.shape("score.weight")[0]
+        outputs = (Output("logits", "image", (Pool(stop=None), Dense("classifier", width, classes, bias=False))),)
+        head = linear("score", "heads.classifier", bias=False)
     made = tower(config, "image", norm="rms", activation=activation)
     return Description((made,), outputs, (*rows(prefix, "image", bias=False), *head))

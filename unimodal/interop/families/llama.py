@@ -28,11 +28,10 @@ def decoder(
     extra: tuple[Row, ...] = (),
     scaled: bool = False,
     tied: bool = False,
-    cap: float | None = None,
     **choices: object,
 ) -> Description:
     """A decoder with these names of tensors. biased: attention matrices with a bias; extra: rows of further layer norms;
-    scaled: embeddings times √D; tied: by default; cap: of the logits; choices: fields of the BackboneConfig."""
+    scaled: embeddings times √D; tied: by default; choices: fields of the BackboneConfig."""
     width, vocabulary = config.need("hidden_size"), config.need("vocab_size")
     heads = config.need("num_attention_heads")
     fields = dict(
@@ -63,7 +62,7 @@ def decoder(
     outputs: tuple[Output, ...] = ()
     head: tuple[Row, ...] = ()
     if prefix:
-        outputs = (Output("logits", "text", (Vocabulary("lm", width, vocabulary, tied, cap),)),)
+        outputs = (Output("logits", "text", (Vocabulary("lm", width, vocabulary, tied),)),)
         head = (
             (same("lm_head.weight", "tokenizers.text.table.table", tied=True),)
             if tied

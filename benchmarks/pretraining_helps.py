@@ -1,0 +1,64 @@
+"""Does wav2vec 2.0 help CTC? Fine-tuned from a pre-trained encoder against from scratch, with few transcripts.
+
+    python benchmarks/pretraining_helps.py --out=runs/pretraining_helps --seeds=0,1,2 --labelled=60
+
+Both read the same transcripts for the same number of steps at the same rate; only where the encoder starts differs.
+Pre-training reads all recordings and no transcript. Runs `launch.py train` for whatever has no results.json yet, one
+after another, then prints the table of docs/results.md in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def train(config: str, workdir: Path, seed: int, *more: str) -> dict:
+    """The results of one run by task."""
+    results = workdir / "results.json"
+    if not results.exists():
+        command = [sys.executable, "launch.py", "train", f"--config={config}", f"--workdir={workdir}", *more]
+        subprocess.run([*command, f"--config.seed={seed}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(results.read_text(encoding="utf-8"))["tasks"]
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ({', '.join(f'{v:.3f}' for v in values)})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pretraining_helps")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--labelled", type=int, default=60, help="phrases with a transcript (of 305)")
+    parser.add_argument("--steps", type=int, default=300, help="of CTC")
+    parser.add_argument("--pretraining", type=int, default=1400, help="steps of wav2vec 2.0")
+    a = parser.parse_args()
+    seeds = [int(seed) for seed in a.seeds.split(",")]
+    few = (f"--config.tasks.ctc.labelled={a.labelled}", f"--config.steps={a.steps}")
+    few += (f"--config.optimizer.warmup={max(1, a.steps // 10)}", "--config.eval_every=0")
+    long = (f"--config.steps={a.pretraining}", f"--config.optimizer.warmup={max(1, a.pretraining // 10)}")
+    scratch, tuned, pretext = [], [], []
+    for seed in seeds:
+        before = a.out / f"wav2vec2_{seed}"
+        pretext.append(train("configs/wav2vec2.py", before, seed, *long)["wav2vec2"])
+        start = f"--config.init_from={before}"
+        tuned.append(train("configs/ctc.py", a.out / f"tuned_{seed}", seed, *few, start)["ctc"])
+        scratch.append(train("configs/ctc.py", a.out / f"scratch_{seed}", seed, *few)["ctc"])
+    perplexity = [r["details"]["code_perplexity"] for r in pretext]
+    print(f"wav2vec 2.0: accuracy {spread([r['value'] for r in pretext])}, code perplexity {spread(perplexity)}")
+    print("| CTC, mean (seeds) | character error rate ↓ | word error rate ↓ |\n|---|---|---|")
+    for name, runs in (("from scratch", scratch), ("from the pre-trained encoder", tuned)):
+        words = [r["details"]["word_error_rate"] for r in runs]
+        print(f"| {name} | {spread([r['value'] for r in runs])} | {spread(words)} |")
+    print(f"| {scratch[0]['baseline_is']} | {scratch[0]['baseline']:.3f} | |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Fine-tune a published checkpoint: its own tokenizers and backbones, and a task that reads what it reads.
+
+python launch.py train --config=configs/finetune.py:DIR --workdir=runs/finetuned
+
+DIR holds config.json and model.safetensors. Encoders of text with a masked-language head go on hiding tokens of the
+book, others learn to classify emoji by their names; causal ones continue the book; images are classified, images with
+text are matched, waveforms go on with wav2vec 2.0's task. Text is encoded by the vocabulary in DIR where the task takes
+one, else as bytes, and then the table of embeddings starts afresh. What of DIR is used is printed by name.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common
+from tasks.bert import Bert
+from tasks.clip import Clip
+from tasks.gpt import Gpt
+from tasks.text_classifier import TextClassifier
+from tasks.vit import Vit
+from tasks.wav2vec2 import Wav2vec2
+from unimodal import interop
+from unimodal.data.encoders import FILES
+from unimodal.data.text import ByteEncoder
+from unimodal.interop.stages import MaskedVocabulary
+
+
+def get_config(directory: str = "") -> ConfigDict:
+    if not directory:
+        raise ValueError("say which checkpoint, as in configs/finetune.py:DIR")
+    found = interop.recipe(directory)
+    config = common.base()
+    config.init_from = directory
+    config.steps = 500
+    config.log_every = 25
+    config.eval_every = 250
+    config.eval_limit = 4
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup = 50
+    for name, (kind, tokenizer) in found.tokenizers.items():
+        config.tokenizers[name] = common.every(type(tokenizer), **vars(tokenizer))
+        config.tokenizers[name].kind = kind
+    for name, backbone in found.backbones.items():
+        config.backbones[name] = common.backbone(**vars(backbone))
+    # What each tower reads, and by what kind of tokenizer: a spectrogram, too, may be seen as an image.
+    reads = sorted((tower.input, tower.kind) for tower in found.towers)
+    if reads == [("text", "text")]:
+        kind, task, more = text_task(found)
+        config.tasks[kind] = common.every(task, backbone="text", **more, **text_fields(config, task, directory))
+    elif reads == [("image", "image")]:
+        pooling = "first" if config.tokenizers.image.registers else "mean"
+        config.tasks.vit = common.every(Vit, backbone="image", pooling=pooling)
+    elif reads == [("image", "image"), ("text", "text")]:
+        given = text_fields(config, Clip, directory)
+        config.tasks.clip = common.every(Clip, image_backbone="image", text_backbone="text", **given)
+    elif reads == [("audio", "audio")]:
+        config.tasks.wav2vec2 = common.every(Wav2vec2, backbone="audio")
+    else:
+        what = " and ".join(f"{given} through a tokenizer of {kind}" for given, kind in reads)
+        raise ValueError(f"{directory} reads {what}, for which this recipe has no task; write a config of your own")
+    return config
+
+
+def text_task(found: interop.Recipe) -> tuple[str, Any, dict[str, Any]]:
+    """The name of a task, its class, and what is to be set in it."""
+    if found.towers[0].causal:
+        return "gpt", Gpt, {}
+    if any(isinstance(stage, MaskedVocabulary) for output in found.outputs for stage in output.stages):
+        return "bert", Bert, {}
+    pooled = any(output.name == "pooled" for output in found.outputs)
+    return "text_classifier", TextClassifier, dict(pooling="first" if pooled else "mean")
+
+
+def text_fields(config: ConfigDict, task: Any, directory: str) -> dict[str, Any]:
+    """Length and encoder of the text task; changes the config where that is to be bytes."""
+    tokenizer = config.tokenizers.text
+    fields = dict(length=min(task.length, tokenizer.max_length or task.length))
+    if "encoder" in task.__dataclass_fields__ and any((Path(directory) / name).is_file() for name in FILES):
+        return fields | dict(encoder=directory)
+    tokenizer.vocabulary = ByteEncoder.vocab_size
+    config.init_skip = r"tokenizers\.text\.table"
+    return fields

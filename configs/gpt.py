@@ -1,0 +1,81 @@
+"""GPT: predict the next token (Radford 2018; Radford 2019).
+
+python launch.py train --config=configs/gpt.py:size=tiny --workdir=runs/gpt
+
+size    | what                                                                              | reaches, in
+tiny    | 1.4M parameters, bytes of the embedded book                                       | SCORE
+small   | 25M, bytes of enwik8: python benchmarks/data/fetch_text.py data/ enwik8           | not run
+paper   | GPT-2's smallest, 124M: python benchmarks/data/fetch_text.py data/ gpt2, and text | not run
+paper_xl| GPT-2's largest, 1.5B: the same                                                   | not run
+
+The two of the paper have GPT-2's shape (table 2), vocabulary, context and batch (§2.3: 512 rows of 1024). Its learning
+rate and number of steps were not published: those here are GPT-3's for models of this size (Brown 2020, table 2.1 and
+appendix B), and so are AdamW's constants. The text of the paper was not published either: put one's own documents into
+data/webtext/train and data/webtext/validation as .txt files, or name another source.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from tasks.gpt import Gpt
+from unimodal.tokenizers import text
+
+SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_xl": dict(width=1600, depth=48, heads=25)}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    size = common.size_of(argument, "tiny", "small", "paper", "paper_xl")
+    config = common.base()
+    if size == "tiny":
+        tiny(config)
+    elif size == "small":
+        small(config)
+    else:
+        paper(config, size)
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    config.steps = 1200
+    config.log_every = 50
+    config.eval_every = 400
+    config.eval_limit = 8
+    config.checkpoint_every = 400
+    config.optimizer.update(learning_rate=3e-3, warmup=100)
+    config.backbones.shared = common.backbone(width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0)
+    config.tokenizers.text = common.every(text.Config, vocabulary=264)
+    config.tasks.gpt = common.every(Gpt, batch_size=16, length=128)
+
+
+def small(config: ConfigDict) -> None:
+    config.steps = 50_000
+    config.log_every = 100
+    config.eval_every = 5_000
+    config.eval_limit = 50
+    config.checkpoint_every = 5_000
+    config.optimizer.update(learning_rate=1e-3, warmup=1_000, b2=0.95, weight_decay=0.1)
+    config.backbones.shared = common.backbone(
+        width=512, depth=8, heads=8, activation="gelu_tanh", rope_theta=10_000.0, dtype="bfloat16", dropout=0.1
+    )
+    config.tokenizers.text = common.every(text.Config, vocabulary=264)
+    config.tasks.gpt = common.every(Gpt, source="array_record:data/enwik8", batch_size=64, length=512)
+
+
+def paper(config: ConfigDict, size: str) -> None:
+    config.steps = 572_000  # 300 billion tokens
+    config.log_every = 100
+    config.eval_every = 10_000
+    config.eval_limit = 50
+    config.checkpoint_every = 5_000
+    rate = {"paper": 6e-4, "paper_xl": 2e-4}[size]
+    config.optimizer.update(learning_rate=rate, warmup=715, b2=0.95, weight_decay=0.1)  # 375 million tokens of warm-up
+    config.backbones.shared = common.backbone(
+        **SHAPES[size],
+        activation="gelu_tanh",
+        norm_epsilon=1e-5,
+        dropout=0.1,
+        dtype="bfloat16",
+        remat="full" if size == "paper_xl" else "none",
+    )
+    config.tokenizers.text = common.every(text.Config, vocabulary=50_257, max_length=1024, dropout=0.1)
+    config.tasks.gpt = common.every(Gpt, source="folder:data/webtext", encoder="data/gpt2", batch_size=512, length=1024)

@@ -1,0 +1,75 @@
+"""Recipes by the size of their model: the papers' have the published numbers of parameters, and can be lowered whole."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import jax
+import pytest
+import tiny
+
+# (recipe, size) → parameters, as published (rounded there) and as the authors' checkpoints have them.
+PUBLISHED = {
+    # Devlin 2019, §3: 110M and 340M; with the heads of pre-training, as in the checkpoints.
+    ("bert", "paper"): (110e6, 110_106_428),
+    ("bert", "paper_large"): (340e6, 336_226_108),
+    # Radford 2019, table 2 says 117M and 1542M; the authors corrected the first to 124M.
+    ("gpt", "paper"): (124e6, 124_439_808),
+    ("gpt", "paper_xl"): (1542e6, 1_557_611_200),
+    # BERT with its pooler and an answer of two classes.
+    ("bert_finetune", "paper"): (110e6, 109_482_240 + 2 * 769),
+    ("bert_finetune", "paper_large"): (340e6, 335_141_888 + 2 * 1025),
+    # BERT without its pooler, and a projection of 768 to 768.
+    ("sentence", "paper"): (110e6, 108_891_648 + 768 * 768),
+}
+SIZES = {
+    "gpt": ("tiny", "small", "paper", "paper_xl"),
+    "bert": ("tiny", "small", "paper", "paper_large"),
+    "bert_finetune": ("tiny", "small", "paper", "paper_large"),
+    "sentence": ("tiny", "small", "paper"),
+}
+
+
+def experiment(name: str, size: str) -> Any:
+    """Everything abstract: no data is read, and no array made."""
+    import launch
+
+    config = launch.as_plain(importlib.import_module(f"configs.{name}").get_config(f"size={size}"))
+    return tiny.build({**config, "mesh": dict(data=1)})
+
+
+def parameters(found: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(found.model))
+
+
+@pytest.mark.parametrize(("name", "size"), PUBLISHED)
+def test_published_parameter_counts(name: str, size: str) -> None:
+    rounded, exact = PUBLISHED[name, size]
+    count = parameters(experiment(name, size))
+    assert count == exact
+    assert abs(count / rounded - 1) < 0.015
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_grow_and_others_are_refused(name: str) -> None:
+    counts = [parameters(experiment(name, size)) for size in SIZES[name]]
+    assert counts == sorted(counts) and counts[0] < 2e6
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    assert get_config().to_dict() == get_config("tiny").to_dict() == get_config("size=tiny").to_dict()
+    with pytest.raises(ValueError, match=r"'size=huge' is not a size of this recipe: give :size=tiny\|small\|paper"):
+        get_config("size=huge")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_papers_step_can_be_lowered(name: str) -> None:
+    found = experiment(name, "paper")
+    (task,) = found.tasks
+    step = found.program.step({task.name: (task.loss, task.weight)})
+    spec = task.spec(found.model).items()
+    batch = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in spec}
+    with jax.set_mesh(found.mesh):
+        lowered = step.lower(found.program.abstract_state(), {task.name: batch})
+    state, metrics = lowered.out_info
+    assert state.step.shape == () and metrics[task.name]["loss"].dtype == jax.numpy.float32

@@ -1,0 +1,129 @@
+"""Encoders beyond bytes: vocabularies of pieces of words, read from the files that others write.
+
+| file | what |
+|---|---|
+| `tokenizer.json` | anything that the `tokenizers` library can say: WordPiece, byte-level BPE, Unigram |
+| `vocab.txt` | WordPiece of the BERT family; `tokenizer_config.json` beside it may say `do_lower_case` |
+| `vocab.json` + `merges.txt`, `encoder.json` + `vocab.bpe` | byte-level BPE of the GPT-2 family |
+| `*.model` | SentencePiece, where the package `sentencepiece` is installed |
+
+`python -m unimodal.data.train_encoder` makes a `tokenizer.json` from a corpus of one's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from unimodal.data.pipeline import ArraySpec
+from unimodal.data.text import ByteEncoder
+from unimodal.data.vocabulary import NO_ID, SPELLINGS, VocabularyEncoder, read_vocabulary
+from unimodal.errors import UsageError
+
+FILES = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
+class Encoder(Protocol):
+    """Strings to ids and back. `PAD` fills up rows; a special that the vocabulary lacks is `NO_ID`.
+
+    `first_ordinary_id … vocab_size - 1` is the range that random replacements are drawn from.
+    """
+
+    @property
+    def PAD(self) -> int: ...
+    @property
+    def MASK(self) -> int: ...
+    @property
+    def BOS(self) -> int: ...
+    @property
+    def EOS(self) -> int: ...
+    @property
+    def SEP(self) -> int: ...
+    @property
+    def CLS(self) -> int: ...
+    @property
+    def first_ordinary_id(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """UTF-8 bytes of text that each id stands for, int32 `[vocab_size]`."""
+        ...
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids `[T]` int32, without any special."""
+        ...
+
+    def decode(self, ids: Any) -> str:
+        """The text of ids; specials and PAD are skipped."""
+        ...
+
+    def ordinary(self, ids: np.ndarray) -> np.ndarray:
+        """Which of `ids` are text and no special, bool of the same shape."""
+        ...
+
+    def words(self, ids: np.ndarray) -> np.ndarray:
+        """The number of the word that each id belongs to, int32 `[T]`."""
+        ...
+
+    def surface(self, identity: int) -> str:
+        """One id alone as something to look at, never empty."""
+        ...
+
+
+def pad_id(spec: str) -> int:
+    """The PAD of `open_encoder(spec)`, known without opening anything."""
+    return ByteEncoder.PAD if spec == "bytes" else VocabularyEncoder.PAD
+
+
+def ids_spec(spec: str, length: int, vocabulary: int) -> ArraySpec:
+    """What rows of `length` ids of `open_encoder(spec)` are, without opening it."""
+    if spec == "bytes":
+        return ArraySpec((length,), np.int32, ByteEncoder.first_ordinary_id, ByteEncoder.vocab_size)
+    return ArraySpec((length,), np.int32, 0, vocabulary)
+
+
+def encoder_for(spec: str, vocabulary: int, *needs: str) -> Encoder:
+    """`open_encoder(spec)`, whose ids fit an embedding table of `vocabulary` rows and which has the specials `needs`.
+
+    Raises UsageError where they do not, or it lacks one.
+    """
+    encoder = open_encoder(spec)
+    if encoder.vocab_size > vocabulary:
+        raise UsageError(
+            f"encoder {spec!r} has {encoder.vocab_size} ids, but its tokenizer's table has vocabulary={vocabulary} rows; "
+            f"set the tokenizer's vocabulary to {encoder.vocab_size}"
+        )
+    if missing := [name for name in needs if getattr(encoder, name) == NO_ID]:
+        raise UsageError(f"encoder {spec!r} has no {missing[0]} token, as {' or '.join(SPELLINGS[missing[0]])}")
+    return encoder
+
+
+def open_encoder(spec: str) -> Encoder:
+    """ "bytes", or the path of a vocabulary's file (see the module's table) or of a folder that holds one.
+
+    The same file is read once. Raises UsageError for a path that is not there, a file that cannot be read, and a
+    missing optional package.
+    """
+    if spec == "bytes":
+        return ByteEncoder()
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        found = next((path / name for name in FILES if (path / name).is_file()), None)
+        if found is None:
+            raise UsageError(f"no vocabulary in {path}: expected one of {', '.join(FILES)}")
+        path = found
+    if not path.is_file():
+        raise UsageError(
+            f"no encoder {spec!r}: expected 'bytes' or the path of a vocabulary; "
+            f"python -m unimodal.data.train_encoder --out={spec} would make one"
+        )
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: Path, _written: int) -> Encoder:
+    return read_vocabulary(path)

@@ -1,0 +1,213 @@
+"""One text, or two, as one row of ids with its specials and sentence types: what BERT reads (Devlin 2019, §3, figure 2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.encoders import NO_ID, Encoder
+from unimodal.data.pipeline import Dataset, Source
+from unimodal.data.text import fit_length, text_of
+from unimodal.errors import UsageError
+
+logger = logging.getLogger(__name__)
+_WORD = re.compile(r"\w+")
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def pair_row(
+    encoder: Encoder, length: int, first: np.ndarray, second: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]` as ids and types (0, and 1 for the second), int32 `[length]`.
+
+    Specials that the encoder lacks are left out. What is too long loses ids from the end of the longer text.
+    Raises UsageError for a length that leaves no room for text.
+    """
+    start, end = ([i] if i != NO_ID else [] for i in (encoder.CLS, encoder.SEP))
+    room = length - len(start) - len(end) * (1 if second is None else 2)
+    if room < (1 if second is None else 2):
+        raise UsageError(f"rows of length={length} ids have no room for text beside the specials")
+    if second is None:
+        first = first[:room]
+        rest = np.zeros(0, np.int32)
+    else:
+        cut = max(0, len(first) + len(second) - room)
+        longer = len(first) - len(second)
+        # First the longer one down to the other, then both alike.
+        from_first = min(cut, max(0, longer)) + max(0, cut - abs(longer)) // 2
+        first, second = first[: len(first) - from_first], second[: len(second) - (cut - from_first)]
+        rest = np.concatenate([second, end])
+    head = np.concatenate([start, first, end])
+    types = np.concatenate([np.zeros(len(head)), np.ones(len(rest))])
+    ids = fit_length(np.concatenate([head, rest]).astype(np.int32), length, pad_id=encoder.PAD)
+    return ids, fit_length(types.astype(np.int32), length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Records that became rows of ids, in memory: a Source. `skipped` had no text; `cut` were too long for a row."""
+
+    records: tuple[dict[str, Any], ...]
+    skipped: int
+    cut: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(self.records[index])
+
+
+def text_rows(
+    source: Source,
+    encoder: Encoder,
+    length: int,
+    first: Sequence[str],
+    second: Sequence[str] = (),
+    *,
+    keep: Sequence[str] = (),
+    what: str = "the source",
+) -> Rows:
+    """Every record of a source as a row: `id`, `ids` and `types` of `pair_row`, and the fields in `keep`.
+
+    first, second: the fields that make each text (see `text_of`). Records in which one of the texts is empty are left
+    out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left, or a field
+    in `keep` is missing.
+    """
+    rows, skipped, cut, specials = [], 0, 0, 3 if second else 2
+    for index in range(len(source)):
+        record = source[index]
+        texts = [encoder.encode(text_of(record, fields).strip()) for fields in (first, second) if fields]
+        if not all(len(ids) for ids in texts):
+            skipped += 1
+            continue
+        for field in keep:
+            if field not in record:
+                raise UsageError(f"record {record['id']!r} has no {field!r}; it has {', '.join(sorted(record))}")
+        cut += sum(map(len, texts)) > length - specials
+        ids, types = pair_row(encoder, length, *texts)
+        rows.append({"id": record["id"], "ids": ids, "types": types, **{field: record[field] for field in keep}})
+    if not rows:
+        raise UsageError(f"no text in {what}: every record is empty")
+    if skipped:
+        _say_once(f"{skipped} of {len(source)} records of {what} have no text and are left out")
+    if cut:
+        _say_once(f"{cut} of {len(source)} texts of {what} are longer than length={length} and are cut")
+    return Rows(tuple(rows), skipped, cut)
+
+
+def some_records(source: Source, count: int) -> Rows:
+    """`count` records of a source, the same ones always, spread over the whole. Raises UsageError for more than it has."""
+    if not 0 < count <= len(source):
+        raise UsageError(f"cannot take {count} records of {len(source)}")
+    chosen = np.random.default_rng(0).permutation(len(source))[:count]
+    return Rows(tuple(source[int(i)] for i in chosen), 0, 0)
+
+
+def phrases(record: dict[str, Any], fields: Sequence[str]) -> list[str]:
+    """The texts of some fields of a record; each of a list of words is one. Raises UsageError as `text_of` does."""
+    found: list[str] = []
+    for field in fields:
+        text_of(record, (field,))
+        value: Any = record[field]
+        found.extend([value] if isinstance(value, str) else value)
+    return [text for text in found if text.strip()]
+
+
+def text_pairs(
+    source: Source, first: Sequence[str], second: Sequence[str], *, distinct: bool = False, what: str = "the source"
+) -> Rows:
+    """Two texts of every record, as lists of phrases: records of `id`, `first` and `second`, in memory.
+
+    distinct: phrases of the second that share a word with the first are left out. Records in which a text is empty
+    (then) are left out, counted, and logged once. Raises UsageError when fewer than two are left.
+    """
+    rows = []
+    for index in range(len(source)):
+        record = source[index]
+        a, b = phrases(record, first), phrases(record, second)
+        if distinct:
+            seen = set(_WORD.findall(" ".join(a).lower()))
+            b = [phrase for phrase in b if not seen & set(_WORD.findall(phrase.lower()))]
+        if a and b:
+            rows.append({"id": record["id"], "first": a, "second": b})
+    if len(rows) < 2:
+        raise UsageError(f"no pairs of texts in {what}: {len(rows)} of {len(source)} records have both")
+    if skipped := len(source) - len(rows):
+        _say_once(f"{skipped} of {len(source)} records of {what} lack one of the texts and are left out")
+    return Rows(tuple(rows), skipped, 0)
+
+
+def some_phrases(texts: Sequence[str], rng: np.random.Generator, keep: float = 0.7) -> list[str]:
+    """Phrases in random order, each kept with probability `keep`, at least one."""
+    chosen = [texts[i] for i in rng.permutation(len(texts)) if rng.random() < keep]
+    return chosen or [texts[int(rng.integers(len(texts)))]]
+
+
+def next_sentence_rows(
+    documents: Source, encoder: Encoder, length: int, *, random: bool, field: str = "text"
+) -> Dataset:
+    """Rows of two stretches of text for next-sentence prediction (Devlin 2019, appendix A.2): a Dataset of
+    `{"ids", "types": [length] int32, "next": int32}`.
+
+    Half of the time the second stretch goes on where the first ended (`next` = 1), else it is from another document.
+    Stretches begin and end between words. Documents are met in proportion to their length: `random` draws where the
+    first stretch begins, otherwise rows follow each other. Raises UsageError with fewer than two documents with text.
+    """
+    encoded, names = [], []
+    for index in range(len(documents)):
+        ids = encoder.encode(text_of(documents[index], (field,)))
+        if len(ids) > 1:
+            encoded.append(ids)
+            names.append(documents[index]["id"])
+    if len(encoded) < 2:
+        raise UsageError(f"next-sentence prediction needs two documents with text or more, found {len(encoded)}")
+    starts = [_word_starts(encoder, ids) for ids in encoded]
+    room = max(2, length - 3)
+    places: Any = [
+        {"id": f"{names[d]}@{start}", "document": d, "start": start}
+        for d, ids in enumerate(encoded)
+        for start in range(0, max(1, len(ids) - room // 2), room)
+    ]
+
+    def stretch(document: int, wanted: int, size: int) -> tuple[np.ndarray, int]:
+        """At most `size` ids of whole words, from the first that starts at `wanted` or after; and where they end."""
+        ids, at = encoded[document], starts[document]
+        begin = int(at[min(np.searchsorted(at, wanted), len(at) - 1)])
+        end = min(begin + size, len(ids))
+        if end < len(ids):
+            whole = int(at[np.searchsorted(at, end, side="right") - 1])
+            end = whole if whole > begin else end  # a word longer than the stretch is cut after all
+        return ids[begin:end], end
+
+    def row(place: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        document, size = place["document"], int(rng.integers(max(1, room // 4), max(2, room * 3 // 4)))
+        start = int(rng.integers(0, max(1, len(encoded[document]) - room // 2))) if random else place["start"]
+        first, end = stretch(document, start, size)
+        follows = bool(rng.random() < 0.5) and end + 1 < len(encoded[document])
+        if follows:
+            second, _ = stretch(document, end, room - size)
+        else:
+            other = int(rng.integers(0, len(encoded) - 1))
+            other += other >= document
+            begin = int(rng.integers(0, max(1, len(encoded[other]) - (room - size))))
+            second, _ = stretch(other, begin, room - size)
+        ids, types = pair_row(encoder, length, first, second)
+        return {"ids": ids, "types": types, "next": np.int32(follows)}
+
+    return Dataset(places, row)
+
+
+def _word_starts(encoder: Encoder, ids: np.ndarray) -> np.ndarray:
+    words = encoder.words(ids)
+    return np.flatnonzero(np.diff(words, prepend=-1))

@@ -1,0 +1,61 @@
+"""Transcripts of speech on the host: one plain spelling, and characters as the ids that CTC predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import unicodedata
+from collections.abc import Iterable
+
+import numpy as np
+
+from unimodal.errors import UsageError
+
+UNKNOWN = "\ufffd"
+"""How a character that the alphabet lacks is written: no transcript holds it, so it always counts as an error."""
+
+
+def spell(text: str, *, drop: str = "+", keep: str = "") -> str:
+    """`text` in lower case with single spaces, and of its signs only hyphens and apostrophes inside words.
+
+    drop: characters that vanish without a trace (stress marks stand inside words). keep: further signs that stay.
+    Any other sign is a space. To keep stress marks: drop="", keep="+".
+    """
+    characters = [c for c in unicodedata.normalize("NFC", text).lower() if c not in drop]
+    spelt = []
+    for i, c in enumerate(characters):
+        inside = 0 < i < len(characters) - 1 and characters[i - 1].isalnum() and characters[i + 1].isalnum()
+        spelt.append("'" if c == "’" and inside else c if c.isalnum() or c in keep or (c in "-'" and inside) else " ")
+    return " ".join("".join(spelt).split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Alphabet:
+    """Characters by id: 0 is CTC's blank (and padding), 1 … len(characters) the characters, one more the unknown."""
+
+    characters: str
+
+    def __post_init__(self) -> None:
+        if not self.characters:
+            raise UsageError("the alphabet is empty: it needs at least one character")
+        if len(set(self.characters)) < len(self.characters):
+            twice = next(c for c in self.characters if self.characters.count(c) > 1)
+            raise UsageError(f"the alphabet {self.characters!r} has {twice!r} twice")
+
+    @property
+    def classes(self) -> int:
+        """Blank and characters: what a model tells apart."""
+        return 1 + len(self.characters)
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 `[len(text)]`; a character that is not in the alphabet becomes `classes`."""
+        where = {c: i + 1 for i, c in enumerate(self.characters)}
+        return np.array([where.get(c, self.classes) for c in text], np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; zeros are left out, and anything beyond the characters reads `UNKNOWN`."""
+        return "".join(self.characters[i - 1] if i < self.classes else UNKNOWN for i in map(int, ids) if i)
+
+
+def collect_alphabet(texts: Iterable[str]) -> Alphabet:
+    """The alphabet of all characters in `texts`, in Unicode's order (so a space comes first)."""
+    return Alphabet("".join(sorted(set().union(*texts))))

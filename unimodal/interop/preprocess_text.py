@@ -1,0 +1,133 @@
+"""Strings → ids and masks, as a checkpoint's tokenizer and its settings have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimodal.errors import UsageError
+from unimodal.interop.describe import Fields
+from unimodal.interop.files import read_json
+from unimodal.interop.vocabulary import STYLES, open_vocabulary
+
+Strings = str | Sequence[str | Sequence[str]]
+
+_LEFT = ("Llama", "CodeLlama", "Gemma")  # whose tokenizers pad at the left unless told otherwise
+_UNMASKED = ("siglip",)  # trained on texts padded to the full length, which no mask hides
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """pad_id fills up shorter rows, at the left if `left`; cut_left: too long texts lose their beginning; types: sentence
+    types are given out; length: every row is padded to it, and there is no mask."""
+
+    tokenizer: Any  # a tokenizers.Tokenizer
+    pad_id: int
+    left: bool = False
+    cut_left: bool = False
+    types: bool = False
+    length: int | None = None
+
+    def __call__(self, text: Strings, max_length: int | None = None) -> dict[str, np.ndarray]:
+        """One string, or a list of strings and pairs of strings → text, text_mask and text_types, int32 [B,T]."""
+        rows = self._encode(_as_list(text), max_length)
+        width = max(*(len(row) for row in rows), self.length or 0, 1)
+        ids = np.full((len(rows), width), self.pad_id, np.int32)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            place = slice(width - len(row), width) if self.left else slice(0, len(row))
+            ids[i, place], types[i, place], mask[i, place] = row.ids, row.type_ids, 1
+        found = {"text": ids, "text_mask": mask, "text_types": types}
+        if self.length is not None:
+            del found["text_mask"]
+        if not self.types:
+            del found["text_types"]
+        return found
+
+    def decode(self, ids: Any) -> str | list[str]:
+        """Ids [T] → a string, [B,T] → a list of strings; special tokens are skipped."""
+        rows = np.asarray(ids)
+        if rows.ndim == 1:
+            return self.tokenizer.decode(rows.tolist())
+        return [self.tokenizer.decode(row.tolist()) for row in rows]
+
+    def _encode(self, texts: list[Any], max_length: int | None) -> list[Any]:
+        special = self.tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
+        if max_length is None:
+            self.tokenizer.no_truncation()
+        elif max_length <= special:
+            raise UsageError(f"max_length={max_length} leaves no room for text beside {special} special tokens")
+        else:
+            self.tokenizer.enable_truncation(max_length, direction="left" if self.cut_left else "right")
+        return self.tokenizer.encode_batch(texts)
+
+
+def _as_list(text: Strings) -> list[Any]:
+    """Strings, and pairs as tuples. Raises UsageError for anything else, and for nothing."""
+    texts = [text] if isinstance(text, str) else list(text)
+    if not texts:
+        raise UsageError("text is an empty list; give at least one string")
+    for i, item in enumerate(texts):
+        pair = isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+        if not pair and not isinstance(item, str):
+            raise UsageError(f"text {i} should be a string or a pair of strings, but is {item!r:.60}")
+    return [item if isinstance(item, str) else tuple(item) for item in texts]
+
+
+def load_text(directory: Path, model: Fields) -> TextEncoder:
+    """The encoder of a checkpoint directory; `model` is its config.json.
+
+    Raises NoTokenizer if there is none or `tokenizers` is not installed, UsageError if its files are damaged.
+    """
+    settings = _settings(directory)
+    name = str(settings.raw("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+    style = STYLES.get(name.lower()) or STYLES.get(str(model.raw("model_type")))
+    tokenizer, roles = open_vocabulary(directory, settings, style)
+    padding = tokenizer.padding or {}  # a call may need other rows than those that were padded when it was saved
+    tokenizer.no_padding()
+    side = settings.get("padding_side", padding.get("direction", "left" if name in _LEFT else "right"))
+    return TextEncoder(
+        tokenizer,
+        _pad_id(tokenizer, roles, padding, model),
+        left=side == "left",
+        cut_left=settings.get("truncation_side", "right") == "left",
+        types=_gives_types(settings, model, name),
+        length=_full_length(settings, model),
+    )
+
+
+def _settings(directory: Path) -> Fields:
+    """tokenizer_config.json, and beneath it special_tokens_map.json."""
+    values: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).exists():
+            values |= {key: value for key, value in read_json(directory / name).items() if value is not None}
+    return Fields(values, str(directory / "tokenizer_config.json"))
+
+
+def _pad_id(tokenizer: Any, roles: Mapping[str, str], padding: Mapping[str, Any], model: Fields) -> int:
+    """Without a padding token the end of text serves: the mask hides it."""
+    found = [tokenizer.token_to_id(roles["pad"]) if "pad" in roles else None, padding.get("pad_id")]
+    found += [model.raw("pad_token_id"), tokenizer.token_to_id(roles["eos"]) if "eos" in roles else None]
+    return next((i for i in found if isinstance(i, int) and i >= 0), 0)
+
+
+def _gives_types(settings: Fields, model: Fields, name: str) -> bool:
+    """Whether the model has sentence types."""
+    inputs = settings.raw("model_input_names")
+    if inputs is not None:
+        return "token_type_ids" in inputs
+    return model.get("type_vocab_size", 0) > 1 if model.values else name == "Bert"
+
+
+def _full_length(settings: Fields, model: Fields) -> int | None:
+    """The length that every text is padded to, of a model that takes no mask."""
+    inputs = settings.raw("model_input_names")
+    if ("attention_mask" in inputs) if inputs is not None else (model.raw("model_type") not in _UNMASKED):
+        return None
+    longest = settings.raw("model_max_length") or model.part("text_config").get("max_position_embeddings", 64)
+    return int(longest) if longest < 1e6 else None
