@@ -103,13 +103,16 @@ def test_the_optimizer_without_freezing_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("factor", [0.0, 0.1])
 def test_the_feature_gradient_is_scaled_and_the_value_is_not(factor: float) -> None:
-    wave = jnp.asarray(np.random.default_rng(0).standard_normal((2, 60), dtype=np.float32))
+    rng = np.random.default_rng(0)
+    wave = jnp.asarray(rng.standard_normal((2, 60), dtype=np.float32))
+    # The tokens' squares would sum to the same whatever the weights: they leave a norm.
+    mix = jnp.asarray(rng.standard_normal((1, 14, 4), dtype=np.float32))
 
     def made(scale: float) -> tuple[Any, dict[str, np.ndarray]]:
         sizes: dict[str, Any] = dict(channels=4, kernels=(4, 3), strides=(2, 2), position_kernel=2, position_groups=2)
         config = audio.Config(**sizes, feature_gradient=scale)
         tokenizer = quick(lambda: audio.Tokenizer(config, 4, rngs=nnx.Rngs(0)))()
-        run = quick(jax.value_and_grad(lambda t: jnp.square(t(wave).x).sum() + jnp.square(t.convolved(wave)).sum()))
+        run = quick(jax.value_and_grad(lambda t: (mix * t(wave).x).sum() + jnp.square(t.convolved(wave)).sum()))
         value, gradient = run(tokenizer)
         return value, named(gradient)
 
