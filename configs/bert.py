@@ -11,9 +11,9 @@ paper_large | BERT-large, 340M                                                  
 For small: python benchmarks/data/fetch_text.py data/ enwik8
            python -m unimodal.data.train_encoder --source=array_record:data/enwik8 --kind=wordpiece --lowercase \\
                --size=16384 --out=data/wordpiece/tokenizer.json
-The two of the paper have its shapes (§3), batch of 256 rows, rate of 1e-4, β, weight decay, dropout and 10,000 steps of
-warm-up out of a million (appendix A.2). Otherwise than there, the rate decays by a cosine and not linearly, and all
-rows have 512 tokens, where the paper cuts nine tenths of the steps down to 128. Its vocabulary, 30,522 pieces, belongs into
+The two of the paper have its shapes (§3), batch of 256 rows, rate of 1e-4 with linear decay, β, weight decay, dropout and
+10,000 steps of warm-up out of a million (appendix A.2). Otherwise than there, all rows have 512 tokens, where the paper
+cuts nine tenths of the steps down to 128. Its vocabulary, 30,522 pieces, belongs into
 data/bert/vocab.txt, and documents into data/books/train and data/books/validation as .txt files.
 """
 
@@ -79,7 +79,7 @@ def paper(config: ConfigDict, size: str) -> None:
     config.eval_limit = 50
     config.checkpoint_every = 10_000
     config.optimizer.update(
-        learning_rate=1e-4, warmup=10_000, final=0.0, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01
+        learning_rate=1e-4, warmup=10_000, decay="linear", final=0.0, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01
     )
     model(config, **SHAPES[size])
     config.tasks.bert = common.every(

@@ -4,7 +4,7 @@ python launch.py train --config=configs/ctc.py:size=tiny --workdir=runs/ctc
 python launch.py train --config=configs/ctc.py:size=tiny --workdir=runs/ctc_pretrained --config.init_from=runs/wav2vec2
 
 size        | what                                                                      | reaches, in
-tiny        | 0.8M parameters, 305 phrases (9 minutes) of embedded Russian speech       | SCORE
+tiny        | 0.7M parameters, 305 phrases (9 minutes) of embedded Russian speech       | SCORE
 small       | 18M, one's own recordings                                                 | not run
 paper       | BASE with 29 characters, fine-tuned on 100 hours                          | not run
 paper_large | LARGE, likewise                                                           | not run
@@ -14,10 +14,11 @@ apostrophes inside words; stress marks ('+') are dropped (tasks.ctc.drop='' with
 characters are those of the training transcripts.
 
 Those of the paper fine-tune as it does on 100 hours of LibriSpeech (§4.3 and table 6): 50,000 steps, the rate warmed up in
-the first tenth, held for four tenths and then linearly decayed; 1,600 s of speech in a batch (LARGE: 1,920); the convolutions stay as they
-are, and the transformer for 10,000 steps; a twentieth of the frames begin a masked span of 10, and 0.8 % of the channels
-one of 64. Rates (BASE 3e-5, decay to a twentieth) are the authors' published settings. Utterances of more than 16 s are left out. Set
-init_from to a pre-trained workdir, or a published checkpoint; recordings with transcripts belong into data/transcribed.
+the first tenth, held for four tenths and then linearly decayed; 1,600 s of speech in a batch (LARGE: 1,920); the
+convolutions stay as they are, and the transformer for 10,000 steps; a twentieth of the frames begin a masked span of 10,
+and 0.8 % of the channels one of 64. The rate of 3e-5 and its decay to a twentieth are the authors' published settings.
+Utterances of more than 16 s are left out. Set init_from to a pre-trained workdir, or a published checkpoint; recordings
+with transcripts belong into data/transcribed.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 python launch.py train --config=configs/wav2vec2.py:size=tiny --workdir=runs/wav2vec2
 
 size        | what                                                                      | reaches, in
-tiny        | 0.8M parameters, 11 minutes of embedded speech                            | SCORE
+tiny        | 0.7M parameters, 11 minutes of embedded speech                            | SCORE
 small       | 18M, one's own recordings                                                 | not run
 paper       | BASE, 95M                                                                 | not run
 paper_large | LARGE, 317M                                                               | not run
@@ -11,8 +11,8 @@ paper_large | LARGE, 317M                                                       
 Those of the paper have its shapes, masks, quantiser, distractors and temperatures (§4.2), and what it leaves open from the
 authors' published settings: Adam's β and ε, weight decay, linear decay to 0, the weight 10 of the feature penalty in BASE,
 and 12 heads in BASE. A batch is 1.6 hours of crops of 15.6 s (LARGE: 2.7 hours of 20 s). LARGE is as for LibriVox:
-600,000 steps, without dropout or feature penalty. Otherwise than there: stochastic depth grows from 0 to twice the rate of LayerDrop, and
-nothing is left out of a crop's end. Recordings belong into data/speech/train and data/speech/validation.
+600,000 steps, without dropout or feature penalty. Otherwise than there: stochastic depth, which grows from 0 to twice
+LayerDrop's rate, stands for LayerDrop. Recordings belong into data/speech/train and data/speech/validation.
 """
 
 from typing import Any

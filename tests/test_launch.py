@@ -60,7 +60,10 @@ SLIPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no workdir": (("train", GPT), ("--workdir is missing",)),
     "no config": (("train", WORKDIR), ("--config",)),
     "missing config": (("train", "--config={scratch}/nowhere.py", WORKDIR), ("nowhere.py",)),
-    "broken config": (("train", "--config={scratch}/broken.py", WORKDIR), ("broken.py, line 7", "ZeroDivisionError: division by zero")),
+    "broken config": (
+        ("train", "--config={scratch}/broken.py", WORKDIR),
+        ("broken.py, line 7", "ZeroDivisionError: division by zero"),
+    ),
     "an unknown flag": (("train", GPT, WORKDIR, "--stpe=3"), ("stpe",)),
     "a stray word": (("train", GPT, WORKDIR, "steps=3"), ("unexpected argument 'steps=3'",)),
     "argument of a recipe": (

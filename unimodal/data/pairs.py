@@ -148,7 +148,7 @@ def text_pairs(
     return Rows(tuple(rows), skipped, 0)
 
 
-def some_phrases(texts: Sequence[str], rng: np.random.Generator, keep: float = 0.7) -> list[str]:
+def some_phrases(texts: list[str], rng: np.random.Generator, keep: float = 0.7) -> list[str]:
     """Phrases in random order, each kept with probability `keep`, at least one."""
     chosen = [texts[i] for i in rng.permutation(len(texts)) if rng.random() < keep]
     return chosen or [texts[int(rng.integers(len(texts)))]]
