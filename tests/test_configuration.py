@@ -144,6 +144,8 @@ def test_summed_tasks_train_at_every_step() -> None:
     assert [who(step) for step in range(3)] == [("a", "b")] * 3
 
 
+# What a recipe cannot be built without.
+ARGUMENTS = {"finetune": (str(tiny.ROOT / "tests" / "reference" / "interop" / "vit_base"),)}
 RECIPES = sorted(path.stem for path in (tiny.ROOT / "configs").glob("*.py") if path.stem not in ("common", "__init__"))
 
 
@@ -151,7 +153,8 @@ RECIPES = sorted(path.stem for path in (tiny.ROOT / "configs").glob("*.py") if p
 def test_every_recipe_can_be_built(name: str) -> None:
     import launch
 
-    config = launch.as_plain(importlib.import_module(f"configs.{name}").get_config())
+    recipe = importlib.import_module(f"configs.{name}").get_config(*ARGUMENTS.get(name, ()))
+    config = launch.as_plain(recipe)
     experiment = tiny.build({**config, "mesh": dict(data=1)})
     arrays = jax.tree.leaves(experiment.model)
     assert sum(math.prod(leaf.shape) for leaf in arrays) > 1000

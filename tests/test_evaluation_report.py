@@ -228,9 +228,9 @@ def test_odd_curves(tmp_path, points, count, bad):
 
 def test_curve_coordinates_mean_the_values(tmp_path):
     (linear,) = _plot_points(_page(tmp_path, eval_curves={"vit": [(0, 0.0), (50, 0.5), (100, 1.0)]}))
-    assert [point[:2] for point in linear] == [[46, 172], [187, 91], [328, 10]]
+    assert [point[:2] for point in linear] == [[46, 172], [183, 91], [320, 10]]
     (log,) = _plot_points(_page(tmp_path, eval_curves={"vit": [(0, 1.0), (50, 10.0), (100, 100.0)]}))
-    assert [point[:2] for point in log] == [[46, 172], [187, 91], [328, 10]]
+    assert [point[:2] for point in log] == [[46, 172], [183, 91], [320, 10]]
     assert [point[2:] for point in log] == [[0, 1, 1], [50, 10, 10], [100, 100, 100]]
 
 
