@@ -235,7 +235,12 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
 
 
 def initialise_processes() -> None:
-    """Join the other processes, where the environment says that there are any."""
+    """Join the other processes, where the environment says that there are any; let simulated devices wait for each other."""
+    simulated = jax.config.values["jax_num_cpu_devices"]
+    if simulated > (os.cpu_count() or 1):
+        # XLA runs them on a thread per core, where each may block in a collective. With fewer threads than that it can
+        # stop for ever, so tell it of more cores.
+        os.environ.setdefault("NPROC", str(4 * simulated))
     if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("SLURM_NTASKS", "1") != "1":
         # JAX reads the address from the environment, but these two only from a cluster's own variables.
         given = {key: os.environ.get(f"JAX_{key.upper()}") for key in ("num_processes", "process_id")}

@@ -3,7 +3,7 @@
 python launch.py train --config=configs/sentence.py:size=tiny --workdir=runs/sentence
 
 size  | what                                                                                    | reaches, in
-tiny  | an emoji's name and its keywords that share no word with it; from scratch               | SCORE
+tiny  | an emoji's name and its keywords that share no word with it; from scratch               | not yet measured
 small | verses in English and in Spanish, from the checkpoint MiniLM-L6, 22.7M                  | not run
 paper | pairs of data/pairs, from BERT-base, 110M                                               | not run
 

@@ -14,6 +14,7 @@ CACHE = tempfile.mkdtemp(prefix="unimodal-tests-")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ.setdefault("NPROC", "32")  # threads enough for eight devices to wait in collectives: see launch.py
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     # More than halves compilation. XLA dies of flags it does not know, so only where this one is known.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
