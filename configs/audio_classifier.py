@@ -39,7 +39,7 @@ def tiny(config: ConfigDict) -> None:
     # A quarter of a second around each phone, in patches of 8 bins by 80 ms, overlapping by half in time.
     patches = dict(image_size=(64, 28), patch=8, channels=1, stride=(8, 4))
     config.tokenizers.spectrogram = spectrogram(**patches)
-    config.backbones.audio = common.backbone(width=128, depth=3, heads=4, dropout=0.1)
+    config.backbones.audio = common.backbone(width=128, depth=3, heads=4, dropout=0.1, scan=False)
     config.tasks.audio_classifier = common.every(
         AudioClassifier, backbone="audio", batch_size=64, shift=0.01, blank=(8, 4), label_smoothing=0.1
     )

@@ -42,7 +42,7 @@ def tiny(config: ConfigDict) -> None:
     config.checkpoint_every = 200
     config.optimizer.update(learning_rate=1e-3, warmup=100, weight_decay=0.1)
     config.backbones.shared = common.backbone(
-        width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.2
+        width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.2, scan=False
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264, types=2, dropout=0.1)
     config.tasks.text_classifier = common.every(TextClassifier, batch_size=32, length=96, label_smoothing=0.1)

@@ -24,7 +24,10 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 500
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 100
-    config.backbones.shared = common.backbone(width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0)
+    # Three layers, unrolled: on a CPU a fifth less time than scanned.
+    config.backbones.shared = common.backbone(
+        width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, scan=False
+    )
     config.tokenizers = dict(
         text=common.every(text.Config, vocabulary=264, max_length=128),
         image=common.every(image.Config, image_size=(32, 32), patch=8, registers=1),

@@ -42,7 +42,9 @@ def tiny(config: ConfigDict) -> None:
     config.eval_limit = 8
     config.checkpoint_every = 400
     config.optimizer.update(learning_rate=3e-3, warmup=100)
-    config.backbones.shared = common.backbone(width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0)
+    config.backbones.shared = common.backbone(
+        width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
+    )
     config.tokenizers.text = common.every(text.Config, vocabulary=264)
     config.tasks.gpt = common.every(Gpt, batch_size=16, length=128)
 

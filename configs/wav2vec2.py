@@ -43,7 +43,7 @@ def tiny(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=2e-3, warmup=70, weight_decay=0.01)
     # Three convolutions for the paper's seven, with the same 20 ms between frames, cost a fourth.
     front = dict(channels=64, kernels=(20, 8, 4), strides=(10, 8, 4), position_kernel=16, position_groups=8)
-    encoder(config, front, dict(width=128, depth=3, heads=4))
+    encoder(config, front, dict(width=128, depth=3, heads=4, scan=False))
     quantiser: dict[str, Any] = dict(codes=16, code_size=64, size=64, negatives=20, gumbel_decay=0.997)
     config.tasks.wav2vec2 = common.every(Wav2vec2, backbone="audio", batch_size=8, seconds=2.0, **quantiser)
 
