@@ -33,8 +33,8 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1000
-    config.eval_every = 500
+    config.steps = 800
+    config.eval_every = 400
     config.optimizer.update(learning_rate=2e-3, warmup=100, weight_decay=0.05)
     # A quarter of a second around each phone, in patches of 8 bins by 80 ms, overlapping by half in time.
     patches = dict(image_size=(64, 28), patch=8, channels=1, stride=(8, 4))

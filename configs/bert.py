@@ -39,7 +39,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1200
+    config.steps = 800
     config.log_every = 50
     config.eval_every = 400
     config.eval_limit = 8

@@ -36,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 600
+    config.steps = 500
     config.log_every = 25
     config.eval_every = 200
     config.checkpoint_every = 200

@@ -36,11 +36,11 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1200
+    config.steps = 600
     config.log_every = 50
-    config.eval_every = 400
+    config.eval_every = 200
     config.eval_limit = 8
-    config.checkpoint_every = 400
+    config.checkpoint_every = 200
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     config.backbones.shared = common.backbone(
         width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
