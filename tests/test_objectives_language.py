@@ -187,6 +187,20 @@ def test_chunked_never_holds_all_logits(dtype):
     assert min(float32_sizes(whole, arrays)) >= B * T * V  # the measuring sees the array where it is
 
 
+def test_chunked_needs_less_memory_than_dense():
+    B, T, D, V = 2, 1024, 8, 2048
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((B, T, D), (D, V))]
+    targets = jnp.zeros((B, T), jnp.int32)
+
+    def temporary(objective):
+        step = jax.grad(lambda *xs: objective(*xs)[0].sum(), argnums=(0, 1))
+        return jax.jit(step).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    whole = temporary(lambda hidden, table: cross_entropy(jnp.einsum("btd,dv->btv", hidden, table), targets))
+    chunked = temporary(lambda hidden, table: chunked_cross_entropy(hidden, table, targets, chunk=64))
+    assert whole >= 4 * B * T * V and chunked < whole / 4
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         chunked_cross_entropy(jnp.ones((1, 2, 3)), jnp.ones((3, 4)), jnp.zeros((1, 2), jnp.int32), chunk=0)
