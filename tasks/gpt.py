@@ -75,7 +75,9 @@ class Gpt:
 
     def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,T,V]."""
-        return model.heads[self.name]["language"](self.hidden(model, batch, key), model.tokenizers[self.tokenizer].table)
+        return model.heads[self.name]["language"](
+            self.hidden(model, batch, key), model.tokenizers[self.tokenizer].table
+        )
 
     def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,T,D]. Windows are padded at their end only, which causal attention never looks at."""

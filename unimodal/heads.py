@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.attention import attend
 from unimodal.backbone import Attention, BackboneConfig, Mlp
+from unimodal.kernels.dense import attend
 from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm, dropout
 from unimodal.sharding import constrain
 
