@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from unimodal.attention import attention
 from unimodal.objectives import causal_lm, chunked_causal_lm
-from unimodal.sharding import make_mesh
+from unimodal.sharding import copied, make_mesh
 from unimodal.tokens import Span
 
 HEADS, HEAD_SIZE, WIDTH, VOCABULARY, CHUNK = 8, 64, 768, 50_257, 256
@@ -41,7 +41,8 @@ def attend(length: int, implementation: str, window: int | None = None) -> Calla
 def loss(chunk: int) -> Callable[..., jax.Array]:
     def total(hidden: jax.Array, table: jax.Array, ids: jax.Array) -> jax.Array:
         if chunk:
-            _, sums = chunked_causal_lm(hidden, table.T, ids, chunk=chunk)
+            kernel = copied(table.T, hidden.shape[0], "hidden", "vocabulary")
+            _, sums = chunked_causal_lm(hidden, kernel, ids, chunk=chunk)
         else:
             _, sums = causal_lm(jnp.einsum("btd,vd->btv", hidden, table.astype(hidden.dtype)), ids)
         return sums["objective"]
@@ -53,7 +54,7 @@ def temporary(function: Callable[..., Any], arrays: list[Any], mesh: Any) -> str
     """Bytes of one device as GiB, or the compiler's refusal."""
     with jax.set_mesh(mesh):
         try:
-            memory = jax.jit(function).lower(*arrays).compile().memory_analysis()
+            memory: Any = jax.jit(function).lower(*arrays).compile().memory_analysis()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 return "does not fit"

@@ -141,6 +141,20 @@ def test_chunked_equals_dense(chunk):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_copies_of_the_table_are_one_table():
+    """For 3 parts of the batch and 2 of T; 5 positions at a time become 6, so that 2 divide them."""
+    hidden, table, bias = chunk_case()
+
+    def copied(hidden, table, bias):
+        return in_chunks(5)(hidden, jnp.broadcast_to(table[None, None], (3, 2, *table.shape)), bias)
+
+    loss, _, grads = with_grads(copied, (hidden, table, bias))
+    loss_dense, _, grads_dense = with_grads(dense, (hidden, table, bias))
+    np.testing.assert_allclose(loss, loss_dense, rtol=1e-6)
+    for ours, theirs in zip(grads, grads_dense, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_chunked_in_bfloat16_sums_the_table_gradient_in_float32():
     """1,000 chunks of one token: a bfloat16 running sum would stop growing at 256 times its terms."""
     hidden = jnp.ones((1, 1000, 2), jnp.bfloat16)

@@ -9,7 +9,7 @@ from flax import nnx
 from unimodal.backbone import Attention, BackboneConfig, Mlp
 from unimodal.kernels.dense import attend
 from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm, dropout
-from unimodal.sharding import constrain
+from unimodal.sharding import copied
 
 
 def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.Array:
@@ -87,11 +87,11 @@ class LanguageModel(nnx.Module):
         return logits
 
     def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """What the logits are made of, for a loss that takes them in chunks: x [...,D], kernel [D,V] and bias [V] or None
-        of `logits = x·kernel + bias`."""
+        """What the logits are made of, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
+        bias [V] or None of `logits = x·kernel + bias`."""
         kernel = table.table.get_value().T if self.linear is None else self.linear.kernel.get_value()
-        # Gathered over fsdp once, here, rather than anew for every chunk; its vocabulary stays in pieces.
-        kernel = constrain(kernel, "hidden", "vocabulary")
+        # Gathered over fsdp once, here, and its gradient summed once, rather than for every chunk; V stays in pieces.
+        kernel = copied(kernel, hidden.shape[0], "hidden", "vocabulary")
         return hidden, kernel, None if self.bias is None else self.bias.get_value()
 
 

@@ -79,13 +79,6 @@ class Pattern:
             near = near | (query < self.global_tokens) | (key < self.global_tokens)
         return seen & near
 
-    def mask(self) -> np.ndarray | None:
-        """bool [T,S], or None where all see all (a constant of the program)."""
-        if self.full:
-            return None
-        place = np.arange(self.length, dtype=np.int32)
-        return self.sees(place[:, None], place[None, :], self.limit[:, None])
-
     def tiles(self, size: int, count: int) -> np.ndarray:
         """bool [count,count]: whether any query of tile i sees any key of tile j, tiles being `size` tokens wide.
 
@@ -109,8 +102,11 @@ def visible(
 
     window, global_tokens: see `Pattern`.
     """
-    static = Pattern(layout, window, global_tokens).mask()
-    mask = None if static is None else jnp.asarray(static)[None]
+    pattern, mask = Pattern(layout, window, global_tokens), None
+    if not pattern.full:
+        # Computed rather than a constant, which at 32,768 tokens would be a gigabyte of the program.
+        place = jnp.arange(pattern.length, dtype=jnp.int32)
+        mask = pattern.sees(place[:, None], place[None, :], jnp.asarray(pattern.limit)[:, None])[None]
     if segment is not None:
         same = (segment[:, :, None] == segment[:, None, :]) & (segment != 0)[:, None, :]
         mask = same if mask is None else mask & same

@@ -79,7 +79,7 @@ def blockwise(
     q = q_BTHK.reshape(B, count, size, G, H // G, K).transpose(1, 0, 3, 4, 2, 5)  # [tiles,B,G,R,size,K]
     k, v = (a.reshape(B, count, size, G, K).transpose(1, 0, 3, 2, 4) for a in (k_BSGK, v_BSGK))  # [tiles,B,G,size,K]
     tiles = None if segment is None else segment.reshape(B, count, size).transpose(1, 0, 2)
-    out = _attend(plan, q, k, v, tiles)
+    out: Any = _attend(plan, q, k, v, tiles)
     return out.transpose(1, 0, 4, 2, 3, 5).reshape(B, T, H, K)
 
 

@@ -70,7 +70,7 @@ def splash(
     T, H = q_BTHK.shape[1:3]
     block = block_size(T)
     size = -(-T // block) * block
-    kernel = kernels.make_splash_mha(
+    kernel: Any = kernels.make_splash_mha(
         masks.MultiHeadMask([mask_of(pattern, size)] * H),
         block_sizes=kernels.BlockSizes(
             block_q=block,

@@ -115,7 +115,9 @@ def chunked_cross_entropy(
 
     Args:
         hidden_BTD: hidden states, any float dtype.
-        table_DV: output table (the transpose of a tied embedding), any float dtype.
+        table_DV: output table (the transpose of a tied embedding), any float dtype; or `[R,Q,D,V]`, equal copies for R
+            parts of the batch, which they must divide, and Q parts of T. Where they lie on the devices of those parts,
+            the table's gradient crosses devices once, and not once for every chunk.
         chunk: most positions of T per step; T is padded to a whole number of equal steps.
 
     Raises:
@@ -125,21 +127,24 @@ def chunked_cross_entropy(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     B, T, _ = hidden_BTD.shape
     weights_BT = as_weights(weights_BT, (B, T))
+    table = (table_DV if table_DV.ndim == 4 else table_DV[None, None]).astype(jnp.float32)
+    R, Q = table.shape[:2]
     steps = -(-T // chunk)
-    chunk = -(-T // steps)
+    chunk = -(-T // (steps * Q)) * Q
 
     def split(array: jax.Array) -> jax.Array:
         padded = jnp.pad(array, ((0, 0), (0, steps * chunk - T)) + ((0, 0),) * (array.ndim - 2))
         return jnp.moveaxis(padded.reshape(B, chunk, steps, *array.shape[2:]), 2, 0)
 
-    table = table_DV.astype(jnp.float32)
     hidden = jnp.where((weights_BT > 0)[..., None], hidden_BTD, 0.0)
 
     def step(carry: None, piece: tuple[jax.Array, jax.Array]) -> tuple[None, PositionLoss]:
         hidden, targets = piece
         # From float32 down to the hidden's dtype *inside* the step: its transpose sums the table's gradient in float32.
         kernel = table.astype(hidden.dtype)
-        logits = jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        parts = hidden.reshape(R, B // R, Q, chunk // Q, -1)
+        logits = jnp.einsum("rbqtd,rqdv->rbqtv", parts, kernel, preferred_element_type=jnp.float32)
+        logits = logits.reshape(B, chunk, -1)
         if bias_V is not None:
             logits = logits + bias_V.astype(jnp.float32)[None, None, :]
         return carry, position_cross_entropy(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss)
