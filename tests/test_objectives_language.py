@@ -3,6 +3,7 @@
 import re
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -208,7 +209,8 @@ def test_chunked_needs_less_memory_than_dense():
 
     def temporary(objective):
         step = jax.grad(lambda *xs: objective(*xs)[0].sum(), argnums=(0, 1))
-        return jax.jit(step).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+        memory: Any = jax.jit(step).lower(*shapes).compile().memory_analysis()
+        return memory.temp_size_in_bytes
 
     whole = temporary(lambda hidden, table: cross_entropy(jnp.einsum("btd,dv->btv", hidden, table), targets))
     chunked = temporary(lambda hidden, table: chunked_cross_entropy(hidden, table, targets, chunk=64))
