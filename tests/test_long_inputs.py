@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,54 +15,50 @@ from quick import named, quick
 
 from unimodal import UsageError, sharding
 
-# Two tasks: windows and global tokens, causal and not; one with padding, one with packed documents.
+# Windows and global tokens; one task sees both ways and has padding, the other is causal with packed documents.
 SMALL: dict[str, Any] = dict(
     backbones__shared__depth=1,
     backbones__shared__kv_heads=2,
     backbones__shared__window=6,
     backbones__shared__global_tokens=1,
-    tasks__gpt__packed=True,
 )
-CHUNKED = SMALL | dict(tasks__gpt__chunk=5, tasks__bert__chunk=4, backbones__shared__remat="full")
+PACKED = {"gpt": dict(tasks__gpt__packed=True), "bert": {}}
+CASES = {"bert": dict(data=1, sequence=4), "gpt": dict(data=2, sequence=2, tensor=2)}
 
 
-@functools.cache
-def gradients(chunked: bool = False, **mesh: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The tasks' losses, and the gradients of their sum, of the same weights and batches on whatever mesh."""
-    experiment = tiny.build(tiny.plain("gpt", "bert", **(CHUNKED if chunked else SMALL), mesh=mesh))
-    model = quick(experiment.program.make_model)(jax.random.key(0))
-    batches = {task.name: dict(next(experiment.train_batches(task))) for task in experiment.tasks}
+def gradients(kind: str, chunk: int = 0, remat: str = "none", **mesh: int) -> tuple[float, dict[str, np.ndarray]]:
+    """A task's loss and gradients, of the same weights and batch on whatever mesh."""
+    more = {f"tasks__{kind}__chunk": chunk, "backbones__shared__remat": remat}
+    experiment = tiny.build(tiny.plain(kind, **SMALL | PACKED[kind] | more, mesh=mesh))
+    task = experiment.tasks[0]
+    model, batch = quick(experiment.program.make_model)(jax.random.key(0)), dict(next(experiment.train_batches(task)))
 
-    def total(model: Any, batches: Any) -> Any:
-        key, step = jax.random.key(0), jnp.int32(0)
-        losses = {t.name: t.loss(model, batches[t.name], key=key, step=step)[0] for t in experiment.tasks}
-        return losses["gpt"] + losses["bert"], losses
+    def loss(model: Any, batch: Any) -> jax.Array:
+        return task.loss(model, batch, key=jax.random.key(0), step=jnp.int32(0))[0]
 
     with jax.set_mesh(experiment.mesh):
         model = jax.device_put(model, sharding.shardings(model, experiment.mesh))
-        batches = jax.device_put(batches, sharding.batch_sharding(experiment.mesh))
-        found, losses = quick(jax.grad(total, has_aux=True))(model, batches)
-    return jax.tree.map(float, losses), named(found)
+        batch = jax.device_put(batch, sharding.batch_sharding(experiment.mesh))
+        value, found = quick(jax.value_and_grad(loss))(model, batch)
+    return float(value), named(found)
 
 
-@pytest.mark.parametrize("mesh", [dict(data=1, sequence=4), dict(data=2, sequence=2, tensor=2)], ids=str)
-def test_sequences_in_pieces_and_losses_in_chunks_change_nothing(mesh: dict[str, int]) -> None:
-    (losses, found), (true_losses, wanted) = gradients(chunked=True, **mesh), gradients(data=1)
-    assert losses == pytest.approx(true_losses, rel=1e-5)
+@pytest.mark.parametrize("kind", CASES)
+def test_sequences_in_pieces_and_losses_in_chunks_change_nothing(kind: str) -> None:
+    loss, found = gradients(kind, chunk=5, remat="full", **CASES[kind])
+    true_loss, wanted = gradients(kind, data=1)
+    assert loss == pytest.approx(true_loss, rel=1e-5)
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         np.testing.assert_allclose(found[name], gradient, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_predictions_in_chunks_are_the_same() -> None:
-    scores = []
-    for config in (SMALL, CHUNKED):
-        experiment = tiny.build(tiny.plain("gpt", **{k: v for k, v in config.items() if "bert" not in k}))
-        task = experiment.tasks[0]
-        model = quick(experiment.program.make_model)(jax.random.key(0))
-        batch = {k: jnp.asarray(v) for k, v in next(experiment.train_batches(task)).items()}
-        scores.append(quick(task.predict)(model, batch))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *scores)
+    experiment = tiny.build(tiny.plain("gpt", **SMALL))
+    task, batch = experiment.tasks[0], dict(next(experiment.train_batches(experiment.tasks[0])))
+    model = quick(experiment.program.make_model)(jax.random.key(0))
+    whole, chunked = (quick(t.predict)(model, batch) for t in (task, replace(task, chunk=5)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, chunked)
 
 
 @pytest.mark.parametrize("kind", ["gpt", "bert"])
