@@ -74,11 +74,9 @@ def attention(
             "do not divide: choose 'ring', or another mesh"
         )
     q, k, v = q_BTHK, k_BTGK, v_BTGK
-    if local == "blockwise" and spread != "ulysses":
-        return placed.ring(q, k, v, segment, pattern, scale=factor, tile=tile_size(pattern))
 
     def kernel(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
-        if local == "blockwise":
+        if local == "blockwise":  # finds its own place on a mesh, unless it is in its place already
             return placed.ring(q, k, v, segment, pattern, scale=factor, tile=tile_size(pattern))
         if local == "xla":
             mask = visible(layout, segment, window=window, global_tokens=global_tokens)
@@ -103,7 +101,7 @@ def tile_size(pattern: Pattern) -> int:
     return min(512, max(128, 1 << (pattern.window - 1).bit_length()))
 
 
-@functools.cache  # so that each choice is logged once
+@functools.cache
 def _choose(
     implementation: str,
     platform: str,
@@ -127,15 +125,13 @@ def _choose(
         fused = local == "splash" or implementation in ("cudnn", "ulysses")
         spread = "ulysses" if fused and (divides or implementation != "auto") else "ring"
         local = "blockwise" if spread == "ring" else local
-    logger.info(
-        "attention: %s kernel%s on %s (%s, head size %d)",
-        local,
-        f", {spread} over sequence={parts}" if spread else "",
-        platform,
-        dtype,
-        head_size,
-    )
+    _say(local, f", {spread} over sequence={parts}" if spread else "", platform, dtype, head_size)
     return local, spread
+
+
+@functools.cache  # so that each choice is logged once
+def _say(kernel: str, spread: str, platform: str, dtype: str, head_size: int) -> None:
+    logger.info("attention: %s kernel%s on %s (%s, head size %d)", kernel, spread, platform, dtype, head_size)
 
 
 def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, segmented: bool) -> str:
