@@ -13,11 +13,12 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import bigram_bits
 from unimodal.evaluation.samples import FilledText, Sample
 from unimodal.heads import MaskedLanguageModel, PooledClassifier
 from unimodal.model import Model
-from unimodal.objectives import masked_lm, ratio, softmax_classification
+from unimodal.objectives import chunked_cross_entropy, masked_lm, ratio, softmax_classification
 from unimodal.task import Predictions
 
 
@@ -27,7 +28,8 @@ class Bert:
 
     encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. whole_words: all of a
     word's ids are hidden, or none. next_sentence: rows are `[CLS] a [SEP] b [SEP]`, b following a in half of them, and
-    telling which is a second loss; the tokenizer should have two `types`.
+    telling which is a second loss; the tokenizer should have two `types`. chunk: positions of a row whose logits exist at
+    a time while training, for large vocabularies and long rows; 0: all.
     """
 
     name: str = "bert"
@@ -42,8 +44,13 @@ class Bert:
     weight: float = 1.0
     tokenizer: str = "text"
     backbone: str = "shared"
+    chunk: int = 0
     metric = "bits per masked byte"
     higher_is_better = False
+
+    def __post_init__(self) -> None:
+        if self.chunk < 0:
+            raise UsageError(f"tasks.{self.name}.chunk must be 0 (all logits at once) or more, but is {self.chunk}")
 
     def spec(self, model: Model) -> dict[str, data.ArraySpec]:
         ids = data.ids_spec(self.encoder, self.length, self._vocabulary(model))
@@ -90,19 +97,30 @@ class Bert:
         self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
         """Of the hidden ids [B,T,V], and of whether the second stretch follows [B,2]."""
-        tokenizer, inputs, heads = model.tokenizers[self.tokenizer], batch["inputs"], model.heads[self.name]
+        hidden, heads = self.hidden(model, batch, key), model.heads[self.name]
+        language = heads["language"](hidden, model.tokenizers[self.tokenizer].table)
+        return language, heads["next_sentence"](hidden) if self.next_sentence else None
+
+    def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """[B,T,D]."""
+        tokenizer, inputs = model.tokenizers[self.tokenizer], batch["inputs"]
         segment = (inputs != data.pad_id(self.encoder)).astype(jnp.int32)
         types = batch["types"] if self.next_sentence and tokenizer.config.types else None
         inner = None if key is None else jax.random.fold_in(key, 1)
-        hidden, _ = model.backbones[self.backbone](tokenizer(inputs, segment=segment, types=types, key=inner), key=key)
-        language = heads["language"](hidden, tokenizer.table)
-        return language, heads["next_sentence"](hidden) if self.next_sentence else None
+        return model.backbones[self.backbone](tokenizer(inputs, segment=segment, types=types, key=inner), key=key)[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        language, following = self.logits(model, batch, key)
-        _, sums = masked_lm(language, batch["targets"], batch["weights"])
+        targets, weights = batch["targets"], batch["weights"]
+        if self.chunk:
+            hidden, heads = self.hidden(model, batch, key), model.heads[self.name]
+            x, kernel, bias = heads["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
+            _, sums = chunked_cross_entropy(x, kernel, targets, weights, chunk=self.chunk, bias_V=bias)
+            following = heads["next_sentence"](hidden) if self.next_sentence else None
+        else:
+            language, following = self.logits(model, batch, key)
+            _, sums = masked_lm(language, targets, weights)
         loss, metrics = ratio(sums["objective"], sums["tokens"]), {"accuracy": ratio(sums["correct"], sums["tokens"])}
         if following is not None:
             losses, sums = softmax_classification(following, batch["next"])

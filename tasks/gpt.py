@@ -20,7 +20,7 @@ from unimodal.evaluation.samples import Sample, TextSample
 from unimodal.generate import Sampling, generate
 from unimodal.heads import LanguageModel
 from unimodal.model import Model
-from unimodal.objectives import causal_lm, next_token_targets, ratio
+from unimodal.objectives import Metrics, causal_lm, chunked_causal_lm, next_token_targets, ratio
 from unimodal.task import Predictions
 
 
@@ -29,7 +29,8 @@ class Gpt:
     """Causal language modelling on rows of `length` ids, the embedding table serving as output weights.
 
     encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. packed: rows hold whole
-    documents with their BOS and EOS, which do not see each other; otherwise they are windows of long documents.
+    documents with their BOS and EOS, which do not see each other; otherwise they are windows of long documents. chunk:
+    positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all.
     """
 
     name: str = "gpt"
@@ -43,8 +44,13 @@ class Gpt:
     tokenizer: str = "text"
     backbone: str = "shared"
     z_loss: float = 0.0
+    chunk: int = 0
     metric = "bits per byte"
     higher_is_better = False
+
+    def __post_init__(self) -> None:
+        if self.chunk < 0:
+            raise UsageError(f"tasks.{self.name}.chunk must be 0 (all logits at once) or more, but is {self.chunk}")
 
     def spec(self, model: Model) -> dict[str, data.ArraySpec]:
         ids = data.ids_spec(self.encoder, self.length, self._vocabulary(model))
@@ -68,27 +74,38 @@ class Gpt:
         return {"language": LanguageModel(width, self._vocabulary(model), rngs=rngs)}
 
     def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
-        """[B,T,V]. Windows are padded at their end only, which causal attention never looks at."""
+        """[B,T,V]."""
+        return model.heads[self.name]["language"](
+            self.hidden(model, batch, key), model.tokenizers[self.tokenizer].table
+        )
+
+    def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """[B,T,D]. Windows are padded at their end only, which causal attention never looks at."""
         tokenizer = model.tokenizers[self.tokenizer]
         where = {name: batch[name] for name in ("segment", "position")} if self.packed else {}
         limit = tokenizer.config.max_length
         if self.packed and limit is not None and self.length > limit:
             raise UsageError(f"text of {self.length} tokens is longer than the position table, max_length={limit}")
         inner = None if key is None else jax.random.fold_in(key, 1)
-        hidden, _ = model.backbones[self.backbone](tokenizer(batch["ids"], causal=True, key=inner, **where), key=key)
-        return model.heads[self.name]["language"](hidden, tokenizer.table)
+        return model.backbones[self.backbone](tokenizer(batch["ids"], causal=True, key=inner, **where), key=key)[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        _, sums = causal_lm(self.logits(model, batch, key), batch["ids"], self._segment(batch), z_loss=self.z_loss)
+        ids, segment = batch["ids"], self._segment(batch)
+        if self.chunk:
+            _, sums = self._chunked(model, self.hidden(model, batch, key), ids, segment)
+        else:
+            _, sums = causal_lm(self.logits(model, batch, key), ids, segment, z_loss=self.z_loss)
         accuracy = ratio(sums["correct"], sums["tokens"])
         return ratio(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         segment = self._segment(batch)
-        _, sums = jax.vmap(lambda logits, ids, segment: causal_lm(logits[None], ids[None], segment[None]))(
-            self.logits(model, batch), batch["ids"], segment
+        states = self.hidden(model, batch) if self.chunk else self.logits(model, batch)
+        objective = partial(self._chunked, model) if self.chunk else causal_lm
+        _, sums = jax.vmap(lambda x, ids, segment: objective(x[None], ids[None], segment[None]))(
+            states, batch["ids"], segment
         )
         targets, weights = next_token_targets(batch["ids"], segment)
         lengths = jnp.asarray(data.open_encoder(self.encoder).byte_lengths)[targets].astype(jnp.float32)
@@ -135,6 +152,12 @@ class Gpt:
             TextSample(*(encoder.decode(part) for part in (row[: size // 2], new, row[size // 2 : size])))
             for row, size, new in zip(ids, sizes, made, strict=True)
         ]
+
+    def _chunked(
+        self, model: Model, hidden: jax.Array, ids: jax.Array, segment: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        x, kernel, bias = model.heads[self.name]["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
+        return chunked_causal_lm(x, kernel, ids, segment, chunk=self.chunk, bias_V=bias, z_loss=self.z_loss)
 
     def _vocabulary(self, model: Model) -> int:
         return model.tokenizers[self.tokenizer].config.vocabulary

@@ -8,6 +8,7 @@ from quick import quick
 
 from unimodal import Span, attention, visible
 from unimodal.attention import _choose, attend
+from unimodal.visibility import Pattern
 
 LAYOUTS = [
     (Span(7),),
@@ -164,17 +165,18 @@ def test_what_the_fused_kernel_is_asked_for_means_the_same(layout, monkeypatch):
 
 
 def test_kernel_is_chosen_by_platform_and_shape():
-    assert _choose("auto", "gpu", "bfloat16", 64) == "cudnn"
+    pattern = Pattern((Span(T),))
+    assert _choose("auto", "gpu", "bfloat16", 64, pattern) == ("cudnn", "")
     for backend, dtype, size in (
         ("cpu", "bfloat16", 64),
         ("gpu", "float32", 64),
         ("gpu", "bfloat16", 60),
         ("gpu", "float16", 256),
     ):
-        assert _choose("auto", backend, dtype, size) == "xla"
-    assert _choose("xla", "gpu", "bfloat16", 64) == "xla"
+        assert _choose("auto", backend, dtype, size, pattern) == ("xla", "")
+    assert _choose("xla", "gpu", "bfloat16", 64, pattern) == ("xla", "")
 
 
 def test_unknown_implementation():
-    with pytest.raises(ValueError, match="'magic' is not one of auto, xla, cudnn"):
+    with pytest.raises(ValueError, match="'magic' is not one of auto, xla, blockwise, cudnn, splash, ring, ulysses"):
         attention(*inputs(), (Span(T),), implementation="magic")

@@ -410,7 +410,9 @@ BAD = {
     "backbone.norm_position='both' is not one of pre, post": dict(norm_position="both"),
     "backbone.norm='batch' is not one of layer, rms": dict(norm="batch"),
     "backbone.remat='some' is not one of none, full, dots": dict(remat="some"),
-    "backbone.attention='magic' is not one of auto, xla, cudnn": dict(attention="magic"),
+    "backbone.attention='magic' is not one of auto, xla, blockwise, cudnn, splash, ring, ulysses": dict(
+        attention="magic"
+    ),
     "backbone.dtype='float64' is not one of float32, bfloat16, float16": dict(dtype="float64"),
     "backbone.activation='swish' is not one of gelu, gelu_tanh, quick_gelu, relu, silu, swiglu, geglu": dict(
         activation="swish"

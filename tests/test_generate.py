@@ -20,6 +20,7 @@ GREEDY = Sampling(temperature=0)
 MODELS = {
     "rope": (text.Config(V, init_std=1.0), dict(rope_theta=100.0, norm="rms", kv_heads=2, activation="swiglu")),
     "learned": (text.Config(V, max_length=10, init_std=1.0), dict(scan=False)),
+    "window": (text.Config(V, init_std=1.0), dict(rope_theta=100.0, window=3, global_tokens=1)),
 }
 
 

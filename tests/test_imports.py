@@ -33,11 +33,13 @@ ALLOWED: dict[str, str] = {
     "unimodal.evaluation.decoding": "",
     "unimodal.evaluation.error_rates": "",
     "unimodal.evaluation.samples": "",
-    "unimodal.attention": "tokens errors",
-    "unimodal.backbone": "attention tokens layers sharding errors",
+    "unimodal.visibility": "tokens errors",
+    "unimodal.kernels": "visibility tokens sharding errors",
+    "unimodal.attention": "kernels visibility tokens errors",
+    "unimodal.backbone": "attention kernels visibility tokens layers sharding errors",
     "unimodal.tokenizers": "tokens layers sharding errors",
     "unimodal.lora": "layers sharding errors",
-    "unimodal.heads": "backbone attention tokens layers sharding errors",
+    "unimodal.heads": "backbone kernels tokens layers sharding errors",
     "unimodal.generate": "backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone errors",
     "unimodal.task": "model data.pipeline evaluation.samples",
@@ -46,7 +48,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.evaluation.report": "evaluation.samples training.metrics",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding errors",
-    "unimodal": "interop model backbone attention tokens errors",  # unimodal/__init__.py, the short names
+    "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
@@ -194,7 +196,8 @@ def test_a_circle_inside_a_room_is_found() -> None:
 
 
 # What is general must not know for whom it works. Words of code only: comments and docstrings may cite.
-GENERAL = ("unimodal/backbone.py", "unimodal/attention.py", "unimodal/sharding.py", "unimodal/training/*.py")
+GENERAL = ("unimodal/backbone.py", "unimodal/attention.py", "unimodal/visibility.py", "unimodal/kernels/*.py")
+GENERAL += ("unimodal/sharding.py", "unimodal/training/*.py")
 FAMILIES = ("*bert*", "gpt*", "vit", "vit_*", "clip", "wav2vec*", "hubert*", "whisper*", "dall*", "llama*", "gemma*")
 FAMILIES += ("qwen*", "t5", "mae", "dino*", "siglip*", "deit*", "bart", "imagegpt*", "data2vec*", "flamingo*", "llava*")
 FAMILIES += ("sentence", "text_classifier")

@@ -3,6 +3,7 @@
 import re
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,20 @@ def test_chunked_equals_dense(chunk):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_copies_of_the_table_are_one_table():
+    """For 3 parts of the batch and 2 of T; 5 positions at a time become 6, so that 2 divide them."""
+    hidden, table, bias = chunk_case()
+
+    def copied(hidden, table, bias):
+        return in_chunks(5)(hidden, jnp.broadcast_to(table[None, None], (3, 2, *table.shape)), bias)
+
+    loss, _, grads = with_grads(copied, (hidden, table, bias))
+    loss_dense, _, grads_dense = with_grads(dense, (hidden, table, bias))
+    np.testing.assert_allclose(loss, loss_dense, rtol=1e-6)
+    for ours, theirs in zip(grads, grads_dense, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_chunked_in_bfloat16_sums_the_table_gradient_in_float32():
     """1,000 chunks of one token: a bfloat16 running sum would stop growing at 256 times its terms."""
     hidden = jnp.ones((1, 1000, 2), jnp.bfloat16)
@@ -185,6 +200,21 @@ def test_chunked_never_holds_all_logits(dtype):
 
     assert max(float32_sizes(chunked, arrays)) <= B * chunk * V
     assert min(float32_sizes(whole, arrays)) >= B * T * V  # the measuring sees the array where it is
+
+
+def test_chunked_needs_less_memory_than_dense():
+    B, T, D, V = 2, 1024, 8, 2048
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((B, T, D), (D, V))]
+    targets = jnp.zeros((B, T), jnp.int32)
+
+    def temporary(objective):
+        step = jax.grad(lambda *xs: objective(*xs)[0].sum(), argnums=(0, 1))
+        memory: Any = jax.jit(step).lower(*shapes).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    whole = temporary(lambda hidden, table: cross_entropy(jnp.einsum("btd,dv->btv", hidden, table), targets))
+    chunked = temporary(lambda hidden, table: chunked_cross_entropy(hidden, table, targets, chunk=64))
+    assert whole >= 4 * B * T * V and chunked < whole / 4
 
 
 def test_bad_arguments_are_named():

@@ -3,11 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from unimodal.attention import attention, visible
+from unimodal.attention import attention
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.model import Model
 from unimodal.tokens import Layout, Span, Tokens, concat, tokens
+from unimodal.visibility import visible
 
 if TYPE_CHECKING:
     from unimodal.interop import load_huggingface, load_preprocessor, save_huggingface

@@ -1,8 +1,18 @@
-"""Who sees whom, and the kernel that computes it.
+"""Self-attention, and the choice of the kernel that computes it.
 
-The visibility rule is described by a static `Layout` and the `segment` numbers (see `tokens.py`). A kernel is chosen at
-trace time: no mask where all see all, a causal kernel where the layout is one causal span, and only at last a dense
-boolean mask.
+The visibility rule is described by a static `Layout`, perhaps a window with global tokens, and the `segment` numbers
+(see `tokens.py` and `visibility.py`), so a kernel can be chosen at trace time:
+
+| `implementation` | what runs |
+|---|---|
+| `xla` | all logits at once; a dense mask, unless all see all |
+| `blockwise` | tiles, in memory linear in T and only where somebody sees something |
+| `cudnn` | GPU; causal and window flags, a dense mask only where they do not say it all |
+| `splash` | TPU; any pattern, by blocks |
+| `ring` | `blockwise` as a ring over the mesh axis `sequence` |
+| `ulysses` | heads exchanged for tokens over `sequence`, around the kernel that suits the platform |
+| `auto` | splash on TPUs and cudnn on GPUs where they fit, blockwise for windows and long rows, else xla; over |
+| | `sequence`, ulysses around splash where the heads divide, else ring |
 """
 
 from __future__ import annotations
@@ -11,63 +21,19 @@ import functools
 import logging
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from unimodal.errors import UsageError
+from unimodal.kernels import placed
+from unimodal.kernels.blockwise import tiling
+from unimodal.kernels.cudnn import cudnn, needs_mask
+from unimodal.kernels.dense import attend
 from unimodal.tokens import Layout
+from unimodal.visibility import Pattern, visible
 
 logger = logging.getLogger(__name__)
 
-IMPLEMENTATIONS = ("auto", "xla", "cudnn")
-
-
-def layout_mask(layout: Layout) -> np.ndarray | None:
-    """The visibility that the layout alone decides: bool [T,S], or None where all see all (a constant of the program)."""
-    if len(layout) == 1 and not layout[0].causal:
-        return None
-    span = np.repeat(np.arange(len(layout)), [s.length for s in layout])
-    causal = np.repeat([s.causal for s in layout], [s.length for s in layout])
-    place = np.arange(len(span))
-    shared = span[None, :] == span[:, None]
-    return (span[None, :] < span[:, None]) | (shared & (~causal[:, None] | (place[None, :] <= place[:, None])))
-
-
-def visible(layout: Layout, segment: jax.Array | None) -> jax.Array | None:
-    """The whole rule as bool [1 or B,T,S], True where query t sees key s; None where all see all."""
-    static = layout_mask(layout)
-    mask = None if static is None else jnp.asarray(static)[None]
-    if segment is not None:
-        same = (segment[:, :, None] == segment[:, None, :]) & (segment != 0)[:, None, :]
-        mask = same if mask is None else mask & same
-    return mask
-
-
-def attend(
-    q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask: jax.Array | None, *, scale: float | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Softmax attention under an explicit mask (bool [1 or B,T,S] or None), in plain XLA.
-
-    Returns the result [B,T,H,K] and the weights [B,H,T,S] (dropped by the compiler when unused). The softmax is float32.
-    A query that sees nothing (padding) gets zeros, with zero gradient, not NaN. (Vaswani 2017, eq. 1; grouped
-    queries: Ainslie 2023.)
-    """
-    B, T, H, K = q_BTHK.shape
-    G, S = k_BSGK.shape[2], k_BSGK.shape[1]
-    factor = K**-0.5 if scale is None else scale
-    # Heads before time: both products are then plain batched matmuls, which every backend has a fast kernel for.
-    q = (q_BTHK * factor).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4)
-    k = k_BSGK.transpose(0, 2, 1, 3)
-    v = v_BSGK.transpose(0, 2, 1, 3)
-    logits = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)
-    if mask is not None:
-        mask = mask[:, None, None]
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(logits, axis=-1)
-    if mask is not None:
-        # Not only for padded queries: it also makes the gradient of what must not matter exactly zero.
-        weights = jnp.where(mask, weights, 0.0)
-    result = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), v)
-    return result.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K), weights.reshape(B, H, T, S)
+IMPLEMENTATIONS = ("auto", "xla", "blockwise", "cudnn", "splash", "ring", "ulysses")
+LONG = 8192  # from here on T² logits are no option
 
 
 def attention(
@@ -77,36 +43,106 @@ def attention(
     layout: Layout,
     segment: jax.Array | None = None,
     *,
+    window: int | None = None,
+    global_tokens: int = 0,
     implementation: str = "auto",
     scale: float | None = None,
 ) -> jax.Array:
-    """Self-attention of tokens laid out as `layout`; [B,T,H,K]. `implementation`: auto, xla or cudnn.
+    """Self-attention of tokens laid out as `layout`; [B,T,H,K]. `implementation`: see the head of this file.
 
-    Raises ValueError for an unknown implementation.
+    window: a token sees only those less than `window` places away, as far as the layout lets it; None: all.
+    global_tokens: that many at the start of a row see and are seen at any distance (Beltagy 2020). On a mesh with
+    `sequence` > 1, rows are computed in pieces. Raises ValueError for an unknown implementation, and UsageError for one
+    whose needs the mesh or the heads do not meet.
     """
-    chosen = _choose(implementation, jax.default_backend(), str(q_BTHK.dtype), q_BTHK.shape[-1])
-    if chosen == "xla":
-        return attend(q_BTHK, k_BTGK, v_BTGK, visible(layout, segment), scale=scale)[0]
-    causal = len(layout) == 1 and layout[0].causal
-    mask = visible((layout[0].__class__(layout[0].length),), segment) if causal else visible(layout, segment)
-    return jax.nn.dot_product_attention(
-        q_BTHK,
-        k_BTGK,
-        v_BTGK,
-        mask=None if mask is None else mask[:, None],
-        is_causal=causal,
-        scale=scale,
-        implementation="cudnn",
+    pattern = Pattern(layout, window, global_tokens)
+    factor = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+    parts = placed.sequence_parts()
+    local, spread = _choose(
+        implementation,
+        placed.platform(),
+        str(q_BTHK.dtype),
+        q_BTHK.shape[-1],
+        pattern,
+        segment is not None,
+        parts,
+        placed.heads_divide(k_BTGK.shape[2]),
     )
+    if spread == "ulysses" and not placed.heads_divide(k_BTGK.shape[2]):
+        raise UsageError(
+            f"attention {implementation!r} deals out heads over sequence={parts}, but {k_BTGK.shape[2]} key/value heads "
+            "do not divide: choose 'ring', or another mesh"
+        )
+    q, k, v = q_BTHK, k_BTGK, v_BTGK
+
+    def kernel(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
+        if local == "blockwise":  # finds its own place on a mesh, unless it is in its place already
+            return placed.ring(q, k, v, segment, pattern, scale=factor, tile=tile_size(pattern))
+        if local == "xla":
+            mask = visible(layout, segment, window=window, global_tokens=global_tokens)
+            return attend(q, k, v, mask, scale=scale)[0]
+        if local == "cudnn":
+            return cudnn(q, k, v, segment, pattern, scale=factor)
+        # Only here, because Pallas for TPUs takes long to import and few have one.
+        from unimodal.kernels.splash import splash
+
+        return splash(q, k, v, segment, pattern, scale=factor)
+
+    if spread == "ulysses":
+        return placed.all_to_all(kernel, q, k, v, segment)
+    # XLA's partitioner knows what to do with plain products and with cuDNN's call, but not with a Pallas kernel.
+    return placed.on_mesh(kernel, q, k, v, segment) if local == "splash" else kernel(q, k, v, segment)
+
+
+def tile_size(pattern: Pattern) -> int:
+    """Of the blockwise kernel: as wide as the window, so that few tiles are half seen, between 128 and 512."""
+    if not pattern.narrow or pattern.window is None:
+        return 512
+    return min(512, max(128, 1 << (pattern.window - 1).bit_length()))
+
+
+@functools.cache
+def _choose(
+    implementation: str,
+    platform: str,
+    dtype: str,
+    head_size: int,
+    pattern: Pattern,
+    segmented: bool = False,
+    parts: int = 1,
+    divides: bool = True,
+) -> tuple[str, str]:
+    """The kernel that a device runs, and how `parts` devices share a row: "ring", "ulysses" or not at all, ""."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention implementation {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    local = implementation
+    if implementation in ("auto", "ulysses"):
+        local = _suited(platform, dtype, head_size, pattern, segmented)
+    spread = ""
+    if implementation == "ring":
+        local = "blockwise"
+    if parts > 1 and implementation != "xla":  # which is left to the compiler, to compare with
+        fused = local == "splash" or implementation in ("cudnn", "ulysses")
+        spread = "ulysses" if fused and (divides or implementation != "auto") else "ring"
+        local = "blockwise" if spread == "ring" else local
+    _say(local, f", {spread} over sequence={parts}" if spread else "", platform, dtype, head_size)
+    return local, spread
 
 
 @functools.cache  # so that each choice is logged once
-def _choose(implementation: str, backend: str, dtype: str, head_size: int) -> str:
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention implementation {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
-    chosen = implementation
-    if implementation == "auto":
-        fits = backend == "gpu" and dtype in ("bfloat16", "float16") and head_size % 8 == 0 and head_size <= 128
-        chosen = "cudnn" if fits else "xla"
-    logger.info("attention: %s kernel on %s (%s, head size %d)", chosen, backend, dtype, head_size)
-    return chosen
+def _say(kernel: str, spread: str, platform: str, dtype: str, head_size: int) -> None:
+    logger.info("attention: %s kernel%s on %s (%s, head size %d)", kernel, spread, platform, dtype, head_size)
+
+
+def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, segmented: bool) -> str:
+    """The kernel for whole rows."""
+    T = pattern.length
+    if platform == "tpu":
+        return "splash" if T >= 128 else "xla"
+    size, count = tiling(T, 1, tile_size(pattern))
+    # A dense mask makes any kernel quadratic again. With windows, tiles win as soon as most of them are empty.
+    sparse = T >= LONG or (pattern.narrow and pattern.tiles(size, count).mean() <= 0.5)
+    fits = platform == "gpu" and dtype in ("bfloat16", "float16") and head_size % 8 == 0 and head_size <= 128
+    if fits and not (sparse and needs_mask(pattern, segmented)):
+        return "cudnn"
+    return "blockwise" if sparse else "xla"

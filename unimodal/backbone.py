@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.attention import IMPLEMENTATIONS, attend, attention, visible
+from unimodal.attention import IMPLEMENTATIONS, attention
 from unimodal.errors import UsageError
+from unimodal.kernels.dense import attend
 from unimodal.layers import ACTIVATIONS, Linear, Norm, dropout
 from unimodal.sharding import constrain
 from unimodal.tokens import Layout, Tokens
+from unimodal.visibility import Pattern, visible
 
 # name → (activation, gated). Gated MLPs (Shazeer 2020) multiply the activation by a second projection.
 MLP_ACTIVATIONS: dict[str, tuple[str, bool]] = {
@@ -45,6 +47,8 @@ class BackboneConfig:
     dropout: on both residual branches and the attention output; stochastic_depth: rate of the last layer, growing
     linearly from 0. final_norm: a norm after the last layer. scan: layers stacked and scanned, or an unrolled list.
     remat: a key of REMAT. dtype: compute; param_dtype: storage. attention: a kernel by name, or "auto".
+    window: tokens see only those less than this many places away (causal: itself and the window - 1 before), None: all
+    that the layout shows; global_tokens: so many at the start of a row see and are seen all the same (Beltagy 2020).
     """
 
     width: int
@@ -75,8 +79,11 @@ class BackboneConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     attention: str = "auto"
+    window: int | None = None
+    global_tokens: int = 0
 
     def __post_init__(self) -> None:
+        Pattern((), self.window, self.global_tokens)  # refuses what makes no sense
         for name in ("width", "depth", "heads", "kv_heads", "head_size", "mlp_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -179,7 +186,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
-        self.implementation = c.attention
+        self.implementation, self.window, self.global_tokens = c.attention, c.window, c.global_tokens
         make: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.query = Linear((c.width,), (c.heads, c.K), ("embed", "heads", "head_size"), bias=c.qkv_bias, **make)
         key_bias = c.qkv_bias and c.key_bias
@@ -220,12 +227,15 @@ class Attention(nnx.Module):
         """Attended [B,T,D], and the weights [B,H,T,T] if `capture` (which needs the plain kernel)."""
         q, k, v = self.project(x_BTD, rope)
         q = constrain(q, "batch", "tokens", "heads", "head_size")
-        weights = None
+        window, always = self.window, self.global_tokens
         if capture:
-            result, weights = attend(q, k, v, visible(layout, segment))
-        else:
-            result = attention(q, k, v, layout, segment, implementation=self.implementation)
-        return self.output(result), weights
+            mask = visible(layout, segment, window=window, global_tokens=always)
+            result, weights = attend(q, k, v, mask)
+            return self.output(result), weights
+        result = attention(
+            q, k, v, layout, segment, window=window, global_tokens=always, implementation=self.implementation
+        )
+        return self.output(result), None
 
     def extend(
         self,

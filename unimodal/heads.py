@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.attention import attend
 from unimodal.backbone import Attention, BackboneConfig, Mlp
+from unimodal.kernels.dense import attend
 from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm, dropout
+from unimodal.sharding import copied
 
 
 def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.Array:
@@ -85,6 +86,14 @@ class LanguageModel(nnx.Module):
             logits = logits + bias.reshape((1,) * (logits.ndim - 1) + bias.shape)
         return logits
 
+    def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """What the logits are made of, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
+        bias [V] or None of `logits = x·kernel + bias`."""
+        kernel = table.table.get_value().T if self.linear is None else self.linear.kernel.get_value()
+        # Gathered over fsdp once, here, and its gradient summed once, rather than for every chunk; V stays in pieces.
+        kernel = copied(kernel, hidden.shape[0], "hidden", "vocabulary")
+        return hidden, kernel, None if self.bias is None else self.bias.get_value()
+
 
 class MaskedLanguageModel(nnx.Module):
     """Linear, activation, norm, then the tokenizer's table and a bias: hidden [...,D] → [...,V] (Devlin 2019)."""
@@ -98,7 +107,14 @@ class MaskedLanguageModel(nnx.Module):
         self.decoder = LanguageModel(width, vocabulary, bias=True, rngs=rngs)
 
     def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
-        return self.decoder(self.norm(ACTIVATIONS[self.activation](self.transform(hidden))), table)
+        return self.decoder(self._transformed(hidden), table)
+
+    def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """As `LanguageModel.factors`, of the transformed hidden states."""
+        return self.decoder.factors(self._transformed(hidden), table)
+
+    def _transformed(self, hidden: jax.Array) -> jax.Array:
+        return self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
 
 
 class AttentionPool(nnx.Module):

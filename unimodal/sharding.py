@@ -149,9 +149,24 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*([None] * leading), ("data", "fsdp")))
 
 
-def batch_parts(mesh: Mesh) -> int:
+def batch_parts(mesh: Any) -> int:
     """Into how many parts a batch is split on this mesh."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def copied(x: jax.Array, batch: int, *axes: str) -> jax.Array:
+    """A parameter `[...]` of logical `axes` as copies `[R,Q,...]`, one for each part of the batch and of the tokens.
+
+    Costs no memory, as each device holds what it would hold of the one; but its gradient is summed over devices where
+    the copies were made, rather than wherever they are used, such as in a loop. `batch` that does not divide: R is 1.
+    Outside `jax.set_mesh`: [1,1,...].
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts, tokens = 1, 1
+    if not mesh.empty and not mesh.manual_axes and set(MESH_AXES) <= set(mesh.axis_names):
+        parts, tokens = batch_parts(mesh), mesh.shape["sequence"]
+    copies = jax.lax.broadcast(x, (1 if batch % parts else parts, tokens))
+    return constrain(copies, "batch", "tokens", *axes)
 
 
 def constrain(x: jax.Array, *axes: str, rules: Rules = RULES) -> jax.Array:

@@ -108,14 +108,17 @@ def chunked_cross_entropy(
 ) -> tuple[jax.Array, Metrics]:
     """`cross_entropy(hidden @ table + bias, targets, weights)` that holds only `[B, chunk, V]` logits at a time.
 
-    The chunks run along T, not along flattened B·T, so that a batch sharded over devices stays where it is. Logits are
-    recomputed in the backward pass. The product is taken in the hidden's dtype and summed in float32; the table's
+    The chunks run along T, not along flattened B·T, so that a batch sharded over devices stays where it is; and a chunk
+    is every so-manieth position, not a stretch of neighbours, so that where T is sharded too every device has its share
+    of each. Logits are recomputed in the backward pass. The product is taken in the hidden's dtype and summed in float32; the table's
     gradient is summed over chunks in float32 whatever the table's dtype.
 
     Args:
         hidden_BTD: hidden states, any float dtype.
-        table_DV: output table (the transpose of a tied embedding), any float dtype.
-        chunk: positions of T per step; the last chunk is padded.
+        table_DV: output table (the transpose of a tied embedding), any float dtype; or `[R,Q,D,V]`, equal copies for R
+            parts of the batch, which they must divide, and Q parts of T. Where they lie on the devices of those parts,
+            the table's gradient crosses devices once, and not once for every chunk.
+        chunk: most positions of T per step; T is padded to a whole number of equal steps.
 
     Raises:
         ValueError: `chunk` is less than 1.
@@ -124,25 +127,28 @@ def chunked_cross_entropy(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     B, T, _ = hidden_BTD.shape
     weights_BT = as_weights(weights_BT, (B, T))
-    chunk = min(chunk, T)
+    table = (table_DV if table_DV.ndim == 4 else table_DV[None, None]).astype(jnp.float32)
+    R, Q = table.shape[:2]
     steps = -(-T // chunk)
+    chunk = -(-T // (steps * Q)) * Q
 
     def split(array: jax.Array) -> jax.Array:
         padded = jnp.pad(array, ((0, 0), (0, steps * chunk - T)) + ((0, 0),) * (array.ndim - 2))
-        return jnp.moveaxis(padded.reshape(B, steps, chunk, *array.shape[2:]), 1, 0)
+        return jnp.moveaxis(padded.reshape(B, chunk, steps, *array.shape[2:]), 2, 0)
 
-    table = table_DV.astype(jnp.float32)
     hidden = jnp.where((weights_BT > 0)[..., None], hidden_BTD, 0.0)
 
     def step(carry: None, piece: tuple[jax.Array, jax.Array]) -> tuple[None, PositionLoss]:
         hidden, targets = piece
         # From float32 down to the hidden's dtype *inside* the step: its transpose sums the table's gradient in float32.
         kernel = table.astype(hidden.dtype)
-        logits = jnp.einsum("btd,dv->btv", hidden, kernel, preferred_element_type=jnp.float32)
+        parts = hidden.reshape(R, B // R, Q, chunk // Q, -1)
+        logits = jnp.einsum("rbqtd,rqdv->rbqtv", parts, kernel, preferred_element_type=jnp.float32)
+        logits = logits.reshape(B, chunk, -1)
         if bias_V is not None:
             logits = logits + bias_V.astype(jnp.float32)[None, None, :]
         return carry, position_cross_entropy(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss)
 
     _, stacked = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), None, (split(hidden), split(targets_BT)))
-    joined = PositionLoss(*(jnp.moveaxis(x, 0, 1).reshape(B, steps * chunk)[:, :T] for x in stacked))
+    joined = PositionLoss(*(jnp.moveaxis(x, 0, 2).reshape(B, chunk * steps)[:, :T] for x in stacked))
     return sum_positions(joined, weights_BT)

@@ -1,0 +1,218 @@
+"""Every kernel computes what the dense one does, in values and gradients: windows, global tokens, tiles, rings, meshes."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from quick import quick
+from test_attention import LAYOUTS, SEGMENTS, sees
+
+from unimodal import Span, UsageError, attention, visible
+from unimodal.attention import _choose, attend, tile_size
+from unimodal.kernels.blockwise import Plan
+from unimodal.kernels.cudnn import cudnn
+from unimodal.kernels.placed import ring
+from unimodal.kernels.splash import block_size, splash
+from unimodal.sharding import make_mesh
+from unimodal.visibility import Pattern
+
+B, T, H, G, K = 2, 13, 4, 2, 4
+PACKED = np.asarray([[1] * 5 + [2] * 6 + [0] * 2, [0] * 2 + [3] * 11], np.int32)
+PATTERNS = {
+    "full": Pattern((Span(T),)),
+    "causal": Pattern((Span(T, True),)),
+    "mixed": Pattern((Span(4), Span(5, True), Span(3), Span(1, True))),
+    "window": Pattern((Span(T, True),), window=3),
+    "both sides": Pattern((Span(T),), window=2),
+    "longformer": Pattern((Span(T),), window=2, global_tokens=2),
+    "prefix in a window": Pattern((Span(6), Span(7, True)), window=4, global_tokens=1),
+}
+
+
+def inputs(length=T, heads=(H, G, G), batch=B, seed=0):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal((batch, length, n, K), dtype=np.float32)) for n in heads]
+
+
+def with_gradients(kernel, arrays, segment):
+    """The result, and the gradients of a sum that weighs its entries differently."""
+    weigh = jnp.cos(jnp.arange(arrays[0].size, dtype=jnp.float32)).reshape(arrays[0].shape)
+
+    def total(q, k, v):
+        out = kernel(q, k, v, segment)
+        return (out * weigh).sum(), out
+
+    (_, out), gradients = quick(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))(*arrays)
+    return [np.asarray(x) for x in (out, *gradients)]
+
+
+def dense(pattern):
+    def kernel(q, k, v, segment):
+        mask = visible(pattern.layout, segment, window=pattern.window, global_tokens=pattern.global_tokens)
+        return attend(q, k, v, mask)[0]
+
+    return kernel
+
+
+def compare(found, wanted, tolerance=1e-5):
+    for name, ours, theirs in zip(("out", "dq", "dk", "dv"), found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_windows_and_global_tokens_are_the_definition():
+    rng, length = np.random.default_rng(0), SEGMENTS.shape[1]
+    for _ in range(30):
+        layout = LAYOUTS[rng.integers(len(LAYOUTS))]
+        window, always = int(rng.integers(1, 9)), int(rng.integers(0, 3))
+        found = visible(layout, jnp.asarray(SEGMENTS), window=window, global_tokens=always)
+        found = np.broadcast_to(np.asarray(found), (len(SEGMENTS), length, length))
+        for b, q, k in np.ndindex(found.shape):
+            near = abs(q - k) < window or min(q, k) < always
+            assert found[b, q, k] == (near and sees(layout, SEGMENTS[b], q, k))
+
+
+def test_tiles_left_out_are_seen_by_nobody():
+    for pattern in PATTERNS.values():
+        seen = visible(pattern.layout, None, window=pattern.window, global_tokens=pattern.global_tokens)
+        for size, count in ((3, 5), (4, 4), (13, 1)):
+            mask = np.zeros((size * count,) * 2, bool)
+            mask[:T, :T] = True if seen is None else seen[0]
+            some = mask.reshape(count, size, count, size).any(axis=(1, 3))
+            tiles = pattern.tiles(size, count)
+            assert (tiles >= some).all() and (pattern.narrow or (tiles == some).all())
+
+
+def test_a_window_costs_linear_work():
+    def seen(length):
+        return Pattern((Span(length, True),), window=512).tiles(512, length // 512).sum()
+
+    assert seen(64 * 512) == 2 * 64 - 1
+    # On a ring of 8, looking back 512 places takes the next neighbour only.
+    assert Plan(Pattern((Span(64 * 512, True),), window=512), 1.0, 512, 8, 8, "sequence").steps == 2
+
+
+@pytest.mark.parametrize(("name", "packed"), [("mixed", True), ("window", False), ("longformer", True)])
+def test_blockwise_equals_dense(name, packed):
+    pattern, arrays, segment = PATTERNS[name], inputs(), jnp.asarray(PACKED) if packed else None
+    found = with_gradients(partial(ring, pattern=pattern, scale=K**-0.5, tile=4), arrays, segment)
+    compare(found, with_gradients(dense(pattern), arrays, segment))
+
+
+RINGS: dict[str, Any] = {
+    "sequence=4": (dict(data=1, sequence=4), ["longformer", "window"]),
+    "data=2,sequence=2,tensor=2": (dict(data=2, sequence=2, tensor=2), ["mixed"]),
+}
+
+
+@pytest.mark.parametrize("mesh", RINGS)
+def test_ring_equals_one_device(mesh):
+    sizes, names = RINGS[mesh]
+    arrays, segment = inputs(), jnp.asarray(PACKED)
+    for name in names:
+        pattern = PATTERNS[name]
+        wanted = with_gradients(dense(pattern), arrays, segment)
+        with jax.set_mesh(make_mesh(**sizes)):
+            # 13 tokens over 4 devices: padded. Two tiles a device.
+            found = with_gradients(partial(ring, pattern=pattern, scale=K**-0.5, tile=2), arrays, segment)
+        compare(found, wanted)
+
+
+def test_ulysses_equals_one_device():
+    arrays, segment, pattern = inputs(), jnp.asarray(PACKED), PATTERNS["prefix in a window"]
+    far = dict(window=pattern.window, global_tokens=pattern.global_tokens)
+    dealt: Any = partial(attention, layout=pattern.layout, implementation="ulysses", **far)
+    with jax.set_mesh(make_mesh(data=2, sequence=2)):
+        found = with_gradients(lambda q, k, v, segment: dealt(q, k, v, segment=segment), arrays, segment)
+    compare(found, with_gradients(dense(pattern), arrays, segment))
+
+
+def test_heads_that_cannot_be_dealt_out():
+    with (
+        jax.set_mesh(make_mesh(data=1, sequence=4)),
+        pytest.raises(UsageError, match="over sequence=4, but 2 key/value heads do not divide: choose 'ring'"),
+    ):
+        attention(*inputs(), layout=(Span(T),), implementation="ulysses")
+
+
+def test_splash_equals_dense():
+    """In JAX's interpreter, for want of a TPU: masks loaded and computed, grouped heads, packed rows, padding."""
+    length = 130  # 256 to the kernel
+    q, k, v = inputs(length, heads=(2, 1, 1), batch=1)
+    segment = jnp.asarray(np.repeat(np.asarray([[1, 2, 0]], np.int32), [60, 50, 20], 1))
+    pattern = Pattern((Span(40), Span(90, True)), window=20, global_tokens=2)
+    kernel = partial(splash, scale=K**-0.5, interpret=True)
+    found = with_gradients(partial(kernel, pattern=pattern), (q, k, v), segment)
+    compare(found, with_gradients(dense(pattern), (q, k, v), segment))
+    computed = Pattern((Span(length, True),), window=9)
+    out = quick(partial(kernel, pattern=computed))(q, k, v, None)
+    np.testing.assert_allclose(out, dense(computed)(q, k, v, None), rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_of_splash_waste_less_than_a_quarter():
+    assert [block_size(n) for n in (1, 128, 197, 257, 577, 1024, 1500, 4097)] == [
+        128,
+        128,
+        256,
+        128,
+        256,
+        512,
+        512,
+        512,
+    ]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_cudnn_is_asked_for_what_dense_computes(name, monkeypatch):
+    """There is no GPU here: XLA's own kernel answers the call."""
+    asked, fused = [], jax.nn.dot_product_attention
+
+    def answer(*arrays, implementation, **options):
+        asked.append((options["is_causal"], options["local_window_size"], options["mask"] is not None))
+        return fused(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", answer)
+    pattern, (q, k, v) = PATTERNS[name], inputs()
+    for segment in (None, PACKED):
+        given = None if segment is None else jnp.asarray(segment)
+        real = np.ones((B, T), bool) if segment is None else segment != 0
+        found = np.asarray(cudnn(q, k, v, given, pattern, scale=K**-0.5))
+        np.testing.assert_allclose(found[real], np.asarray(dense(pattern)(q, k, v, given))[real], rtol=1e-5, atol=1e-5)
+    flags = {"full": (False, None, False), "causal": (True, None, False), "window": (True, (2, 0), False)}
+    assert asked[0] == flags.get(name, (False, None, True))
+    assert asked[1] == (name == "causal", None, True)
+
+
+def test_kernels_are_chosen_by_platform_pattern_and_mesh():
+    causal, short = Pattern((Span(1024, True),)), Pattern((Span(64),))
+    narrow = Pattern((Span(4096, True),), window=128)
+    both = Pattern((Span(4096),), window=128)
+    for platform, pattern, kernel in (
+        ("tpu", causal, "splash"),
+        ("tpu", both, "splash"),
+        ("tpu", short, "xla"),
+        ("gpu", causal, "cudnn"),
+        ("gpu", narrow, "cudnn"),
+        ("gpu", both, "blockwise"),
+        ("cpu", causal, "xla"),
+        ("cpu", narrow, "blockwise"),
+        ("cpu", Pattern((Span(8192, True),)), "blockwise"),
+    ):
+        assert _choose("auto", platform, "bfloat16", 64, pattern) == (kernel, ""), (platform, pattern)
+    assert _choose("auto", "gpu", "bfloat16", 64, narrow, True) == ("blockwise", "")  # packed: flags do not do
+    assert _choose("auto", "cpu", "float32", 64, causal, False, 4) == ("blockwise", "ring")
+    assert _choose("auto", "tpu", "bfloat16", 64, causal, False, 4) == ("splash", "ulysses")
+    assert _choose("auto", "tpu", "bfloat16", 64, causal, False, 4, False) == ("blockwise", "ring")
+    assert _choose("xla", "cpu", "float32", 64, causal, False, 4) == ("xla", "")
+    assert [tile_size(p) for p in (causal, narrow, Pattern((Span(4096),), window=300))] == [512, 128, 512]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(dict(window=0), "window must be at least 1"), (dict(global_tokens=-1), "global_tokens must be 0 or more")],
+)
+def test_refused_patterns(options, message):
+    with pytest.raises(UsageError, match=message):
+        visible((Span(4),), None, **options)

@@ -1,0 +1,98 @@
+"""The fused attention of TPUs: JAX's splash attention, which skips blocks that nobody sees, forward and backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+from unimodal.visibility import Pattern
+
+LANES = 128  # of a TPU's vector registers: blocks are multiples of it
+
+
+@dataclass(frozen=True)
+class Seen(masks.Mask):
+    """A pattern as splash reads masks: block by block, equal blocks kept once. Padding up to `size` sees itself."""
+
+    pattern: Pattern
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.size, self.size
+
+    def __getitem__(self, idx: Any) -> np.ndarray:
+        place = np.arange(self.size, dtype=np.int32)
+        limit = np.concatenate([self.pattern.limit, place[self.pattern.length :] + 1])
+        rows, columns = idx
+        return self.pattern.sees(place[rows][:, None], place[columns][None, :], limit[rows][:, None])
+
+
+def block_size(length: int) -> int:
+    """The largest block of 512, 256, 128 for which padding `length` to whole blocks costs less than a quarter."""
+    least = -(-length // LANES) * LANES
+    return next(b for b in (4 * LANES, 2 * LANES, LANES) if -(-length // b) * b <= 1.25 * least)
+
+
+def mask_of(pattern: Pattern, size: int) -> masks.Mask:
+    """The pattern of rows padded to `size`; where splash has a mask that it computes rather than loads, that one."""
+    shape = size, size
+    if pattern.causal and not pattern.narrow:
+        return masks.CausalMask(shape)
+    if pattern.narrow and not pattern.global_tokens and pattern.window is not None:
+        if pattern.causal:
+            return masks.LocalMask(shape, (pattern.window - 1, 0), 0)
+        if len(pattern.layout) == 1 and pattern.length == size:
+            return masks.LocalMask(shape, (pattern.window - 1, pattern.window - 1), 0)
+    return masks.FullMask(shape) if pattern.full and pattern.length == size else Seen(pattern, size)
+
+
+def splash(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    segment: jax.Array | None,
+    pattern: Pattern,
+    *,
+    scale: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """[B,T,H,K], float32 softmax. Any T (padded to whole blocks), any pattern, grouped heads. Padded queries: zeros.
+
+    interpret: run the kernel's body in plain JAX, for tests without a TPU.
+    """
+    T, H = q_BTHK.shape[1:3]
+    block = block_size(T)
+    size = -(-T // block) * block
+    kernel: Any = kernels.make_splash_mha(
+        masks.MultiHeadMask([mask_of(pattern, size)] * H),
+        block_sizes=kernels.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, size - T)) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
+    q, k, v = (pad(x).transpose(0, 2, 1, 3) for x in (q_BTHK * scale, k_BSGK, v_BSGK))
+    if segment is None:
+        out = jax.vmap(kernel)(q, k, v)
+    else:
+        ids = pad(segment)
+        out = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(ids, ids))
+    out = out.transpose(0, 2, 1, 3)[:, :T]
+    # Padding is a segment of its own to splash; to us it sees nothing, and nothing of it may reach a gradient.
+    return out if segment is None else jnp.where((segment != 0)[:, :, None, None], out, jnp.zeros((), out.dtype))
