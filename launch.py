@@ -24,6 +24,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from unimodal import hosts
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.evaluation.report import write_report
@@ -81,14 +82,14 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def run_train(config: ConfigDict, workdir: Path) -> None:
+def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None) -> int:
     plain, fake_data = as_plain(config), FAKE_DATA.value
     experiment = build(plain, task_class, fake_data=fake_data)
     if experiment.init_from is not None and not has_checkpoint(workdir):  # else the run goes on with its own
         say(experiment.start.report())
     if DRY_RUN.value:
         say(describe(experiment))
-        return
+        return 0
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluators = {} if fake_data else {task.name: experiment.evaluator(task) for task in experiment.tasks}
     claim_workdir(workdir, {**plain, "fake_data": fake_data}, may_differ=MAY_DIFFER)
@@ -105,15 +106,19 @@ def run_train(config: ConfigDict, workdir: Path) -> None:
         workdir,
         tokens={task.name: task.tokens(experiment.model) for task in experiment.tasks},
         evaluate=evaluate if evaluators else None,
+        together=lifeline,
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")
-    elif evaluators:
+        asked = experiment.loop.stop_after
+        return 0 if asked is not None and int(state.step) >= asked else hosts.EXIT_STOPPED
+    if evaluators:
         seconds = f"{time.monotonic() - began:.0f} s"
         finish(experiment, evaluators, state, fingerprint, workdir, config, {"training took": seconds})
+    return 0
 
 
-def run_eval(config: ConfigDict, workdir: Path) -> None:
+def run_eval(config: ConfigDict, workdir: Path, _: hosts.Lifeline | None) -> int:
     plain = as_plain(config)
     experiment = build(plain, task_class)
     if not (workdir / "config.json").exists():
@@ -124,6 +129,7 @@ def run_eval(config: ConfigDict, workdir: Path) -> None:
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), STEP.value)
     checkpoints.close()
     finish(experiment, evaluators, state, fingerprint, workdir, config, {})
+    return 0
 
 
 def finish(
@@ -234,33 +240,30 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     return command, config, Path(WORKDIR.value or ".")
 
 
-def initialise_processes() -> None:
+def initialise_processes(config: ConfigDict, workdir: Path) -> hosts.Lifeline | None:
     """Join the other processes, where the environment says that there are any; let simulated devices wait for each other."""
     simulated = jax.config.values["jax_num_cpu_devices"]
     if simulated > (os.cpu_count() or 1):
         # XLA runs them on a thread per core, where each may block in a collective. With fewer threads than that it can
         # stop for ever, so tell it of more cores.
         os.environ.setdefault("NPROC", str(4 * simulated))
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("SLURM_NTASKS", "1") != "1":
-        # JAX reads the address from the environment, but these two only from a cluster's own variables.
-        given = {key: os.environ.get(f"JAX_{key.upper()}") for key in ("num_processes", "process_id")}
-        try:
-            numbers: Any = {key: int(value) for key, value in given.items() if value}
-            jax.distributed.initialize(**numbers)
-        except ValueError as error:
-            raise UsageError(f"cannot join the other processes: {error}") from error
+    return hosts.join(Path(__file__).parent, as_plain(config), str(workdir))
 
 
 def main(arguments: list[str]) -> int:
+    """Exit codes: 0 done, 2 something to mend first, 75 stopped with a checkpoint, 76 another process was lost."""
     logging.set_verbosity(logging.WARNING)
     try:
         command, config, workdir = parse(arguments)
-        initialise_processes()
-        {"train": run_train, "eval": run_eval}[command](config, workdir)
+        with hosts.as_one(initialise_processes(config, workdir)) as lifeline:
+            code = {"train": run_train, "eval": run_eval}[command](config, workdir, lifeline)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return hosts.EXIT_USAGE
+    except hosts.LostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return hosts.EXIT_LOST
+    return code
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -46,6 +46,18 @@ class LoopConfig:
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
+
+
+class Together(Protocol):
+    """Several processes that stop as one: a signal may reach only one of them, but all must run the same steps."""
+
+    def ask_to_stop(self) -> None:
+        """Called in a signal handler, by whoever got the signal."""
+        ...
+
+    def should_stop(self, step: int) -> bool:
+        """Asked by every process before every step; all get the same answer for the same step."""
+        ...
 
 
 def turns(tasks: Sequence[Task], schedule: str) -> Callable[[int], tuple[str, ...]]:
@@ -94,10 +106,12 @@ def train(
     *,
     tokens: Mapping[str, int],
     evaluate: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None,
+    together: Together | None = None,
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, resuming from the workdir's latest checkpoint if it has one.
 
-    `tokens` of one example, per task, are for the meters. `evaluate(model, step)` gives metrics per task. Returns the state, its fingerprint, and whether all steps are done
+    `tokens` of one example, per task, are for the meters. `evaluate(model, step)` gives metrics per task. `together`: how several
+    processes agree on the step after which they stop (None: there is one). Returns the state, its fingerprint, and whether all steps are done
     (not so after a signal or `stop_after`).
     """
     # --- compiled steps: one for each set of tasks that trains together ---------------------------------------------
@@ -125,7 +139,7 @@ def train(
     progress = Progress(config.steps, start, enabled=main)
     if start:
         progress.note(f"resuming {workdir} after step {start}")
-    stop = _StopSignal()
+    stop = _StopSignal(together)
 
     # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
     def log(pending: tuple[int, dict[str, Any], float] | None) -> None:
@@ -144,7 +158,7 @@ def train(
     last, saved_at, waited = start, start, 0.0
     with jax.set_mesh(program.mesh), metrics_writer, progress, stop:
         for step in itertools.count(start):
-            if step >= config.steps or stop.wanted or (config.stop_after is not None and step >= config.stop_after):
+            if step >= config.steps or stop.now(step) or (config.stop_after is not None and step >= config.stop_after):
                 break
             names = who(step)
             began = time.perf_counter()
@@ -174,8 +188,13 @@ def train(
 class _StopSignal:
     """SIGTERM and SIGINT end the loop after the step at hand, with a checkpoint; a second SIGINT ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: Together | None) -> None:
         self.wanted = False
+        self._together = together
+
+    def now(self, step: int) -> bool:
+        """Whether to stop before `step`: at once where one process runs, where all agreed to where there are several."""
+        return self.wanted if self._together is None else self._together.should_stop(step)
 
     def __enter__(self) -> _StopSignal:
         self._before = {}
@@ -194,3 +213,5 @@ class _StopSignal:
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.wanted = True
+        if self._together is not None:
+            self._together.ask_to_stop()
