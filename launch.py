@@ -2,6 +2,8 @@
 
     python launch.py train --config=configs/NAME.py[:argument] --workdir=DIR [--config.any.field=value]
     python launch.py eval  --config=configs/NAME.py[:argument] --workdir=DIR
+    python launch.py doctor [--config=…] [--workdir=DIR]                    is every host fit for a run?
+    python launch.py pod   --platform=local|tpu-vm|gke|slurm|sky --config=… --workdir=DIR [--dry_run]   docs/pods
 
 Reads a config, builds Task objects, hands them to the loop, then evaluates and writes results.json and report.html.
 """
@@ -38,7 +40,7 @@ from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
 
-COMMANDS = ("train", "eval")
+COMMANDS = ("train", "eval", "doctor", "pod")
 TASKS = Path(__file__).parent / "tasks"
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:argument")
@@ -118,7 +120,7 @@ def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None
     return 0
 
 
-def run_eval(config: ConfigDict, workdir: Path, _: hosts.Lifeline | None) -> int:
+def run_eval(config: ConfigDict, workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
     plain = as_plain(config)
     experiment = build(plain, task_class)
     if not (workdir / "config.json").exists():
@@ -130,6 +132,22 @@ def run_eval(config: ConfigDict, workdir: Path, _: hosts.Lifeline | None) -> int
     checkpoints.close()
     finish(experiment, evaluators, state, fingerprint, workdir, config, {})
     return 0
+
+
+def run_doctor(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None) -> int:
+    from unimodal.hosts.doctor import examine
+
+    examine(lifeline, Path(__file__).parent, as_plain(config), workdir if WORKDIR.value else None, say)
+    return 0
+
+
+def run_pod(arguments: list[str]) -> int:
+    """Hand a run over to a platform's own tool."""
+    from unimodal.pods.command import launch_pod
+
+    return launch_pod(
+        arguments[2:], lambda command, flags: parse([arguments[0], command, *flags]), Path(__file__).parent
+    )
 
 
 def finish(
@@ -233,9 +251,11 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     file = given.config_filename.split(":")[0] if given.present else ""
     if file and not Path(file).is_file():
         raise UsageError(f"there is no config file {file}; {usage}")
+    if config is None and command == "doctor":
+        config = ConfigDict()
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config must name a file with get_config(); {usage}")
-    if WORKDIR.value is None and not DRY_RUN.value:
+    if WORKDIR.value is None and not DRY_RUN.value and command != "doctor":
         raise UsageError(f"--workdir is missing; {usage}")
     return command, config, Path(WORKDIR.value or ".")
 
@@ -254,9 +274,11 @@ def main(arguments: list[str]) -> int:
     """Exit codes: 0 done, 2 something to mend first, 75 stopped with a checkpoint, 76 another process was lost."""
     logging.set_verbosity(logging.WARNING)
     try:
+        if arguments[1:2] == ["pod"]:
+            return run_pod(arguments)
         command, config, workdir = parse(arguments)
         with hosts.as_one(initialise_processes(config, workdir)) as lifeline:
-            code = {"train": run_train, "eval": run_eval}[command](config, workdir, lifeline)
+            code = {"train": run_train, "eval": run_eval, "doctor": run_doctor}[command](config, workdir, lifeline)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return hosts.EXIT_USAGE

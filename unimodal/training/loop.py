@@ -181,7 +181,7 @@ def train(
         log(pending)
         if last > saved_at:
             fingerprint = checkpoints.save(state, {n: b.get_state() for n, b in batches.items()})
-    checkpoints.close()
+        checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
     return state, fingerprint, last >= config.steps
 
 
