@@ -27,6 +27,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from unimodal import hosts
+from unimodal.chips import peak_flops
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.evaluation.report import write_report
@@ -36,6 +37,7 @@ from unimodal.experiment import Experiment, build
 from unimodal.sharding import parameter_count, parameter_table
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, has_checkpoint
 from unimodal.training.loop import train
+from unimodal.training.meters import Cost
 from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
@@ -50,7 +52,16 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and stop")
 STEP = flags.DEFINE_integer("step", None, "eval: the checkpoint's step (default: the latest)")
 
 # Fields that do not change what is learned: a workdir may be resumed with others.
-MAY_DIFFER = ("mesh", "log_every", "eval_every", "eval_limit", "checkpoint_every", "keep_checkpoints", "stop_after")
+MAY_DIFFER = (
+    "mesh",
+    "log_every",
+    "eval_every",
+    "eval_limit",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "stop_after",
+    "profile",
+)
 
 
 def task_class(kind: str) -> type[Any]:
@@ -109,6 +120,7 @@ def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None
         tokens={task.name: task.tokens(experiment.model) for task in experiment.tasks},
         evaluate=evaluate if evaluators else None,
         together=lifeline,
+        cost=Cost(peak=peak_flops(experiment.mesh.devices.flat[0].device_kind)),
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")

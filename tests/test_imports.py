@@ -26,6 +26,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.sharding": "errors",
     "unimodal.configuration": "errors",
     "unimodal.hosts": "errors",
+    "unimodal.chips": "",
     "unimodal.pods": "hosts.lifeline configuration errors",
     "unimodal.data": "errors",
     "unimodal.evaluation.baselines": "",
@@ -52,7 +53,7 @@ ALLOWED: dict[str, str] = {
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "launch": "experiment hosts pods training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
+    "launch": "experiment hosts pods chips training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
 }
 # Third parties that a room must do without.
 FORBIDDEN: dict[str, tuple[str, ...]] = {

@@ -76,8 +76,9 @@ def examine(
     facts = run_facts(root, config, str(workdir))
     packages = ", ".join(f"{name} {facts[name]}" for name in ("python", "jax", "jaxlib", "flax"))
     same = "the same in all" if body.count > 1 else "this process alone"
-    body.ask("processes", {}, lambda everyone: (f"{len(everyone)} answered on the coordinator's guard port", None))
-    body.ask("code", {}, lambda _: (f"{facts['code']}, {len(config)} config groups: {same}", None))
+    said = "one" if lifeline is None else f"{body.count}, all in reach of process 0"
+    body.ask("processes", {}, lambda _: (said, None))
+    body.ask("code", {}, lambda _: (f"{facts['code']}{' and config' if config else ''}: {same}", None))
     body.ask("packages", {}, lambda _: (f"{packages}: {same}", None))
     kinds = device_facts()["devices"]
     body.ask("devices", {}, lambda everyone: (f"{kinds} in each of {len(everyone)}; {jax.device_count()} in all", None))
