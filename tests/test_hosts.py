@@ -17,7 +17,9 @@ from unimodal.errors import UsageError
 from unimodal.hosts import lifeline
 from unimodal.hosts.facts import code_hash, difference, run_facts
 from unimodal.hosts.join import find_place
-from unimodal.hosts.lifeline import EXIT_LOST, EXIT_USAGE, Lifeline, LostError, call_the_roll
+from unimodal.hosts.lifeline import Lifeline
+from unimodal.hosts.peer import EXIT_LOST, EXIT_USAGE, LostError
+from unimodal.hosts.roll import call_the_roll
 
 NAMES = [f"process {number} (host{number})" for number in range(4)]
 
@@ -54,7 +56,8 @@ class Run:
         return Lifeline(process, count, peers, lambda text, code: self.lost[process].append((text, code)))
 
     def die(self, process: int) -> None:
-        """As the kernel does for the dead: its connections close."""
+        """As the kernel does for the dead: its connections close. And the dead do not talk of it."""
+        self.lines[process]._leaving = True
         for peer in self.lines[process]._peers.values():
             with contextlib.suppress(OSError):
                 peer.connection.shutdown(socket.SHUT_RDWR)

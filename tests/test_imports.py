@@ -27,7 +27,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.configuration": "errors",
     "unimodal.hosts": "errors",
     "unimodal.chips": "",
-    "unimodal.pods": "hosts.lifeline configuration errors",
+    "unimodal.pods": "hosts.peer configuration errors",
     "unimodal.data": "errors",
     "unimodal.evaluation.baselines": "",
     "unimodal.evaluation.retrieval": "",

@@ -4,6 +4,7 @@
 """
 
 from unimodal.hosts.join import as_one, join
-from unimodal.hosts.lifeline import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE, Lifeline, LostError
+from unimodal.hosts.lifeline import Lifeline
+from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE, LostError
 
 __all__ = ["EXIT_LOST", "EXIT_STOPPED", "EXIT_USAGE", "Lifeline", "LostError", "as_one", "join"]

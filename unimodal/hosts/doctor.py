@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unimodal.errors import UsageError
 from unimodal.hosts.facts import device_facts, run_facts
-from unimodal.hosts.lifeline import Facts, Lifeline, listed
+from unimodal.hosts.lifeline import Facts, Lifeline
+from unimodal.hosts.peer import listed
 
 STAGE_SECONDS = 30.0
 CLOCK_SECONDS = 2.0  # apart: logs of hosts whose clocks differ more cannot be read side by side

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unimodal.hosts.lifeline import Facts, listed
+from unimodal.hosts.lifeline import Facts
+from unimodal.hosts.peer import listed
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

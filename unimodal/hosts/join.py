@@ -16,7 +16,9 @@ import jax
 
 from unimodal.errors import UsageError
 from unimodal.hosts.facts import device_facts, difference, run_facts
-from unimodal.hosts.lifeline import EXIT_LOST, EXIT_USAGE, Lifeline, LostError, call_the_roll, end_now
+from unimodal.hosts.lifeline import Lifeline, end_now
+from unimodal.hosts.peer import EXIT_LOST, EXIT_USAGE, LostError
+from unimodal.hosts.roll import call_the_roll
 
 PATIENCE = 50.0  # seconds for all processes to be there: less than a minute, so that nobody watches a hang for longer
 

@@ -7,67 +7,23 @@ messages every few seconds tell of a machine that has gone. Everything that is s
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import selectors
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from unimodal.errors import UsageError
-
-EXIT_USAGE = 2  # something to mend first: starting again does not help
-EXIT_STOPPED = 75  # told to stop, and did so with a checkpoint: run the same command again
-EXIT_LOST = 76  # another process died or fell silent: run the same command again
+from unimodal.hosts.peer import EXIT_LOST, EXIT_USAGE, LostError, Peer, listed
 
 BEAT_SECONDS = 3.0
 SILENCE_SECONDS = 40.0  # of a process that is taken for dead then; a compilation never blocks a thread for so long
 
-
-class LostError(RuntimeError):
-    """Another process is missing. The message is one line that names it; starting again may help."""
-
-
 Facts = Mapping[str, Any]
 Judge = Callable[[Sequence[Facts]], str | None]
-
-
-@dataclass
-class Peer:
-    """The other end of a connection."""
-
-    process: int
-    host: str
-    connection: socket.socket
-    heard: float
-    rest: bytes = b""
-    left: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, **message: Any) -> None:
-        """Errors are left to the reader, who sees the connection close."""
-        try:
-            with self.lock:
-                self.connection.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass
-
-    def lines(self) -> list[dict[str, Any]] | None:
-        """The messages that have come; None: the connection is closed."""
-        try:
-            new = self.connection.recv(1 << 16)
-        except OSError:
-            return None
-        if not new:
-            return None
-        *whole, self.rest = (self.rest + new).split(b"\n")
-        self.heard = time.monotonic()
-        return [json.loads(line) for line in whole]
 
 
 class Lifeline:
@@ -245,113 +201,6 @@ class Lifeline:
         for peer in self._peers.values():
             peer.send(kind="stop_at", step=self._stop_at)
         self._agreeing.release()
-
-
-def call_the_roll(process: int, count: int, address: str, port: int, seconds: float) -> list[Peer]:
-    """Connect every process with process 0 on `port` of the host in `address`.
-
-    Raises LostError, naming who is missing, if they are not all there within `seconds`.
-    """
-    host = address.rsplit(":", 1)[0].strip("[]")
-    deadline = time.monotonic() + seconds
-    return _listen_for(count, port, deadline, seconds) if process == 0 else [_call(process, host, port, deadline)]
-
-
-def _listen_for(count: int, port: int, deadline: float, seconds: float) -> list[Peer]:
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    try:
-        listener = socket.create_server(
-            ("", port), family=family, dualstack_ipv6=family == socket.AF_INET6, backlog=1024
-        )
-    except OSError as error:
-        raise UsageError(
-            f"process 0 cannot listen on port {port}: {error.strerror}; is another run on this machine? "
-            f"Set UNIMODAL_GUARD_PORT to a free one everywhere"
-        ) from error
-    peers: dict[int, Peer] = {}
-    with listener:
-        while len(peers) < count - 1 and (left := deadline - time.monotonic()) > 0:
-            listener.settimeout(left)
-            try:
-                connection, _ = listener.accept()
-            except OSError:  # nobody came
-                continue
-            try:
-                peer = _greeted(connection)
-            except (OSError, ValueError, KeyError):  # somebody who is not one of us
-                connection.close()
-                continue
-            if not 0 < peer.process < count or peer.process in peers:
-                peer.send(kind="refused", text=f"process {peer.process} is not wanted, or is there already")
-                connection.close()
-                continue
-            peers[peer.process] = peer
-    if missing := [f"process {p}" for p in range(1, count) if p not in peers]:
-        text = (
-            f"{listed(missing)} of {count} did not come within {seconds:.0f} s; the others are there: look at the log of "
-            f"the missing, or run launch.py doctor"
-        )
-        for peer in peers.values():
-            peer.send(kind="refused", text=text)
-            peer.connection.close()
-        raise LostError(text)
-    for peer in peers.values():
-        peer.send(kind="welcome", host=socket.gethostname())
-    return list(peers.values())
-
-
-def _greeted(connection: socket.socket) -> Peer:
-    connection.settimeout(5)
-    hello = json.loads(_line(connection))
-    connection.settimeout(None)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Peer(int(hello["process"]), str(hello["host"]), connection, time.monotonic())
-
-
-def _call(process: int, host: str, port: int, deadline: float) -> Peer:
-    why = "no answer"
-    began = time.monotonic()
-    while (left := deadline - time.monotonic()) > 0:
-        connection = None
-        try:
-            connection = socket.create_connection((host, port), timeout=left)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            hello = {"process": process, "host": socket.gethostname()}
-            connection.sendall(json.dumps(hello).encode() + b"\n")
-            connection.settimeout(left + 10)  # process 0 waits for the others
-            answer = json.loads(_line(connection))
-        except (OSError, ValueError) as error:
-            why = str(error) or type(error).__name__
-            if connection is not None:
-                connection.close()
-            time.sleep(0.2)
-            continue
-        if answer["kind"] == "refused":
-            connection.close()
-            raise LostError(answer["text"])
-        connection.settimeout(None)
-        return Peer(0, answer["host"], connection, time.monotonic())
-    raise LostError(
-        f"process {process} cannot reach process 0 at {host}:{port} ({why}) for {time.monotonic() - began:.0f} s: it has not "
-        f"started, or a firewall lies between"
-    )
-
-
-def _line(connection: socket.socket) -> bytes:
-    found = b""
-    while not found.endswith(b"\n"):
-        byte = connection.recv(1)
-        if not byte or len(found) > 10_000:
-            raise ValueError("closed before a whole line came")
-        found += byte
-    return found
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """ "a, b and c", or the first few of many."""
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def end_now(text: str, code: int) -> None:

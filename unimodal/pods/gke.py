@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.errors import UsageError
-from unimodal.hosts.lifeline import EXIT_STOPPED, EXIT_USAGE
+from unimodal.hosts.peer import EXIT_STOPPED, EXIT_USAGE
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import environment
 from unimodal.pods.tools import Step, must, run, spell, to_yaml

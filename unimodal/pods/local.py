@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from unimodal.hosts.lifeline import EXIT_LOST, EXIT_STOPPED
+from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED
 from unimodal.pods.description import Pod
 from unimodal.pods.environment import environment
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unimodal.hosts.lifeline import EXIT_LOST, EXIT_STOPPED
+from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import environment
 from unimodal.pods.tools import Step, must, run, spell, to_yaml

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimodal.errors import UsageError
-from unimodal.hosts.lifeline import EXIT_STOPPED
+from unimodal.hosts.peer import EXIT_STOPPED
 from unimodal.pods.description import Pod, gpus
 from unimodal.pods.environment import environment
 from unimodal.pods.tools import Step, must, run, spell

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimodal.errors import UsageError
-from unimodal.hosts.lifeline import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE
+from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE
 from unimodal.pods.description import Pod, tpu_slice
 from unimodal.pods.environment import environment
 from unimodal.pods.tools import Step, explain, must, run, spell

@@ -139,9 +139,14 @@ class Progress:
     def _rates(self, total: _Interval) -> Rates:
         if total.seconds <= 0:
             return Rates()
-        each = [value / total.seconds for value in (total.steps, total.tokens, total.examples, total.waited)]
         mfu = total.flops / total.seconds / self.chips / self._peak if self._peak and total.flops else math.nan
-        return Rates(*each, mfu)
+        return Rates(
+            total.steps / total.seconds,
+            total.tokens / total.seconds,
+            total.examples / total.seconds,
+            total.waited / total.seconds,
+            mfu,
+        )
 
     def _smooth(self, task: str, loss: float) -> None:
         self._newest[task] = loss
