@@ -419,6 +419,10 @@ def test_topologies_have_the_machines_the_platforms_say() -> None:
         (("--platform=tpu-vm", "--zone=a", "--topology=v5:4x4"), "no TPU is called 'v5'"),
         (("--platform=tpu-vm", "--zone=a", "--topology=v5e:4x4x4"), "v5e has 2 dimensions, as v5e:4x4"),
         (("--platform=sky",), "either --topology"),
+        (
+            ("--platform=gke", "--image=u:1", "--accelerator=H100:8", "--slices=2"),
+            "for more nodes of GPUs give --processes",
+        ),
         (("--platform=slurm", "--accelerator=H100:many"), "as --accelerator=H100:8"),
         (("--platform=local", "--processes=two"), "--processes must be a whole number, but is 'two'"),
         (("--platform=local", "--processes=0"), "--processes must be at least 1"),

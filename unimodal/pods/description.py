@@ -162,4 +162,6 @@ def chosen(pod: Pod) -> str:
         raise UsageError(
             "give either --topology (a TPU slice, as v5e:4x4) or --accelerator (GPUs of a node, as H100:8)"
         )
+    if pod.accelerator and pod.slices > 1:
+        raise UsageError("--slices are of TPUs: for more nodes of GPUs give --processes")
     return "tpu" if pod.topology else "gpu"
