@@ -2,6 +2,8 @@
 
     python launch.py train --config=configs/NAME.py[:argument] --workdir=DIR [--config.any.field=value]
     python launch.py eval  --config=configs/NAME.py[:argument] --workdir=DIR
+    python launch.py doctor [--config=…] [--workdir=DIR]                    is every host fit for a run?
+    python launch.py pod   --platform=local|tpu-vm|gke|slurm|sky --config=… --workdir=DIR [--dry_run]   docs/pods
 
 Reads a config, builds Task objects, hands them to the loop, then evaluates and writes results.json and report.html.
 """
@@ -24,6 +26,8 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from unimodal import hosts
+from unimodal.chips import peak_flops
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.evaluation.report import write_report
@@ -33,11 +37,12 @@ from unimodal.experiment import Experiment, build
 from unimodal.sharding import parameter_count, parameter_table
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, has_checkpoint
 from unimodal.training.loop import train
+from unimodal.training.meters import Cost
 from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
 
-COMMANDS = ("train", "eval")
+COMMANDS = ("train", "eval", "doctor", "pod")
 TASKS = Path(__file__).parent / "tasks"
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:argument")
@@ -47,7 +52,16 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and stop")
 STEP = flags.DEFINE_integer("step", None, "eval: the checkpoint's step (default: the latest)")
 
 # Fields that do not change what is learned: a workdir may be resumed with others.
-MAY_DIFFER = ("mesh", "log_every", "eval_every", "eval_limit", "checkpoint_every", "keep_checkpoints", "stop_after")
+MAY_DIFFER = (
+    "mesh",
+    "log_every",
+    "eval_every",
+    "eval_limit",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "stop_after",
+    "profile",
+)
 
 
 def task_class(kind: str) -> type[Any]:
@@ -81,14 +95,14 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def run_train(config: ConfigDict, workdir: Path) -> None:
+def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None) -> int:
     plain, fake_data = as_plain(config), FAKE_DATA.value
     experiment = build(plain, task_class, fake_data=fake_data)
     if experiment.init_from is not None and not has_checkpoint(workdir):  # else the run goes on with its own
         say(experiment.start.report())
     if DRY_RUN.value:
         say(describe(experiment))
-        return
+        return 0
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluators = {} if fake_data else {task.name: experiment.evaluator(task) for task in experiment.tasks}
     claim_workdir(workdir, {**plain, "fake_data": fake_data}, may_differ=MAY_DIFFER)
@@ -105,15 +119,20 @@ def run_train(config: ConfigDict, workdir: Path) -> None:
         workdir,
         tokens={task.name: task.tokens(experiment.model) for task in experiment.tasks},
         evaluate=evaluate if evaluators else None,
+        together=lifeline,
+        cost=Cost(peak=peak_flops(experiment.mesh.devices.flat[0].device_kind)),
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")
-    elif evaluators:
+        asked = experiment.loop.stop_after
+        return 0 if asked is not None and int(state.step) >= asked else hosts.EXIT_STOPPED
+    if evaluators:
         seconds = f"{time.monotonic() - began:.0f} s"
         finish(experiment, evaluators, state, fingerprint, workdir, config, {"training took": seconds})
+    return 0
 
 
-def run_eval(config: ConfigDict, workdir: Path) -> None:
+def run_eval(config: ConfigDict, workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
     plain = as_plain(config)
     experiment = build(plain, task_class)
     if not (workdir / "config.json").exists():
@@ -124,6 +143,23 @@ def run_eval(config: ConfigDict, workdir: Path) -> None:
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), STEP.value)
     checkpoints.close()
     finish(experiment, evaluators, state, fingerprint, workdir, config, {})
+    return 0
+
+
+def run_doctor(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None) -> int:
+    from unimodal.hosts.doctor import examine
+
+    examine(lifeline, Path(__file__).parent, as_plain(config), workdir if WORKDIR.value else None, say)
+    return 0
+
+
+def run_pod(arguments: list[str]) -> int:
+    """Hand a run over to a platform's own tool."""
+    from unimodal.pods.command import launch_pod
+
+    return launch_pod(
+        arguments[2:], lambda command, flags: parse([arguments[0], command, *flags]), Path(__file__).parent
+    )
 
 
 def finish(
@@ -227,40 +263,41 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     file = given.config_filename.split(":")[0] if given.present else ""
     if file and not Path(file).is_file():
         raise UsageError(f"there is no config file {file}; {usage}")
+    if config is None and command == "doctor":
+        config = ConfigDict()
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config must name a file with get_config(); {usage}")
-    if WORKDIR.value is None and not DRY_RUN.value:
+    if WORKDIR.value is None and not DRY_RUN.value and command != "doctor":
         raise UsageError(f"--workdir is missing; {usage}")
     return command, config, Path(WORKDIR.value or ".")
 
 
-def initialise_processes() -> None:
+def initialise_processes(config: ConfigDict, workdir: Path) -> hosts.Lifeline | None:
     """Join the other processes, where the environment says that there are any; let simulated devices wait for each other."""
     simulated = jax.config.values["jax_num_cpu_devices"]
     if simulated > (os.cpu_count() or 1):
         # XLA runs them on a thread per core, where each may block in a collective. With fewer threads than that it can
         # stop for ever, so tell it of more cores.
         os.environ.setdefault("NPROC", str(4 * simulated))
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("SLURM_NTASKS", "1") != "1":
-        # JAX reads the address from the environment, but these two only from a cluster's own variables.
-        given = {key: os.environ.get(f"JAX_{key.upper()}") for key in ("num_processes", "process_id")}
-        try:
-            numbers: Any = {key: int(value) for key, value in given.items() if value}
-            jax.distributed.initialize(**numbers)
-        except ValueError as error:
-            raise UsageError(f"cannot join the other processes: {error}") from error
+    return hosts.join(Path(__file__).parent, as_plain(config), str(workdir))
 
 
 def main(arguments: list[str]) -> int:
+    """Exit codes: 0 done, 2 something to mend first, 75 stopped with a checkpoint, 76 another process was lost."""
     logging.set_verbosity(logging.WARNING)
     try:
+        if arguments[1:2] == ["pod"]:
+            return run_pod(arguments)
         command, config, workdir = parse(arguments)
-        initialise_processes()
-        {"train": run_train, "eval": run_eval}[command](config, workdir)
+        with hosts.as_one(initialise_processes(config, workdir)) as lifeline:
+            code = {"train": run_train, "eval": run_eval, "doctor": run_doctor}[command](config, workdir, lifeline)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return hosts.EXIT_USAGE
+    except hosts.LostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return hosts.EXIT_LOST
+    return code
 
 
 if __name__ == "__main__":

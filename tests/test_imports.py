@@ -25,6 +25,9 @@ ALLOWED: dict[str, str] = {
     "unimodal.layers": "",
     "unimodal.sharding": "errors",
     "unimodal.configuration": "errors",
+    "unimodal.hosts": "errors",
+    "unimodal.chips": "",
+    "unimodal.pods": "hosts.peer configuration errors",
     "unimodal.data": "errors",
     "unimodal.evaluation.baselines": "",
     "unimodal.evaluation.retrieval": "",
@@ -52,7 +55,7 @@ ALLOWED: dict[str, str] = {
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "launch": "experiment training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
+    "launch": "experiment hosts pods chips training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
 }
 # Third parties that a room must do without.
 FORBIDDEN: dict[str, tuple[str, ...]] = {

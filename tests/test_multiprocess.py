@@ -82,11 +82,11 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
 
 
 def test_a_wrong_process_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import launch
+    from unimodal import hosts
     from unimodal.errors import UsageError
 
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "two")
     with pytest.raises(UsageError, match="cannot join the other processes"):
-        launch.initialise_processes()
+        hosts.join(tiny.ROOT, {}, "run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from unimodal.sharding import make_mesh, shardings
 from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
+from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
 
 _GENERAL = ("seed", "eval_limit", "init_from", "init_skip")
-_GROUPS = (*_GENERAL, "mesh", "optimizer", "tokenizers", "backbones", "tasks")
+_GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")))
     experiment = Experiment(
         **vars(typed(GeneralConfig, general, "config")),
-        loop=typed(LoopConfig, loop, "config"),
+        loop=replace(
+            typed(LoopConfig, loop, "config"), profile=typed(ProfileConfig, config.get("profile", {}), "profile")
+        ),
         optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
         mesh=mesh,
         tokenizers=tokenizers,

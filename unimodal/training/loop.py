@@ -6,9 +6,9 @@ import itertools
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from unimodal.errors import UsageError
 from unimodal.sharding import batch_parts, batch_sharding
 from unimodal.task import Task
 from unimodal.training.checkpoint import Checkpoints
+from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.metrics import MetricsWriter
 from unimodal.training.progress import Progress
 from unimodal.training.step import Program, TrainState
@@ -29,7 +30,7 @@ SCHEDULES = ("sum", "alternate")
 class LoopConfig:
     """steps: how many in all. schedule: "sum" (every step takes a batch of every task) or "alternate" (one task per
     step, in turns as often as their weights say). log_every, eval_every, checkpoint_every: in steps (0: only at the
-    end). stop_after: leave off after this step, checkpointed, to be resumed."""
+    end). stop_after: leave off after this step, checkpointed, to be resumed. profile: which steps to trace."""
 
     steps: int
     schedule: str = "sum"
@@ -38,6 +39,7 @@ class LoopConfig:
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     stop_after: int | None = None
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -46,6 +48,18 @@ class LoopConfig:
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
+
+
+class Together(Protocol):
+    """Several processes that stop as one: a signal may reach only one of them, but all must run the same steps."""
+
+    def ask_to_stop(self) -> None:
+        """Called in a signal handler, by whoever got the signal."""
+        ...
+
+    def should_stop(self, step: int) -> bool:
+        """Asked by every process before every step; all get the same answer for the same step."""
+        ...
 
 
 def turns(tasks: Sequence[Task], schedule: str) -> Callable[[int], tuple[str, ...]]:
@@ -94,10 +108,13 @@ def train(
     *,
     tokens: Mapping[str, int],
     evaluate: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None,
+    together: Together | None = None,
+    cost: Cost = Cost(),
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, resuming from the workdir's latest checkpoint if it has one.
 
-    `tokens` of one example, per task, are for the meters. `evaluate(model, step)` gives metrics per task. Returns the state, its fingerprint, and whether all steps are done
+    `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task. `together`: how several
+    processes agree on the step after which they stop (None: there is one). Returns the state, its fingerprint, and whether all steps are done
     (not so after a signal or `stop_after`).
     """
     # --- compiled steps: one for each set of tasks that trains together ---------------------------------------------
@@ -122,60 +139,75 @@ def train(
         state = program.init()
     main = jax.process_index() == 0
     metrics_writer = MetricsWriter(workdir, enabled=main, resume_step=start)
-    progress = Progress(config.steps, start, enabled=main)
+    progress = Progress(config.steps, start, enabled=main, chips=program.mesh.size, peak=cost.peak)
+    profiler = Profiler(config.profile, workdir / "profile")
     if start:
         progress.note(f"resuming {workdir} after step {start}")
-    stop = _StopSignal()
+    stop = _StopSignal(together)
 
     # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
-    def log(pending: tuple[int, dict[str, Any], float] | None) -> None:
+    def log(pending: tuple[int, dict[str, Any], float, dict[str, float]] | None) -> None:
         if pending is None:
             return
-        step, device_metrics, waited = pending
+        step, device_metrics, waited, done = pending
         for name, values in jax.device_get(device_metrics).items():
             metrics_writer.write(step, name, {**values, "input_wait_seconds": waited})
-            seen["losses"][name] = float(values["loss"])
-        progress.update(step, seen["losses"], seen["tokens"], seen["examples"])
-        seen["tokens"] = seen["examples"] = 0
+            losses_seen[name] = float(values["loss"])
+        progress.update(
+            step, losses_seen, int(done["tokens"]), int(done["examples"]), flops=done["flops"], waited=waited
+        )
 
-    seen: dict[str, Any] = {"losses": {}, "tokens": 0, "examples": 0}
-    pending: tuple[int, dict[str, Any], float] | None = None
+    nothing = {"tokens": 0.0, "examples": 0.0, "flops": 0.0}
+    losses_seen: dict[str, float] = {}
+    seen = dict(nothing)
+    pending: tuple[int, dict[str, Any], float, dict[str, float]] | None = None
     recent: dict[str, Any] = {}
     last, saved_at, waited = start, start, 0.0
     with jax.set_mesh(program.mesh), metrics_writer, progress, stop:
         for step in itertools.count(start):
-            if step >= config.steps or stop.wanted or (config.stop_after is not None and step >= config.stop_after):
+            if step >= config.steps or stop.now(step) or (config.stop_after is not None and step >= config.stop_after):
                 break
             names = who(step)
             began = time.perf_counter()
             batch = {name: to_device(next(batches[name]), program) for name in names}
             waited += time.perf_counter() - began
+            profiler.before(step, state)
             state, metrics = compiled[names](state, batch)
+            profiler.after(step, state)
             last, recent = step + 1, {**recent, **metrics}
             for name in names:
                 seen["examples"] += by_name[name].batch_size
                 seen["tokens"] += by_name[name].batch_size * tokens[name]
+                seen["flops"] += cost.flops.get(name, 0.0)
             log(pending)
             pending = None
             if last % config.log_every == 0 or last == config.steps:
-                pending, recent, waited = (last, recent, waited), {}, 0.0
+                pending, recent, waited, seen = (last, recent, waited, seen), {}, 0.0, dict(nothing)
             if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
                 for name, values in evaluate(program.model(state), last).items():
                     metrics_writer.write(last, name, {f"validation/{key}": value for key, value in values.items()})
             if config.checkpoint_every and last % config.checkpoint_every == 0:
                 fingerprint, saved_at = checkpoints.save(state, {n: b.get_state() for n, b in batches.items()}), last
         log(pending)
+        profiler.close(state)
         if last > saved_at:
             fingerprint = checkpoints.save(state, {n: b.get_state() for n, b in batches.items()})
-    checkpoints.close()
+        checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
+    if main and last > start:
+        write_summary(workdir, summary(progress.mean_rates(), program.mesh.size, cost))
     return state, fingerprint, last >= config.steps
 
 
 class _StopSignal:
     """SIGTERM and SIGINT end the loop after the step at hand, with a checkpoint; a second SIGINT ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: Together | None) -> None:
         self.wanted = False
+        self._together = together
+
+    def now(self, step: int) -> bool:
+        """Whether to stop before `step`: at once where one process runs, where all agreed to where there are several."""
+        return self.wanted if self._together is None else self._together.should_stop(step)
 
     def __enter__(self) -> _StopSignal:
         self._before = {}
@@ -194,3 +226,5 @@ class _StopSignal:
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.wanted = True
+        if self._together is not None:
+            self._together.ask_to_stop()

@@ -14,20 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from unimodal.training.meters import Rates
 from unimodal.training.metrics import verdict
 
 _QUIET_SECONDS = 30.0  # between plain lines when nobody watches
 _WINDOW_SECONDS = 30.0  # over which the live rates are taken
+_WAITING = 0.1  # share of the time that is worth a word
 _SMOOTHING = 0.9  # of the losses shown
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Per second of wall time; NaN until two updates have been timed."""
-
-    steps: float = math.nan
-    tokens: float = math.nan
-    examples: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,8 @@ class _Interval:
     steps: int
     tokens: int
     examples: int
+    flops: float = 0.0
+    waited: float = 0.0
 
 
 class Progress:
@@ -46,6 +41,7 @@ class Progress:
     plain line at the first update, then at most one in 30 seconds, and one at the end. Usable as a context manager.
 
     An interval in which a task is seen for the first time is left out of the rates: it holds a compilation.
+    With several `chips`, tokens are also told per chip; with the `peak` FLOP/s of one, model FLOPs as a share of it (MFU).
     `clock` (seconds) and `console` can be given for tests.
     """
 
@@ -55,9 +51,12 @@ class Progress:
         start_step: int = 0,
         enabled: bool = True,
         *,
+        chips: int = 1,
+        peak: float | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.chips, self._peak = chips, peak
         self.total_steps = total_steps
         self.step = start_step
         self._enabled = enabled
@@ -75,13 +74,23 @@ class Progress:
             self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
             self._live.start()
 
-    def update(self, step: int, losses: Mapping[str, float], tokens: int, examples: int) -> None:
-        """Tell that `step` steps are done; `tokens` and `examples` count what was processed since the last update."""
+    def update(
+        self,
+        step: int,
+        losses: Mapping[str, float],
+        tokens: int,
+        examples: int,
+        *,
+        flops: float = 0.0,
+        waited: float = 0.0,
+    ) -> None:
+        """Tell that `step` steps are done; `tokens`, `examples` and model `flops` count what was processed since the last
+        update, and `waited` the seconds for input."""
         now = self._clock()
         compiled = not self._losses or any(task not in self._newest for task in losses)
         for task, loss in losses.items():
             self._smooth(task, float(loss))
-        interval = _Interval(now, now - self._last_time, step - self.step, tokens, examples)
+        interval = _Interval(now, now - self._last_time, step - self.step, tokens, examples, flops, waited)
         self.step = step
         self._last_time = now
         if not compiled:
@@ -104,11 +113,11 @@ class Progress:
         total = _Interval(0.0, 0.0, 0, 0, 0)
         for interval in self._window:
             total = _sum(total, interval)
-        return _rates(total)
+        return self._rates(total)
 
     def mean_rates(self) -> Rates:
         """The rates of the whole run so far, compilation left out."""
-        return _rates(self._all)
+        return self._rates(self._all)
 
     def close(self) -> None:
         """End the bar, or print the last plain line; closing twice is harmless."""
@@ -127,6 +136,18 @@ class Progress:
     ) -> None:
         self.close()
 
+    def _rates(self, total: _Interval) -> Rates:
+        if total.seconds <= 0:
+            return Rates()
+        mfu = total.flops / total.seconds / self.chips / self._peak if self._peak and total.flops else math.nan
+        return Rates(
+            total.steps / total.seconds,
+            total.tokens / total.seconds,
+            total.examples / total.seconds,
+            total.waited / total.seconds,
+            mfu,
+        )
+
     def _smooth(self, task: str, loss: float) -> None:
         self._newest[task] = loss
         if math.isfinite(loss):
@@ -143,10 +164,13 @@ class Progress:
 
     def _numbers(self) -> list[str]:
         rates = self.rates()
+        each = f" ({compact(rates.tokens / self.chips)}/chip)" if self.chips > 1 else ""
         return [
             f"{compact(rates.steps)} steps/s",
-            f"{compact(rates.tokens)} tokens/s",
+            f"{compact(rates.tokens)} tokens/s{each}",
             f"{compact(rates.examples)} examples/s",
+            *([f"MFU {rates.mfu:.1%}"] if math.isfinite(rates.mfu) else []),
+            *([f"{rates.waiting:.0%} waiting for input"] if rates.waiting >= _WAITING else []),
             f"ETA {duration(self._time_left())}",
         ]
 
@@ -231,10 +255,12 @@ def _three_digits(number: float) -> str:
 
 
 def _sum(a: _Interval, b: _Interval) -> _Interval:
-    return _Interval(b.end, a.seconds + b.seconds, a.steps + b.steps, a.tokens + b.tokens, a.examples + b.examples)
-
-
-def _rates(total: _Interval) -> Rates:
-    if total.seconds <= 0:
-        return Rates()
-    return Rates(total.steps / total.seconds, total.tokens / total.seconds, total.examples / total.seconds)
+    return _Interval(
+        b.end,
+        a.seconds + b.seconds,
+        a.steps + b.steps,
+        a.tokens + b.tokens,
+        a.examples + b.examples,
+        a.flops + b.flops,
+        a.waited + b.waited,
+    )

@@ -1,0 +1,167 @@
+"""What is to run, where, and on how much: the same for every platform."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+from unimodal.configuration import nearest
+from unimodal.errors import UsageError
+
+PLATFORMS = ("local", "tpu-vm", "gke", "slurm", "sky")
+ACTIONS = ("run", "logs", "delete")
+
+
+@dataclass(frozen=True)
+class Pod:
+    """platform: whose tool. name: of the run, and of what is created for it. action: run it, follow its logs, delete it.
+
+    command: launch.py's (train, eval, doctor). topology: of one TPU slice, as v5e:4x4. accelerator: GPUs of one node, as
+    H100:8. slices: of TPUs. processes: nodes of GPUs, or processes on this machine. devices: CPU devices of each of those,
+    or 0 for one GPU each. spot: cheaper, may be taken away. restarts: how often a run that was stopped is started again.
+    time: limit of a Slurm job. reuse: run on a TPU that is there already. setup: a shell command before the run, on every
+    host. dry_run: print what would run, and change nothing.
+    """
+
+    platform: str = ""
+    name: str = "unimodal"
+    action: str = "run"
+    command: str = "train"
+    topology: str | None = None
+    accelerator: str | None = None
+    slices: int = 1
+    processes: int = 2
+    devices: int = 1
+    zone: str | None = None
+    project: str | None = None
+    image: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    time: str = "24:00:00"
+    spot: bool = False
+    restarts: int = 10
+    reuse: bool = False
+    setup: str | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        for field, known in (("platform", PLATFORMS), ("action", ACTIONS)):
+            if (value := getattr(self, field)) not in known:
+                raise UsageError(f"--{field}={value} is not one of {', '.join(known)}; {nearest(value, known)}")
+        if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", self.name):
+            raise UsageError(
+                f"--name={self.name} must be of small letters, digits and dashes, at most 40, a letter first"
+            )
+        for field, least in (("slices", 1), ("processes", 1), ("devices", 0), ("restarts", 0)):
+            if getattr(self, field) < least:
+                raise UsageError(f"--{field} must be at least {least}, but is {getattr(self, field)}")
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[Pod, list[str]]:
+    """The flags of a pod (--name=value, or --flag alone for a yes), and what is left for the run itself.
+
+    Raises UsageError for a value of the wrong type.
+    """
+    hints, given, rest = get_type_hints(Pod), {}, []
+    names = {field.name for field in fields(Pod)}
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in names:
+            rest.append(argument)
+            continue
+        if not equals and hints[name] is not bool:
+            if not waiting:
+                raise UsageError(f"--{name} needs a value")
+            value = waiting.pop(0)
+        given[name] = _read(name, value, hints[name])
+    return Pod(**given), rest
+
+
+def _read(name: str, value: str, hint: Any) -> Any:
+    if hint is bool:
+        if value not in ("", "true", "false", "True", "False"):
+            raise UsageError(f"--{name} is true or false, but is {value}")
+        return value not in ("false", "False")
+    if hint is int:
+        if not re.fullmatch(r"-?\d+", value):
+            raise UsageError(f"--{name} must be a whole number, but is {value!r}")
+        return int(value)
+    return value
+
+
+@dataclass(frozen=True)
+class TpuKind:
+    """How the platforms call a TPU: accelerator type (its number counts `counted` per chip), image, GKE's label."""
+
+    prefix: str
+    counted: int
+    runtime: str
+    label: str
+    dimensions: int
+    one_host: tuple[str, ...]  # topologies that are one machine; others have 4 chips on each
+
+
+TPUS = {
+    "v4": TpuKind("v4", 2, "tpu-ubuntu2204-base", "tpu-v4-podslice", 3, ("2x2x1",)),
+    "v5e": TpuKind("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", 2, ("1x1", "2x2", "2x4")),
+    "v5p": TpuKind("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", 3, ("2x2x1",)),
+    "v6e": TpuKind("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", 2, ("1x1", "2x2", "2x4")),
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One TPU slice: its kind, the lengths of its sides, chips, machines."""
+
+    kind: TpuKind
+    shape: str
+
+    @property
+    def chips(self) -> int:
+        return math.prod(int(side) for side in self.shape.split("x"))
+
+    @property
+    def hosts(self) -> int:
+        return 1 if self.shape in self.kind.one_host else max(1, self.chips // 4)
+
+    @property
+    def accelerator_type(self) -> str:
+        return f"{self.kind.prefix}-{self.chips * self.kind.counted}"
+
+
+def tpu_slice(topology: str | None) -> Slice:
+    """v5e:4x4 → its slice. Raises UsageError for a kind or a shape that there is not."""
+    if topology is None:
+        raise UsageError("--topology is missing: give the TPU slice, as --topology=v5e:4x4")
+    name, _, shape = topology.partition(":")
+    if name not in TPUS:
+        raise UsageError(f"--topology={topology}: no TPU is called {name!r}; {nearest(name, tuple(TPUS))}")
+    kind = TPUS[name]
+    if not re.fullmatch(r"x".join([r"[1-9]\d*"] * kind.dimensions), shape):
+        example = "x".join(["4"] * kind.dimensions)
+        raise UsageError(f"--topology={topology}: {name} has {kind.dimensions} dimensions, as {name}:{example}")
+    return Slice(kind, shape)
+
+
+def gpus(accelerator: str | None) -> tuple[str, int]:
+    """H100:8 → ("H100", 8). Raises UsageError."""
+    kind, _, count = (accelerator or "").partition(":")
+    if not kind or not re.fullmatch(r"[1-9]\d*", count or "1"):
+        raise UsageError(f"--accelerator={accelerator}: give the GPUs of one node, as --accelerator=H100:8")
+    return kind, int(count or "1")
+
+
+def chosen(pod: Pod) -> str:
+    """ "tpu" or "gpu". Raises UsageError unless exactly one of topology and accelerator is given."""
+    if (pod.topology is None) == (pod.accelerator is None):
+        raise UsageError(
+            "give either --topology (a TPU slice, as v5e:4x4) or --accelerator (GPUs of a node, as H100:8)"
+        )
+    if pod.accelerator and pod.slices > 1:
+        raise UsageError("--slices are of TPUs: for more nodes of GPUs give --processes")
+    return "tpu" if pod.topology else "gpu"

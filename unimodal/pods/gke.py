@@ -1,0 +1,159 @@
+"""Google Kubernetes Engine: a JobSet of one Job per slice, given to kubectl."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unimodal.errors import UsageError
+from unimodal.hosts.peer import EXIT_STOPPED, EXIT_USAGE
+from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
+from unimodal.pods.environment import environment
+from unimodal.pods.tools import Step, must, run, spell, to_yaml
+
+REASONS = (
+    (
+        r"unauthorized|must be logged in|gke-gcloud-auth|credentials",
+        "not logged in to the cluster: run gcloud auth login",
+    ),
+    (r"already.?exists", "the name is in use: choose another --name, or --action=delete first"),
+    (r"exceeded quota", "the namespace's quota does not allow this"),
+    (r"no matches for kind .?JobSet", "the cluster has no JobSet: install it, see docs/pods/gke.md"),
+    (
+        r"unable to connect|connection refused|no such host|i/o timeout",
+        "the cluster does not answer: check the context",
+    ),
+    (r"forbidden", "the account may not do this in the cluster"),
+)
+SELECTOR = "jobset.sigs.k8s.io/jobset-name"
+
+
+def dry_run(pod: Pod, program: Sequence[str]) -> str:
+    """The manifest and the commands."""
+    if pod.action != "run":
+        return spell(_logs(pod) if pod.action == "logs" else _delete(pod))
+    return spell(_create(pod, program))
+
+
+def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
+    """Submit it, follow its logs or delete it."""
+    if pod.action == "logs":
+        return run(_logs(pod), show=True).code
+    if pod.action == "delete":
+        must(_delete(pod), REASONS)
+        print(f"deleted {pod.name}")
+        return 0
+    must(_create(pod, program), REASONS)
+    print(f"submitted {pod.name}; follow it with --action=logs, end it with --action=delete")
+    return 0
+
+
+def manifest(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
+    """The JobSet. Raises UsageError without an image."""
+    if pod.image is None:
+        raise UsageError("--image is missing: a container with this repository in it, see Dockerfile")
+    platform = chosen(pod)
+    tpu = tpu_slice(pod.topology) if platform == "tpu" else None
+    hosts = tpu.hosts if tpu else pod.processes
+    pod_spec: dict[str, Any] = {
+        # A checkpoint must fit in between SIGTERM and SIGKILL.
+        "terminationGracePeriodSeconds": 120,
+        "restartPolicy": "Never",
+        "nodeSelector": _nodes(pod),
+        "containers": [_container(pod, program, platform)],
+    }
+    if tpu is None:
+        pod_spec["volumes"] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    job = {
+        "parallelism": hosts,
+        "completions": hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onExitCodes": _codes(EXIT_USAGE)},  # to mend first: do not start again
+            ]
+        },
+        "template": {"metadata": {"annotations": _annotations(pod)}, "spec": pod_spec},
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": pod.name},
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": pod.restarts,
+                "rules": [{"name": "mend", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+            },
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+            "replicatedJobs": [{"name": "slice", "replicas": pod.slices, "template": {"spec": job}}],
+        },
+    }
+
+
+def _codes(code: int) -> dict[str, Any]:
+    assert code != EXIT_STOPPED
+    return {"containerName": "run", "operator": "In", "values": [code]}
+
+
+def _nodes(pod: Pod) -> dict[str, str]:
+    spot = {"cloud.google.com/gke-spot": "true"} if pod.spot else {}
+    if pod.topology is None:
+        return {"cloud.google.com/gke-accelerator": gpus(pod.accelerator)[0].lower(), **spot}
+    one = tpu_slice(pod.topology)
+    return {
+        "cloud.google.com/gke-tpu-accelerator": one.kind.label,
+        "cloud.google.com/gke-tpu-topology": one.shape,
+        **spot,
+    }
+
+
+def _annotations(pod: Pod) -> dict[str, str]:
+    # One Job has one slice to itself: its pods must not be spread over several.
+    return {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"} if pod.topology else {}
+
+
+def _container(pod: Pod, program: Sequence[str], platform: str) -> dict[str, Any]:
+    variables = [{"name": name, "value": value} for name, value in environment(platform).items()]
+    container: dict[str, Any] = {"name": "run", "image": pod.image, "workingDir": "/unimodal"}
+    if pod.topology is not None:
+        one = tpu_slice(pod.topology)
+        each = one.chips // one.hosts
+        variables.append({"name": "UNIMODAL_JOIN", "value": "1"})  # GKE tells each pod who the others are
+        command = list(program)
+        ports = [8471, 8431, 8476, 8477]
+        limits = {"google.com/tpu": each}
+    else:
+        first = f"{pod.name}-slice-0-0.{pod.name}"
+        variables += [
+            {"name": "JAX_COORDINATOR_ADDRESS", "value": f"{first}:8476"},
+            {"name": "JAX_NUM_PROCESSES", "value": str(pod.processes)},
+        ]
+        # The index of a pod is only known inside it; exec, so that SIGTERM reaches Python and not a shell.
+        command = ["bash", "-c", 'JAX_PROCESS_ID=$JOB_COMPLETION_INDEX exec "$@"', "bash", *program]
+        ports = [8476, 8477]
+        limits = {"nvidia.com/gpu": gpus(pod.accelerator)[1]}
+        container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    if pod.setup:
+        command = ["bash", "-c", f'{pod.setup} && exec "$@"', "bash", *command]
+    return container | {
+        "command": command,
+        "env": variables,
+        "ports": [{"containerPort": port} for port in ports],
+        "resources": {"limits": limits},
+    }
+
+
+def _create(pod: Pod, program: Sequence[str]) -> Step:
+    text = to_yaml(manifest(pod, program))
+    return Step(("kubectl", "create", "--filename=-"), stdin=text)
+
+
+def _logs(pod: Pod) -> Step:
+    words = ("kubectl", "logs", "--follow", "--prefix", f"--selector={SELECTOR}={pod.name}", "--max-log-requests=1024")
+    return Step(words)
+
+
+def _delete(pod: Pod) -> Step:
+    return Step(("kubectl", "delete", "jobset", pod.name))

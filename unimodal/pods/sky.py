@@ -1,0 +1,100 @@
+"""SkyPilot: a task file, given to sky, on whichever cloud it finds."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED
+from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
+from unimodal.pods.environment import environment
+from unimodal.pods.tools import Step, must, run, spell, to_yaml
+
+REASONS = (
+    (r"no cloud (access|is enabled)|sky check|credentials", "no cloud is set up: run sky check"),
+    (r"already exists|is already in use|name .* taken", "the name is in use: choose another --name"),
+    (r"quota", "the cloud's quota does not allow this"),
+    (r"failed to provision|resourcesunavailable|no launchable resource", "no cloud has these machines at the moment"),
+)
+
+
+def dry_run(pod: Pod, program: Sequence[str]) -> str:
+    """The task file and the commands."""
+    if pod.action != "run":
+        return spell(_logs(pod) if pod.action == "logs" else _delete(pod))
+    return spell(_launch(pod, program))
+
+
+def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
+    """Hand it over, follow its logs or end it."""
+    if pod.action == "logs":
+        return run(_logs(pod), show=True).code
+    if pod.action == "delete":
+        must(_delete(pod), REASONS)
+        print(f"ended {pod.name}")
+        return 0
+    must(_launch(pod, program), REASONS)
+    print(f"submitted {pod.name}; follow it with --action=logs, end it with --action=delete")
+    return 0
+
+
+def task(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
+    """The task as SkyPilot's YAML has it."""
+    platform = chosen(pod)
+    resources: dict[str, Any] = {"use_spot": pod.spot}
+    if pod.zone:
+        resources["infra"] = f"gcp/*/{pod.zone}" if platform == "tpu" else f"*/*/{pod.zone}"
+    if platform == "tpu":
+        resources["accelerators"] = f"tpu-{tpu_slice(pod.topology).accelerator_type}"
+        joining = ["export UNIMODAL_JOIN=1"]
+    else:
+        kind, count = gpus(pod.accelerator)
+        resources["accelerators"] = f"{kind}:{count}"
+        joining = [
+            'export JAX_COORDINATOR_ADDRESS="$(echo "$SKYPILOT_NODE_IPS" | head -n1):8476"',
+            "export JAX_NUM_PROCESSES=$SKYPILOT_NUM_NODES JAX_PROCESS_ID=$SKYPILOT_NODE_RANK",
+        ]
+    if pod.image:
+        resources["image_id"] = f"docker:{pod.image}"
+    if pod.spot:
+        resources["job_recovery"] = {
+            "max_restarts_on_errors": 0,
+            "recover_on_exit_codes": [EXIT_STOPPED, EXIT_LOST],
+        }
+    extra = "tpu" if platform == "tpu" else "cuda"
+    setup = [
+        "pip install --quiet uv",
+        "uv venv --quiet --allow-existing --python 3.12 .venv",
+        f"uv pip install --quiet --python .venv/bin/python -e '.[{extra}]' -c constraints.txt",
+        *([pod.setup] if pod.setup else []),
+    ]
+    words = [".venv/bin/python" if word == "python" else word for word in program]
+    return {
+        "name": pod.name,
+        "num_nodes": pod.slices if platform == "tpu" else pod.processes,
+        "workdir": ".",
+        "resources": resources,
+        "envs": environment(platform),
+        "setup": "\n".join(setup) + "\n",
+        "run": "\n".join([*joining, f"exec {shlex.join(words)}"]) + "\n",  # exec: SIGTERM reaches Python
+    }
+
+
+def _launch(pod: Pod, program: Sequence[str]) -> Step:
+    file = f"{pod.name}.sky.yaml"
+    text = to_yaml(task(pod, program))
+    words = ("sky", "jobs", "launch", "--yes", "--detach-run", f"--name={pod.name}", file)
+    if not pod.spot:
+        words = ("sky", "launch", "--yes", "--detach-run", f"--cluster={pod.name}", file)
+    return Step(words, files=((file, text),))
+
+
+def _logs(pod: Pod) -> Step:
+    return Step(("sky", "jobs", "logs", f"--name={pod.name}") if pod.spot else ("sky", "logs", pod.name))
+
+
+def _delete(pod: Pod) -> Step:
+    words = ("sky", "jobs", "cancel", "--yes", f"--name={pod.name}") if pod.spot else ("sky", "down", "--yes", pod.name)
+    return Step(words)

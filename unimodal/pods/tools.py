@@ -1,0 +1,106 @@
+"""Running other people's command-line tools, and saying in one line why they refused."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unimodal.errors import UsageError
+
+INSTALL = {
+    "gcloud": "https://cloud.google.com/sdk/docs/install, then gcloud auth login",
+    "kubectl": "https://kubernetes.io/docs/tasks/tools, then a context of your cluster",
+    "sbatch": "run this on a login node of the cluster",
+    "squeue": "run this on a login node of the cluster",
+    "scancel": "run this on a login node of the cluster",
+    "sky": "pip install 'skypilot[gcp]' (or another cloud), then sky check",
+    "tar": "it packs the code",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command; what it reads from standard input; files to be written before (path → text); a word on it."""
+
+    words: tuple[str, ...]
+    stdin: str | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    output: str
+
+
+def spell(step: Step) -> str:
+    """The step as one would type it."""
+    lines = [f"# {step.note}"] if step.note else []
+    for path, text in step.files:
+        lines += [f"cat > {path} <<'END'", text.rstrip("\n"), "END"]
+    line = shlex.join(step.words)
+    lines += [line] if step.stdin is None else [f"{line} <<'END'", step.stdin.rstrip("\n"), "END"]
+    return "\n".join(lines)
+
+
+def run(step: Step, *, show: bool = False) -> Outcome:
+    """Exit code and all that it wrote; with `show` its output goes to the user instead. Raises UsageError if there is
+    no such tool."""
+    for path, text in step.files:
+        Path(path).write_text(text, encoding="utf-8")
+    into = None if show else subprocess.PIPE
+    try:
+        done = subprocess.run(
+            step.words,
+            input=step.stdin,
+            stdout=into,
+            stderr=None if show else subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        tool = step.words[0]
+        raise UsageError(f"{tool} is not installed, or not on PATH: {INSTALL.get(tool, 'install it')}") from error
+    return Outcome(done.returncode, done.stdout or "")
+
+
+def must(step: Step, reasons: Sequence[tuple[str, str]]) -> str:
+    """What the step wrote. Raises UsageError, in the words of `reasons` (pattern → what it means), if it failed."""
+    outcome = run(step)
+    if outcome.code:
+        raise UsageError(explain(step, outcome, reasons))
+    return outcome.output
+
+
+def explain(step: Step, outcome: Outcome, reasons: Sequence[tuple[str, str]]) -> str:
+    """One line: what we know the failure to mean, and what the tool said."""
+    said = " ".join(outcome.output.split())
+    short = said if len(said) <= 300 else f"…{said[-300:]}"
+    for pattern, meaning in reasons:
+        if re.search(pattern, said, re.IGNORECASE):
+            return f"{meaning} ({step.words[0]}: {short})"
+    return f"{shlex.join(step.words)[:200]} failed with exit code {outcome.code}: {short or 'it said nothing'}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines are written as blocks, which can be read."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(value: Any) -> str:
+    """In the order in which it was put together."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=10_000)

@@ -1,0 +1,108 @@
+"""What a run costs and what the hardware makes of it: the figures that progress shows and meters.json keeps."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from unimodal.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Cost:
+    """flops: model FLOPs of one step of a task over all chips (products of forward and backward, causal attention
+    halved, recomputation not counted); peak: FLOP/s of one chip. Without both there is no MFU."""
+
+    flops: Mapping[str, float] = field(default_factory=dict)
+    peak: float | None = None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Per second of wall time over all chips; NaN until two updates have been timed. waiting: share of the time that the
+    loop waited for input. mfu: model FLOPs / (seconds · chips · peak), NaN where no peak is known."""
+
+    steps: float = math.nan
+    tokens: float = math.nan
+    examples: float = math.nan
+    waiting: float = math.nan
+    mfu: float = math.nan
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """steps: "10:15" traces steps 10 to 14 (counted from 0) into WORKDIR/profile, for TensorBoard or Perfetto."""
+
+    steps: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.range() is None:
+            raise UsageError(f"profile.steps must be FIRST:LAST, as 10:15, but is {self.steps!r}")
+
+    def range(self) -> tuple[int, int] | None:
+        """The first step to be traced, and the first after it that is not."""
+        found = re.fullmatch(r"(\d+):(\d+)", self.steps or "")
+        return (int(found[1]), int(found[2])) if found and int(found[1]) < int(found[2]) else None
+
+
+class Profiler:
+    """Traces the steps that were asked for. Waits for the device before and after, so that nothing else is in it."""
+
+    def __init__(self, config: ProfileConfig, folder: Path) -> None:
+        self._range, self._folder, self._on = config.range(), folder, False
+
+    def before(self, step: int, state: Any) -> None:
+        if self._range is not None and step == self._range[0]:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+
+    def after(self, step: int, state: Any) -> None:
+        if self._on and self._range is not None and step + 1 >= self._range[1]:
+            self.close(state)
+
+    def close(self, state: Any) -> None:
+        """Also for a run that ends before the last step to be traced."""
+        if self._on:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._on = False
+
+
+def hbm_peak() -> int | None:
+    """Bytes: the most that any device of this process has held at once; None where the platform does not say."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [each["peak_bytes_in_use"] for each in stats if each and "peak_bytes_in_use" in each]
+    return max(peaks, default=None)
+
+
+def summary(rates: Rates, chips: int, cost: Cost) -> dict[str, Any]:
+    """The figures of a whole run, for meters.json: None where one is not known."""
+    known = lambda value: value if math.isfinite(value) else None  # noqa: E731
+    return {
+        "steps_per_second": known(rates.steps),
+        "examples_per_second": known(rates.examples),
+        "tokens_per_second": known(rates.tokens),
+        "tokens_per_second_per_chip": known(rates.tokens / chips),
+        "input_wait_share": known(rates.waiting),
+        "mfu": known(rates.mfu),
+        "peak_flops_per_chip": cost.peak,
+        "model_flops_per_step": dict(cost.flops),
+        "chips": chips,
+        "chip": jax.devices()[0].device_kind,
+        "hbm_peak_bytes": hbm_peak(),
+    }
+
+
+def write_summary(workdir: Path, figures: Mapping[str, Any]) -> None:
+    """WORKDIR/meters.json, whole or not at all."""
+    fresh = workdir / "meters.json.tmp"
+    fresh.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(workdir / "meters.json")
