@@ -2,6 +2,7 @@
 
     python launch.py train --config=configs/NAME.py[:argument] --workdir=DIR [--config.any.field=value]
     python launch.py eval  --config=configs/NAME.py[:argument] --workdir=DIR
+    python launch.py plan  --config=configs/NAME.py[:argument] --topology=v5p:8x8x8 [--mesh=auto] [--json=FILE]
 
 Reads a config, builds Task objects, hands them to the loop, then evaluates and writes results.json and report.html.
 """
@@ -37,7 +38,8 @@ from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
 
-COMMANDS = ("train", "eval")
+COMMANDS = ("train", "eval", "plan")
+NO_WORKDIR = ("plan",)
 TASKS = Path(__file__).parent / "tasks"
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:argument")
@@ -45,6 +47,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and r
 FAKE_DATA = flags.DEFINE_bool("fake_data", False, "train on random batches of the right shapes; evaluate nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and stop")
 STEP = flags.DEFINE_integer("step", None, "eval: the checkpoint's step (default: the latest)")
+TOPOLOGY = flags.DEFINE_string("topology", None, "plan: what to compile for, as v5p:8x8x8, cpu:8 or gpu")
+MESH = flags.DEFINE_string("mesh", None, "plan: auto tries the meshes that divide the topology and the model")
+JSON = flags.DEFINE_string("json", None, "plan: where to write the figures")
 
 # Fields that do not change what is learned: a workdir may be resumed with others.
 MAY_DIFFER = ("mesh", "log_every", "eval_every", "eval_limit", "checkpoint_every", "keep_checkpoints", "stop_after")
@@ -124,6 +129,13 @@ def run_eval(config: ConfigDict, workdir: Path) -> None:
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), STEP.value)
     checkpoints.close()
     finish(experiment, evaluators, state, fingerprint, workdir, config, {})
+
+
+def run_plan(config: ConfigDict, _workdir: Path) -> None:
+    from unimodal import plan  # only here: it may choose JAX's platform, and nobody else needs it
+
+    path = None if JSON.value is None else Path(JSON.value)
+    plan.run_plan(as_plain(config), task_class, topology=TOPOLOGY.value, mesh=MESH.value, json_path=path, say=say)
 
 
 def finish(
@@ -229,7 +241,7 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
         raise UsageError(f"there is no config file {file}; {usage}")
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config must name a file with get_config(); {usage}")
-    if WORKDIR.value is None and not DRY_RUN.value:
+    if WORKDIR.value is None and not DRY_RUN.value and command not in NO_WORKDIR:
         raise UsageError(f"--workdir is missing; {usage}")
     return command, config, Path(WORKDIR.value or ".")
 
@@ -256,7 +268,7 @@ def main(arguments: list[str]) -> int:
     try:
         command, config, workdir = parse(arguments)
         initialise_processes()
-        {"train": run_train, "eval": run_eval}[command](config, workdir)
+        {"train": run_train, "eval": run_eval, "plan": run_plan}[command](config, workdir)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

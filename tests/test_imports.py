@@ -46,11 +46,12 @@ ALLOWED: dict[str, str] = {
     "unimodal.evaluation.report": "evaluation.samples training.metrics",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding errors",
+    "unimodal.plan": "experiment training.loop model backbone tokens task sharding errors",
     "unimodal": "interop model backbone attention tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "launch": "experiment training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
+    "launch": "plan experiment training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
 }
 # Third parties that a room must do without.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
