@@ -15,7 +15,10 @@ from unimodal.plan.hlo import Computation, Instruction, Program, calls
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 # Custom calls that are no kernels: notes to the compiler and to the runtime.
-_NOTES = ("Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "AllocateBuffer", "AssumeGatherIndicesInBound")
+_NOTES = (
+    *("Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "AllocateBuffer", "AssumeGatherIndicesInBound"),
+    *("ConcatBitcast", "AsyncCollectiveStart", "AsyncCollectiveDone", "ResizeBuffer"),
+)
 # Instructions that move nothing: they name, or another instruction moves for them.
 _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
@@ -153,26 +156,35 @@ def kernels(program: Program) -> dict[str, int]:
 
 
 def collectives(program: Program) -> dict[str, Collective]:
-    """By kind. An all-reduce of which a fusion keeps but its own share is a reduce-scatter."""
+    """By kind. An all-reduce of which a fusion keeps but its own share is a reduce-scatter. One that several fusions work
+    at, to overlap it with other work, has the same channel in all of them, and counts once."""
     found: dict[str, Collective] = {}
+    channels: set[tuple[str, str]] = set()
     for name, times in program.all_runs.items():
         computation = program.computations[name]
-        scattered = "all-reduce-scatter" in name or "reduce-scatter" in name
         for instruction in computation.instructions.values():
             kind = instruction.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES or (instruction.opcode.endswith("-done")):
+            if kind not in COLLECTIVES:
                 continue
-            kind = "reduce-scatter" if kind == "all-reduce" and scattered else kind
-            operands = [
-                computation.instructions[o].bytes for o in instruction.operands if o in computation.instructions
-            ]
-            results = sum(shape.bytes for shape in instruction.shapes)
-            if instruction.opcode.endswith("-start") and kind != "all-reduce":
-                results -= sum(operands)  # the result of a start names its operands, too
-            size = max(sum(operands), results)
-            group = group_size(instruction, program.replicas)
-            found[kind] = found.get(kind, Collective()).plus(times, size, _sent(kind, size, group))
+            channel = (kind, instruction.attribute("channel_id"))
+            if channel[1] and channel in channels:
+                continue
+            channels.add(channel)
+            kind = "reduce-scatter" if kind == "all-reduce" and "reduce-scatter" in name else kind
+            size = collective_bytes(instruction, computation)
+            sent = _sent(kind, size, group_size(instruction, program.replicas))
+            found[kind] = found.get(kind, Collective()).plus(times, size, sent)
     return {kind: value for kind, value in found.items() if value.bytes}
+
+
+def collective_bytes(collective: Instruction, computation: Computation) -> float:
+    """The whole array: of its operands and its results the larger."""
+    known = computation.instructions
+    operands = sum(known[o].bytes for o in collective.operands if o in known)
+    if collective.opcode in ("all-reduce-start", "collective-permute-start"):
+        return operands  # the result is as large, and stands in a tuple with much else
+    results = collective.bytes - (operands if collective.opcode.endswith("-start") else 0)
+    return max(operands, results)
 
 
 def _sent(kind: str, size: float, group: int) -> float:
@@ -185,8 +197,11 @@ def group_size(collective: Instruction, everybody: int) -> int:
     """How many devices take part together."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", collective.attributes):
         return len(listed[1].split(","))
-    if iota := re.search(r"replica_groups=(?:\w+:)?\[(\d+),(\d+)\]", collective.attributes):
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", collective.attributes):
         return int(iota[2])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", collective.attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
     return max(2, everybody)
 
 
@@ -203,6 +218,8 @@ def traffic(program: Program) -> float:
 
 def _moved(instruction: Instruction, computation: Computation, program: Program) -> float:
     opcode = instruction.opcode
+    if instruction.target in _NOTES:
+        return 0.0
     if opcode in ("dynamic-slice", "slice", "gather", "broadcast", "iota"):
         return 2 * _in_memory(instruction) if opcode != "iota" else _in_memory(instruction)
     if opcode == "dynamic-update-slice":
@@ -247,9 +264,3 @@ def _used(parameter: str, inner: Computation, whole: float) -> float:
 
 def _in_memory(instruction: Instruction) -> float:
     return sum(shape.bytes for shape in instruction.shapes if shape.in_memory)
-
-
-def replicated(shapes: Mapping[str, tuple[tuple[int, ...], float, bool]], least: float) -> list[str]:
-    """Names of arrays that every device holds whole, at least so many bytes large, largest first."""
-    big = [(size, name) for name, (_, size, whole) in shapes.items() if whole and size >= least]
-    return [name for _, name in sorted(big, reverse=True)]

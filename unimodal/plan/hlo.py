@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,7 +53,7 @@ class Instruction:
     def attribute(self, name: str) -> str:
         """The value of name={…} or name=word; empty without it."""
         found = re.search(rf"(?<![\w]){name}=(?:\{{([^{{}}]*)\}}|([^\s,{{}}]+))", self.attributes)
-        return (found[1] if found[1] is not None else found[2]) if found else ""
+        return (found[1] if found[1] is not None else found[2].lstrip("%")) if found else ""
 
     def numbers(self, name: str) -> tuple[int, ...]:
         return tuple(int(n) for n in re.findall(r"\d+", self.attribute(name)))
@@ -108,35 +108,65 @@ class Program:
 
         def visit(name: str, times: float) -> None:
             weights[name] = weights.get(name, 0.0) + times
-            for instruction in self.computations[name].instructions.values():
+            here = self.computations[name]
+            for instruction in here.instructions.values():
                 for role, called in calls(instruction):
-                    if called not in self.computations:
-                        continue
                     control = instruction.opcode in ("while", "conditional", "call", "async-start")
-                    if control or inside_fusions:
-                        trips = self.trips(instruction) if role in ("body", "condition") else 1
+                    if called in self.computations and (control or inside_fusions):
+                        trips = self.trips(instruction, here) if role in ("body", "condition") else 1
                         visit(called, times * trips)
 
         visit(self.entry, 1.0)
         return weights
 
-    def trips(self, loop: Instruction) -> int:
-        """How often a `while` goes round: as the compiler knows, or as its condition compares with a constant; else 1."""
+    def trips(self, loop: Instruction, caller: Computation) -> int:
+        """How often a `while` goes round: as the compiler says, or from its counter's start, step and limit; else 1."""
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
         condition = self.computations.get(loop.attribute("condition"))
-        if condition is None:
+        body = self.computations.get(loop.attribute("body"))
+        if condition is None or body is None:
             return 1
-        constants = [i for c in self._with_called(condition) for i in c.instructions.values() if i.opcode == "constant"]
-        values = [int(i.operands[0]) for i in constants if i.operands and re.fullmatch(r"\d+", i.operands[0])]
-        return max(values, default=1)
+        limit, place = self._limit(condition)
+        if limit is None:
+            return 1
+        start, step = 0, 1
+        if place is not None:
+            start = _constant(caller, _element(caller, loop.operands[0], place)) or 0
+            counted = body.instructions.get(_element(body, body.root.name, place))
+            if counted is not None and counted.opcode == "add":
+                steps = (_constant(body, operand) for operand in counted.operands)
+                step = next((value for value in steps if value), 1)
+        return max(1, -(-(limit - start) // step))
 
-    def _with_called(self, computation: Computation) -> Iterator[Computation]:
-        yield computation
-        for instruction in computation.instructions.values():
-            for _, called in calls(instruction):
-                if called in self.computations:
-                    yield from self._with_called(self.computations[called])
+    def _limit(self, condition: Computation) -> tuple[int | None, int | None]:
+        """The constant that a counter is compared with, and which element of the loop's state the counter is."""
+        compare = condition.root
+        if compare.opcode == "compare":
+            counter, constant = (condition.instructions[o] for o in compare.operands[:2])
+            limit = _constant(condition, constant.name)
+            if limit is not None and counter.opcode == "get-tuple-element":
+                return limit + ("direction=LE" in compare.attributes), int(counter.attribute("index"))
+        found = [_constant(condition, i.name) for i in condition.instructions.values() if i.opcode == "constant"]
+        return max((value for value in found if value is not None), default=None), None
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+    """The whole number that an instruction is, if it is one."""
+    found = computation.instructions.get(name)
+    while found is not None and found.opcode in ("copy", "bitcast", "convert") and found.operands:
+        found = computation.instructions.get(found.operands[0])
+    if found is None or found.opcode != "constant" or not re.fullmatch(r"\d+", found.operands[0]):
+        return None
+    return int(found.operands[0])
+
+
+def _element(computation: Computation, name: str, place: int) -> str:
+    """The operand of a tuple."""
+    found = computation.instructions.get(name)
+    return (
+        found.operands[place] if found is not None and found.opcode == "tuple" and place < len(found.operands) else ""
+    )
 
 
 def calls(instruction: Instruction) -> Sequence[tuple[str, str]]:
@@ -191,7 +221,7 @@ def _shape(found: re.Match[str]) -> Shape:
     dimensions = tuple(int(d) for d in digits.split(",") if d)
     bits = re.search(r"\d+", kind)
     width = BYTES.get(kind, int(bits[0]) / 8 if bits else 4)
-    return Shape(dimensions, math.prod(dimensions) * width, "S(1)" not in layout)
+    return Shape(dimensions, math.prod(dimensions) * width, "S(" not in layout)
 
 
 def _split_shape(text: str) -> tuple[str, str]:

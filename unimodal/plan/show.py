@@ -28,11 +28,11 @@ def report(plan: Plan) -> str:
             "HBM a chip",
             f"arguments {_gib(memory.arguments)}, temporaries {_gib(memory.temporaries)}, {verdict(memory)}",
         ),
-        ("model FLOPs", f"{plan.model_flops / 1e12:,.3f} TFLOP a chip and step"),
-        ("compiled FLOPs", f"{(plan.flops + plan.hidden_flops) / 1e12:,.3f} TFLOP a chip and step{_hidden(plan)}"),
+        ("model FLOPs", f"{_scaled(plan.model_flops, 'FLOP')} a chip and step"),
+        ("compiled FLOPs", f"{_scaled(plan.flops + plan.hidden_flops, 'FLOP')} a chip and step{_hidden(plan)}"),
     ]
     rows += [
-        ("collectives" if i == 0 else "", f"{kind} ×{c.count:,.0f}, {c.bytes / 1e9:,.3f} GB a chip")
+        ("collectives" if i == 0 else "", f"{kind} ×{c.count:,.0f}, {_scaled(c.bytes, 'B')} a chip")
         for i, (kind, c) in enumerate(sorted(plan.collectives.items(), key=lambda item: -item[1].bytes))
     ] or [("collectives", "none")]
     rows.append(("kernels", ", ".join(f"{name} ×{count}" for name, count in plan.kernels.items()) or "none"))
@@ -59,7 +59,7 @@ def comparison(plans: Sequence[Plan]) -> str:
         total, bound = sum(c.bytes for c in plan.collectives.values()), plan.bound if plan.flops else None
         fits = {True: "yes", False: "no", None: "?"}[plan.fits]
         rest = ("", "", "") if bound is None else (f"{bound.seconds:.4f} s", bound.binds, f"{bound.mfu:.0%}")
-        sent = f"{total / 1e9:,.2f} GB" if plan.flops else ""
+        sent = _scaled(total, "B") if plan.flops else ""
         rows.append((spell(plan.mesh), _gib(plan.memory.total), fits, sent, *rest))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -77,11 +77,19 @@ def _bound(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _hidden(plan: Plan) -> str:
-    return f", {plan.hidden_flops / 1e12:,.3f} of them in kernels" if plan.hidden_flops else ""
+    return f", {_scaled(plan.hidden_flops, 'FLOP')} of them in kernels" if plan.hidden_flops else ""
 
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f} GiB" if size >= 0.01 * GIB else f"{size / 2**20:.2f} MiB"
+
+
+def _scaled(number: float, unit: str) -> str:
+    """ "7.000 TFLOP": a number in the largest of T, G, M, k that leaves it above 1."""
+    for power, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= power:
+            return f"{number / power:,.3f} {prefix}{unit}"
+    return f"{number:,.0f} {unit}"
 
 
 def _aligned(rows: Sequence[tuple[str, str]]) -> str:
