@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.plan.hlo import Computation, Instruction, Program, calls
+from unimodal.plan.hlo import Computation, Instruction, Program
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 # Custom calls that are no kernels: notes to the compiler and to the runtime.
@@ -22,7 +22,16 @@ _NOTES = (
 # Instructions that move nothing: they name, or another instruction moves for them.
 _FREE = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"),
-    *("copy-done", "async-done", "async-update", "all-gather-done", "all-reduce-done", "collective-permute-done"),
+    *(
+        "copy-done",
+        "slice-done",
+        "dynamic-slice-done",
+        "async-done",
+        "async-update",
+        "all-gather-done",
+        "all-reduce-done",
+        "collective-permute-done",
+    ),
     *("send", "send-done", "recv", "recv-done", "partition-id", "replica-id", "opt-barrier", "domain"),
 )
 
@@ -220,46 +229,74 @@ def _moved(instruction: Instruction, computation: Computation, program: Program)
     opcode = instruction.opcode
     if instruction.target in _NOTES:
         return 0.0
-    if opcode in ("dynamic-slice", "slice", "gather", "broadcast", "iota"):
-        return 2 * _in_memory(instruction) if opcode != "iota" else _in_memory(instruction)
+    if opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * _in_memory(instruction)
     if opcode == "dynamic-update-slice":
         return 2 * _in_memory(computation.instructions[instruction.operands[1]])
-    if opcode == "copy-start":
-        return sum(shape.bytes for shape in instruction.shapes[:2] if shape.in_memory)
-    inner = next((program.computations[c] for _, c in calls(instruction) if c in program.computations), None)
-    if opcode != "fusion" or inner is None:
-        read = sum(
-            _in_memory(computation.instructions[o]) for o in instruction.operands if o in computation.instructions
-        )
-        return read + _in_memory(instruction)
+    if opcode in (
+        "copy-start",
+        "slice-start",
+        "dynamic-slice-start",
+    ):  # (from, to, …), often the scratchpad one of them
+        ends = [shape for shape in instruction.shapes if shape.dimensions][:2]
+        return sum(shape.in_memory for shape in ends) * min((shape.bytes for shape in ends), default=0.0)
+    inner = _inside(instruction, program)
+    if inner is not None:
+        return _read(instruction, computation, inner, program) + _written(inner.root, inner, program)
+    known = computation.instructions
+    return sum(_in_memory(known[o]) for o in instruction.operands if o in known) + _in_memory(instruction)
+
+
+def _inside(instruction: Instruction, program: Program) -> Computation | None:
+    """What a fusion is made of."""
+    name = instruction.attribute("calls") if instruction.opcode == "fusion" else ""
+    return program.computations.get(name)
+
+
+def _read(fusion: Instruction, computation: Computation, inner: Computation, program: Program) -> float:
+    """Bytes that a fusion reads: of operands that it only cuts slices from, or puts slices into, the slices alone."""
     parameters, total = inner.parameters(), 0.0
-    for number, operand in enumerate(instruction.operands):
+    for number, operand in enumerate(fusion.operands):
         if operand in computation.instructions and number in parameters:
             whole = _in_memory(computation.instructions[operand])
-            total += min(whole, _used(parameters[number], inner, whole))
-    written = inner.root
-    if written.opcode == "bitcast" and written.operands:
-        written = inner.instructions[written.operands[0]]
-    if written.opcode == "dynamic-update-slice":
-        return total + _in_memory(inner.instructions[written.operands[1]])
-    return total + _in_memory(instruction)
+            total += min(whole, _used(parameters[number], inner, whole, program))
+    return total
 
 
-def _used(parameter: str, inner: Computation, whole: float) -> float:
-    """Bytes of a fusion's operand that it reads: of one that it only cuts slices from, or updates, those alone."""
+def _used(name: str, inner: Computation, whole: float, program: Program) -> float:
+    """Bytes of an array of `whole` bytes that its users within a fusion look at."""
     total = 0.0
     for user in inner.instructions.values():
-        if parameter not in user.operands:
+        if name not in user.operands:
             continue
+        deeper = _inside(user, program)
         if user.opcode in ("dynamic-slice", "slice", "gather"):
             total += user.bytes
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter:
-            total += 0.0
-        elif user.opcode == "bitcast":
-            total += _used(user.name, inner, whole)
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+            total += 0.0  # what is not put in stays where it is
+        elif user.opcode in ("bitcast", "tuple", "reshape"):
+            total += _used(user.name, inner, whole, program)
+        elif deeper is not None:
+            parameters = deeper.parameters()
+            numbers = [number for number, operand in enumerate(user.operands) if operand == name]
+            total += sum(_used(parameters[number], deeper, whole, program) for number in numbers)
         else:
             return whole
-    return total
+    return min(total, whole)
+
+
+def _written(result: Instruction, inner: Computation, program: Program) -> float:
+    """Bytes that a fusion writes: of an array that it puts a slice into, the slice alone."""
+    known, deeper = inner.instructions, _inside(result, program)
+    if result.opcode == "tuple":
+        return sum(_written(known[operand], inner, program) for operand in result.operands if operand in known)
+    if result.opcode == "bitcast" and result.operands and result.operands[0] in known:
+        return min(_in_memory(result), _written(known[result.operands[0]], inner, program))
+    if result.opcode == "dynamic-update-slice":
+        return _in_memory(known[result.operands[1]])
+    if result.opcode == "parameter":
+        return 0.0
+    return _in_memory(result) if deeper is None else _written(deeper.root, deeper, program)
 
 
 def _in_memory(instruction: Instruction) -> float:

@@ -69,14 +69,15 @@ def jaxpr_flops(jaxpr: Jaxpr) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
+        into: list[Any] = [variable.aval for variable in equation.invars]
+        out: list[Any] = [variable.aval for variable in equation.outvars]
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            total += 2.0 * equation.outvars[0].aval.size * math.prod(left[d] for d in contracted)
+            total += 2.0 * out[0].size * math.prod(into[0].shape[d] for d in contracted)
         elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
+            kernel = into[1].shape
             features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2.0 * equation.outvars[0].aval.size * math.prod(kernel) / features
+            total += 2.0 * out[0].size * math.prod(kernel) / features
         elif name == "cond":
             total += max(jaxpr_flops(branch.jaxpr) for branch in parameters["branches"])
         else:

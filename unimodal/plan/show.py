@@ -54,7 +54,7 @@ def verdict(memory: Memory) -> str:
 def comparison(plans: Sequence[Plan]) -> str:
     """A table of plans that differ in their mesh, in the order given."""
     head = ("mesh", "HBM", "fits", "collectives", "at best", "binds", "MFU at most")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for plan in plans:
         total, bound = sum(c.bytes for c in plan.collectives.values()), plan.bound if plan.flops else None
         fits = {True: "yes", False: "no", None: "?"}[plan.fits]
