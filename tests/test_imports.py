@@ -46,7 +46,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.evaluation.report": "evaluation.samples training.metrics",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding errors",
-    "unimodal.plan": "experiment training.loop model backbone tokens task sharding errors",
+    "unimodal.plan": "experiment training.loop model backbone tokens task sharding configuration errors",
     "unimodal": "interop model backbone attention tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",

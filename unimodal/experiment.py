@@ -115,15 +115,8 @@ class Experiment:
         return Evaluator(task, self.mesh, data.eval_batches(dataset, batch_size=task.batch_size, **_process()))
 
 
-def build(
-    config: Mapping[str, Any],
-    task_class: Callable[[str], type[Any]],
-    *,
-    fake_data: bool = False,
-    devices: Sequence[Any] | None = None,
-) -> Experiment:
-    """A plain nested mapping → Experiment. `task_class` finds the class of a task kind; `devices`: others than this
-    machine's, to compile for.
+def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, fake_data: bool = False) -> Experiment:
+    """A plain nested mapping → Experiment. `task_class` finds the class of a task kind.
 
     Raises UsageError for anything that cannot be right, before data is read or an array made.
     """
@@ -140,7 +133,7 @@ def build(
         rest = {key: value for key, value in fields.items() if key != "kind"}
         tokenizers[name] = (kind, typed(tokenizer_module(kind).Config, rest, f"tokenizers.{name}"))
     tasks = [_make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config["tasks"].items()]
-    mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")), devices=devices)
+    mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")))
     experiment = Experiment(
         **vars(typed(GeneralConfig, general, "config")),
         loop=typed(LoopConfig, loop, "config"),

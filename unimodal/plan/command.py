@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unimodal.configuration import typed
 from unimodal.errors import UsageError
 from unimodal.experiment import Experiment, MeshConfig, build
 from unimodal.plan.compile import Plan, plan, step_sets
 from unimodal.plan.meshes import dividing, promising, spell, spell_some
 from unimodal.plan.show import comparison, report, verdict
 from unimodal.plan.topology import FLAT, FORMS, Topology, exists, open_topology
+from unimodal.sharding import make_mesh, shardings
+from unimodal.training.loop import check_batches
 
 Config = Mapping[str, Any]
 Say = Callable[[str], None]
@@ -27,8 +31,8 @@ def run_plan(
     mesh: str | None = None,
     json_path: Path | None = None,
     say: Say = print,
-) -> None:
-    """Print what a step of the config takes on a topology; write it to `json_path`.
+) -> Plan:
+    """Print what a step of the config takes on a topology; write it to `json_path`; return it.
 
     mesh: None for the config's own, "auto" to try those that divide. Of steps that train different tasks in turn, each
     is printed, and the JSON is of the one that takes most memory.
@@ -39,27 +43,34 @@ def run_plan(
         raise UsageError(f"--topology is missing; there is {FORMS}")
     if mesh not in (None, "auto"):
         raise UsageError(f"--mesh={mesh} must be auto; a mesh of one's own is --config.mesh.fsdp=8, and so on")
+    asked = vars(typed(MeshConfig, config.get("mesh", {}), "mesh"))
     where = open_topology(topology)
 
-    def make(sizes: Mapping[str, int]) -> Experiment:
-        return build({**config, "mesh": dict(sizes)}, task_class, devices=where.devices)
+    single = build({**config, "mesh": dict(data=1)}, task_class)  # on a device of this machine: it makes no array
 
-    single = build({**config, "mesh": dict(data=1)}, task_class, devices=where.devices[:1])
+    def make(sizes: Mapping[str, int]) -> Experiment:
+        mesh = make_mesh(**vars(typed(MeshConfig, sizes, "mesh")), devices=where.devices)
+        placed = replace(single, mesh=mesh)
+        check_batches(placed.tasks, placed.program)
+        shardings(placed.model, mesh)  # heads that the mesh does not divide, and what would be left whole, are errors
+        return placed
+
     if mesh == "auto":
-        best = _try_meshes(single, make, where, config, say)
+        best = _try_meshes(single, make, where, asked["sequence"], say)
     else:
-        sizes = _whole_mesh(single, where, config)
+        sizes = _whole_mesh(single, where, asked)
         try:
             experiment = make(sizes)
         except UsageError as error:
             if "divisible" not in str(error):
                 raise
-            raise UsageError(f"{error}; {_those_that_divide(single, where, config)}") from error
+            raise UsageError(f"{error}; {_those_that_divide(single, where, asked['sequence'])}") from error
         best = _plan_all(experiment, where, say)
     if json_path is not None:
         json_path.write_text(json.dumps(best.as_json(), indent=2) + "\n", encoding="utf-8")
     if best.fits is False:
         raise UsageError(f"{', '.join(best.tasks)} does not fit {where.name}: {_remedy(best, config)}")
+    return best
 
 
 def _plan_all(experiment: Experiment, where: Topology, say: Say) -> Plan:
@@ -73,10 +84,10 @@ def _plan_all(experiment: Experiment, where: Topology, say: Say) -> Plan:
 
 
 def _try_meshes(
-    single: Experiment, make: Callable[[Mapping[str, int]], Experiment], where: Topology, config: Config, say: Say
+    single: Experiment, make: Callable[[Mapping[str, int]], Experiment], where: Topology, sequence: int, say: Say
 ) -> Plan:
     """Compile for the most promising meshes, print them in order, and the best in full."""
-    sequence = max(1, int(config.get("mesh", {}).get("sequence", 1)))
+    sequence = max(1, sequence)
     every = dividing(single, len(where.devices), sequence=sequence)
     chosen = promising(single, where, sequence=sequence)
     if not chosen:
@@ -109,25 +120,23 @@ def _rank(found: Plan) -> tuple[bool, float, float]:
     return (False, found.bound.seconds if found.bound else sent, found.memory.total)
 
 
-def _whole_mesh(single: Experiment, where: Topology, config: Config) -> dict[str, int]:
+def _whole_mesh(single: Experiment, where: Topology, sizes: Mapping[str, int]) -> Mapping[str, int]:
     """The config's mesh, if it takes all devices of the topology. Raises UsageError, listing meshes that do."""
-    sizes = {**vars(MeshConfig()), **config.get("mesh", {})}
-    if any(not isinstance(size, int) for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
-        return sizes  # for `build` to refuse
+    if list(sizes.values()).count(-1) > 1 or min(sizes.values()) < -1 or 0 in sizes.values():
+        return sizes  # for `make_mesh` to refuse
     fixed, count = math.prod(size for size in sizes.values() if size != -1), len(where.devices)
-    free = -1 in sizes.values()
-    if fixed < 1 or count % fixed or (not free and fixed != count):
-        asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size != 1)
+    if count % fixed or (-1 not in sizes.values() and fixed != count):
+        asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size not in (1, -1)) or "data=1"
         raise UsageError(
-            f"mesh {asked or 'data=1'} does not divide the {count} devices of {where.name}; "
-            f"{_those_that_divide(single, where, config)}"
+            f"mesh {asked} does not divide the {count} devices of {where.name}; "
+            f"{_those_that_divide(single, where, sizes['sequence'])}"
         )
     return sizes
 
 
-def _those_that_divide(single: Experiment, where: Topology, config: Config) -> str:
-    sequence = max(1, int(config.get("mesh", {}).get("sequence", 1)))
-    found = dividing(single, len(where.devices), sequence=sequence) or dividing(single, len(where.devices))
+def _those_that_divide(single: Experiment, where: Topology, sequence: int) -> str:
+    count = len(where.devices)
+    found = dividing(single, count, sequence=max(1, sequence)) or dividing(single, count)
     return f"meshes that divide it, the batch and the model: {spell_some(found)}"
 
 
