@@ -23,6 +23,7 @@ from unimodal.plan.count import _places, collectives, flops, kernels, traffic
 from unimodal.plan.hlo import Program, parse
 from unimodal.plan.model_flops import forward_flops, jaxpr_flops, visible_share
 from unimodal.plan.roofline import roofline
+from unimodal.plan.show import verdict
 from unimodal.plan.topology import exists, wraps
 from unimodal.tokens import Span
 
@@ -205,8 +206,19 @@ def test_out_of_memory_is_read() -> None:
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
         "Used 17.50G of 15.75G hbm. Exceeded hbm capacity by 1.75G."
     )
-    assert out_of_memory(message, 4 * GIB, None) == Memory(4 * GIB, 13.5 * GIB, 15.75 * GIB)
+    assert out_of_memory(message, 4 * GIB, None) == Memory(4 * GIB, 13.5 * GIB, 15.75 * GIB, False)
+    message = "Ran out of memory on HBM, the total memory required for HLO temporaries (27.00G) exceeds available HBM (15.75G)."
+    found = out_of_memory(message, 4 * GIB, None)
+    assert found is not None and found.total == 31 * GIB and found.fits is False
     assert out_of_memory("INTERNAL: something else", 0.0, None) is None
+
+
+def test_what_fits() -> None:
+    assert Memory(1, 2, None).fits is None and Memory(1, 2, 3).fits is True and Memory(1, 3, 3).fits is False
+    assert Memory(1, 3, 3, True).fits is True and "accepts it" in verdict(Memory(1, 3, 3, True))
+    assert "does not fit" in verdict(Memory(GIB, 3 * GIB, 3 * GIB)) and "1.00 GiB too much" in verdict(
+        Memory(GIB, 3 * GIB, 3 * GIB)
+    )
 
 
 def test_slices_that_exist() -> None:

@@ -26,11 +26,13 @@ from unimodal.training.loop import turns
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one device. arguments: parameters, optimizer and batch; temporaries: everything else that a step takes;
-    capacity: what the chip has, None where that is not known."""
+    capacity: what the chip has, None where that is not known. accepted: whether a compiler that refuses programs which
+    do not fit took this one; None where it would take any."""
 
     arguments: float
     temporaries: float
     capacity: float | None
+    accepted: bool | None = None
 
     @property
     def total(self) -> float:
@@ -38,6 +40,8 @@ class Memory:
 
     @property
     def fits(self) -> bool | None:
+        if self.accepted is not None:
+            return self.accepted
         return None if self.capacity is None else self.total <= self.capacity
 
     def as_json(self) -> dict[str, float | None]:
@@ -131,12 +135,16 @@ def plan(experiment: Experiment, topology: Topology, names: Sequence[str]) -> Pl
     # What comes out in the place of an argument (the donated state) takes no room of its own.
     arguments = stats.argument_size_in_bytes
     fresh = stats.output_size_in_bytes - stats.alias_size_in_bytes
-    temporaries = stats.temp_size_in_bytes + stats.generated_code_size_in_bytes + fresh
+    temporaries = stats.temp_size_in_bytes + fresh
+    # At the worst moment; the sum above may count holes between buffers, and what lies in a scratchpad.
+    if arguments < stats.peak_memory_in_bytes < arguments + temporaries:
+        temporaries = stats.peak_memory_in_bytes - arguments
+    temporaries += stats.generated_code_size_in_bytes
     program = parse(text)
     seen, hidden = flops(program)
     return Plan(
         **known,
-        memory=Memory(arguments, temporaries, capacity),
+        memory=Memory(arguments, temporaries, capacity, True if topology.chip.axes else None),
         flops=seen,
         hidden_flops=hidden,
         traffic=traffic(program),
@@ -188,11 +196,20 @@ def state_bytes(experiment: Experiment, names: Sequence[str]) -> float:
 
 
 def out_of_memory(message: str, arguments: float, capacity: float | None) -> Memory | None:
-    """What a program needs, from the error of a compiler that ran out of memory ("Used 17.23G of 15.75G hbm"); None for
-    another error."""
-    used = re.search(r"Used ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm", message)
-    if used is None:
+    """What a program needs, from the error of a compiler that ran out of memory; None for another error.
+
+    TPU compilers say "Used 17.50G of 15.75G hbm", or, where temporaries alone are too large, "required for HLO
+    temporaries (27.00G) exceeds available HBM (15.75G)".
+    """
+    size = r"([\d.]+)([KMGT])"
+    if used := re.search(rf"Used {size} of {size} hbm", message):
+        temporaries = _bytes(used[1], used[2]) - arguments
+    elif used := re.search(rf"HLO temporaries \({size}\) exceeds available HBM \({size}\)", message):
+        temporaries = _bytes(used[1], used[2])
+    else:
         return None
-    unit = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
-    total, room = float(used[1]) * unit[used[2]], float(used[3]) * unit[used[4]]
-    return Memory(min(arguments, total), max(0.0, total - arguments), room or capacity)
+    return Memory(arguments, max(0.0, temporaries), _bytes(used[3], used[4]) or capacity, False)
+
+
+def _bytes(number: str, unit: str) -> float:
+    return float(number) * {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[unit]

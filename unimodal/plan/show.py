@@ -48,6 +48,8 @@ def verdict(memory: Memory) -> str:
         return f"{total} (the capacity is not known)"
     left = memory.capacity - memory.total
     ends = f"fits, {_gib(left)} to spare" if left >= 0 else f"does not fit, {_gib(-left)} too much"
+    if memory.accepted and left < 0:
+        ends = f"the compiler accepts it, though its figures add up to {_gib(-left)} too much"
     return f"{total} of {_gib(memory.capacity)}: {ends}"
 
 
