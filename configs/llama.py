@@ -1,7 +1,7 @@
 """LLaMA: predict the next token (Touvron 2023a).
 
 python launch.py train --config=configs/llama.py:size=tiny --workdir=runs/llama
-python launch.py plan  --config=configs/llama.py:size=7b --topology=v5p:8x8x8 --config.mesh.data=1 --config.mesh.fsdp=-1
+python launch.py plan  --config=configs/llama.py:size=7b --topology=v5p:8x8x8 --config.mesh.fsdp=512
 
 size | what                                                                                      | reaches, in
 tiny | 1.4M parameters of the same shape, bytes of the embedded book                             | not yet measured

@@ -27,12 +27,14 @@ from unimodal.training.loop import turns
 class Memory:
     """Bytes of one device. arguments: parameters, optimizer and batch; temporaries: everything else that a step takes;
     capacity: what the chip has, None where that is not known. accepted: whether a compiler that refuses programs which
-    do not fit took this one; None where it would take any."""
+    do not fit took this one; None where it would take any. peak: what is alive at the worst moment, where the compiler
+    says so; temporaries are more, as they count holes between buffers and what lies in a scratchpad."""
 
     arguments: float
     temporaries: float
     capacity: float | None
     accepted: bool | None = None
+    peak: float | None = None
 
     @property
     def total(self) -> float:
@@ -136,15 +138,13 @@ def plan(experiment: Experiment, topology: Topology, names: Sequence[str]) -> Pl
     arguments = stats.argument_size_in_bytes
     fresh = stats.output_size_in_bytes - stats.alias_size_in_bytes
     temporaries = stats.temp_size_in_bytes + fresh
-    # At the worst moment; the sum above may count holes between buffers, and what lies in a scratchpad.
-    if arguments < stats.peak_memory_in_bytes < arguments + temporaries:
-        temporaries = stats.peak_memory_in_bytes - arguments
     temporaries += stats.generated_code_size_in_bytes
+    accepted = True if topology.chip.axes else None
     program = parse(text)
     seen, hidden = flops(program)
     return Plan(
         **known,
-        memory=Memory(arguments, temporaries, capacity, True if topology.chip.axes else None),
+        memory=Memory(arguments, temporaries, capacity, accepted, stats.peak_memory_in_bytes or None),
         flops=seen,
         hidden_flops=hidden,
         traffic=traffic(program),

@@ -78,6 +78,10 @@ def _bound(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
+def _peak(memory: Memory) -> str:
+    return "" if memory.peak is None else f" (alive at the worst moment: {_gib(memory.peak)})"
+
+
 def _hidden(plan: Plan) -> str:
     return f", {_scaled(plan.hidden_flops, 'FLOP')} of them in kernels" if plan.hidden_flops else ""
 
