@@ -4,6 +4,7 @@
     python launch.py eval  --config=configs/NAME.py[:argument] --workdir=DIR
     python launch.py doctor [--config=…] [--workdir=DIR]                    is every host fit for a run?
     python launch.py pod   --platform=local|tpu-vm|gke|slurm|sky --config=… --workdir=DIR [--dry_run]   docs/pods
+    python launch.py plan  --config=configs/NAME.py[:argument] --topology=v5p:8x8x8 [--mesh=auto] [--json=FILE]
 
 Reads a config, builds Task objects, hands them to the loop, then evaluates and writes results.json and report.html.
 """
@@ -42,7 +43,8 @@ from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
 
-COMMANDS = ("train", "eval", "doctor", "pod")
+COMMANDS = ("train", "eval", "plan", "doctor", "pod")
+NO_WORKDIR = ("plan", "doctor")
 TASKS = Path(__file__).parent / "tasks"
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:argument")
@@ -50,6 +52,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and r
 FAKE_DATA = flags.DEFINE_bool("fake_data", False, "train on random batches of the right shapes; evaluate nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and stop")
 STEP = flags.DEFINE_integer("step", None, "eval: the checkpoint's step (default: the latest)")
+TOPOLOGY = flags.DEFINE_string("topology", None, "plan: what to compile for, as v5p:8x8x8, cpu:8 or gpu")
+MESH = flags.DEFINE_string("mesh", None, "plan: auto tries the meshes that divide the topology and the model")
+JSON = flags.DEFINE_string("json", None, "plan: where to write the figures")
 
 # Fields that do not change what is learned: a workdir may be resumed with others.
 MAY_DIFFER = (
@@ -162,6 +167,14 @@ def run_pod(arguments: list[str]) -> int:
     )
 
 
+def run_plan(config: ConfigDict, _workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
+    from unimodal import plan  # only here: it may choose JAX's platform, and nobody else needs it
+
+    path = None if JSON.value is None else Path(JSON.value)
+    plan.run_plan(as_plain(config), task_class, topology=TOPOLOGY.value, mesh=MESH.value, json_path=path, say=say)
+    return 0
+
+
 def finish(
     experiment: Experiment,
     evaluators: Mapping[str, Evaluator],
@@ -267,7 +280,7 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
         config = ConfigDict()
     if not isinstance(config, ConfigDict):
         raise UsageError(f"--config must name a file with get_config(); {usage}")
-    if WORKDIR.value is None and not DRY_RUN.value and command != "doctor":
+    if WORKDIR.value is None and not DRY_RUN.value and command not in NO_WORKDIR:
         raise UsageError(f"--workdir is missing; {usage}")
     return command, config, Path(WORKDIR.value or ".")
 
@@ -289,8 +302,9 @@ def main(arguments: list[str]) -> int:
         if arguments[1:2] == ["pod"]:
             return run_pod(arguments)
         command, config, workdir = parse(arguments)
+        commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
         with hosts.as_one(initialise_processes(config, workdir)) as lifeline:
-            code = {"train": run_train, "eval": run_eval, "doctor": run_doctor}[command](config, workdir, lifeline)
+            code = commands[command](config, workdir, lifeline)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return hosts.EXIT_USAGE

@@ -26,8 +26,9 @@ from unimodal.task import Predictions
 
 @dataclass(frozen=True)
 class Gpt:
-    """Causal language modelling on rows of `length` ids, the embedding table serving as output weights.
+    """Causal language modelling on rows of `length` ids.
 
+    tied: the embedding table serves as output weights, too.
     encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. packed: rows hold whole
     documents with their BOS and EOS, which do not see each other; otherwise they are windows of long documents. chunk:
     positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all.
@@ -45,6 +46,7 @@ class Gpt:
     backbone: str = "shared"
     z_loss: float = 0.0
     chunk: int = 0
+    tied: bool = True
     metric = "bits per byte"
     higher_is_better = False
 
@@ -71,7 +73,7 @@ class Gpt:
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
-        return {"language": LanguageModel(width, self._vocabulary(model), rngs=rngs)}
+        return {"language": LanguageModel(width, self._vocabulary(model), tied=self.tied, rngs=rngs)}
 
     def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,T,V]."""

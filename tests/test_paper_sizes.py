@@ -18,6 +18,14 @@ PUBLISHED = {
     # Radford 2019, table 2 says 117M and 1542M; the authors corrected the first to 124M.
     ("gpt", "paper"): (124e6, 124_439_808),
     ("gpt", "paper_xl"): (1542e6, 1_557_611_200),
+    # Touvron 2023a, table 2: 6.7B.
+    ("llama", "7b"): (6.7e9, 6_738_415_616),
+    # Dosovitskiy 2021, table 1: 86M and 307M, with a head of a thousand classes.
+    ("vit", "paper"): (86e6, 86_567_656),
+    ("vit", "paper_large"): (307e6, 304_326_632),
+    # The authors' checkpoints.
+    ("clip", "paper"): (150e6, 149_620_737),
+    ("clip", "paper_large"): (428e6, 427_616_513),
     # BERT with its pooler and an answer of two classes.
     ("bert_finetune", "paper"): (110e6, 109_482_240 + 2 * 769),
     ("bert_finetune", "paper_large"): (340e6, 335_141_888 + 2 * 1025),
@@ -29,6 +37,8 @@ SIZES = {
     "bert": ("tiny", "small", "paper", "paper_large"),
     "bert_finetune": ("tiny", "small", "paper", "paper_large"),
     "sentence": ("tiny", "small", "paper"),
+    "vit": ("tiny", "paper", "paper_large"),
+    "clip": ("tiny", "paper", "paper_large"),
 }
 
 
@@ -58,7 +68,7 @@ def test_sizes_grow_and_others_are_refused(name: str) -> None:
     assert counts == sorted(counts) and counts[0] < 2e6
     get_config = importlib.import_module(f"configs.{name}").get_config
     assert get_config().to_dict() == get_config("tiny").to_dict() == get_config("size=tiny").to_dict()
-    with pytest.raises(ValueError, match=r"'size=huge' is not a size of this recipe: give :size=tiny\|small\|paper"):
+    with pytest.raises(ValueError, match=r"'size=huge' is not a size of this recipe: give :size=tiny\|(small\|)?paper"):
         get_config("size=huge")
 
 

@@ -1,20 +1,68 @@
-"""Peak arithmetic of accelerators, as their makers publish it: dense bf16, without sparsity, one chip."""
+"""What the chips are, as their makers publish it. Every figure is for one chip.
+
+TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of Google Cloud's documentation: HBM, its bandwidth, peak
+bf16 FLOP/s, and inter-chip bandwidth (published as 2400, 1600, 4800 and 3200 Gbit/s; the pages that double them count both
+directions). GPUs: NVIDIA's data sheets of the A100 (SXM, 40 and 80 GB), H100 SXM and H200 SXM: dense bf16, without
+sparsity; NVLink's 600 and 900 GB/s are both directions together, so half of it leaves the chip.
+A compiler keeps a little of a TPU's memory for itself, and says how much it leaves when a program does not fit:
+`usable` is that.
+"""
 
 from __future__ import annotations
 
-# JAX's device kind begins with … → FLOP/s. The longest name that fits wins: "TPU v5 lite" also begins with "TPU v5".
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+from dataclasses import dataclass
+
+GB, GIB, TERA = 1e9, 2.0**30, 1e12
+
+
+@dataclass(frozen=True)
+class Chip:
+    """kind: JAX's device kind begins with it. memory, usable: HBM bytes; flops: peak bf16 per second; bandwidth: HBM
+    bytes per second; links: bytes per second that leave the chip over all its links; None where nothing is published.
+    axes: dimensions of a TPU's topology; per_host: chips of one host; largest: chips of the largest slice."""
+
+    name: str
+    kind: str
+    memory: float | None = None
+    usable: float | None = None
+    flops: float | None = None
+    bandwidth: float | None = None
+    links: float | None = None
+    per_host: int = 1
+    axes: int = 0
+    largest: int = 0
+
+    @property
+    def capacity(self) -> float | None:
+        """HBM bytes that a program may take."""
+        return self.usable or self.memory
+
+
+TPUS = {
+    "v4": Chip("v4", "TPU v4", 32 * GIB, 30.75 * GIB, 275 * TERA, 1200 * GB, 300 * GB, 4, 3, 4096),
+    "v5e": Chip("v5e", "TPU v5 lite", 16 * GIB, 15.75 * GIB, 197 * TERA, 819 * GB, 200 * GB, 4, 2, 256),
+    "v5p": Chip("v5p", "TPU v5", 95 * GIB, 95.74 * GIB, 459 * TERA, 2765 * GB, 600 * GB, 4, 3, 6144),
+    "v6e": Chip("v6e", "TPU v6 lite", 32 * GIB, 31.25 * GIB, 918 * TERA, 1638 * GB, 400 * GB, 4, 2, 256),
 }
+GPUS = (
+    Chip("H200", "NVIDIA H200", 141 * GB, None, 989 * TERA, 4800 * GB, 450 * GB, 8),
+    Chip("H100", "NVIDIA H100", 80 * GB, None, 989 * TERA, 3350 * GB, 450 * GB, 8),
+    Chip("A100", "NVIDIA A100-SXM4-40GB", 40 * GB, None, 312 * TERA, 1555 * GB, 300 * GB, 8),
+    Chip("A100", "NVIDIA A100", 80 * GB, None, 312 * TERA, 2039 * GB, 300 * GB, 8),
+)
+
+
+def chip_of(device: object) -> Chip:
+    """The chip of a JAX device; one without figures if it is not in the tables (a CPU, say)."""
+    return _of_kind(str(getattr(device, "device_kind", "unknown")))
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """None where nothing is published (a CPU, say): then there is no MFU."""
-    fitting = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+    """Of one chip, dense bf16 per second; None where nothing is published (a CPU, say): then there is no MFU."""
+    return _of_kind(device_kind).flops
+
+
+def _of_kind(kind: str) -> Chip:
+    # The longest name wins: "TPU v5 lite" also begins with "TPU v5".
+    known = sorted((*TPUS.values(), *GPUS), key=lambda chip: -len(chip.kind))
+    return next((chip for chip in known if kind.startswith(chip.kind)), Chip(kind, kind))

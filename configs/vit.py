@@ -1,0 +1,62 @@
+"""ViT: classify images (Dosovitskiy 2021).
+
+python launch.py train --config=configs/vit.py:size=tiny --workdir=runs/vit
+
+size        | what                                                               | reaches, in
+tiny        | 0.5M parameters, embedded emoji in their groups                    | not yet measured
+paper       | ViT-B/16, 87M, ImageNet's thousand classes                         | not run
+paper_large | ViT-L/16, 304M, the same                                           | not run
+
+Those of the paper have its shapes (table 1), its batch of 4096 with 10,000 steps of warm-up and Adam's β (§4.1), and what
+table 3 says of training on ImageNet from scratch: 300 epochs, rate 3e-3 with cosine decay, weight decay 0.3, dropout 0.1,
+clipping at 1. Otherwise than there, the head is one linear layer, as the paper has it in fine-tuning. Pictures belong into
+data/imagenet/train/CLASS and data/imagenet/validation/CLASS.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from tasks.vit import Vit
+from unimodal.tokenizers import image
+
+SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_large": dict(width=1024, depth=24, heads=16)}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    size = common.size_of(argument, "tiny", "paper", "paper_large")
+    config = common.base()
+    if size == "tiny":
+        tiny(config)
+    else:
+        paper(config, size)
+    return config
+
+
+def tiny(config: ConfigDict) -> None:
+    config.steps = 1000
+    config.log_every = 50
+    config.eval_every = 250
+    config.optimizer.update(learning_rate=2e-3, warmup=100)
+    config.backbones.shared = common.backbone(width=128, depth=3, heads=4, scan=False)
+    config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=8)
+    config.tasks.vit = common.every(Vit)
+
+
+def paper(config: ConfigDict, size: str) -> None:
+    config.steps = 93_800  # 300 epochs of 1.28 million images
+    config.log_every = 100
+    config.eval_every = config.checkpoint_every = 5_000
+    config.optimizer.update(learning_rate=3e-3, warmup=10_000, final=0.0, b1=0.9, b2=0.999, weight_decay=0.3, clip=1.0)
+    config.backbones.shared = common.backbone(**SHAPES[size], dropout=0.1, dtype="bfloat16")
+    config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16, dropout=0.1)
+    config.tasks.vit = common.every(
+        Vit,
+        source="folder:data/imagenet",
+        classes=tuple(str(number) for number in range(1000)),
+        batch_size=4096,
+        pooling="first",
+        label_smoothing=0.0,
+        crop=(0.05, 1.0),
+        shift=0,
+        jitter=(0.0, 0.0, 0.0),
+    )

@@ -1,0 +1,113 @@
+"""Model FLOPs: what the mathematics of a training step needs, whatever the compiler makes of it.
+
+    3 · (every matrix product and convolution of the forward pass, of attention only the part that the layout shows)
+
+The backward pass takes each product twice, once for each operand's gradient. For a transformer that is the usual
+6 · N · tokens, N the parameters of its products (looking up an embedding is none; the product with the output table is
+one), plus 12 · T² · H · K a layer and row for attention, halved where it is causal (Kaplan 2020, §2.1; Chowdhery 2022,
+appendix B). Recomputation counts for nothing, frozen parameters and packing are not taken off.
+
+Counted on the traced forward pass, so it knows no model by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from unimodal.backbone import Backbone, BackboneConfig
+from unimodal.experiment import Experiment
+from unimodal.model import Model
+from unimodal.task import Task
+from unimodal.tokens import Layout, Tokens
+
+
+def model_flops(experiment: Experiment, names: Sequence[str]) -> float:
+    """FLOPs of one step of the named tasks over all devices."""
+    backbones = {n: replace(c, attention="xla", remat="none") for n, c in experiment.backbones.items()}
+    plain = replace(experiment, backbones=backbones)
+    return sum(3 * forward_flops(plain.model, task) for task in experiment.tasks if task.name in names)
+
+
+def forward_flops(model: Model, task: Task) -> float:
+    """FLOPs of the loss of one batch; `model` may be shapes, and must not attend by kernels."""
+    hidden_from_view: list[float] = []
+
+    def note(tokens: Tokens, config: BackboneConfig) -> None:
+        rows, length, _ = tokens.x.shape
+        whole = 4.0 * rows * length**2 * config.heads * config.K * config.depth
+        hidden_from_view.append(whole * (1 - visible_share(tokens.layout)))
+
+    def loss(model: Model, batch: Any, key: jax.Array) -> jax.Array:
+        for name, backbone in list(model.backbones.items()):
+            model.backbones[name] = _Watched(backbone, note)
+        return task.loss(model, batch, key=key, step=jnp.int32(0))[0]
+
+    batch = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.spec(model).items()}
+    traced = jax.make_jaxpr(loss)(model, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    return jaxpr_flops(traced.jaxpr) - sum(hidden_from_view)
+
+
+def visible_share(layout: Layout) -> float:
+    """The part of all pairs (query, key) that the layout shows, half of them where a span is causal."""
+    total, before, seen = sum(span.length for span in layout), 0, 0.0
+    for span in layout:
+        seen += span.length * (before + span.length * (0.5 if span.causal else 1.0))
+        before += span.length
+    return seen / total**2
+
+
+def jaxpr_flops(jaxpr: Jaxpr) -> float:
+    """FLOPs of all products and convolutions, a scan's body times its length; of branches the dearest."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        into: list[Any] = [variable.aval for variable in equation.invars]
+        out: list[Any] = [variable.aval for variable in equation.outvars]
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            total += 2.0 * out[0].size * math.prod(into[0].shape[d] for d in contracted)
+        elif name == "conv_general_dilated":
+            kernel = into[1].shape
+            features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * out[0].size * math.prod(kernel) / features
+        elif name == "cond":
+            total += max(jaxpr_flops(branch.jaxpr) for branch in parameters["branches"])
+        else:
+            times = parameters["length"] if name == "scan" else 1
+            total += times * sum(jaxpr_flops(inner) for inner in _inside(parameters))
+    return total
+
+
+def _inside(parameters: dict[str, Any]) -> list[Jaxpr]:
+    values = [x for value in parameters.values() for x in (value if isinstance(value, tuple | list) else (value,))]
+    return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in values if isinstance(v, ClosedJaxpr | Jaxpr)]
+
+
+@dataclass(frozen=True)
+class _Note:
+    """Hashable, as what a module holds must be."""
+
+    call: Callable[[Tokens, BackboneConfig], None]
+
+
+class _Watched(nnx.Module):
+    """A backbone that tells what it is called with."""
+
+    def __init__(self, backbone: Backbone, note: Callable[[Tokens, BackboneConfig], None]):
+        self.backbone, self.note = backbone, _Note(note)
+
+    @property
+    def config(self) -> BackboneConfig:
+        return self.backbone.config
+
+    def __call__(self, tokens: Tokens, **options: Any) -> Any:
+        self.note.call(tokens, self.config)
+        return self.backbone(tokens, **options)

@@ -1,0 +1,47 @@
+"""How fast a step could be at best: the slowest of computing, moving memory and talking, each at its published peak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimodal.chips import Chip
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of one step in each resource, if nothing else held it up and all three overlapped; the largest binds.
+
+    mfu: an upper bound on model FLOPs utilisation, model FLOPs / (peak · the largest). No measurement: real programs
+    overlap less, and their products do not reach the peak.
+    """
+
+    compute: float
+    memory: float
+    interconnect: float
+    mfu: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute, self.memory, self.interconnect)
+
+    @property
+    def binds(self) -> str:
+        times = {"compute": self.compute, "HBM": self.memory, "interconnect": self.interconnect}
+        return max(times, key=lambda name: times[name])
+
+    def as_json(self) -> dict[str, float | str]:
+        return {
+            "compute_seconds": self.compute,
+            "hbm_seconds": self.memory,
+            "interconnect_seconds": self.interconnect,
+            "binds": self.binds,
+            "mfu_upper_bound": self.mfu,
+        }
+
+
+def roofline(chip: Chip, *, flops: float, model_flops: float, traffic: float, sent: float) -> Roofline | None:
+    """The estimate for one step of one device, from what it computes, moves and sends; None for a chip without figures."""
+    if not (chip.flops and chip.bandwidth and chip.links):
+        return None
+    compute, memory, interconnect = flops / chip.flops, traffic / chip.bandwidth, sent / chip.links
+    return Roofline(compute, memory, interconnect, model_flops / chip.flops / max(compute, memory, interconnect, 1e-12))
