@@ -125,7 +125,7 @@ def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None
         tokens={task.name: task.tokens(experiment.model) for task in experiment.tasks},
         evaluate=evaluate if evaluators else None,
         together=lifeline,
-        cost=Cost(peak=peak_flops(experiment.mesh.devices.flat[0].device_kind)),
+        cost=cost(experiment),
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")
@@ -135,6 +135,16 @@ def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None
         seconds = f"{time.monotonic() - began:.0f} s"
         finish(experiment, evaluators, state, fingerprint, workdir, config, {"training took": seconds})
     return 0
+
+
+def cost(experiment: Experiment) -> Cost:
+    """What the meters make MFU of; nothing where no peak of the chip is known."""
+    peak = peak_flops(experiment.mesh.devices.flat[0].device_kind)
+    if peak is None:
+        return Cost()
+    from unimodal.plan.model_flops import model_flops  # traces every task once more
+
+    return Cost({task.name: model_flops(experiment, [task.name]) for task in experiment.tasks}, peak)
 
 
 def run_eval(config: ConfigDict, workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
