@@ -82,7 +82,7 @@ def main() -> None:
     t.logging.set_verbosity_error()
     t.logging.disable_progress_bar()
     print(
-        "| batch | unimodal, tokens/s | transformers, tokens/s | ratio | same ids | first call |\n|---|---|---|---|---|---|"
+        "| batch | unimodal, tokens/s | transformers, tokens/s | times as fast | same ids | first call |\n|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as made:
         if options.directory is None:
