@@ -1,5 +1,5 @@
 # docker build --build-arg EXTRA=tpu --tag REGISTRY/unimodal:1 .      EXTRA: tpu, cuda, or interop for a CPU
-FROM python:3.12-slim
+FROM python:3.11-slim
 ARG EXTRA=tpu
 WORKDIR /unimodal
 COPY pyproject.toml constraints.txt README.md LICENSE ./
