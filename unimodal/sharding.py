@@ -184,6 +184,12 @@ def constrain(x: jax.Array, *axes: str, rules: Rules = RULES) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def whole_in_time(x: jax.Array) -> jax.Array:
+    """[B,T,C] around a convolution, T not split over devices: there XLA's partitioner (jaxlib 0.10) makes the kernel's
+    gradient twice too large when the mesh has another axis that the convolution is not split over."""
+    return constrain(x, "batch", "place", "hidden")
+
+
 def parameter_table(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> list[dict[str, Any]]:
     """One row per Variable: name, shape, dtype, axes, spec, bytes, bytes_per_device."""
     rows = []

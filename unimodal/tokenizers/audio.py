@@ -12,7 +12,7 @@ from flax import nnx
 
 from unimodal.errors import UsageError
 from unimodal.layers import Linear, Norm, dropout, fan_in
-from unimodal.sharding import constrain
+from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
 
 
@@ -69,7 +69,7 @@ class Convolution(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel.get_value().astype(x.dtype)
         x = jax.lax.conv_general_dilated(x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
-        x = _whole_in_time(x)
+        x = whole_in_time(x)
         if self.bias is not None:
             x = x + self.bias.get_value().astype(x.dtype)[None, None]
         if self.norm is not None:
@@ -102,8 +102,8 @@ class PositionConvolution(nnx.Module):
         scale = self.magnitude.get_value() / _norm_per_tap(direction)
         kernel = (direction * scale[:, None, None]).astype(x.dtype)
         # An even kernel would lengthen the sequence by one with symmetric padding; the last frame is dropped.
-        x = jnp.pad(_whole_in_time(x), ((0, 0), (self.taps // 2, (self.taps - 1) // 2), (0, 0)))
-        y = _whole_in_time(jax.lax.platform_dependent(x, kernel, cpu=self._unfolded, default=self._convolved))
+        x = jnp.pad(whole_in_time(x), ((0, 0), (self.taps // 2, (self.taps - 1) // 2), (0, 0)))
+        y = whole_in_time(jax.lax.platform_dependent(x, kernel, cpu=self._unfolded, default=self._convolved))
         return jax.nn.gelu(y + self.bias.get_value().astype(x.dtype)[None, None], approximate=False)
 
     def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -192,12 +192,6 @@ class Tokenizer(nnx.Module):
     ) -> Tokens:
         """waveform [B,samples], lengths [B] in samples (None: all real)."""
         return self.embed(self.features(waveform), lengths=lengths, key=key)
-
-
-def _whole_in_time(x: jax.Array) -> jax.Array:
-    """[B,T,C] around a convolution, T not split over devices: there XLA's partitioner (jaxlib 0.10) makes the kernel's
-    gradient twice too large when the mesh has another axis that the convolution is not split over."""
-    return constrain(x, "batch", "place", "hidden")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -13,7 +13,7 @@ from flax import nnx
 
 from unimodal.errors import UsageError
 from unimodal.layers import Embedding, Linear, Norm, dropout
-from unimodal.sharding import constrain
+from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
 
 
@@ -124,8 +124,7 @@ class Tokenizer(nnx.Module):
         kernel = kernel.reshape(c.patch, c.patch, c.channels, kernel.shape[1])
         numbers = ("NHWC", "HWIO", "NHWC")
         x = jax.lax.conv_general_dilated(pixels, kernel, c.stride, "VALID", dimension_numbers=numbers)
-        # Not split over devices yet, for the sake of the kernel's gradient: see the audio tokenizer.
-        x = constrain(x.reshape(x.shape[0], -1, x.shape[3]), "batch", "place", "hidden")
+        x = whole_in_time(x.reshape(x.shape[0], -1, x.shape[3]))
         bias = self.projection.bias
         return x if bias is None else x + bias.get_value()[None, None]
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from unimodal.errors import UsageError
 from unimodal.layers import ACTIVATIONS, Embedding, dropout, fan_in
-from unimodal.sharding import constrain
+from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
 
 
@@ -53,9 +53,7 @@ class Convolution(nnx.Module):
         kernel, numbers = self.kernel.get_value(), ("NWC", "WIO", "NWC")
         pad = [(self.pad, self.pad)]
         x = jax.lax.conv_general_dilated(x.astype(kernel.dtype), kernel, (self.stride,), pad, dimension_numbers=numbers)
-        # Not split over devices yet, for the sake of the kernel's gradient: see the audio tokenizer.
-        x = constrain(x, "batch", "place", "hidden")
-        return x + self.bias.get_value()[None, None]
+        return whole_in_time(x) + self.bias.get_value()[None, None]
 
 
 class Tokenizer(nnx.Module):
