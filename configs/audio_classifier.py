@@ -26,10 +26,7 @@ left marvin nine no off on one right seven sheila six stop three tree two up vis
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "small", "paper")
-    config = common.base()
-    {"tiny": tiny, "small": small, "paper": paper}[size](config)
-    return config
+    return common.sized(argument, {"tiny": tiny, "small": small, "paper": paper})
 
 
 def tiny(config: ConfigDict) -> None:

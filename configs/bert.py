@@ -17,6 +17,8 @@ cuts nine tenths of the steps down to 128. Its vocabulary, 30,522 pieces, belong
 data/bert/vocab.txt, and documents into data/books/train and data/books/validation as .txt files.
 """
 
+from functools import partial
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -27,23 +29,15 @@ SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_large": dict(widt
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "small", "paper", "paper_large")
-    config = common.base()
-    if size == "tiny":
-        tiny(config)
-    elif size == "small":
-        small(config)
-    else:
-        paper(config, size)
-    return config
+    papers = {size: partial(paper, size=size) for size in SHAPES}
+    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
 
 
 def tiny(config: ConfigDict) -> None:
     config.steps = 800
     config.log_every = 50
-    config.eval_every = 400
+    config.eval_every = config.checkpoint_every = 400
     config.eval_limit = 8
-    config.checkpoint_every = 400
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     config.backbones.shared = common.backbone(
         width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
@@ -55,9 +49,8 @@ def tiny(config: ConfigDict) -> None:
 def small(config: ConfigDict) -> None:
     config.steps = 50_000
     config.log_every = 100
-    config.eval_every = 5_000
+    config.eval_every = config.checkpoint_every = 5_000
     config.eval_limit = 50
-    config.checkpoint_every = 5_000
     config.optimizer.update(learning_rate=5e-4, warmup=2_000, b2=0.98, weight_decay=0.01)
     config.backbones.shared = common.backbone(
         width=512, depth=6, heads=8, rope_theta=10_000.0, dtype="bfloat16", dropout=0.1

@@ -15,6 +15,8 @@ the batch, rate and dropout that the paper found to work for all tasks (appendix
 the rate warmed up over a tenth of them). Any other checkpoint: configs/finetune.py:DIR.
 """
 
+from functools import partial
+
 from ml_collections import ConfigDict
 
 from configs import bert, common
@@ -26,20 +28,14 @@ SENTIMENT = ("negative", "positive")
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "small", "paper", "paper_large")
-    config = common.base()
-    if size == "tiny":
-        tiny(config)
-    else:
-        reviews(config, size)
-    return config
+    from_checkpoint = {size: partial(reviews, size=size) for size in ("small", *bert.SHAPES)}
+    return common.sized(argument, {"tiny": tiny, **from_checkpoint})
 
 
 def tiny(config: ConfigDict) -> None:
     config.steps = 500
     config.log_every = 25
-    config.eval_every = 200
-    config.checkpoint_every = 200
+    config.eval_every = config.checkpoint_every = 200
     config.optimizer.update(learning_rate=1e-3, warmup=100, weight_decay=0.1)
     config.backbones.shared = common.backbone(
         width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.2, scan=False
@@ -52,9 +48,8 @@ def reviews(config: ConfigDict, size: str) -> None:
     directory, pooling = ("data/weights/minilm", "mean") if size == "small" else ("data/bert", "first")
     config.steps = 3 * REVIEWS // 32
     config.log_every = 50
-    config.eval_every = 1_000
+    config.eval_every = config.checkpoint_every = 1_000
     config.eval_limit = 20
-    config.checkpoint_every = 1_000
     config.optimizer.update(
         learning_rate=2e-5, warmup=config.steps // 10, final=0.0, b2=0.999, epsilon=1e-6, weight_decay=0.01
     )

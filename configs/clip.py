@@ -14,6 +14,7 @@ the rates are table 20's. Otherwise than there, text is encoded as bytes, of whi
 data/pairs/train and data/pairs/validation.
 """
 
+from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,13 +31,8 @@ SHAPES: dict[str, tuple[int, dict[str, Any], dict[str, Any], int, float]] = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "paper", "paper_large")
-    config = common.base()
-    if size == "tiny":
-        tiny(config)
-    else:
-        paper(config, size)
-    return config
+    papers = {size: partial(paper, size=size) for size in SHAPES}
+    return common.sized(argument, {"tiny": tiny, **papers})
 
 
 def tiny(config: ConfigDict) -> None:

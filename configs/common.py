@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -40,6 +41,13 @@ def size_of(argument: str, *sizes: str) -> str:
     if size not in sizes:
         raise ValueError(f"{argument!r} is not a size of this recipe: give :size={'|'.join(sizes)}")
     return size
+
+
+def sized(argument: str, sizes: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
+    """A config filled in by the one of `sizes` that a recipe's argument asks for (see `size_of`)."""
+    config = base()
+    sizes[size_of(argument, *sizes)](config)
+    return config
 
 
 def base() -> ConfigDict:

@@ -30,12 +30,10 @@ ENGLISH = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "small", "paper", "paper_large")
-    config = wav2vec2.get_config(size)
+    config = wav2vec2.get_config(argument)
     del config.tasks["wav2vec2"]
-    {"tiny": tiny, "small": small}.get(size, paper)(config)
-    if size == "paper_large":
-        config.tasks.ctc.batch_size = 120
+    sizes = {"tiny": tiny, "small": small, "paper": paper, "paper_large": paper_large}
+    sizes[common.size_of(argument, *sizes)](config)
     return config
 
 
@@ -77,6 +75,11 @@ def paper(config: ConfigDict) -> None:
         channel_mask=0.5,
         beam=16,
     )
+
+
+def paper_large(config: ConfigDict) -> None:
+    paper(config)
+    config.tasks.ctc.batch_size = 120
 
 
 def fine_tune(config: ConfigDict) -> None:

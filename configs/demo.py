@@ -19,9 +19,8 @@ def get_config() -> ConfigDict:
     config.schedule = "alternate"
     config.steps = 2000
     config.log_every = 25
-    config.eval_every = 500
+    config.eval_every = config.checkpoint_every = 500
     config.eval_limit = 4
-    config.checkpoint_every = 500
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 100
     # Three layers, unrolled: on a CPU a fifth less time than scanned.

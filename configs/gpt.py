@@ -14,6 +14,8 @@ appendix B), and so are AdamW's constants. The text of the paper was not publish
 data/webtext/train and data/webtext/validation as .txt files, or name another source.
 """
 
+from functools import partial
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -24,23 +26,15 @@ SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_xl": dict(width=1
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "small", "paper", "paper_xl")
-    config = common.base()
-    if size == "tiny":
-        tiny(config)
-    elif size == "small":
-        small(config)
-    else:
-        paper(config, size)
-    return config
+    papers = {size: partial(paper, size=size) for size in SHAPES}
+    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
 
 
 def tiny(config: ConfigDict) -> None:
     config.steps = 600
     config.log_every = 50
-    config.eval_every = 200
+    config.eval_every = config.checkpoint_every = 200
     config.eval_limit = 8
-    config.checkpoint_every = 200
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     config.backbones.shared = common.backbone(
         width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
@@ -52,9 +46,8 @@ def tiny(config: ConfigDict) -> None:
 def small(config: ConfigDict) -> None:
     config.steps = 50_000
     config.log_every = 100
-    config.eval_every = 5_000
+    config.eval_every = config.checkpoint_every = 5_000
     config.eval_limit = 50
-    config.checkpoint_every = 5_000
     config.optimizer.update(learning_rate=1e-3, warmup=1_000, b2=0.95, weight_decay=0.1)
     config.backbones.shared = common.backbone(
         width=512, depth=8, heads=8, activation="gelu_tanh", rope_theta=10_000.0, dtype="bfloat16", dropout=0.1

@@ -21,10 +21,7 @@ from unimodal.tokenizers import text
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "7b")
-    config = common.base()
-    {"tiny": tiny, "7b": paper}[size](config)
-    return config
+    return common.sized(argument, {"tiny": tiny, "7b": paper})
 
 
 def shape(**given: object) -> ConfigDict:
@@ -36,9 +33,8 @@ def shape(**given: object) -> ConfigDict:
 def tiny(config: ConfigDict) -> None:
     config.steps = 1200
     config.log_every = 50
-    config.eval_every = 400
+    config.eval_every = config.checkpoint_every = 400
     config.eval_limit = 8
-    config.checkpoint_every = 400
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     config.backbones.shared = shape(width=192, depth=3, heads=6, mlp_width=512, scan=False)
     config.tokenizers.text = common.every(text.Config, vocabulary=264)

@@ -23,17 +23,13 @@ from unimodal.tokenizers import text
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "small", "paper")
-    config = common.base()
-    {"tiny": tiny, "small": small, "paper": paper}[size](config)
-    return config
+    return common.sized(argument, {"tiny": tiny, "small": small, "paper": paper})
 
 
 def tiny(config: ConfigDict) -> None:
     config.steps = 400
     config.log_every = 25
-    config.eval_every = 200
-    config.checkpoint_every = 200
+    config.eval_every = config.checkpoint_every = 200
     config.optimizer.update(learning_rate=1e-3, warmup=100, weight_decay=0.1)
     config.backbones.shared = common.backbone(
         width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.1, scan=False
@@ -66,8 +62,7 @@ def small(config: ConfigDict) -> None:
 def paper(config: ConfigDict) -> None:
     config.steps = 3 * 275_601 // 512
     config.log_every = 20
-    config.eval_every = 250
-    config.checkpoint_every = 250
+    config.eval_every = config.checkpoint_every = 250
     config.optimizer.update(learning_rate=5e-5, warmup=0, final=0.0, b2=0.999, weight_decay=0.0)
     config.init_from = "data/bert"
     bert.model(config, **bert.SHAPES["paper"])

@@ -13,6 +13,8 @@ clipping at 1. Otherwise than there, the head is one linear layer, as the paper 
 data/imagenet/train/CLASS and data/imagenet/validation/CLASS.
 """
 
+from functools import partial
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -23,13 +25,8 @@ SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_large": dict(widt
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "paper", "paper_large")
-    config = common.base()
-    if size == "tiny":
-        tiny(config)
-    else:
-        paper(config, size)
-    return config
+    papers = {size: partial(paper, size=size) for size in SHAPES}
+    return common.sized(argument, {"tiny": tiny, **papers})
 
 
 def tiny(config: ConfigDict) -> None:

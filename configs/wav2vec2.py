@@ -25,10 +25,7 @@ from unimodal.tokenizers import audio
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    size = common.size_of(argument, "tiny", "small", "paper", "paper_large")
-    config = common.base()
-    {"tiny": tiny, "small": small, "paper": paper, "paper_large": paper_large}[size](config)
-    return config
+    return common.sized(argument, {"tiny": tiny, "small": small, "paper": paper, "paper_large": paper_large})
 
 
 def encoder(config: ConfigDict, tokenizer: dict[str, Any], backbone: dict[str, Any]) -> None:
@@ -50,8 +47,7 @@ def tiny(config: ConfigDict) -> None:
 
 def small(config: ConfigDict) -> None:
     config.steps = 50_000
-    config.eval_every = 5_000
-    config.checkpoint_every = 5_000
+    config.eval_every = config.checkpoint_every = 5_000
     config.optimizer.update(
         learning_rate=5e-4, warmup=4_000, decay="linear", final=0.0, epsilon=1e-6, weight_decay=0.01
     )
