@@ -18,8 +18,6 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +29,11 @@ from unimodal import hosts
 from unimodal.chips import peak_flops
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
-from unimodal.evaluation.report import write_report
-from unimodal.evaluation.run import Evaluator, Result
-from unimodal.evaluation.samples import AttentionMap
-from unimodal.experiment import Experiment, build
-from unimodal.sharding import parameter_count, parameter_table
+from unimodal.experiment import Experiment, build, describe
+from unimodal.results import finish
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, has_checkpoint
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
-from unimodal.training.metrics import curves, read_metrics
-from unimodal.training.progress import results_table
-from unimodal.training.step import Program, TrainState
 
 COMMANDS = ("train", "eval", "plan", "doctor", "pod")
 NO_WORKDIR = ("plan", "doctor")
@@ -69,35 +61,20 @@ MAY_DIFFER = (
 )
 
 
-def task_class(kind: str) -> type[Any]:
-    """The class of a task kind: tasks/x_y.py holds XY. Raises UsageError for a kind that has no file."""
-    known = sorted(path.stem for path in TASKS.glob("*.py") if path.stem != "__init__")
-    if kind not in known:
-        raise UsageError(f"there is no task {kind!r} in tasks/; {nearest(kind, known)}")
-    return getattr(importlib.import_module(f"tasks.{kind}"), "".join(part.capitalize() for part in kind.split("_")))
-
-
-def describe(experiment: Experiment) -> str:
-    """What would run: mesh, parameters with their place, bytes per device, steps."""
-    mesh, model = experiment.mesh, experiment.model
-    rows = parameter_table(model, mesh)
-    width = max(len(row["name"]) for row in rows)
-    lines = [
-        f"{row['name']:<{width}}  {'×'.join(map(str, row['shape'])) or 'scalar':<16} "
-        f"{'·'.join(row['axes']):<30} {row['spec']:<24} {row['bytes_per_device']:>10,} B/device"
-        for row in rows
-    ]
-    each = sum(row["bytes_per_device"] for row in rows)
-    sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    return "\n".join(
-        [
-            *lines,
-            f"mesh       {sizes} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s)",
-            f"parameters {parameter_count(rows):,} in {len(rows)} arrays, {each:,} bytes per device (and twice that for AdamW)",
-            f"steps      {experiment.loop.steps}, schedule {experiment.loop.schedule!r}",
-            *(f"task       {t.name}: batch {t.batch_size}, weight {t.weight:g}" for t in experiment.tasks),
-        ]
-    )
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 done, 2 something to mend first, 75 stopped with a checkpoint, 76 another process was lost."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if arguments[1:2] == ["pod"]:
+            return run_pod(arguments)
+        command, config, workdir = parse(arguments)
+        commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
+        with hosts.as_one(initialise_processes(config, workdir)) as lifeline:
+            code = commands[command](config, workdir, lifeline)
+    except (UsageError, hosts.LostError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return hosts.EXIT_USAGE if isinstance(error, UsageError) else hosts.EXIT_LOST
+    return code
 
 
 def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None) -> int:
@@ -132,8 +109,8 @@ def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None
         asked = experiment.loop.stop_after
         return 0 if asked is not None and int(state.step) >= asked else hosts.EXIT_STOPPED
     if evaluators:
-        seconds = f"{time.monotonic() - began:.0f} s"
-        finish(experiment, evaluators, state, fingerprint, workdir, config, {"training took": seconds})
+        facts = {"training took": f"{time.monotonic() - began:.0f} s"}
+        finish(experiment, evaluators, state, fingerprint, workdir, config_text=str(config), facts=facts, say=say)
     return 0
 
 
@@ -157,7 +134,7 @@ def run_eval(config: ConfigDict, workdir: Path, _lifeline: hosts.Lifeline | None
     checkpoints = Checkpoints(workdir)
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), STEP.value)
     checkpoints.close()
-    finish(experiment, evaluators, state, fingerprint, workdir, config, {})
+    finish(experiment, evaluators, state, fingerprint, workdir, config_text=str(config), facts={}, say=say)
     return 0
 
 
@@ -165,6 +142,14 @@ def run_doctor(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | Non
     from unimodal.hosts.doctor import examine
 
     examine(lifeline, Path(__file__).parent, as_plain(config), workdir if WORKDIR.value else None, say)
+    return 0
+
+
+def run_plan(config: ConfigDict, _workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
+    from unimodal import plan  # only here: it may choose JAX's platform, and nobody else needs it
+
+    path = None if JSON.value is None else Path(JSON.value)
+    plan.run_plan(as_plain(config), task_class, topology=TOPOLOGY.value, mesh=MESH.value, json_path=path, say=say)
     return 0
 
 
@@ -177,76 +162,15 @@ def run_pod(arguments: list[str]) -> int:
     )
 
 
-def run_plan(config: ConfigDict, _workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
-    from unimodal import plan  # only here: it may choose JAX's platform, and nobody else needs it
-
-    path = None if JSON.value is None else Path(JSON.value)
-    plan.run_plan(as_plain(config), task_class, topology=TOPOLOGY.value, mesh=MESH.value, json_path=path, say=say)
-    return 0
+# ---- how a command line becomes all that ------------------------------------------------------------------------------
 
 
-def finish(
-    experiment: Experiment,
-    evaluators: Mapping[str, Evaluator],
-    state: TrainState,
-    fingerprint: str,
-    workdir: Path,
-    config: ConfigDict,
-    facts: dict[str, Any],
-) -> None:
-    """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
-    program, step = experiment.program, int(state.step)
-    model, untrained = program.model(state), program.model(first_state(program))
-    results: dict[str, Result] = {}
-    samples: dict[str, list[Any]] = {}
-    for task in experiment.tasks:
-        evaluator = evaluators[task.name]
-        before = evaluator.score(untrained)
-        predictions = evaluator.predictions(model)
-        score = {name: float(value) for name, value in task.score(predictions).items()}
-        results[task.name] = evaluator.result(score, before)
-        batch = evaluator.first_batch()
-        samples[task.name] = list(task.samples(model, batch, predictions)) if jax.process_count() == 1 else []
-    if jax.process_index() != 0:
-        return
-    rows = {name: result.as_dict() for name, result in results.items()}
-    summary = {"tasks": rows, "step": step, "fingerprint": fingerprint}
-    fresh = workdir / "results.json.tmp"
-    fresh.write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    fresh.replace(workdir / "results.json")
-    logged = read_metrics(workdir)
-    table = parameter_table(experiment.model, experiment.mesh)
-    total = parameter_count(table)
-    write_report(
-        workdir / "report.html",
-        title=workdir.name,
-        subtitle=f"{', '.join(rows)} in {total:,} parameters",
-        curves=curves(logged),
-        eval_curves=curves(logged, "validation/value"),
-        results=rows,
-        samples={n: [s for s in found if not isinstance(s, AttentionMap)] for n, found in samples.items()},
-        attention=[s for found in samples.values() for s in found if isinstance(s, AttentionMap)],
-        parameters=table,
-        total_parameters=total,
-        config_text=str(config),
-        run={
-            "steps": step,
-            **facts,
-            "devices": str(experiment.mesh.devices.flat[0].device_kind),
-            "fingerprint": fingerprint,
-        },
-    )
-    results_table(rows)
-    say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")
-
-
-def first_state(program: Program) -> TrainState:
-    """The state before the first step; with random weights if what it started from is gone since."""
-    try:
-        return program.init()
-    except UsageError as error:
-        say(f"{error}; so 'untrained' is of random weights")
-        return replace(program, start=None).init()
+def task_class(kind: str) -> type[Any]:
+    """The class of a task kind: tasks/x_y.py holds XY. Raises UsageError for a kind that has no file."""
+    known = sorted(path.stem for path in TASKS.glob("*.py") if path.stem != "__init__")
+    if kind not in known:
+        raise UsageError(f"there is no task {kind!r} in tasks/; {nearest(kind, known)}")
+    return getattr(importlib.import_module(f"tasks.{kind}"), "".join(part.capitalize() for part in kind.split("_")))
 
 
 def as_plain(config: ConfigDict) -> dict[str, Any]:
@@ -259,6 +183,16 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def initialise_processes(config: ConfigDict, workdir: Path) -> hosts.Lifeline | None:
+    """Join the other processes, where the environment says that there are any; let simulated devices wait for each other."""
+    simulated = jax.config.values["jax_num_cpu_devices"]
+    if simulated > (os.cpu_count() or 1):
+        # XLA runs them on a thread per core, where each may block in a collective. With fewer threads than that it can
+        # stop for ever, so tell it of more cores.
+        os.environ.setdefault("NPROC", str(4 * simulated))
+    return hosts.join(Path(__file__).parent, as_plain(config), str(workdir))
+
+
 def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     """Command, config and workdir from the command line. Raises UsageError."""
     usage = f"usage: python launch.py {'|'.join(COMMANDS)} --config=configs/NAME.py --workdir=DIR"
@@ -267,19 +201,7 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     command = arguments[1]
     if command not in COMMANDS:
         raise UsageError(f"unknown command {command!r}; {nearest(command, COMMANDS)}")
-    try:
-        extra = flags.FLAGS([arguments[0], *arguments[2:]])[1:]
-        config = CONFIG.value
-    except (AttributeError, KeyError) as error:  # ml_collections' way to say that a recipe has no such field
-        name, hint = re.search(r"\w+", str(error)), re.search(r"Did you mean [^?]*\?", str(error))
-        why = hint[0] if hint else "the recipe does not have it"
-        raise UsageError(f"unknown config field {name[0] if name else error}: {why}") from error
-    except (flags.Error, ValueError, ImportError, OSError, SyntaxError) as error:
-        # A recipe that raised comes with its whole traceback: its last line says why.
-        raise UsageError(" ".join(str(error).strip().rsplit("Error: ", 1)[-1].split())) from error
-    except Exception as error:  # whatever else a recipe may raise: where, and what
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise UsageError(f"{place.filename}, line {place.lineno}: {type(error).__name__}: {error}") from error
+    config, extra = read_flags([arguments[0], *arguments[2:]])
     if extra:
         raise UsageError(f"unexpected argument {extra[0]!r}; {usage}")
     given: Any = flags.FLAGS["config"]
@@ -295,33 +217,21 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
     return command, config, Path(WORKDIR.value or ".")
 
 
-def initialise_processes(config: ConfigDict, workdir: Path) -> hosts.Lifeline | None:
-    """Join the other processes, where the environment says that there are any; let simulated devices wait for each other."""
-    simulated = jax.config.values["jax_num_cpu_devices"]
-    if simulated > (os.cpu_count() or 1):
-        # XLA runs them on a thread per core, where each may block in a collective. With fewer threads than that it can
-        # stop for ever, so tell it of more cores.
-        os.environ.setdefault("NPROC", str(4 * simulated))
-    return hosts.join(Path(__file__).parent, as_plain(config), str(workdir))
-
-
-def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done, 2 something to mend first, 75 stopped with a checkpoint, 76 another process was lost."""
-    logging.set_verbosity(logging.WARNING)
+def read_flags(arguments: list[str]) -> tuple[Any, list[str]]:
+    """What --config comes to with its fields changed, and the words that are no flags. Raises UsageError."""
     try:
-        if arguments[1:2] == ["pod"]:
-            return run_pod(arguments)
-        command, config, workdir = parse(arguments)
-        commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
-        with hosts.as_one(initialise_processes(config, workdir)) as lifeline:
-            code = commands[command](config, workdir, lifeline)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return hosts.EXIT_USAGE
-    except hosts.LostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return hosts.EXIT_LOST
-    return code
+        extra = flags.FLAGS(arguments)[1:]
+        return CONFIG.value, extra
+    except (AttributeError, KeyError) as error:  # ml_collections' way to say that a recipe has no such field
+        name, hint = re.search(r"\w+", str(error)), re.search(r"Did you mean [^?]*\?", str(error))
+        why = hint[0] if hint else "the recipe does not have it"
+        raise UsageError(f"unknown config field {name[0] if name else error}: {why}") from error
+    except (flags.Error, ValueError, ImportError, OSError, SyntaxError) as error:
+        # A recipe that raised comes with its whole traceback: its last line says why.
+        raise UsageError(" ".join(str(error).strip().rsplit("Error: ", 1)[-1].split())) from error
+    except Exception as error:  # whatever else a recipe may raise: where, and what
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(f"{place.filename}, line {place.lineno}: {type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":

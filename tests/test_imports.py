@@ -52,12 +52,13 @@ ALLOWED: dict[str, str] = {
     "unimodal.evaluation.report": "evaluation.views evaluation.samples training.metrics",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding errors",
+    "unimodal.results": "experiment evaluation.report evaluation.run evaluation.samples training sharding errors",
     "unimodal.plan": "chips experiment training.loop model backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "launch": "plan experiment hosts pods chips training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
+    "launch": "plan results experiment hosts pods chips training configuration errors",
 }
 # Third parties that a room must do without.
 FORBIDDEN: dict[str, tuple[str, ...]] = {

@@ -19,7 +19,7 @@ from unimodal.errors import UsageError
 from unimodal.evaluation.run import Evaluator
 from unimodal.interop.start import Start, start_from
 from unimodal.model import Model, assemble, tokenizer_module
-from unimodal.sharding import make_mesh, shardings
+from unimodal.sharding import make_mesh, parameter_count, parameter_table, shardings
 from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
@@ -153,6 +153,29 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     for task in tasks:
         _rehearse(task, experiment.model)
     return experiment
+
+
+def describe(experiment: Experiment) -> str:
+    """What would run: mesh, parameters with their place, bytes per device, steps."""
+    mesh, model = experiment.mesh, experiment.model
+    rows = parameter_table(model, mesh)
+    width = max(len(row["name"]) for row in rows)
+    lines = [
+        f"{row['name']:<{width}}  {'×'.join(map(str, row['shape'])) or 'scalar':<16} "
+        f"{'·'.join(row['axes']):<30} {row['spec']:<24} {row['bytes_per_device']:>10,} B/device"
+        for row in rows
+    ]
+    each = sum(row["bytes_per_device"] for row in rows)
+    sizes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    return "\n".join(
+        [
+            *lines,
+            f"mesh       {sizes} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s)",
+            f"parameters {parameter_count(rows):,} in {len(rows)} arrays, {each:,} bytes per device (and twice that for AdamW)",
+            f"steps      {experiment.loop.steps}, schedule {experiment.loop.schedule!r}",
+            *(f"task       {t.name}: batch {t.batch_size}, weight {t.weight:g}" for t in experiment.tasks),
+        ]
+    )
 
 
 def _make_task(

@@ -1,0 +1,87 @@
+"""The end of a run: every task evaluated in full against its baseline, results.json, report.html, and the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from unimodal.errors import UsageError
+from unimodal.evaluation.report import write_report
+from unimodal.evaluation.run import Evaluator, Result
+from unimodal.evaluation.samples import AttentionMap
+from unimodal.experiment import Experiment
+from unimodal.sharding import parameter_count, parameter_table
+from unimodal.training.metrics import curves, read_metrics
+from unimodal.training.progress import results_table
+from unimodal.training.step import Program, TrainState
+
+
+def finish(
+    experiment: Experiment,
+    evaluators: Mapping[str, Evaluator],
+    state: TrainState,
+    fingerprint: str,
+    workdir: Path,
+    *,
+    config_text: str,
+    facts: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
+    program, step = experiment.program, int(state.step)
+    model, untrained = program.model(state), program.model(_first_state(program, say))
+    results: dict[str, Result] = {}
+    samples: dict[str, list[Any]] = {}
+    for task in experiment.tasks:
+        evaluator = evaluators[task.name]
+        before = evaluator.score(untrained)
+        predictions = evaluator.predictions(model)
+        score = {name: float(value) for name, value in task.score(predictions).items()}
+        results[task.name] = evaluator.result(score, before)
+        batch = evaluator.first_batch()
+        samples[task.name] = list(task.samples(model, batch, predictions)) if jax.process_count() == 1 else []
+    if jax.process_index() != 0:
+        return
+    rows = {name: result.as_dict() for name, result in results.items()}
+    summary = {"tasks": rows, "step": step, "fingerprint": fingerprint}
+    fresh = workdir / "results.json.tmp"
+    fresh.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    fresh.replace(workdir / "results.json")
+    logged = read_metrics(workdir)
+    table = parameter_table(experiment.model, experiment.mesh)
+    total = parameter_count(table)
+    write_report(
+        workdir / "report.html",
+        title=workdir.name,
+        subtitle=f"{', '.join(rows)} in {total:,} parameters",
+        curves=curves(logged),
+        eval_curves=curves(logged, "validation/value"),
+        results=rows,
+        samples={n: [s for s in found if not isinstance(s, AttentionMap)] for n, found in samples.items()},
+        attention=[s for found in samples.values() for s in found if isinstance(s, AttentionMap)],
+        parameters=table,
+        total_parameters=total,
+        config_text=config_text,
+        run={
+            "steps": step,
+            **facts,
+            "devices": str(experiment.mesh.devices.flat[0].device_kind),
+            "fingerprint": fingerprint,
+        },
+    )
+    results_table(rows)
+    say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")
+
+
+def _first_state(program: Program, say: Callable[[str], None]) -> TrainState:
+    """The state before the first step; with random weights if what it started from is gone since."""
+    try:
+        return program.init()
+    except UsageError as error:
+        say(f"{error}; so 'untrained' is of random weights")
+        return replace(program, start=None).init()
