@@ -16,8 +16,8 @@ from typing import Any
 from unimodal.data.encoders import open_encoder
 from unimodal.data.pipeline import Source
 from unimodal.data.sources import open_source
+from unimodal.data.subwords import byte_level, import_tokenizers, word_piece
 from unimodal.data.text import all_ids, text_of
-from unimodal.data.vocabulary import byte_level, import_tokenizers
 from unimodal.errors import UsageError
 
 KINDS = ("bpe", "wordpiece")
@@ -52,10 +52,7 @@ def train_encoder(
         )
     else:
         least = len(SPECIALS) + 1
-        made = library.Tokenizer(library.models.WordPiece(unk_token="[UNK]"))
-        made.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
-        made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-        made.decoder = library.decoders.WordPiece()
+        made = word_piece(library.models.WordPiece(unk_token="[UNK]"), lowercase=lowercase)
         trainer = library.trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIALS), show_progress=False)
     if size < least:
         raise UsageError(f"a {kind} vocabulary needs at least {least} ids, found size={size}")

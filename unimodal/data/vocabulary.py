@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unimodal.data.subwords import byte_level, import_tokenizers, read_pieces, word_piece
 from unimodal.data.text import number_words
 from unimodal.errors import UsageError
 
@@ -98,48 +99,33 @@ def read_vocabulary(path: Path) -> VocabularyEncoder:
         raise UsageError(f"{path} is no vocabulary that can be read: {' '.join(str(error).split())[:160]}") from error
 
 
-def import_tokenizers() -> Any:
-    """The `tokenizers` library. Raises UsageError where it is not installed."""
-    try:
-        import tokenizers  # pyright: ignore[reportMissingImports]  # optional: bytes need no library
-    except ImportError as error:
-        raise UsageError("vocabularies other than bytes need the package tokenizers: pip install tokenizers") from error
-    return tokenizers
-
-
 def _open_tokenizers(path: Path) -> Any:
     library = import_tokenizers()
     if path.suffix == ".txt":
-        return word_piece(_lines(path), lowercase=_lower_case(path))
+        pieces = read_pieces(path)
+        made = word_piece(library.models.WordPiece(pieces, unk_token="[UNK]"), lowercase=_lower_case(path, pieces))
+        made.add_special_tokens([p for p in pieces if p in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")])
+        return made
     if path.name in ("vocab.json", "encoder.json"):
         merges = path.with_name({"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}[path.name])
         if not merges.is_file():
             raise UsageError(f"{path} needs {merges.name} beside it")
-        return byte_level(library.models.BPE.from_file(str(path), str(merges)), _specials_of(path))
+        made = byte_level(library.models.BPE.from_file(str(path), str(merges)))
+        made.add_special_tokens(_specials_of(path))
+        return made
     return library.Tokenizer.from_file(str(path))
 
 
-def word_piece(vocabulary: Sequence[str], *, lowercase: bool) -> Any:
-    """BERT's tokenizer (Devlin 2019; Wu 2016) over a vocabulary, as an object of the `tokenizers` library."""
-    library = import_tokenizers()
-    ids = {piece: i for i, piece in enumerate(vocabulary)}
-    made = library.Tokenizer(library.models.WordPiece(ids, unk_token="[UNK]"))
-    made.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
-    made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-    made.decoder = library.decoders.WordPiece()
-    made.add_special_tokens([p for p in vocabulary if p in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")])
-    return made
+def _lower_case(path: Path, pieces: Iterable[str]) -> bool:
+    beside = path.with_name("tokenizer_config.json")
+    if beside.is_file():
+        return bool(json.loads(beside.read_text(encoding="utf-8")).get("do_lower_case", True))
+    return not any(piece.isalpha() and piece != piece.lower() for piece in pieces)
 
 
-def byte_level(model: Any, specials: Sequence[str] = ()) -> Any:
-    """GPT-2's byte-level BPE (Radford 2019, §2.2) around a BPE model of the `tokenizers` library."""
-    library = import_tokenizers()
-    made = library.Tokenizer(model)
-    made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = library.decoders.ByteLevel()
-    if specials:
-        made.add_special_tokens(list(specials))
-    return made
+def _specials_of(path: Path) -> list[str]:
+    known = {s for ways in SPELLINGS.values() for s in ways}
+    return [piece for piece in json.loads(path.read_text(encoding="utf-8")) if piece in known]
 
 
 def from_tokenizers(made: Any) -> VocabularyEncoder:
@@ -231,23 +217,6 @@ def _unbyte(piece: str) -> bytes:
     if all(character in alphabet for character in piece):
         return bytes(alphabet[character] for character in piece)
     return piece.encode()
-
-
-def _lines(path: Path) -> list[str]:
-    pieces = path.read_text(encoding="utf-8").split("\n")
-    return pieces[:-1] if pieces[-1] == "" else pieces
-
-
-def _lower_case(path: Path) -> bool:
-    beside = path.with_name("tokenizer_config.json")
-    if beside.is_file():
-        return bool(json.loads(beside.read_text(encoding="utf-8")).get("do_lower_case", True))
-    return not any(piece.isalpha() and piece != piece.lower() for piece in _lines(path))
-
-
-def _specials_of(path: Path) -> list[str]:
-    known = {s for ways in SPELLINGS.values() for s in ways}
-    return [piece for piece in json.loads(path.read_text(encoding="utf-8")) if piece in known]
 
 
 def _sentencepiece(path: Path) -> VocabularyEncoder:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unimodal.data.subwords import byte_level, import_tokenizers, read_pieces, word_piece
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
 from unimodal.interop.files import read_json
@@ -73,7 +74,7 @@ def open_vocabulary(directory: Path, settings: Fields, style: Style | None) -> t
     whole = directory / "tokenizer.json"
     if not whole.exists():
         style = _style_of_files(directory, style)
-    library = _import_tokenizers(directory)
+    library = _library(directory)
     roles = dict(style.tokens) if style else {}
     roles |= {role: _content(settings.raw(f"{role}_token")) for role in ROLES if settings.raw(f"{role}_token")}
     try:
@@ -115,12 +116,11 @@ def _style_of_files(directory: Path, style: Style | None) -> Style:
     raise NoTokenizer(f"{directory} has no tokenizer: no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
 
 
-def _import_tokenizers(directory: Path) -> Any:
+def _library(directory: Path) -> Any:
     try:
-        import tokenizers  # pyright: ignore[reportMissingImports]  # optional: pictures and sounds do without
-    except ImportError:
+        return import_tokenizers()
+    except UsageError:
         raise NoTokenizer(f"{directory}: to encode text, pip install 'unimodal[interop]'") from None
-    return tokenizers
 
 
 def _with_settings(text: str, settings: Fields) -> str:
@@ -140,21 +140,16 @@ def _build(library: Any, directory: Path, settings: Fields, style: Style, roles:
     """From vocab.txt, or from vocab.json and merges.txt."""
     models, normalizers, splits = library.models, library.normalizers, library.pre_tokenizers
     if style.kind == "pieces":
-        lines = (directory / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        made = library.Tokenizer(models.WordPiece({line: i for i, line in enumerate(lines)}, unk_token=roles["unk"]))
-        made.normalizer = normalizers.BertNormalizer(
+        return word_piece(
+            models.WordPiece(read_pieces(directory / "vocab.txt"), unk_token=roles["unk"]),
             lowercase=settings.get("do_lower_case", True),
             strip_accents=settings.raw("strip_accents"),
             handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
         )
-        made.pre_tokenizer, made.decoder = splits.BertPreTokenizer(), library.decoders.WordPiece()
-        return made
     files = str(directory / "vocab.json"), str(directory / "merges.txt")
-    spaced = splits.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))
     if style.kind == "bytes":
-        made = library.Tokenizer(models.BPE.from_file(*files))
-        made.pre_tokenizer, made.decoder = spaced, library.decoders.ByteLevel()
-        return made
+        spaced = settings.get("add_prefix_space", False)
+        return byte_level(models.BPE.from_file(*files), add_prefix_space=spaced)
     made = library.Tokenizer(models.BPE.from_file(*files, unk_token=roles["unk"], end_of_word_suffix="</w>"))
     spaces = normalizers.Replace(library.Regex(r"\s+"), " ")
     made.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
