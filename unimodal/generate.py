@@ -140,17 +140,9 @@ def beam_search(
     def one(carry: Any) -> Any:
         i, done, total, count, _, out, hidden_ND, cache = carry
         nats = jax.nn.log_softmax(head(hidden_ND, tokenizer.table).astype(jnp.float32), axis=-1)
-        nats = nats.reshape(batch, beams, -1)
-        vocabulary = nats.shape[-1]
-        # A finished row has one way to go on: as it is.
-        still = jnp.where(jnp.arange(vocabulary, dtype=jnp.int32) == 0, 0.0, -jnp.inf)[None, None]
-        totals = total[:, :, None] + jnp.where(done[:, :, None], still, nats)
-        count = count + (~done).astype(jnp.float32)
-        scores = totals / (count**length_penalty)[:, :, None]
-        best, place = jax.lax.top_k(scores.reshape(batch, -1), beams)
-        parent, token = place // vocabulary, (place % vocabulary).astype(jnp.int32)
-        total = jnp.take_along_axis(totals.reshape(batch, -1), place, axis=1)
-        done, count = (jnp.take_along_axis(x, parent, axis=1) for x in (done, count))
+        best, parent, token, done, total, count = _best_ways_on(
+            nats.reshape(batch, beams, -1), done, total, count, length_penalty
+        )
         token = jnp.where(done, jnp.int32(fill), token)
         out = jnp.take_along_axis(out, parent[:, :, None], axis=1)
         out = jax.lax.dynamic_update_slice(out, token[:, :, None], (0, 0, i))
@@ -173,6 +165,24 @@ def beam_search(
     )
     _, _, _, _, best, out, _, _ = jax.lax.while_loop(unfinished, one, start)
     return out, best
+
+
+def _best_ways_on(
+    nats_BKV: jax.Array, done: jax.Array, total: jax.Array, count: jax.Array, length_penalty: float
+) -> tuple[jax.Array, ...]:
+    """The K best of all ways in which K rows can go on: their scores, the rows they come from and the tokens they add,
+    and, as of those rows, done, total (nats) and count (tokens); all [B,K]."""
+    batch, beams, vocabulary = nats_BKV.shape
+    # A finished row has one way to go on: as it is.
+    still = jnp.where(jnp.arange(vocabulary, dtype=jnp.int32) == 0, 0.0, -jnp.inf)[None, None]
+    totals = total[:, :, None] + jnp.where(done[:, :, None], still, nats_BKV)
+    count = count + (~done).astype(jnp.float32)
+    scores = totals / (count**length_penalty)[:, :, None]
+    best, place = jax.lax.top_k(scores.reshape(batch, -1), beams)
+    parent, token = place // vocabulary, (place % vocabulary).astype(jnp.int32)
+    total = jnp.take_along_axis(totals.reshape(batch, -1), place, axis=1)
+    done, count = (jnp.take_along_axis(x, parent, axis=1) for x in (done, count))
+    return best, parent, token, done, total, count
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,18 @@ def turns(tasks: Sequence[Task], schedule: str) -> Callable[[int], tuple[str, ..
     return lambda step: (order[step % len(order)],)
 
 
+def compile_steps(
+    program: Program, tasks: Mapping[str, Task], config: LoopConfig, who: Callable[[int], tuple[str, ...]]
+) -> dict[tuple[str, ...], Callable[..., Any]]:
+    """One step for each set of tasks that trains together. Where tasks take turns, turns stand for their weights."""
+    weigh = config.schedule == "sum"
+    sets = dict.fromkeys(who(step) for step in range(min(config.steps, 10_000)))  # turns repeat long before that
+    return {
+        names: program.step({name: (tasks[name].loss, tasks[name].weight if weigh else 1.0) for name in names})
+        for names in sets
+    }
+
+
 def to_device(batch: Mapping[str, np.ndarray], program: Program) -> dict[str, jax.Array]:
     """This process's rows of a batch → global arrays split over the mesh, [A, B/A, …] if gradients accumulate."""
     parts = program.accumulate
@@ -113,19 +125,13 @@ def train(
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, resuming from the workdir's latest checkpoint if it has one.
 
-    `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task. `together`: how several
-    processes agree on the step after which they stop (None: there is one). Returns the state, its fingerprint, and whether all steps are done
-    (not so after a signal or `stop_after`).
+    `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
+    `together`: how several processes agree on the step after which they stop (None: there is one). Returns the state,
+    its fingerprint, and whether all steps are done (not so after a signal or `stop_after`).
     """
-    # --- compiled steps: one for each set of tasks that trains together ---------------------------------------------
     by_name = {task.name: task for task in tasks}
     who = turns(tasks, config.schedule)
-    compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
-    for step in range(min(config.steps, 10_000)):
-        if (names := who(step)) not in compiled:
-            weigh = config.schedule == "sum"
-            losses = {name: (by_name[name].loss, by_name[name].weight if weigh else 1.0) for name in names}
-            compiled[names] = program.step(losses)
+    compiled = compile_steps(program, by_name, config, who)
 
     # --- start, or go on --------------------------------------------------------------------------------------------
     checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
@@ -144,6 +150,9 @@ def train(
     if start:
         progress.note(f"resuming {workdir} after step {start}")
     stop = _StopSignal(together)
+
+    def save() -> str:
+        return checkpoints.save(state, {name: iterator.get_state() for name, iterator in batches.items()})
 
     # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
     def log(pending: tuple[int, dict[str, Any], float, dict[str, float]] | None) -> None:
@@ -187,11 +196,11 @@ def train(
                 for name, values in evaluate(program.model(state), last).items():
                     metrics_writer.write(last, name, {f"validation/{key}": value for key, value in values.items()})
             if config.checkpoint_every and last % config.checkpoint_every == 0:
-                fingerprint, saved_at = checkpoints.save(state, {n: b.get_state() for n, b in batches.items()}), last
+                fingerprint, saved_at = save(), last
         log(pending)
         profiler.close(state)
         if last > saved_at:
-            fingerprint = checkpoints.save(state, {n: b.get_state() for n, b in batches.items()})
+            fingerprint = save()
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
     if main and last > start:
         write_summary(workdir, summary(progress.mean_rates(), program.mesh.size, cost))
