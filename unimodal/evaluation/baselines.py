@@ -10,12 +10,6 @@ def majority_accuracy(train_labels: np.ndarray, labels: np.ndarray) -> float:
     return float((labels == np.bincount(train_labels).argmax()).mean())
 
 
-def unigram_bits(train_ids: np.ndarray, ids: np.ndarray, vocabulary: int) -> float:
-    """Cross-entropy, in bits per id, of `ids` under the frequencies in `train_ids` (add-one smoothed)."""
-    counts = np.bincount(train_ids, minlength=vocabulary) + 1.0
-    return float(-np.log2(counts / counts.sum())[ids].mean())
-
-
 def bigram_bits(train_ids: np.ndarray, previous: np.ndarray, ids: np.ndarray, vocabulary: int) -> float:
     """Cross-entropy, in bits per id, of `ids` given the id before each.
 
