@@ -129,7 +129,9 @@ FAKE = """    c = tiny.get_config('vit')
     c.steps = 2
     return c
 """
-BOTH = (f"{TINY}:gpt,vit", "--config.steps=4", "--config.log_every=2")
+BOTH = (
+    f"{TINY}:gpt,vit", "--config.steps=4", "--config.log_every=2", "--config.tasks.gpt.source=folder:{scratch}/book"
+)  # fmt: skip
 AGAIN: dict[str, tuple[str, ...]] = {
     "eval": ("eval", *BOTH, "--workdir={scratch}/run"),
     "eval of another config": ("eval", *BOTH, "--config.seed=7", "--workdir={scratch}/run"),
@@ -156,9 +158,11 @@ class Runs:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     scratch = tmp_path_factory.mktemp("runs")
     (scratch / "fake.py").write_text(HEAD + FAKE, encoding="utf-8")
+    assert tiny.short_book(scratch / "book") == f"folder:{scratch}/book"
     for logs in ("logs1", "logs2"):
         (scratch / logs).mkdir()
-    trained = tiny.launches([["train", *BOTH, f"--workdir={scratch / 'run'}"]], scratch / "logs1")
+    train = ["train", *(fill(argument, scratch, scratch) for argument in BOTH), f"--workdir={scratch / 'run'}"]
+    trained = tiny.launches([train], scratch / "logs1")
     assert trained[0][0] == 0, trained[0][2]
     results = scratch / "run" / "results.json"
     first = json.loads(results.read_text(encoding="utf-8"))

@@ -51,12 +51,14 @@ def outputs_of(children: list[subprocess.Popen[str]]) -> list[str]:
 
 
 def test_two_processes_are_as_one(tmp_path: Path) -> None:
-    outputs = outputs_of(start_two("train", tmp_path / "two", f"--config.stop_after={STEPS}"))
+    book = tiny.short_book(tmp_path / "book")
+    same, gpt = dict(tasks__gpt__source=book), f"--config.tasks.gpt.source={book}"
+    outputs = outputs_of(start_two("train", tmp_path / "two", f"--config.stop_after={STEPS}", gpt))
     assert [f"stopped after step {STEPS}" in out for out in outputs] == [True, False]
 
     # `logged` fails if both processes had written: each step would be there twice.
     found = tiny.logged(tmp_path / "two")
-    one = tiny.train(tiny.plain("gpt", "vit", mesh=dict(data=2), stop_after=STEPS), tmp_path / "one")
+    one = tiny.train(tiny.plain("gpt", "vit", mesh=dict(data=2), stop_after=STEPS, **same), tmp_path / "one")
     assert found.keys() == one.metrics.keys()
     for task, steps in one.metrics.items():
         assert list(found[task]) == list(steps) == list(range(1, STEPS + 1))
@@ -66,14 +68,14 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
 
     # What two processes saved, one process with one device goes on with.
-    onward = tiny.train(tiny.plain("gpt", "vit", stop_after=STEPS + 1), tmp_path / "two")
-    further = tiny.train(tiny.plain("gpt", "vit", stop_after=STEPS + 1), tmp_path / "one")
+    onward = tiny.train(tiny.plain("gpt", "vit", stop_after=STEPS + 1, **same), tmp_path / "two")
+    further = tiny.train(tiny.plain("gpt", "vit", stop_after=STEPS + 1, **same), tmp_path / "one")
     for task in ("gpt", "vit"):
         np.testing.assert_allclose(onward.losses(task)[STEPS + 1], further.losses(task)[STEPS + 1], rtol=1e-4)
 
     # Two evaluate as one does, and one of them writes.
     shutil.copytree(tmp_path / "two", tmp_path / "copy")
-    evaluating = [*start_two("eval", tmp_path / "two"), start("eval", tmp_path / "copy")]
+    evaluating = [*start_two("eval", tmp_path / "two", gpt), start("eval", tmp_path / "copy", gpt)]
     assert [out.count("wrote") for out in outputs_of(evaluating)] == [1, 0, 1]
     two, one = (json.loads((tmp_path / name / "results.json").read_text("utf-8"))["tasks"] for name in ("two", "copy"))
     for task in ("gpt", "vit"):

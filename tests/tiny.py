@@ -23,7 +23,7 @@ KINDS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py") if path.stem 
 
 # What each task needs to be small; a task that is not named here is run with its own defaults and a batch of 8.
 SMALL: dict[str, dict[str, Any]] = {
-    "gpt": dict(length=16),
+    "gpt": dict(length=16, source="embedded:book"),  # named, so that a command line can name another
     "bert": dict(length=16),
     "clip": dict(length=16, size=16),
     "sentence": dict(length=16, size=16),
@@ -73,6 +73,17 @@ def get_config(kinds: str = ",".join(KINDS)) -> Any:
         config[name] = ConfigDict(small.pop(name))
     config.update(ConfigDict(small))
     return config
+
+
+def short_book(folder: Path) -> str:
+    """The source of a few pages of the embedded book, written below `folder`: whole evaluations of it take a second."""
+    from unimodal.data.sources import open_source
+
+    for split, characters in (("train", 4000), ("validation", 1500)):
+        (folder / split).mkdir(parents=True)
+        text = open_source("embedded:book", split)[0]["text"][:characters]
+        (folder / split / "pages.txt").write_text(text, encoding="utf-8")
+    return f"folder:{folder}"
 
 
 @dataclasses.dataclass(frozen=True)
