@@ -14,7 +14,6 @@ from PIL import Image
 from unimodal.data import (
     Augmentation,
     color_jitter,
-    conv_frames,
     crop_or_pad,
     decode_audio,
     decode_image,
@@ -151,17 +150,6 @@ def test_normalize_crop_and_pad() -> None:
     np.testing.assert_array_equal(piece, sound[:5])
     ramp = np.arange(8, dtype=np.float32)
     assert {crop_or_pad(ramp, 5, RNG)[0][0] for _ in range(200)} == {0, 1, 2, 3}
-
-
-def test_conv_frames_of_wav2vec2() -> None:
-    kernels, strides = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
-    assert conv_frames(16_000, kernels, strides) == 49
-    assert conv_frames(400, kernels, strides) == 1 and conv_frames(399, kernels, strides) == 0
-    for samples in (400, 1234, 32_000):
-        frames = samples
-        for kernel, stride in zip(kernels, strides, strict=True):
-            frames = len(np.convolve(np.ones(frames), np.ones(kernel), "valid")[::stride])
-        assert conv_frames(samples, kernels, strides) == frames
 
 
 def expected_coverage(valid: int, spans: int, length: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unimodal.data import ByteEncoder, fit_length, fixed_windows, mask_tokens, pack, random_window, text_windows
+from unimodal.data import ByteEncoder, fit_length, mask_tokens, pack, random_window, text_windows
 from unimodal.errors import UsageError
 
 ENCODER = ByteEncoder()
@@ -49,7 +49,6 @@ def test_windows() -> None:
     ids = np.arange(10, 20, dtype=np.int32)
     assert fit_length(ids, 3).tolist() == [10, 11, 12]
     assert fit_length(ids[:2], 4).tolist() == [10, 11, 0, 0]
-    assert fixed_windows(ids, 4).tolist() == [[10, 11, 12, 13], [14, 15, 16, 17], [18, 19, 0, 0]]
     rng = np.random.default_rng(0)
     starts = {int(random_window(ids, 4, rng)[0]) for _ in range(300)}
     assert starts == set(range(10, 17))  # every start that fits, and no other

@@ -83,7 +83,7 @@ def test_frames_are_what_the_convolutions_make():
     want = [frames_slowly(config, n) for n in lengths]
     assert [config.frames(n) for n in lengths] == want
     np.testing.assert_array_equal(config.frames(jnp.asarray(lengths, jnp.int32)), want)
-    assert audio.Config().frames(16_000) == 49  # the paper's 49 Hz
+    assert [audio.Config().frames(n) for n in (16_000, 400, 399)] == [49, 1, 0]  # the paper's 49 Hz
     shapes = jax.eval_shape(lambda: audio.Tokenizer(config, 8, rngs=nnx.Rngs(0)))
     for samples in (30, 31, 149, 150):
         features = jax.eval_shape(lambda t, x: t.features(x), shapes, jax.ShapeDtypeStruct((1, samples), jnp.float32))

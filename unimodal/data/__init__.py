@@ -20,7 +20,7 @@ The usual path: `open_source` → `cached` (decode once) → `Dataset(source, tr
 can mend raises `unimodal.errors.UsageError` with one line.
 """
 
-from unimodal.data.audio import conv_frames, crop_or_pad, decode_audio, normalize, resample, span_mask
+from unimodal.data.audio import crop_or_pad, decode_audio, normalize, resample, span_mask
 from unimodal.data.encoders import NO_ID, Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.image import (
     Augmentation,
@@ -69,7 +69,6 @@ from unimodal.data.text import (
     ByteEncoder,
     all_ids,
     fit_length,
-    fixed_windows,
     mask_tokens,
     random_window,
     text_of,
@@ -99,7 +98,6 @@ __all__ = [
     "check_example",
     "collect_alphabet",
     "color_jitter",
-    "conv_frames",
     "crop_or_pad",
     "decode_audio",
     "decode_image",
@@ -110,7 +108,6 @@ __all__ = [
     "fake_batches",
     "first",
     "fit_length",
-    "fixed_windows",
     "ids_spec",
     "kaldi_log_mel",
     "log_mel",

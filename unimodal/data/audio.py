@@ -6,7 +6,6 @@ import functools
 import io
 import logging
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import soundfile
@@ -74,14 +73,6 @@ def crop_or_pad(samples: np.ndarray, length: int, rng: np.random.Generator | Non
     out = np.zeros(length, dtype=samples.dtype)
     out[: len(kept)] = kept
     return out, len(kept)
-
-
-def conv_frames(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Frames left of `samples` after unpadded convolutions: n -> floor((n - kernel) / stride) + 1, at least 0."""
-    frames = samples
-    for kernel, stride in zip(kernels, strides, strict=True):
-        frames = (frames - kernel) // stride + 1 if frames >= kernel else 0
-    return frames
 
 
 def span_mask(

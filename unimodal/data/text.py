@@ -94,12 +94,6 @@ def random_window(ids: np.ndarray, length: int, rng: np.random.Generator, *, pad
     return fit_length(ids[start : start + length], length, pad_id=pad_id)
 
 
-def fixed_windows(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
-    """All of `ids` as non-overlapping windows `[N, length]` int32, N = ceil(len / length); the last one is padded."""
-    count = -(-len(ids) // length)
-    return fit_length(ids, count * length, pad_id=pad_id).reshape(count, length)
-
-
 def mask_tokens(
     ids: np.ndarray,
     rng: np.random.Generator,
