@@ -162,7 +162,7 @@ def run_pod(arguments: list[str]) -> int:
     )
 
 
-# ---- how a command line becomes all that ------------------------------------------------------------------------------
+# ---- how a command line becomes all that ---------------------------------------------------------------------------
 
 
 def task_class(kind: str) -> type[Any]:
@@ -184,7 +184,7 @@ def say(text: str) -> None:
 
 
 def initialise_processes(config: ConfigDict, workdir: Path) -> hosts.Lifeline | None:
-    """Join the other processes, where the environment says that there are any; let simulated devices wait for each other."""
+    """Join the other processes, where the environment says that there are any."""
     simulated = jax.config.values["jax_num_cpu_devices"]
     if simulated > (os.cpu_count() or 1):
         # XLA runs them on a thread per core, where each may block in a collective. With fewer threads than that it can

@@ -32,7 +32,8 @@ class AudioClassifier:
     record's list of [start, end, class] in milliseconds, around the middle of each of which a stretch is cut out; "":
     each record is one sound, whose class stands under `label`, by name or number. `classes`: their names ((): all of
     the training data). mean and deviation of the log-mel values, which become (x - mean) / (2·deviation). Training
-    moves a stretch by up to `shift` seconds, crops a sound that is too long at random, and blanks up to `blank` (bins, frames) of it (Park 2019).
+    moves a stretch by up to `shift` seconds, crops a sound that is too long at random, and blanks up to `blank` (bins,
+    frames) of it (Park 2019).
     """
 
     name: str = "audio_classifier"

@@ -106,7 +106,8 @@ class Wav2vec2:
         key: jax.Array | None = None,
         temperature: jax.Array | float = 1.0,
     ) -> dict[str, jax.Array]:
-        """convolved [B,T,C], context and target [B,T,size], codes and their probabilities [B,T,groups,codes], negatives [B,T,N]."""
+        """convolved [B,T,C], context and target [B,T,size], codes and their probabilities [B,T,groups,codes], negatives
+        [B,T,N]."""
         tokenizer, heads = model.tokenizers[self.tokenizer], model.heads[self.name]
         keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
         convolved = tokenizer.convolved(batch["audio"])

@@ -5,7 +5,8 @@
 | `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id |
 | `records`, `tfds`, `folder` | the readers behind `sources`; `write_array_record` |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
-| `encoders`, `vocabulary`, `subwords` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece; `train_encoder` makes one from a corpus |
+| `encoders`, `vocabulary`, `subwords` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
+| `train_encoder` | makes a vocabulary from a corpus |
 | `pairs` | one text or two as a row of ids; next-sentence rows |
 | `image` | bytes to uint8, augmentation with an explicit generator, uint8 to float |
 | `audio` | bytes to waveform at a rate, cropping, wav2vec 2.0's span masks |

@@ -57,7 +57,8 @@ class Start:
     def fill(self, parameters: Any) -> Any:
         """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards.
 
-        One at a time: the array that was in its place is deleted. Raises UsageError for two tensors that should be equal but are not, or a file that is gone.
+        One at a time: the array that was in its place is deleted. Raises UsageError for two tensors that should be
+        equal but are not, or a file that is gone.
         """
         check_tied(self.matched, self.source)
         found, structure = jax.tree_util.tree_flatten_with_path(parameters)

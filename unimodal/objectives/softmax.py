@@ -110,8 +110,8 @@ def chunked_cross_entropy(
 
     The chunks run along T, not along flattened B·T, so that a batch sharded over devices stays where it is; and a chunk
     is every so-manieth position, not a stretch of neighbours, so that where T is sharded too every device has its share
-    of each. Logits are recomputed in the backward pass. The product is taken in the hidden's dtype and summed in float32; the table's
-    gradient is summed over chunks in float32 whatever the table's dtype.
+    of each. Logits are recomputed in the backward pass. The product is taken in the hidden's dtype and summed in
+    float32; the table's gradient is summed over chunks in float32 whatever the table's dtype.
 
     Args:
         hidden_BTD: hidden states, any float dtype.

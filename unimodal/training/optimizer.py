@@ -19,9 +19,9 @@ from unimodal.sharding import path_name
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW (Loshchilov 2019): peak learning_rate after `warmup` steps, held for `hold` steps, then decay ("cosine" or
-    "linear") to `final` times it; global-norm `clip` (0: none); weight_decay on matrices only; `accumulate` micro-batches per step. freeze: dotted names of parts
-    of the model that stay as they start, as "tokenizers.audio.convolutions", or for so many steps only:
-    "backbones.audio=1000"."""
+    "linear") to `final` times it; global-norm `clip` (0: none); weight_decay on matrices only; `accumulate` micro-batches
+    per step. freeze: dotted names of parts of the model that stay as they start, as "tokenizers.audio.convolutions", or
+    for so many steps only: "backbones.audio=1000"."""
 
     learning_rate: float = 1e-3
     warmup: int = 100
