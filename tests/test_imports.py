@@ -25,9 +25,10 @@ ALLOWED: dict[str, str] = {
     "unimodal.layers": "",
     "unimodal.sharding": "errors",
     "unimodal.configuration": "errors",
-    "unimodal.hosts": "errors",
+    "unimodal.storage": "errors",
+    "unimodal.hosts": "storage errors",
     "unimodal.chips": "",
-    "unimodal.pods": "hosts.peer configuration errors",
+    "unimodal.pods": "hosts.peer plan.topology chips configuration errors",
     "unimodal.data": "errors",
     "unimodal.evaluation.baselines": "",
     "unimodal.evaluation.retrieval": "",
@@ -46,9 +47,9 @@ ALLOWED: dict[str, str] = {
     "unimodal.generate": "backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone errors",
     "unimodal.task": "model data.pipeline evaluation.samples",
-    "unimodal.training": "task sharding tokens data.pipeline errors",
+    "unimodal.training": "task sharding tokens data.pipeline storage errors",
     "unimodal.evaluation.run": "task sharding",
-    "unimodal.evaluation.report": "evaluation.samples training.metrics",
+    "unimodal.evaluation.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding errors",
     "unimodal.plan": "chips experiment training.loop model backbone tokens visibility task sharding configuration errors",
@@ -56,7 +57,8 @@ ALLOWED: dict[str, str] = {
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "launch": "plan experiment hosts pods chips training evaluation.run evaluation.report evaluation.samples configuration sharding errors",
+    "launch": "plan experiment hosts pods chips training evaluation.run evaluation.report evaluation.samples configuration sharding "
+    "storage errors",
 }
 # Third parties that a room must do without.
 FORBIDDEN: dict[str, tuple[str, ...]] = {

@@ -7,13 +7,13 @@ itself is `report.html.jinja`. Nothing on the page comes from a network, and eve
 import base64
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -27,6 +27,7 @@ from unimodal.evaluation.samples import (
     encode_png,
     encode_wav,
 )
+from unimodal.storage import write_whole
 from unimodal.training.metrics import verdict
 
 Curve = Sequence[tuple[int, float]]
@@ -45,7 +46,7 @@ _HEAT_COLOUR = (43, 108, 196)  # the accent, of a tone that reads on white and o
 
 
 def write_report(
-    path: str | os.PathLike[str],
+    path: epath.PathLike,
     *,
     title: str,
     subtitle: str = "",
@@ -58,7 +59,7 @@ def write_report(
     total_parameters: int = 0,
     config_text: str = "",
     run: Mapping[str, Any] | None = None,
-) -> Path:
+) -> epath.Path:
     """Write the page to `path`, replacing it in one piece; returns the path.
 
     Args:
@@ -91,11 +92,8 @@ def write_report(
     }
     template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     page = _environment().from_string(template).render(context)
-    path = Path(path)
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(page, encoding="utf-8")
-    os.replace(fresh, path)
-    return path
+    write_whole(path, page)
+    return epath.Path(path)
 
 
 def _environment() -> Environment:
