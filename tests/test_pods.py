@@ -149,6 +149,18 @@ def test_all_slices_are_followed_and_the_worst_end_counts(tools: Tools, capfd: p
     assert "[demo-0] step 1\n" in told.out + told.err and "[demo-1] Traceback\n" in told.out + told.err
 
 
+def test_slices_begin_together_and_a_preemption_while_they_are_prepared_is_one(tools: Tools) -> None:
+    """Processes wait for each other for less than a minute, and one ssh to a large slice takes part of that."""
+    tools.answer(
+        ("describe", 0, "ACTIVE", 1), ("demo-1.*pip install", 255, "", 1), ("describe", 0, "PREEMPTED", 1), ACTIVE
+    )
+    assert pod(*TPU, "--slices=2", "--spot", *RUN) == 0
+    found = verbs(tools.calls())
+    first = ["create", "describe", "scp", "scp", "prepare", "prepare", "describe", "delete"]
+    assert found[: len(first)] == first
+    assert found[len(first) :][-4:] == ["start", "start", "follow", "follow"]
+
+
 def test_to_leave_a_log_ends_nothing(
     tools: Tools, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

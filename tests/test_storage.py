@@ -1,15 +1,15 @@
-"""A workdir in a bucket: the same run as in a folder, through the real clients, against an emulator of Cloud Storage.
+"""A workdir in a bucket: the same run as in a folder, through the real clients, against a stand-in for Cloud Storage.
 
-The emulator's test needs `pip install gcsfs gcp-storage-emulator`, and is left out without: Google's clients would add seconds to
-the start of every process of the other tests.
+That test needs `pip install gcsfs` and is left out without: Google's clients would add seconds to the start of every process of the
+other tests.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_bucket
 import pytest
 import tiny
 from etils import epath
@@ -64,17 +64,13 @@ def test_a_mirror_that_cannot_copy_says_so_once(tmp_path: Path, capsys: pytest.C
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[epath.Path]:
-    """gs://bucket of an emulator in this process. The clients read its address once."""
+    """gs://bucket, on this machine. The clients read its address once."""
     pytest.importorskip("gcsfs")
-    emulator = pytest.importorskip("gcp_storage_emulator.server")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
-        monkeypatch.setenv(name, f"http://localhost:{port}")
-    monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # looks for credentials that there are not
-    with emulator.create_server("localhost", port, in_memory=True, default_bucket="bucket"):
+    with fake_bucket.serve() as address:
+        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+            monkeypatch.setenv(name, address)
+        monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+        monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # looks for credentials that there are not
         yield storage.folder("gs://bucket/runs")
 
 
@@ -94,5 +90,5 @@ def test_a_run_in_a_bucket_is_a_run_in_a_folder(bucket: epath.Path, tmp_path: Pa
     assert resumed.losses("vit") == here.losses("vit")
     assert Checkpoints(there, create=False).latest_step() == 4
     assert {path.name for path in there.iterdir()} == {path.name for path in tmp_path.iterdir()} | {"config.json"}
-    with pytest.raises(UsageError, match="cannot write in workdir gs://other/runs: "):
+    with pytest.raises(UsageError, match="cannot write in workdir gs://other/runs: there is no such bucket"):
         claim_workdir(storage.folder("gs://other/runs"), config)

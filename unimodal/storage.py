@@ -105,4 +105,6 @@ class Mirror:
 def one_line(error: BaseException, most: int = 300) -> str:
     """What a storage client says, without its line breaks."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not error.strerror:  # gcsfs gives a long address for a reason
+        reason = "there is no such bucket"
     return " ".join(str(reason).split())[:most]

@@ -139,7 +139,9 @@ def _placement(pod: Pod) -> dict[str, str]:
 
 
 def _container(pod: Pod, program: Sequence[str], platform: str) -> dict[str, Any]:
-    variables = [{"name": name, "value": value} for name, value in environment(platform).items()]
+    # The first pods may wait for others whose nodes still pull the image.
+    given = environment(platform) | {"UNIMODAL_PATIENCE": "300"}
+    variables = [{"name": name, "value": value} for name, value in given.items()]
     container: dict[str, Any] = {"name": "run", "image": pod.image, "workingDir": "/unimodal"}
     if pod.topology is not None:
         one = tpu_slice(pod.topology)

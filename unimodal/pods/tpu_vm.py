@@ -9,6 +9,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from unimodal.errors import UsageError
@@ -50,7 +51,10 @@ def dry_run(pod: Pod, program: Sequence[str]) -> str:
         *(_start(pod, node, program) for node in _nodes(pod)),
         *_follow(pod).values(),
     ]
-    return "\n".join(spell(step) for step in steps)
+    at_once = ["# of several slices, those lines that differ in the slice alone run at the same time"] * (
+        pod.slices > 1
+    )
+    return "\n".join([*at_once, *(spell(step) for step in steps)])
 
 
 def launch(pod: Pod, program: Sequence[str], root: Path) -> int:
@@ -71,8 +75,7 @@ def launch(pod: Pod, program: Sequence[str], root: Path) -> int:
         if not _await_active(pod):
             state = "was taken away while it was being made"
         else:
-            _bring_code(pod, program, root)
-            code = _run_once(pod, program)
+            code = _bring_code(pod, program, root) or _run_once(pod, program)
             if code in (0, EXIT_USAGE):
                 return code
             state = _now(pod)
@@ -130,24 +133,27 @@ def _check(pod: Pod, program: Sequence[str]) -> None:
         check_workdir(pod, program, "the TPU machines' own disks, which they do not share and which go with them")
 
 
-def _bring_code(pod: Pod, program: Sequence[str], root: Path) -> None:
+def _bring_code(pod: Pod, program: Sequence[str], root: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         archive = str(Path(folder) / _archive(pod))
         must(_pack(root, archive), ())
-        for node in _nodes(pod):
-            must(_copy(pod, node, archive), SSH_REASONS)
-    for node in _nodes(pod):
-        must(_prepare(pod, node, program), SSH_REASONS)
+        code = _everywhere([_copy(pod, node, archive) for node in _nodes(pod)])
+    return code or _everywhere([_prepare(pod, node, program) for node in _nodes(pod)])
+
+
+def _everywhere(steps: Sequence[Step]) -> int:
+    """All at the same time, for the processes of one slice wait for those of the others. UNREACHABLE if one was, else 0."""
+    with ThreadPoolExecutor(len(steps)) as pool:
+        outcomes = list(pool.map(run, steps))
+    for step, outcome in zip(steps, outcomes, strict=True):
+        if outcome.code not in (0, UNREACHABLE):
+            raise UsageError(explain(step, outcome, SSH_REASONS))
+    return max(outcome.code for outcome in outcomes)
 
 
 def _run_once(pod: Pod, program: Sequence[str]) -> int:
-    for node in _nodes(pod):
-        step = _start(pod, node, program)
-        outcome = run(step)
-        if outcome.code == UNREACHABLE:
-            return UNREACHABLE
-        if outcome.code:
-            raise UsageError(explain(step, outcome, SSH_REASONS))
+    if code := _everywhere([_start(pod, node, program) for node in _nodes(pod)]):
+        return code
     for last in ("+1", "20", "20"):  # a connection may be lost while the run goes on
         code = _worst(follow(_follow(pod, last)))
         if code != UNREACHABLE:
@@ -254,7 +260,7 @@ def _start(pod: Pod, node: str, program: Sequence[str]) -> Step:
 def _follow(pod: Pod, last: str = "+1") -> dict[str, Step]:
     # The first host of a slice speaks for all: when any process ends, the guard ends the others with the same kind of code.
     command = f"cd unimodal && tail -n {last} --pid=$(cat run.pid) -F run.log; exit $(cat run.exit)"
-    note = "its output until it ends, and its exit code" + (", of all slices at once" if pod.slices > 1 else "")
+    note = "its output until it ends, and its exit code"
     return {node: _ssh(pod, node, command, note, worker="0") for node in _nodes(pod)}
 
 
