@@ -125,7 +125,8 @@ def test_all_must_write_and_see_the_same_workdir(
     assert len(said) == 1 and said[0].startswith("warning: ") and "GB left in" in said[0]
     found = everywhere(3, lambda p: doctor.check_shared(three.lines[p], own[p], said.append))
     assert {type(error) for error in found} == {UsageError}
-    assert all("cannot see in" in str(e) and "one folder that all hosts share" in str(e) for e in found)
+    assert {str(error).split(" cannot see in")[0] for error in found} == {three.lines[0].name(2)}
+    assert all("what the others wrote: it must be one folder that all hosts share" in str(e) for e in found)
     assert not list(tmp_path.glob("**/.doctor*"))
 
 

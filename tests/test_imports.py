@@ -51,7 +51,8 @@ ALLOWED: dict[str, str] = {
     "unimodal.evaluation.run": "task sharding",
     "unimodal.evaluation.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
-    "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding errors",
+    "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding storage "
+    "errors",
     "unimodal.plan": "chips experiment training.loop model backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "

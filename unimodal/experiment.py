@@ -19,6 +19,7 @@ from unimodal.evaluation.run import Evaluator
 from unimodal.interop.start import Start, start_from
 from unimodal.model import Model, assemble, tokenizer_module
 from unimodal.sharding import make_mesh, shardings
+from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
@@ -98,6 +99,7 @@ class Experiment:
     def start(self) -> Start | WorkdirStart:
         """What the model takes from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
         assert self.init_from is not None
+        require_backend(self.init_from)
         if is_workdir(self.init_from):
             return start_from_workdir(self.init_from, nnx.state(self.model, nnx.Param), skip=self.init_skip)
         return start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)

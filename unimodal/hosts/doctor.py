@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,11 +145,13 @@ def _ask_of_workdir(body: Examination, workdir: epath.Path, serious: list[str] |
     def shared(everyone: Sequence[Facts]) -> tuple[str, str | None]:
         if len(body.complaints) > before:  # who could not write there has been named already
             return "not asked", None
-        bad = [body.names[p] for p, f in enumerate(everyone) if set(range(len(everyone))) - set(f["seen"])]
-        return "all see what the others write", (
-            f"{listed(bad)} cannot see in {workdir} what the others wrote: it must be one folder that all hosts share"
-            if bad and len(everyone) > 1
-            else None
+        views = [tuple(facts["seen"]) for facts in everyone]
+        if all(len(set(view)) >= len(everyone) for view in views):
+            return "all see what the others write", None
+        usual, count = Counter(views).most_common(1)[0]
+        odd = [body.names[p] for p, view in enumerate(views) if view != usual] if count > 1 else body.names
+        return "", (
+            f"{listed(odd)} cannot see in {workdir} what the others wrote: it must be one folder that all hosts share"
         )
 
     body.ask("shared", {"seen": seen}, shared)
