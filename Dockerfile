@@ -1,6 +1,6 @@
-# docker build --build-arg EXTRA=tpu --tag REGISTRY/unimodal:1 .      EXTRA: tpu, cuda, or interop for a CPU
+# docker build --build-arg EXTRA=tpu,gs --tag REGISTRY/unimodal:1 .      EXTRA: tpu or cuda, and gs for buckets; gs alone for a CPU
 FROM python:3.11-slim
-ARG EXTRA=tpu
+ARG EXTRA=tpu,gs
 WORKDIR /unimodal
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY unimodal unimodal

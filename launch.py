@@ -23,14 +23,16 @@ from typing import Any
 
 import jax
 from absl import flags, logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from unimodal import hosts
 from unimodal.chips import peak_flops
-from unimodal.configuration import nearest
+from unimodal.configuration import nearest, typed
 from unimodal.errors import UsageError
-from unimodal.experiment import Experiment, build, describe
+from unimodal.experiment import Experiment, MeshConfig, build, describe
 from unimodal.results import finish
+from unimodal.storage import folder, require_backend
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, has_checkpoint
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
@@ -40,7 +42,7 @@ NO_WORKDIR = ("plan", "doctor")
 TASKS = Path(__file__).parent / "tasks"
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:argument")
-WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and results go")
+WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and results go: a folder, or gs://BUCKET/…")
 FAKE_DATA = flags.DEFINE_bool("fake_data", False, "train on random batches of the right shapes; evaluate nothing")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and stop")
 STEP = flags.DEFINE_integer("step", None, "eval: the checkpoint's step (default: the latest)")
@@ -68,8 +70,11 @@ def main(arguments: list[str]) -> int:
         if arguments[1:2] == ["pod"]:
             return run_pod(arguments)
         command, config, workdir = parse(arguments)
+        require_backend(workdir)
         commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
         with hosts.as_one(initialise_processes(config, workdir)) as lifeline:
+            if lifeline is not None and command in ("train", "eval") and not DRY_RUN.value:
+                hosts.check_shared(lifeline, workdir, say)
             code = commands[command](config, workdir, lifeline)
     except (UsageError, hosts.LostError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -77,7 +82,7 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def run_train(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None) -> int:
+def run_train(config: ConfigDict, workdir: epath.Path, lifeline: hosts.Lifeline | None) -> int:
     plain, fake_data = as_plain(config), FAKE_DATA.value
     experiment = build(plain, task_class, fake_data=fake_data)
     if experiment.init_from is not None and not has_checkpoint(workdir):  # else the run goes on with its own
@@ -124,7 +129,7 @@ def cost(experiment: Experiment) -> Cost:
     return Cost({task.name: model_flops(experiment, [task.name]) for task in experiment.tasks}, peak)
 
 
-def run_eval(config: ConfigDict, workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
+def run_eval(config: ConfigDict, workdir: epath.Path, _lifeline: hosts.Lifeline | None) -> int:
     plain = as_plain(config)
     experiment = build(plain, task_class)
     if not (workdir / "config.json").exists():
@@ -138,14 +143,14 @@ def run_eval(config: ConfigDict, workdir: Path, _lifeline: hosts.Lifeline | None
     return 0
 
 
-def run_doctor(config: ConfigDict, workdir: Path, lifeline: hosts.Lifeline | None) -> int:
+def run_doctor(config: ConfigDict, workdir: epath.Path, lifeline: hosts.Lifeline | None) -> int:
     from unimodal.hosts.doctor import examine
 
     examine(lifeline, Path(__file__).parent, as_plain(config), workdir if WORKDIR.value else None, say)
     return 0
 
 
-def run_plan(config: ConfigDict, _workdir: Path, _lifeline: hosts.Lifeline | None) -> int:
+def run_plan(config: ConfigDict, _workdir: epath.Path, _lifeline: hosts.Lifeline | None) -> int:
     from unimodal import plan  # only here: it may choose JAX's platform, and nobody else needs it
 
     path = None if JSON.value is None else Path(JSON.value)
@@ -155,11 +160,16 @@ def run_plan(config: ConfigDict, _workdir: Path, _lifeline: hosts.Lifeline | Non
 
 def run_pod(arguments: list[str]) -> int:
     """Hand a run over to a platform's own tool."""
+    from unimodal.plan.meshes import check_mesh
     from unimodal.pods.command import launch_pod
 
-    return launch_pod(
-        arguments[2:], lambda command, flags: parse([arguments[0], command, *flags]), Path(__file__).parent
-    )
+    def check(command: str, given: list[str], devices: int) -> None:
+        config = as_plain(parse([arguments[0], command, *given])[1])
+        if config:  # on a device of this machine: nothing is made
+            single = build({**config, "mesh": dict(data=1)}, task_class)
+            check_mesh(single, vars(typed(MeshConfig, config.get("mesh", {}), "mesh")), devices)
+
+    return launch_pod(arguments[2:], check, Path(__file__).parent)
 
 
 # ---- how a command line becomes all that ---------------------------------------------------------------------------
@@ -183,7 +193,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def initialise_processes(config: ConfigDict, workdir: Path) -> hosts.Lifeline | None:
+def initialise_processes(config: ConfigDict, workdir: epath.Path) -> hosts.Lifeline | None:
     """Join the other processes, where the environment says that there are any."""
     simulated = jax.config.values["jax_num_cpu_devices"]
     if simulated > (os.cpu_count() or 1):
@@ -193,7 +203,7 @@ def initialise_processes(config: ConfigDict, workdir: Path) -> hosts.Lifeline | 
     return hosts.join(Path(__file__).parent, as_plain(config), str(workdir))
 
 
-def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
+def parse(arguments: list[str]) -> tuple[str, ConfigDict, epath.Path]:
     """Command, config and workdir from the command line. Raises UsageError."""
     usage = f"usage: python launch.py {'|'.join(COMMANDS)} --config=configs/NAME.py --workdir=DIR"
     if len(arguments) < 2 or arguments[1].startswith("-"):
@@ -214,7 +224,7 @@ def parse(arguments: list[str]) -> tuple[str, ConfigDict, Path]:
         raise UsageError(f"--config must name a file with get_config(); {usage}")
     if WORKDIR.value is None and not DRY_RUN.value and command not in NO_WORKDIR:
         raise UsageError(f"--workdir is missing; {usage}")
-    return command, config, Path(WORKDIR.value or ".")
+    return command, config, folder(WORKDIR.value or ".")
 
 
 def read_flags(arguments: list[str]) -> tuple[Any, list[str]]:

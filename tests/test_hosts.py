@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from unimodal.errors import UsageError
-from unimodal.hosts import lifeline
+from unimodal.hosts import doctor, lifeline, roll
 from unimodal.hosts.facts import code_hash, difference, run_facts
 from unimodal.hosts.join import find_place
 from unimodal.hosts.lifeline import Lifeline
@@ -101,7 +102,8 @@ def test_who_does_not_answer_is_named(three: Run) -> None:
     assert all("process 2" in str(error) and "did not answer" in str(error) for error in found)
 
 
-def test_who_does_not_come_is_named() -> None:
+def test_who_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(roll, "WORD_SECONDS", 0.3)
     port = free_port()
     began = time.monotonic()
     found = everywhere(2, lambda p: call_the_roll(p, 3, "127.0.0.1:1", port, 2.0))
@@ -109,6 +111,30 @@ def test_who_does_not_come_is_named() -> None:
     for error in found:
         assert isinstance(error, LostError)
         assert "process 2 of 3 did not come within 2 s" in str(error)
+    assert "waiting for process 2 of 3\n" in capsys.readouterr().err
+
+
+def test_all_must_write_and_see_the_same_workdir(
+    three: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "SHARED_SECONDS", 0.2)
+    monkeypatch.setattr(doctor, "DISK_BYTES", math.inf)
+    said: list[str] = []
+    own = [tmp_path / name for name in ("shared", "shared", "alone")]
+    assert everywhere(3, lambda p: doctor.check_shared(three.lines[p], tmp_path, said.append)) == [None] * 3
+    assert len(said) == 1 and said[0].startswith("warning: ") and "GB left in" in said[0]
+    found = everywhere(3, lambda p: doctor.check_shared(three.lines[p], own[p], said.append))
+    assert {type(error) for error in found} == {UsageError}
+    assert {str(error).split(" cannot see in")[0] for error in found} == {three.lines[0].name(2)}
+    assert all("what the others wrote: it must be one folder that all hosts share" in str(e) for e in found)
+    assert not list(tmp_path.glob("**/.doctor*"))
+
+
+def test_who_cannot_write_in_the_workdir_is_named(three: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = [tmp_path, tmp_path / "file", tmp_path]
+    found = everywhere(3, lambda p: doctor.check_shared(three.lines[p], places[p], lambda _: None))
+    assert all("process 1 (" in str(error) and "cannot write in" in str(error) for error in found), found
 
 
 def test_without_process_0_the_others_say_so() -> None:

@@ -25,9 +25,10 @@ ALLOWED: dict[str, str] = {
     "unimodal.layers": "",
     "unimodal.sharding": "errors",
     "unimodal.configuration": "errors",
-    "unimodal.hosts": "errors",
+    "unimodal.storage": "errors",
+    "unimodal.hosts": "storage errors",
     "unimodal.chips": "",
-    "unimodal.pods": "hosts.peer configuration errors",
+    "unimodal.pods": "hosts.peer plan.topology chips configuration errors",
     "unimodal.data": "errors",
     "unimodal.evaluation.baselines": "",
     "unimodal.evaluation.retrieval": "",
@@ -46,19 +47,20 @@ ALLOWED: dict[str, str] = {
     "unimodal.generate": "backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone errors",
     "unimodal.task": "model data.pipeline evaluation.samples",
-    "unimodal.training": "task sharding tokens data.pipeline errors",
+    "unimodal.training": "task sharding tokens data.pipeline storage errors",
     "unimodal.evaluation.run": "task sharding",
     "unimodal.evaluation.views": "evaluation.samples",
-    "unimodal.evaluation.report": "evaluation.views evaluation.samples training.metrics",
+    "unimodal.evaluation.report": "evaluation.views evaluation.samples training.metrics storage",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
-    "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding errors",
-    "unimodal.results": "experiment evaluation.report evaluation.run evaluation.samples training sharding errors",
+    "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding storage "
+    "errors",
+    "unimodal.results": "experiment evaluation.report evaluation.run evaluation.samples training sharding storage errors",
     "unimodal.plan": "chips experiment training.loop model backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "launch": "plan results experiment hosts pods chips training configuration errors",
+    "launch": "plan results experiment hosts pods chips training configuration storage errors",
 }
 # Third parties that a room must do without.
 FORBIDDEN: dict[str, tuple[str, ...]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,39 +20,44 @@ from unimodal.errors import UsageError
 from unimodal.pods import gke, sky, tpu_vm
 from unimodal.pods.command import launch_pod
 from unimodal.pods.description import Pod, split_flags, tpu_slice
-from unimodal.pods.environment import SETTINGS, environment
+from unimodal.pods.environment import PYTHON, SETTINGS, environment
 
 SNAPSHOTS = tiny.ROOT / "tests" / "reference" / "pods"
-RUN = ("--config=configs/demo.py", "--workdir=runs/demo")
+RUN = ("--config=configs/demo.py", "--workdir=gs://bucket/runs/demo")
+HERE = ("--config=configs/demo.py", "--workdir=runs/demo")
 TPU = ("--platform=tpu-vm", "--topology=v5e:4x4", "--zone=us-west4-a", "--project=my-project", "--name=demo")
 GKE = ("--platform=gke", "--topology=v5e:4x4", "--image=registry.example/unimodal:1", "--name=demo")
 SLURM = ("--platform=slurm", "--accelerator=H100:8", "--processes=2", "--name=demo")
 SKY = ("--platform=sky", "--accelerator=H100:8", "--processes=2", "--name=demo")
+GPUS = ("--platform=gke", "--accelerator=nvidia-h100-80gb:8", "--image=u:1", "--processes=4")
+SKY_TPU = ("--platform=sky", "--topology=v6e:4x4", "--spot", "--zone=us-east5-b")
+MOUNTED = ("--config=configs/demo.py", "--workdir=/runs/demo")
 DRY: dict[str, tuple[str, ...]] = {
-    "local": ("--platform=local", "--processes=2", "--devices=2", *RUN),
-    "local_gpus": ("--platform=local", "--processes=2", "--devices=0", *RUN),
+    "local": ("--platform=local", "--processes=2", "--devices=2", *HERE),
+    "local_gpus": ("--platform=local", "--processes=2", "--devices=0", *HERE),
     "tpu_vm": (*TPU, *RUN),
-    "tpu_vm_multislice": (*TPU, "--slices=2", "--spot", "--setup=sudo mount.nfs server:/runs runs", *RUN),
-    "tpu_vm_reuse": (*TPU, "--reuse", *RUN),
+    "tpu_vm_multislice": (*TPU, "--slices=2", "--spot", "--setup=sudo mount.nfs server:/runs runs", *HERE),
+    "tpu_vm_reuse": (*TPU, "--reuse", *HERE),
     "tpu_vm_logs": (*TPU, "--action=logs"),
+    "tpu_vm_multislice_logs": (*TPU, "--slices=2", "--action=logs"),
     "tpu_vm_delete": (*TPU, "--action=delete"),
     "gke": (*GKE, *RUN),
-    "gke_multislice": (*GKE, "--slices=4", "--spot", "--restarts=3", *RUN),
-    "gke_gpus": ("--platform=gke", "--accelerator=nvidia-h100-80gb:8", "--image=u:1", "--processes=4", *RUN),
+    "gke_multislice": (*GKE, "--slices=4", "--spot", "--restarts=3", "--volume=runs-claim:/runs", *MOUNTED),
+    "gke_gpus": (*GPUS, "--volume=gs://bucket:/runs", *MOUNTED),
     "gke_logs": (*GKE, "--action=logs"),
     "gke_delete": (*GKE, "--action=delete"),
-    "slurm": (*SLURM, "--partition=gpu", "--account=vision", *RUN),
+    "slurm": (*SLURM, "--partition=gpu", "--account=vision", *HERE),
     "slurm_doctor": (*SLURM, "--command=doctor", "--time=00:10:00"),
     "slurm_logs": (*SLURM, "--action=logs"),
     "slurm_delete": (*SLURM, "--action=delete"),
     "sky": (*SKY, *RUN),
-    "sky_spot_tpu": ("--platform=sky", "--topology=v6e:4x4", "--spot", "--zone=us-east5-b", *RUN),
+    "sky_spot_tpu": (*SKY_TPU, "--volume=gs://bucket:/runs", *MOUNTED),
     "sky_logs": (*SKY, "--action=logs"),
     "sky_delete": (*SKY, "--spot", "--action=delete"),
 }
 
 
-def accept(_command: str, _flags: list[str]) -> None:
+def accept(_command: str, _flags: list[str], _devices: int) -> None:
     """Every flag is right for the run."""
 
 
@@ -133,7 +139,44 @@ def test_a_tpu_run_from_the_queue_to_its_end(tools: Tools) -> None:
     assert pod(*TPU, *RUN) == 0
     waited = ["create", "describe", "describe", "describe"]
     assert verbs(tools.calls()) == [*waited, "scp", "prepare", "start", "follow"]
-    assert "python launch.py train --config=configs/demo.py --workdir=runs/demo" in tools.calls()[-2]
+    assert "python launch.py train --config=configs/demo.py --workdir=gs://bucket/runs/demo" in tools.calls()[-2]
+
+
+def test_all_slices_are_followed_and_the_worst_end_counts(tools: Tools, capfd: pytest.CaptureFixture[str]) -> None:
+    tools.answer(ACTIVE, ("demo-0.*tail -n", 76, "step 1"), ("demo-1.*tail -n", 1, "Traceback"))
+    assert pod(*TPU, "--slices=2", *RUN) == 1
+    told = capfd.readouterr()
+    assert "[demo-0] step 1\n" in told.out + told.err and "[demo-1] Traceback\n" in told.out + told.err
+
+
+def test_slices_begin_together_and_a_preemption_while_they_are_prepared_is_one(tools: Tools) -> None:
+    """Processes wait for each other for less than a minute, and one ssh to a large slice takes part of that."""
+    tools.answer(
+        ("describe", 0, "ACTIVE", 1), ("demo-1.*pip install", 255, "", 1), ("describe", 0, "PREEMPTED", 1), ACTIVE
+    )
+    assert pod(*TPU, "--slices=2", "--spot", *RUN) == 0
+    found = verbs(tools.calls())
+    first = ["create", "describe", "scp", "scp", "prepare", "prepare", "describe", "delete"]
+    assert found[: len(first)] == first
+    assert found[len(first) :][-4:] == ["start", "start", "follow", "follow"]
+
+
+def test_to_leave_a_log_ends_nothing(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tpu_vm, "follow", interrupt)
+    assert pod(*TPU, "--action=logs") == 130
+    assert "nothing of demo was stopped; --action=logs follows it" in capsys.readouterr().err
+
+
+def test_what_gcloud_says_beside_its_answer_does_no_harm(tools: Tools) -> None:
+    """It tells of updates and defaults on standard error."""
+    tools.answer(ACTIVE)
+    (tools.folder / "stderr.txt").write_text("Updates are available for some Google Cloud CLI components.\n")
+    assert pod(*TPU, *RUN) == 0
 
 
 def test_a_preempted_tpu_is_asked_for_again(tools: Tools) -> None:
@@ -265,7 +308,7 @@ def test_the_others_are_handed_over(tools: Tools, capsys: pytest.CaptureFixture[
     tools.answer(("sbatch", 0, "4711;cluster"))
     for arguments in (GKE, SLURM, SKY):
         assert pod(*arguments, *RUN) == 0
-    assert [call.split()[0] for call in tools.calls()] == ["kubectl", "squeue", "sbatch", "sky"]
+    assert [call.split()[0] for call in tools.calls()] == ["kubectl", "squeue", "sbatch", "sky", "sky"]
     assert yaml.safe_load(tools.stdin("kubectl"))["kind"] == "JobSet"
     assert tools.stdin("sbatch").startswith("#!/bin/bash\n#SBATCH --job-name=demo\n")
     assert yaml.safe_load((tools.folder / "demo.sky.yaml").read_text())["num_nodes"] == 2
@@ -279,6 +322,15 @@ def test_a_slurm_name_in_use_is_one_line(tools: Tools) -> None:
     assert not any("sbatch" in call for call in tools.calls())
 
 
+@pytest.mark.parametrize("spot", [(), ("--spot",)])
+def test_a_sky_name_in_use_is_one_line(tools: Tools, spot: tuple[str, ...]) -> None:
+    tools.answer(("sky (status|jobs queue)", 0, "ID  NAME  RESOURCES  STATUS\n3   demo  2x(H100:8)  UP"))
+    with pytest.raises(UsageError, match="the name is in use: sky has a demo"):
+        pod(*SKY, *spot, *RUN)
+    tools.answer(("sky status", 1, "Cluster demo not found."))
+    assert pod(*SKY, *RUN) == 0
+
+
 def test_the_slurm_script_is_a_script(tmp_path: Path) -> None:
     from unimodal.pods import slurm
 
@@ -288,6 +340,8 @@ def test_the_slurm_script_is_a_script(tmp_path: Path) -> None:
 
 
 # --- manifests against their specification: required and allowed fields, with the type of each --------------------------
+# JobSet: api/jobset/v1alpha2/jobset_types.go of kubernetes-sigs/jobset (v1alpha2). Job, pod and container: Kubernetes'
+# batch/v1 and core/v1. benchmarks/manifests.py holds the same manifests against models generated from their schemas.
 def check(value: Any, shape: Any, where: str = "") -> None:
     """`shape`: a type; a list of one shape; {"field": shape} with a leading ? for what may be missing; a predicate."""
     if isinstance(shape, dict):
@@ -324,14 +378,20 @@ CONTAINER = {
     "env": [{"name": str, "value": str}],
     "ports": [{"containerPort": int}],
     "resources": {"limits": lambda v: all(isinstance(n, int) and n > 0 for n in v.values())},
-    "?volumeMounts": [{"name": str, "mountPath": str}],
+    "?volumeMounts": [{"name": str, "mountPath": lambda v: v.startswith("/")}],
+}
+VOLUME = {
+    "name": str,
+    "?emptyDir": {"medium": one_of("Memory")},
+    "?persistentVolumeClaim": {"claimName": str},
+    "?csi": {"driver": one_of("gcsfuse.csi.storage.gke.io"), "volumeAttributes": texts},
 }
 POD_SPEC = {
     "terminationGracePeriodSeconds": int,
     "restartPolicy": one_of("Never"),  # a pod failure policy allows no other
     "nodeSelector": texts,
     "containers": [CONTAINER],
-    "?volumes": [{"name": str, "emptyDir": {"medium": str}}],
+    "?volumes": [VOLUME],
 }
 RULE = {
     "action": one_of("FailJob", "Ignore", "Count", "FailIndex"),
@@ -345,18 +405,27 @@ JOB_SPEC = {
     "podFailurePolicy": {"rules": [RULE]},
     "template": {"metadata": {"annotations": texts}, "spec": POD_SPEC},
 }
-ACTIONS = one_of("FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts")
+ACTIONS = one_of(
+    "FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts", "RestartJob", "RestartJobAndIgnoreMaxRestarts"
+)
 REASON = one_of(
     "BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy"
 )
 JOB_SET = {
     "apiVersion": one_of("jobset.x-k8s.io/v1alpha2"),
     "kind": one_of("JobSet"),
-    "metadata": {"name": str},
+    # Of annotations, exclusive placement counts here and on a replicated job, and nowhere else.
+    "metadata": {"name": str, "annotations": lambda v: v.keys() <= {"alpha.jobset.sigs.k8s.io/exclusive-topology"}},
     "spec": {
         "failurePolicy": {
             "maxRestarts": int,
-            "rules": [{"name": str, "action": ACTIONS, "onJobFailureReasons": [REASON]}],
+            "rules": [
+                {
+                    "name": lambda v: re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", v),
+                    "action": ACTIONS,
+                    "onJobFailureReasons": [REASON],
+                }
+            ],
         },
         "network": {"enableDNSHostnames": bool, "publishNotReadyAddresses": bool},
         "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB_SPEC}}],
@@ -366,6 +435,7 @@ TASK = {
     "name": str,
     "num_nodes": int,
     "workdir": str,
+    "?file_mounts": lambda v: all(m.keys() == {"source", "mode"} and m["mode"] == "MOUNT" for m in v.values()),
     "resources": {
         "accelerators": str,
         "use_spot": bool,
@@ -386,7 +456,12 @@ def test_a_jobset_is_one(name: str) -> None:
     assert yaml.safe_load(yaml.safe_dump(manifest)) == manifest
     check(manifest, JOB_SET)
     container = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    assert container["command"][-2:] == list(RUN)
+    assert container["command"][-2:] == [word for word in DRY[name] if word.startswith(("--config", "--workdir"))]
+    template = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+    assert mounted == {volume["name"] for volume in template["spec"].get("volumes", [])}
+    fuse = any("csi" in volume for volume in template["spec"].get("volumes", []))
+    assert (template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}) == fuse
     with pytest.raises(AssertionError):
         check({**manifest, "spce": {}}, JOB_SET)
 
@@ -418,6 +493,20 @@ def test_topologies_have_the_machines_the_platforms_say() -> None:
         (("--platform=tpu-vm", "--zone=a"), "--topology is missing"),
         (("--platform=tpu-vm", "--zone=a", "--topology=v5:4x4"), "no TPU is called 'v5'"),
         (("--platform=tpu-vm", "--zone=a", "--topology=v5e:4x4x4"), "v5e has 2 dimensions, as v5e:4x4"),
+        (
+            ("--platform=tpu-vm", "--zone=a", "--topology=v5e:3x5"),
+            "no topology v5e:3x5; the nearest are v5e:2x2, v5e:2x4, v5e:4x4",
+        ),
+        (("--platform=tpu-vm", "--zone=a", "--topology=v5p:4x4x16", *RUN), "v5p-512 as v5p:4x8x8 alone"),
+        ((*TPU, "--workdir=runs/demo"), "--workdir=runs/demo would be on the TPU machines' own disks"),
+        ((*GKE, "--workdir=runs/demo"), "would be on the container's own disk, which goes with it"),
+        ((*SKY, "--workdir=runs/demo"), "with --setup or --volume"),
+        ((*GKE, "--workdir=/run/demo", "--volume=claim:/runs"), "is not on the volume, which is mounted at /runs"),
+        ((*GKE, "--workdir=/runs/demo", "--volume=Claim:/runs"), "give a bucket as --volume=gs://BUCKET:/runs, or"),
+        ((*GKE, "--workdir=/runs/demo", "--volume=gs://bucket"), "--volume=gs://bucket: give a bucket as"),
+        ((*SKY, "--workdir=/runs/demo", "--volume=claim:/runs"), "give a bucket as --volume=gs://BUCKET:/runs"),
+        ((*TPU, "--workdir=/runs/demo", "--volume=claim:/runs"), "--volume is for gke and sky"),
+        ((*SKY_TPU, "--slices=2", *RUN), "for --slices use tpu-vm or gke"),
         (("--platform=sky",), "either --topology"),
         (
             ("--platform=gke", "--image=u:1", "--accelerator=H100:8", "--slices=2"),
@@ -439,12 +528,29 @@ def test_a_slip_is_one_line(arguments: tuple[str, ...], words: str) -> None:
 
 
 def test_the_runs_own_flags_are_checked_before_anything_is_rented(tools: Tools) -> None:
-    def refuse(command: str, flags: list[str]) -> None:
-        raise UsageError(f"{command} {flags[0]}")
+    def refuse(command: str, flags: list[str], devices: int) -> None:
+        raise UsageError(f"{command} {flags[0]} {devices}")
 
-    with pytest.raises(UsageError, match="train --config=nowhere.py"):
+    with pytest.raises(UsageError, match="train --config=nowhere.py 16"):
         launch_pod([*TPU, "--config=nowhere.py"], refuse, tiny.ROOT)
     assert tools.calls() == []
+
+
+def test_a_mesh_that_does_not_divide_the_pod_is_one_line() -> None:
+    from unimodal.plan.meshes import check_mesh
+
+    single = tiny.build(tiny.plain("vit"))
+    mesh = dict(data=-1, fsdp=1, tensor=1, sequence=1)
+    check_mesh(single, mesh, 8)
+    check_mesh(single, {**mesh, "data": 2, "tensor": 4}, 8)
+    for wrong in ({**mesh, "data": 2}, {**mesh, "fsdp": 3}, {**mesh, "tensor": 8}):
+        with pytest.raises(UsageError, match="does not divide 8 devices.*; these do: .*fsdp=8"):
+            check_mesh(single, wrong, 8)
+
+
+def test_python_is_the_same_everywhere() -> None:
+    assert f"FROM python:{PYTHON}-slim" in (tiny.ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"--python {PYTHON} " in (SNAPSHOTS / "tpu_vm.txt").read_text(encoding="utf-8")
 
 
 def test_every_setting_has_a_reason_and_is_in_the_docs() -> None:

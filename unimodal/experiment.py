@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from unimodal.evaluation.run import Evaluator
 from unimodal.interop.start import Start, start_from
 from unimodal.model import Model, assemble, tokenizer_module
 from unimodal.sharding import make_mesh, parameter_count, parameter_table, shardings
+from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
@@ -99,8 +99,9 @@ class Experiment:
     def start(self) -> Start | WorkdirStart:
         """What the model takes from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
         assert self.init_from is not None
-        if is_workdir(Path(self.init_from)):
-            return start_from_workdir(Path(self.init_from), nnx.state(self.model, nnx.Param), skip=self.init_skip)
+        require_backend(self.init_from)
+        if is_workdir(self.init_from):
+            return start_from_workdir(self.init_from, nnx.state(self.model, nnx.Param), skip=self.init_skip)
         return start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
 
     def train_batches(self, task: Task) -> data.BatchIterator:

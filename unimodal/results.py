@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from unimodal.errors import UsageError
 from unimodal.evaluation.report import write_report
@@ -16,6 +16,7 @@ from unimodal.evaluation.run import Evaluator, Result
 from unimodal.evaluation.samples import AttentionMap
 from unimodal.experiment import Experiment
 from unimodal.sharding import parameter_count, parameter_table
+from unimodal.storage import write_whole
 from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
@@ -26,7 +27,7 @@ def finish(
     evaluators: Mapping[str, Evaluator],
     state: TrainState,
     fingerprint: str,
-    workdir: Path,
+    workdir: epath.Path,
     *,
     config_text: str,
     facts: Mapping[str, Any],
@@ -49,9 +50,7 @@ def finish(
         return
     rows = {name: result.as_dict() for name, result in results.items()}
     summary = {"tasks": rows, "step": step, "fingerprint": fingerprint}
-    fresh = workdir / "results.json.tmp"
-    fresh.write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    fresh.replace(workdir / "results.json")
+    write_whole(workdir / "results.json", json.dumps(summary, indent=2))
     logged = read_metrics(workdir)
     table = parameter_table(experiment.model, experiment.mesh)
     total = parameter_count(table)

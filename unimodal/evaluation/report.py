@@ -5,11 +5,11 @@ itself is `report.html.jinja`. Nothing on the page comes from a network, and eve
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from jinja2 import Environment, StrictUndefined
 
 from unimodal.evaluation.samples import AttentionMap
@@ -17,6 +17,7 @@ from unimodal.evaluation.views.attention import attention_view
 from unimodal.evaluation.views.curves import CHART, Curve, chart_views
 from unimodal.evaluation.views.samples import sample_view
 from unimodal.evaluation.views.text import fact, names, number, printable, size_in_bytes
+from unimodal.storage import write_whole
 from unimodal.training.metrics import verdict
 
 # What keeps the page small, whatever is handed in; `views` has more of the kind.
@@ -25,7 +26,7 @@ _SOUND_SECONDS = 20.0  # playable, on the whole page
 
 
 def write_report(
-    path: str | os.PathLike[str],
+    path: epath.PathLike,
     *,
     title: str,
     subtitle: str = "",
@@ -38,7 +39,7 @@ def write_report(
     total_parameters: int = 0,
     config_text: str = "",
     run: Mapping[str, Any] | None = None,
-) -> Path:
+) -> epath.Path:
     """Write the page to `path`, replacing it in one piece; returns the path.
 
     Args:
@@ -71,11 +72,8 @@ def write_report(
     }
     template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     page = _environment().from_string(template).render(context)
-    path = Path(path)
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(page, encoding="utf-8")
-    os.replace(fresh, path)
-    return path
+    write_whole(path, page)
+    return epath.Path(path)
 
 
 def _environment() -> Environment:

@@ -1,10 +1,11 @@
 """Several processes as one run: they find each other, check that they are alike, stop together, and say who is missing.
 
-`join` at the start, `Lifeline` while the run goes on. Numbers a scheduler sees when the run ends: see the exit codes.
+`join` and `check_shared` at the start, `Lifeline` while the run goes on. Numbers a scheduler sees when the run ends: see the exit codes.
 """
 
+from unimodal.hosts.doctor import check_shared
 from unimodal.hosts.join import as_one, join
 from unimodal.hosts.lifeline import Lifeline
 from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE, LostError
 
-__all__ = ["EXIT_LOST", "EXIT_STOPPED", "EXIT_USAGE", "Lifeline", "LostError", "as_one", "join"]
+__all__ = ["EXIT_LOST", "EXIT_STOPPED", "EXIT_USAGE", "Lifeline", "LostError", "as_one", "check_shared", "join"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unimodal.errors import UsageError
 from unimodal.hosts.facts import device_facts, run_facts
 from unimodal.hosts.lifeline import Facts, Lifeline
 from unimodal.hosts.peer import listed
+from unimodal.storage import is_remote, one_line
 
 STAGE_SECONDS = 30.0
 CLOCK_SECONDS = 2.0  # apart: logs of hosts whose clocks differ more cannot be read side by side
 DISK_BYTES = 5e9
+SHARED_SECONDS = 5.0  # for the others' marks to be seen
 PSUM_BYTES = {"cpu": 4 << 20, "gpu": 256 << 20, "tpu": 256 << 20}
 
 Inspect = Callable[[Sequence[Facts]], tuple[str, str | None]]
@@ -64,7 +69,7 @@ def examine(
     lifeline: Lifeline | None,
     root: Path,
     config: Mapping[str, Any],
-    workdir: Path | None,
+    workdir: epath.PathLike | None,
     say: Callable[[str], None],
     *,
     psum_seconds: float = 60.0,
@@ -85,8 +90,21 @@ def examine(
     body.ask("devices", {}, lambda everyone: (f"{kinds} in each of {len(everyone)}; {jax.device_count()} in all", None))
     body.ask("clock", {"now": time.time()}, lambda everyone: _clocks(everyone, body.names))
     if workdir is not None:
-        _ask_of_workdir(body, workdir)
+        _ask_of_workdir(body, epath.Path(workdir))
     body.ask("psum", _psum(psum_seconds), lambda everyone: _sums(everyone, body.names))
+    body.close()
+
+
+def check_shared(lifeline: Lifeline, workdir: epath.PathLike, say: Callable[[str], None]) -> None:
+    """The quick part, for the start of every run of several processes: `say` gets a line on clocks that differ or a disk
+    that is nearly full; raises UsageError, in every process, for a workdir that is not writable and the same for all."""
+    body = Examination(lifeline, lambda _: None)
+    body.ask("clock", {"now": time.time()}, lambda everyone: _clocks(everyone, body.names))
+    _ask_of_workdir(body, epath.Path(workdir), serious := [])
+    for complaint in body.complaints:
+        if complaint not in serious:
+            say(f"warning: {complaint}")
+    body.complaints = serious
     body.close()
 
 
@@ -102,40 +120,66 @@ def _clocks(everyone: Sequence[Facts], names: Sequence[str]) -> tuple[str, str |
     return f"within {max(map(abs, away)):.2f} s", f"clocks differ: {listed(bad)}" if bad else None
 
 
-def _ask_of_workdir(body: Examination, workdir: Path) -> None:
+def _ask_of_workdir(body: Examination, workdir: epath.Path, serious: list[str] | None = None) -> None:
+    """`serious` gets the complaints with which no run would get far."""
     mark = _written(workdir, body.process)
+
+    def free(everyone: Sequence[Facts]) -> tuple[str, str | None]:
+        low = min(range(len(everyone)), key=lambda p: everyone[p]["free"])
+        left = everyone[low]["free"]
+        bad = not everyone[low]["error"] and left < DISK_BYTES
+        return (
+            "in a bucket" if left == math.inf else f"{left / 1e9:.0f} GB free or more",
+            f"{body.names[low]} has {left / 1e9:.1f} GB left in {workdir}" if bad else None,
+        )
 
     def writable(everyone: Sequence[Facts]) -> tuple[str, str | None]:
         bad = [f"{body.names[p]} cannot write in {workdir}: {f['error']}" for p, f in enumerate(everyone) if f["error"]]
-        low = min(range(len(everyone)), key=lambda p: everyone[p]["free"])
-        free = everyone[low]["free"]
-        if not bad and free < DISK_BYTES:
-            bad = [f"{body.names[low]} has {free / 1e9:.1f} GB left in {workdir}"]
-        return f"{workdir} is writable, {free / 1e9:.0f} GB free or more", listed(bad) if bad else None
+        return f"{workdir} is writable", listed(bad) if bad else None
 
+    body.ask("disk", mark, free)
+    before = len(body.complaints)
     body.ask("workdir", mark, writable)
-    # The others' marks are found under their process numbers; a folder of each machine's own would hold only ours.
-    seen = sorted(int(path.name.rsplit(".", 1)[1]) for path in workdir.glob(".doctor.*")) if not mark["error"] else []
+    seen = [] if mark["error"] else _marks(workdir, body.count)
 
     def shared(everyone: Sequence[Facts]) -> tuple[str, str | None]:
-        bad = [body.names[p] for p, f in enumerate(everyone) if set(range(len(everyone))) - set(f["seen"])]
-        return "all see what the others write", (
-            f"{listed(bad)} cannot see in {workdir} what the others wrote: it must be one folder that all hosts share"
-            if bad and len(everyone) > 1
-            else None
+        if len(body.complaints) > before:  # who could not write there has been named already
+            return "not asked", None
+        views = [tuple(facts["seen"]) for facts in everyone]
+        if all(len(set(view)) >= len(everyone) for view in views):
+            return "all see what the others write", None
+        usual, count = Counter(views).most_common(1)[0]
+        odd = [body.names[p] for p, view in enumerate(views) if view != usual] if count > 1 else body.names
+        return "", (
+            f"{listed(odd)} cannot see in {workdir} what the others wrote: it must be one folder that all hosts share"
         )
 
     body.ask("shared", {"seen": seen}, shared)
-    (workdir / f".doctor.{body.process}").unlink(missing_ok=True)
+    if serious is not None:
+        serious += body.complaints[before:]
+    if not mark["error"]:
+        (workdir / f".doctor.{body.process}").unlink(missing_ok=True)
 
 
-def _written(workdir: Path, process: int) -> dict[str, Any]:
+def _written(workdir: epath.Path, process: int) -> dict[str, Any]:
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        if not is_remote(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
         (workdir / f".doctor.{process}").write_text(uuid.uuid4().hex, encoding="utf-8")
-        return {"error": None, "free": shutil.disk_usage(workdir).free}
-    except OSError as error:
-        return {"error": error.strerror or str(error), "free": 0}
+        return {"error": None, "free": math.inf if is_remote(workdir) else shutil.disk_usage(workdir).free}
+    except Exception as error:  # a bucket's client has errors of its own
+        return {"error": one_line(error), "free": 0}
+
+
+def _marks(workdir: epath.Path, count: int) -> list[int]:
+    """The numbers of the processes whose marks are there: ours alone in a folder of each machine's own. Network file
+    systems may show the others' a little later."""
+    deadline = time.monotonic() + SHARED_SECONDS
+    while True:
+        seen = sorted({int(path.name.rsplit(".", 1)[1]) for path in workdir.glob(".doctor.*")})
+        if len(seen) >= count or time.monotonic() > deadline:
+            return seen
+        time.sleep(0.2)
 
 
 def _psum(seconds: float) -> dict[str, Any]:

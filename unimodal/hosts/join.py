@@ -23,6 +23,15 @@ from unimodal.hosts.roll import call_the_roll
 PATIENCE = 50.0  # seconds for all processes to be there: less than a minute, so that nobody watches a hang for longer
 
 
+def patience() -> float:
+    """PATIENCE, or UNIMODAL_PATIENCE where hosts begin minutes apart. Raises UsageError."""
+    given = os.environ.get("UNIMODAL_PATIENCE", str(PATIENCE))
+    try:
+        return float(given)
+    except ValueError as error:
+        raise UsageError(f"UNIMODAL_PATIENCE must be in seconds, but is {given!r}") from error
+
+
 @dataclass(frozen=True)
 class Place:
     """Which process of how many this is, and where process 0 listens for JAX (host:port)."""
@@ -68,10 +77,10 @@ def _detected(numbers: Mapping[str, int]) -> tuple[Any, Any, Any, Any]:
         return address, count, process, None
     from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize() asks when it is told nothing
 
-    return ClusterEnv.auto_detect_unset_distributed_params(address, count, process, None, None, int(PATIENCE))
+    return ClusterEnv.auto_detect_unset_distributed_params(address, count, process, None, None, int(patience()))
 
 
-def join(root: Path, config: Mapping[str, Any], workdir: str, *, seconds: float = PATIENCE) -> Lifeline | None:
+def join(root: Path, config: Mapping[str, Any], workdir: str, *, seconds: float | None = None) -> Lifeline | None:
     """Join the others, make sure that all are there and alike, and start JAX across them. None: there are no others.
 
     Raises, in every process, LostError that names who is missing, or UsageError that names who differs, and in what.
@@ -79,6 +88,7 @@ def join(root: Path, config: Mapping[str, Any], workdir: str, *, seconds: float 
     place = find_place()
     if place is None:
         return None
+    seconds = patience() if seconds is None else seconds
     port = int(os.environ.get("UNIMODAL_GUARD_PORT", int(place.address.rsplit(":", 1)[1]) + 1))
     peers = call_the_roll(place.process, place.count, place.address, port, seconds)
     lifeline = Lifeline(place.process, place.count, peers, end_now)

@@ -172,6 +172,7 @@ class Lifeline:
             if not self._news.wait_for(lambda: len(gathered) == self.count, timeout=seconds):
                 missing = [self.name(p) for p in range(self.count) if p not in gathered]
                 return [], f"{listed(missing)} of {self.count} did not answer within {seconds:.0f} s ({stage})"
+            del self._gathered[stage]  # the same may be asked again
         return [gathered[process] for process in range(self.count)], None
 
     def _ask_to_stop(self) -> None:

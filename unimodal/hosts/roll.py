@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
 
 from unimodal.errors import UsageError
 from unimodal.hosts.peer import LostError, Peer, listed
+
+WORD_SECONDS = 20.0  # without a newcomer, until process 0 says for whom all wait
 
 
 def call_the_roll(process: int, count: int, address: str, port: int, seconds: float) -> list[Peer]:
@@ -34,10 +37,13 @@ def _listen_for(count: int, port: int, deadline: float, seconds: float) -> list[
     peers: dict[int, Peer] = {}
     with listener:
         while len(peers) < count - 1 and (left := deadline - time.monotonic()) > 0:
-            listener.settimeout(left)
+            listener.settimeout(min(left, WORD_SECONDS))
             try:
                 connection, _ = listener.accept()
             except OSError:  # nobody came
+                if deadline - time.monotonic() > 1:
+                    missing = listed([f"process {p}" for p in range(1, count) if p not in peers])
+                    print(f"waiting for {missing} of {count}", file=sys.stderr, flush=True)
                 continue
             try:
                 peer = _greeted(connection)

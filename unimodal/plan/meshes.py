@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from unimodal.errors import UsageError
 from unimodal.experiment import Experiment
 from unimodal.plan.topology import Topology
 from unimodal.sharding import parameter_table
@@ -35,6 +37,20 @@ def promising(experiment: Experiment, topology: Topology, *, sequence: int = 1) 
     # Parameters and two moments, as AdamW has them.
     room = [m for m in found if capacity is None or 3 * parameters / (m["fsdp"] * m["tensor"]) <= capacity]
     return sorted(room, key=lambda mesh: _sent(experiment, mesh, parameters))[:TRIED]
+
+
+def check_mesh(experiment: Experiment, asked: Sizes, devices: int) -> None:
+    """Raises UsageError, with meshes that do, unless the mesh `asked` for (-1: the rest) takes all of so many devices and
+    divides the batches and the model."""
+    fixed = math.prod(size for size in asked.values() if size != -1)
+    whole = {axis: devices // max(fixed, 1) if size == -1 else size for axis, size in asked.items()}
+    known = dividing(experiment, devices, sequence=max(1, asked["sequence"]))
+    if whole not in known:
+        given = ", ".join(f"{axis}={size}" for axis, size in asked.items() if size not in (1, -1)) or "data=-1"
+        raise UsageError(
+            f"mesh {given} does not divide {devices} devices, the batches and the model; these do: "
+            f"{spell_some(known or dividing(experiment, devices))}"
+        )
 
 
 def spell(mesh: Sizes) -> str:

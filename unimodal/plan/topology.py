@@ -45,10 +45,10 @@ def open_topology(name: str) -> Topology:
     if kind in ("gpu", "cuda"):
         return _local_gpus(name, sides)
     if kind not in TPUS or not re.fullmatch(r"\d+(x\d+)*", sides):
-        raise UsageError(f"unknown topology {name!r}; {_nearest(kind, sides)}")
+        raise UsageError(f"unknown topology {name!r}; {nearest_shapes(kind, sides)}")
     shape = tuple(int(side) for side in sides.split("x"))
     if not exists(TPUS[kind], shape):
-        raise UsageError(f"there is no topology {name!r}; {_nearest(kind, sides)}")
+        raise UsageError(f"there is no topology {name!r}; {nearest_shapes(kind, sides)}")
     devices = _tpu_devices(TPUS[kind], shape)
     chips = math.prod(shape)
     return Topology(name, TPUS[kind], devices, max(1, chips // math.prod(_per_host(shape))))
@@ -130,7 +130,7 @@ def _local_gpus(name: str, count: str) -> Topology:
     return Topology(name, chip_of(devices[0]), devices[:wanted], 1)
 
 
-def _nearest(kind: str, sides: str) -> str:
+def nearest_shapes(kind: str, sides: str) -> str:
     """What there is that is like it."""
     chip = TPUS.get(kind)
     if chip is None:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
+from unimodal.chips import TPUS as CHIPS
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
+from unimodal.plan.topology import exists, nearest_shapes
 
 PLATFORMS = ("local", "tpu-vm", "gke", "slurm", "sky")
 ACTIONS = ("run", "logs", "delete")
@@ -23,7 +25,8 @@ class Pod:
     H100:8. slices: of TPUs. processes: nodes of GPUs, or processes on this machine. devices: CPU devices of each of those,
     or 0 for one GPU each. spot: cheaper, may be taken away. restarts: how often a run that was stopped is started again.
     time: limit of a Slurm job. reuse: run on a TPU that is there already. setup: a shell command before the run, on every
-    host. dry_run: print what would run, and change nothing.
+    host. volume: where to mount what all hosts share, as gs://BUCKET:/runs or CLAIM:/runs. dry_run: print what would run,
+    and change nothing.
     """
 
     platform: str = ""
@@ -45,6 +48,7 @@ class Pod:
     restarts: int = 10
     reuse: bool = False
     setup: str | None = None
+    volume: str | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -134,6 +138,15 @@ class Slice:
         return f"{self.kind.prefix}-{self.chips * self.kind.counted}"
 
 
+def usual_shape(one: Slice) -> str:
+    """The shape that slices of as many chips have where only their number is asked for: the most cubic."""
+    chip = next(CHIPS[name] for name, kind in TPUS.items() if kind == one.kind)
+    sides = [n for n in range(1, one.chips + 1) if one.chips % n == 0]
+    deep = [(a, b, one.chips // (a * b)) for a in sides for b in sides if one.chips % (a * b) == 0]
+    shapes = [shape for shape in deep if exists(chip, shape)]
+    return one.shape if chip.axes == 2 else "x".join(map(str, min(shapes, key=sum)))
+
+
 def tpu_slice(topology: str | None) -> Slice:
     """v5e:4x4 → its slice. Raises UsageError for a kind or a shape that there is not."""
     if topology is None:
@@ -145,7 +158,18 @@ def tpu_slice(topology: str | None) -> Slice:
     if not re.fullmatch(r"x".join([r"[1-9]\d*"] * kind.dimensions), shape):
         example = "x".join(["4"] * kind.dimensions)
         raise UsageError(f"--topology={topology}: {name} has {kind.dimensions} dimensions, as {name}:{example}")
+    if not exists(CHIPS[name], [int(side) for side in shape.split("x")]):
+        raise UsageError(f"there is no topology {topology}; {nearest_shapes(name, shape)}")
     return Slice(kind, shape)
+
+
+def device_count(pod: Pod) -> int:
+    """Of the whole run. Raises UsageError."""
+    if pod.platform == "local":
+        return pod.processes * max(1, pod.devices)
+    if pod.platform == "tpu-vm" or (pod.platform != "slurm" and chosen(pod) == "tpu"):
+        return tpu_slice(pod.topology).chips * pod.slices
+    return gpus(pod.accelerator)[1] * pod.processes
 
 
 def gpus(accelerator: str | None) -> tuple[str, int]:

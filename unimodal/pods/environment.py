@@ -55,6 +55,7 @@ SETTINGS = (
         "simulated devices are wanted even where there is a GPU",
     ),
 )
+PYTHON = "3.11"  # what the tests and constraints.txt are for, and the Dockerfile has; TPU images bring 3.10, too old
 COMMON = (
     ("PYTHONUNBUFFERED", "1"),  # a log shows the last line before a death
     ("TF_CPP_MIN_LOG_LEVEL", "2"),  # warnings of the C++ side bury our one line

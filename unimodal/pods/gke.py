@@ -11,6 +11,7 @@ from unimodal.hosts.peer import EXIT_STOPPED, EXIT_USAGE
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import environment
 from unimodal.pods.tools import Step, must, run, spell, to_yaml
+from unimodal.pods.volume import Volume, check_workdir, volume
 
 REASONS = (
     (
@@ -21,7 +22,7 @@ REASONS = (
     (r"exceeded quota", "the namespace's quota does not allow this"),
     (r"no matches for kind .?JobSet", "the cluster has no JobSet: install it, see docs/pods/gke.md"),
     (
-        r"unable to connect|connection refused|no such host|i/o timeout",
+        r"unable to connect|connection refused|server \S+ was refused|no such host|i/o timeout",
         "the cluster does not answer: check the context",
     ),
     (r"forbidden", "the account may not do this in the cluster"),
@@ -54,6 +55,8 @@ def manifest(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
     if pod.image is None:
         raise UsageError("--image is missing: a container with this repository in it, see Dockerfile")
     platform = chosen(pod)
+    check_workdir(pod, program, "the container's own disk, which goes with it")
+    mounts = _mounts(pod)
     tpu = tpu_slice(pod.topology) if platform == "tpu" else None
     hosts = tpu.hosts if tpu else pod.processes
     pod_spec: dict[str, Any] = {
@@ -63,8 +66,8 @@ def manifest(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
         "nodeSelector": _nodes(pod),
         "containers": [_container(pod, program, platform)],
     }
-    if tpu is None:
-        pod_spec["volumes"] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    if mounts:
+        pod_spec["volumes"] = [{"name": name, **source} for name, _, source in mounts]
     job = {
         "parallelism": hosts,
         "completions": hosts,
@@ -75,12 +78,12 @@ def manifest(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
                 {"action": "FailJob", "onExitCodes": _codes(EXIT_USAGE)},  # to mend first: do not start again
             ]
         },
-        "template": {"metadata": {"annotations": _annotations(pod)}, "spec": pod_spec},
+        "template": {"metadata": {"annotations": _annotations(volume(pod))}, "spec": pod_spec},
     }
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": {"name": pod.name},
+        "metadata": {"name": pod.name, "annotations": _placement(pod)},
         "spec": {
             "failurePolicy": {
                 "maxRestarts": pod.restarts,
@@ -109,13 +112,36 @@ def _nodes(pod: Pod) -> dict[str, str]:
     }
 
 
-def _annotations(pod: Pod) -> dict[str, str]:
+def _mounts(pod: Pod) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name, path and source of each volume."""
+    # NCCL's processes talk through shared memory, of which a container has 64 MB otherwise.
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    if pod.topology is None:
+        found.append(("shm", "/dev/shm", {"emptyDir": {"medium": "Memory"}}))
+    if (shared := volume(pod)) is not None:
+        source: dict[str, Any] = {"persistentVolumeClaim": {"claimName": shared.source}}
+        if shared.bucket:
+            # A checkpoint is a folder that is renamed when it is whole, which gcsfuse refuses without a limit.
+            options = {"bucketName": shared.bucket, "mountOptions": "implicit-dirs,rename-dir-limit=200000"}
+            source = {"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": options}}
+        found.append(("runs", shared.path, source))
+    return found
+
+
+def _annotations(shared: Volume | None) -> dict[str, str]:
+    # GKE puts the container that mounts a bucket beside ours.
+    return {"gke-gcsfuse/volumes": "true"} if shared is not None and shared.bucket else {}
+
+
+def _placement(pod: Pod) -> dict[str, str]:
     # One Job has one slice to itself: its pods must not be spread over several.
     return {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"} if pod.topology else {}
 
 
 def _container(pod: Pod, program: Sequence[str], platform: str) -> dict[str, Any]:
-    variables = [{"name": name, "value": value} for name, value in environment(platform).items()]
+    # The first pods may wait for others whose nodes still pull the image.
+    given = environment(platform) | {"UNIMODAL_PATIENCE": "300"}
+    variables = [{"name": name, "value": value} for name, value in given.items()]
     container: dict[str, Any] = {"name": "run", "image": pod.image, "workingDir": "/unimodal"}
     if pod.topology is not None:
         one = tpu_slice(pod.topology)
@@ -134,7 +160,8 @@ def _container(pod: Pod, program: Sequence[str], platform: str) -> dict[str, Any
         command = ["bash", "-c", 'JAX_PROCESS_ID=$JOB_COMPLETION_INDEX exec "$@"', "bash", *program]
         ports = [8476, 8477]
         limits = {"nvidia.com/gpu": gpus(pod.accelerator)[1]}
-        container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}]
+    if mounts := _mounts(pod):
+        container["volumeMounts"] = [{"name": name, "mountPath": path} for name, path, _ in mounts]
     if pod.setup:
         command = ["bash", "-c", f'{pod.setup} && exec "$@"', "bash", *command]
     return container | {

@@ -7,15 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED
 from unimodal.pods.description import Pod
 from unimodal.pods.environment import environment
+from unimodal.pods.follow import repeat
 
 GRACE_SECONDS = 20.0  # in which the others end by themselves, with a line of their own, before they are told to
 STOP_SECONDS = 180.0  # for a checkpoint
@@ -51,13 +50,7 @@ def run(pod: Pod, program: Sequence[str], root: Path) -> int:
     ports = (free_port(), free_port())
     words = [sys.executable if word == "python" else word for word in program]
     children = [_start(words, root, {**os.environ, **variables(pod, p, ports)}) for p in range(pod.processes)]
-    readers = [
-        threading.Thread(target=_repeat, args=(number, stream, to), daemon=True)
-        for number, child in enumerate(children)
-        for stream, to in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
-    ]
-    for reader in readers:
-        reader.start()
+    readers = repeat({str(number): child for number, child in enumerate(children)})
     before = {number: signal.signal(number, _pass_on(children)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         first = _wait(children)
@@ -99,12 +92,6 @@ def _start(words: Sequence[str], root: Path, variables: Mapping[str, str]) -> su
         errors="replace",
         start_new_session=True,
     )
-
-
-def _repeat(number: int, stream: IO[str], to: IO[str]) -> None:
-    for line in stream:
-        to.write(f"[{number}] {line}")
-        to.flush()
 
 
 def _pass_on(children: Sequence[subprocess.Popen[str]]):

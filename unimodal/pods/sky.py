@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
-from unimodal.pods.environment import environment
-from unimodal.pods.tools import Step, must, run, spell, to_yaml
+from unimodal.pods.environment import PYTHON, environment
+from unimodal.pods.tools import Step, explain, must, run, spell, to_yaml
+from unimodal.pods.volume import check_workdir, in_bucket, volume
 
 REASONS = (
     (r"no cloud (access|is enabled)|sky check|credentials", "no cloud is set up: run sky check"),
@@ -35,7 +37,10 @@ def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
         must(_delete(pod), REASONS)
         print(f"ended {pod.name}")
         return 0
-    must(_launch(pod, program), REASONS)
+    step = _launch(pod, program)  # what is wrong with the description is said before sky is asked
+    if _taken(pod):  # sky itself would run the task beside what is there
+        raise UsageError(f"the name is in use: sky has a {pod.name}; choose another --name, or --action=delete first")
+    must(step, REASONS)
     print(f"submitted {pod.name}; follow it with --action=logs, end it with --action=delete")
     return 0
 
@@ -43,6 +48,10 @@ def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
 def task(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
     """The task as SkyPilot's YAML has it."""
     platform = chosen(pod)
+    check_workdir(pod, program, "the machines' own disks, which go with them")
+    if pod.slices > 1:
+        raise UsageError("SkyPilot does not tell TPU slices of each other: for --slices use tpu-vm or gke")
+    shared = volume(pod)
     resources: dict[str, Any] = {"use_spot": pod.spot}
     if pod.zone:
         resources["infra"] = f"gcp/*/{pod.zone}" if platform == "tpu" else f"*/*/{pod.zone}"
@@ -63,18 +72,19 @@ def task(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
             "max_restarts_on_errors": 0,
             "recover_on_exit_codes": [EXIT_STOPPED, EXIT_LOST],
         }
-    extra = "tpu" if platform == "tpu" else "cuda"
+    extra = ("tpu" if platform == "tpu" else "cuda") + (",gs" if in_bucket(program) else "")
     setup = [
         "pip install --quiet uv",
-        "uv venv --quiet --allow-existing --python 3.12 .venv",
+        f"uv venv --quiet --allow-existing --python {PYTHON} .venv",
         f"uv pip install --quiet --python .venv/bin/python -e '.[{extra}]' -c constraints.txt",
         *([pod.setup] if pod.setup else []),
     ]
     words = [".venv/bin/python" if word == "python" else word for word in program]
     return {
         "name": pod.name,
-        "num_nodes": pod.slices if platform == "tpu" else pod.processes,
+        "num_nodes": 1 if platform == "tpu" else pod.processes,  # SkyPilot counts a TPU slice as one
         "workdir": ".",
+        **({"file_mounts": {shared.path: {"source": shared.source, "mode": "MOUNT"}}} if shared else {}),
         "resources": resources,
         "envs": environment(platform),
         "setup": "\n".join(setup) + "\n",
@@ -89,6 +99,17 @@ def _launch(pod: Pod, program: Sequence[str]) -> Step:
     if not pod.spot:
         words = ("sky", "launch", "--yes", "--detach-run", f"--cluster={pod.name}", file)
     return Step(words, files=((file, text),))
+
+
+def _present(pod: Pod) -> Step:
+    return Step(("sky", "jobs", "queue", "--skip-finished") if pod.spot else ("sky", "status", pod.name))
+
+
+def _taken(pod: Pod) -> bool:
+    there = run(_present(pod))
+    if there.code and "not found" not in there.output + there.errors:
+        raise UsageError(explain(_present(pod), there, REASONS))
+    return any(pod.name in line.split() for line in there.output.splitlines() if "not found" not in line)
 
 
 def _logs(pod: Pod) -> Step:

@@ -11,6 +11,7 @@ from unimodal.hosts.peer import EXIT_STOPPED
 from unimodal.pods.description import Pod, gpus
 from unimodal.pods.environment import environment
 from unimodal.pods.tools import Step, must, run, spell
+from unimodal.pods.volume import volume
 
 REASONS = (
     (r"invalid partition", "the cluster has no such partition: sinfo lists those there are"),
@@ -49,6 +50,7 @@ def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
 def script(pod: Pod, program: Sequence[str]) -> str:
     """The batch script. One process per GPU, as JAX expects of Slurm."""
     kind, count = gpus(pod.accelerator)
+    volume(pod)
     options = [
         f"--job-name={pod.name}",
         f"--nodes={pod.processes}",

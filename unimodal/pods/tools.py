@@ -37,8 +37,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
+    """Exit code, what it wrote to standard output, and to standard error: gcloud warns there of its own age, say."""
+
     code: int
     output: str
+    errors: str = ""
 
 
 def spell(step: Step) -> str:
@@ -52,7 +55,7 @@ def spell(step: Step) -> str:
 
 
 def run(step: Step, *, show: bool = False) -> Outcome:
-    """Exit code and all that it wrote; with `show` its output goes to the user instead. Raises UsageError if there is
+    """Exit code and what it wrote; with `show` its output goes to the user instead. Raises UsageError if there is
     no such tool."""
     for path, text in step.files:
         Path(path).write_text(text, encoding="utf-8")
@@ -62,18 +65,33 @@ def run(step: Step, *, show: bool = False) -> Outcome:
             step.words,
             input=step.stdin,
             stdout=into,
-            stderr=None if show else subprocess.STDOUT,
+            stderr=into,
             text=True,
             check=False,
         )
     except FileNotFoundError as error:
-        tool = step.words[0]
-        raise UsageError(f"{tool} is not installed, or not on PATH: {INSTALL.get(tool, 'install it')}") from error
-    return Outcome(done.returncode, done.stdout or "")
+        raise _missing(step) from error
+    return Outcome(done.returncode, done.stdout or "", done.stderr or "")
+
+
+def spawn(step: Step) -> subprocess.Popen[str]:
+    """Started, with its output and errors to be read. Raises UsageError if there is no such tool."""
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(
+            step.words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace"
+        )
+    except FileNotFoundError as error:
+        raise _missing(step) from error
+
+
+def _missing(step: Step) -> UsageError:
+    tool = step.words[0]
+    return UsageError(f"{tool} is not installed, or not on PATH: {INSTALL.get(tool, 'install it')}")
 
 
 def must(step: Step, reasons: Sequence[tuple[str, str]]) -> str:
-    """What the step wrote. Raises UsageError, in the words of `reasons` (pattern → what it means), if it failed."""
+    """What the step wrote to standard output. Raises UsageError, in the words of `reasons` (pattern → what it means), if it failed."""
     outcome = run(step)
     if outcome.code:
         raise UsageError(explain(step, outcome, reasons))
@@ -82,7 +100,7 @@ def must(step: Step, reasons: Sequence[tuple[str, str]]) -> str:
 
 def explain(step: Step, outcome: Outcome, reasons: Sequence[tuple[str, str]]) -> str:
     """One line: what we know the failure to mean, and what the tool said."""
-    said = " ".join(outcome.output.split())
+    said = " ".join(f"{outcome.output} {outcome.errors}".split())
     short = said if len(said) <= 300 else f"…{said[-300:]}"
     for pattern, meaning in reasons:
         if re.search(pattern, said, re.IGNORECASE):

@@ -9,13 +9,16 @@ import shlex
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE
-from unimodal.pods.description import Pod, tpu_slice
-from unimodal.pods.environment import environment
+from unimodal.pods.description import Pod, tpu_slice, usual_shape
+from unimodal.pods.environment import PYTHON, environment
+from unimodal.pods.follow import follow
 from unimodal.pods.tools import Step, explain, must, run, spell
+from unimodal.pods.volume import check_workdir, in_bucket, volume
 
 POLL_SECONDS = 30.0
 UNREACHABLE = 255  # ssh's own exit code
@@ -25,6 +28,7 @@ REASONS = (
     (r"active account|gcloud auth login|reauthentication|credentials", "not logged in: run gcloud auth login"),
     (r"quota", "the project's quota does not allow this: ask for more, or take a smaller --topology or another --zone"),
     (r"already.?exists|409", "the name is in use: choose another --name, or --action=delete first"),
+    (r"attribute \[project\]", "no project: give --project, or gcloud config set project"),
     (r"permission.?denied|403", "the account may not do this in the project: check --project and its TPU API"),
     (r"accelerator type .* not found|invalid.*accelerator", "the zone does not have this TPU: choose another --zone"),
     (r"not.?found|404", "there is no such TPU: check --name, --zone and --project"),
@@ -35,18 +39,22 @@ GONE = ("SUSPENDED", "SUSPENDING", "PREEMPTED")
 def dry_run(pod: Pod, program: Sequence[str]) -> str:
     """Every command, in order."""
     if pod.action == "logs":
-        return spell(_follow(pod, _nodes(pod)[0]))
+        return "\n".join(spell(step) for step in _follow(pod).values())
     if pod.action == "delete":
         return spell(_delete(pod))
+    _check(pod, program)
     steps = [
         *([] if pod.reuse else [_create(pod), _state(pod)]),
         _pack(Path("."), _archive(pod)),
         *(_copy(pod, node, _archive(pod)) for node in _nodes(pod)),
-        *(_prepare(pod, node) for node in _nodes(pod)),
+        *(_prepare(pod, node, program) for node in _nodes(pod)),
         *(_start(pod, node, program) for node in _nodes(pod)),
-        _follow(pod, _nodes(pod)[0]),
+        *_follow(pod).values(),
     ]
-    return "\n".join(spell(step) for step in steps)
+    at_once = ["# of several slices, those lines that differ in the slice alone run at the same time"] * (
+        pod.slices > 1
+    )
+    return "\n".join([*at_once, *(spell(step) for step in steps)])
 
 
 def launch(pod: Pod, program: Sequence[str], root: Path) -> int:
@@ -56,7 +64,8 @@ def launch(pod: Pod, program: Sequence[str], root: Path) -> int:
         print(f"deleted {pod.name}")
         return 0
     if pod.action == "logs":
-        return run(_follow(pod, _nodes(pod)[0]), show=True).code
+        return _worst(follow(_follow(pod)))
+    _check(pod, program)
     create = not pod.reuse
     for attempt in range(pod.restarts + 1):
         again = attempt < pod.restarts
@@ -66,11 +75,10 @@ def launch(pod: Pod, program: Sequence[str], root: Path) -> int:
         if not _await_active(pod):
             state = "was taken away while it was being made"
         else:
-            _bring_code(pod, root)
-            code = _run_once(pod, program)
+            code = _bring_code(pod, program, root) or _run_once(pod, program)
             if code in (0, EXIT_USAGE):
                 return code
-            state = run(_state(pod)).output.strip()
+            state = _now(pod)
             if code == UNREACHABLE and state == "ACTIVE":
                 raise UsageError(
                     f"a worker of {pod.name} cannot be reached, though the TPU is ACTIVE; the run may go on there: look with "
@@ -86,6 +94,12 @@ def launch(pod: Pod, program: Sequence[str], root: Path) -> int:
             must(_delete(pod), REASONS)
             create = True
     raise UsageError(f"{pod.name} was taken away {pod.restarts + 1} times; run the same command again to go on")
+
+
+def _now(pod: Pod) -> str:
+    """The state of the queued resource; nothing if it is gone."""
+    outcome = run(_state(pod))
+    return "" if outcome.code else outcome.output.strip()
 
 
 def _await_active(pod: Pod) -> bool:
@@ -107,26 +121,41 @@ def _await_active(pod: Pod) -> bool:
         time.sleep(POLL_SECONDS)
 
 
-def _bring_code(pod: Pod, root: Path) -> None:
+def _check(pod: Pod, program: Sequence[str]) -> None:
+    one = tpu_slice(pod.topology)
+    volume(pod)
+    if one.shape != (usual := usual_shape(one)):
+        kind = (pod.topology or "").partition(":")[0]
+        raise UsageError(
+            f"gcloud knows {one.accelerator_type} as {kind}:{usual} alone: give that, or take gke for {pod.topology}"
+        )
+    if not pod.reuse and (pod.spot or one.hosts * pod.slices > 1):
+        check_workdir(pod, program, "the TPU machines' own disks, which they do not share and which go with them")
+
+
+def _bring_code(pod: Pod, program: Sequence[str], root: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         archive = str(Path(folder) / _archive(pod))
         must(_pack(root, archive), ())
-        for node in _nodes(pod):
-            must(_copy(pod, node, archive), SSH_REASONS)
-    for node in _nodes(pod):
-        must(_prepare(pod, node), SSH_REASONS)
+        code = _everywhere([_copy(pod, node, archive) for node in _nodes(pod)])
+    return code or _everywhere([_prepare(pod, node, program) for node in _nodes(pod)])
+
+
+def _everywhere(steps: Sequence[Step]) -> int:
+    """All at the same time, for the processes of one slice wait for those of the others. UNREACHABLE if one was, else 0."""
+    with ThreadPoolExecutor(len(steps)) as pool:
+        outcomes = list(pool.map(run, steps))
+    for step, outcome in zip(steps, outcomes, strict=True):
+        if outcome.code not in (0, UNREACHABLE):
+            raise UsageError(explain(step, outcome, SSH_REASONS))
+    return max(outcome.code for outcome in outcomes)
 
 
 def _run_once(pod: Pod, program: Sequence[str]) -> int:
-    for node in _nodes(pod):
-        step = _start(pod, node, program)
-        outcome = run(step)
-        if outcome.code == UNREACHABLE:
-            return UNREACHABLE
-        if outcome.code:
-            raise UsageError(explain(step, outcome, SSH_REASONS))
-    for _ in range(3):  # a connection may be lost while the run goes on
-        code = run(_follow(pod, _nodes(pod)[0]), show=True).code
+    if code := _everywhere([_start(pod, node, program) for node in _nodes(pod)]):
+        return code
+    for last in ("+1", "20", "20"):  # a connection may be lost while the run goes on
+        code = _worst(follow(_follow(pod, last)))
         if code != UNREACHABLE:
             return code
         time.sleep(min(POLL_SECONDS, 5))
@@ -205,15 +234,16 @@ def _ssh(pod: Pod, node: str, command: str, note: str, worker: str = "all") -> S
     return Step((*words, f"--command={command}"), note=note)
 
 
-def _prepare(pod: Pod, node: str) -> Step:
+def _prepare(pod: Pod, node: str, program: Sequence[str]) -> Step:
+    extras = "tpu,gs" if in_bucket(program) else "tpu"
     parts = [
         "mkdir -p unimodal && tar -xzf unimodal.tar.gz -C unimodal && cd unimodal",
         "python3 -m pip install --quiet --user uv",
-        "python3 -m uv venv --quiet --allow-existing --python 3.12 .venv",
-        "python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]' -c constraints.txt",
+        f"python3 -m uv venv --quiet --allow-existing --python {PYTHON} .venv",
+        f"python3 -m uv pip install --quiet --python .venv/bin/python -e '.[{extras}]' -c constraints.txt",
         *([pod.setup] if pod.setup else []),
     ]
-    return _ssh(pod, node, " && ".join(parts), "the images bring an older Python; uv fetches one")
+    return _ssh(pod, node, " && ".join(parts), f"the images bring an older Python; uv fetches {PYTHON}")
 
 
 def _start(pod: Pod, node: str, program: Sequence[str]) -> Step:
@@ -227,7 +257,16 @@ def _start(pod: Pod, node: str, program: Sequence[str]) -> Step:
     return _ssh(pod, node, command, "detached: a lost connection does not end it")
 
 
-def _follow(pod: Pod, node: str) -> Step:
-    # The first host speaks for all: when any process ends, the guard ends the others with the same kind of code.
-    command = "cd unimodal && tail -n +1 --pid=$(cat run.pid) -F run.log; exit $(cat run.exit)"
-    return _ssh(pod, node, command, "its output until it ends, and its exit code", worker="0")
+def _follow(pod: Pod, last: str = "+1") -> dict[str, Step]:
+    # The first host of a slice speaks for all: when any process ends, the guard ends the others with the same kind of code.
+    command = f"cd unimodal && tail -n {last} --pid=$(cat run.pid) -F run.log; exit $(cat run.exit)"
+    note = "its output until it ends, and its exit code"
+    return {node: _ssh(pod, node, command, note, worker="0") for node in _nodes(pod)}
+
+
+def _worst(codes: Sequence[int]) -> int:
+    """Of several slices: what has to be mended first, then what is unknown, then what a restart helps."""
+    for code in (EXIT_USAGE, *(c for c in codes if c not in (0, UNREACHABLE, EXIT_STOPPED, EXIT_LOST)), UNREACHABLE):
+        if code in codes:
+            return code
+    return max(codes, default=0)

@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
+from unimodal.storage import absolute, is_remote, one_line, write_whole
 from unimodal.training.fingerprint import fingerprint, leaf_hashes
 from unimodal.training.step import TrainState
 
@@ -21,9 +22,9 @@ from unimodal.training.step import TrainState
 class Checkpoints:
     """The checkpoints of one workdir. Saving is asynchronous: the next `save` or `close` waits for the last."""
 
-    def __init__(self, workdir: Path, *, keep: int = 2, create: bool = True):
+    def __init__(self, workdir: epath.PathLike, *, keep: int = 2, create: bool = True):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
+        self._manager = ocp.CheckpointManager(absolute(workdir) / "checkpoints", options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -93,7 +94,7 @@ class WorkdirStart:
     """Which parameters of a model the checkpoint of another run fills. loaded, fresh (ours that stay as initialised)
     and unused (parameters of the checkpoint that the model lacks), all by name."""
 
-    workdir: Path
+    workdir: epath.PathLike
     step: int
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
@@ -118,12 +119,13 @@ class WorkdirStart:
         return structure.unflatten(found.get(f"parameters.{name}", leaf) for name, leaf in ours.items())
 
 
-def is_workdir(path: Path) -> bool:
+def is_workdir(path: epath.PathLike) -> bool:
     """Whether a run of ours left its config and checkpoints there."""
+    path = epath.Path(path)
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def start_from_workdir(workdir: Path, parameters: Any, *, skip: str | None = None) -> WorkdirStart:
+def start_from_workdir(workdir: epath.PathLike, parameters: Any, *, skip: str | None = None) -> WorkdirStart:
     """Match the latest checkpoint of a workdir with parameters (or their shapes) by name.
 
     skip: a regular expression; parameters in whose name it is found start afresh. Reads no arrays. Raises UsageError if
@@ -161,33 +163,40 @@ def named(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def has_checkpoint(workdir: Path) -> bool:
+def has_checkpoint(workdir: epath.PathLike) -> bool:
     """Whether there is something to resume. Writes nothing."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+    return any(path.name.isdigit() for path in (epath.Path(workdir) / "checkpoints").glob("*"))
 
 
-def claim_workdir(workdir: Path, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:
+def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:
     """Make `workdir` ours: write config.json, or check that the one that is there says the same.
 
     `may_differ`: dotted prefixes of fields that do not change what is learned (the mesh, how often to log).
     Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
     """
+    workdir = epath.Path(workdir)
     path = workdir / "config.json"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        if not is_remote(workdir):  # a bucket has no folders
+            workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
             return
-        fresh = workdir / f"config.json.tmp{jax.process_index()}"  # every process claims it, at the same time
-        fresh.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write in workdir {workdir}: {error.strerror or error}") from error
+        # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
+        if jax.process_index() == 0 or not is_remote(workdir):
+            text = json.dumps(config, indent=2, sort_keys=True)
+            write_whole(path, text, suffix=f".tmp{jax.process_index()}")
+    except UsageError:
+        raise
     except json.JSONDecodeError as error:
         raise UsageError(f"{path} is not JSON ({error}); choose another workdir") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_remote(workdir):  # a bucket's client has errors of its own
+            raise
+        raise UsageError(f"cannot write in workdir {workdir}: {one_line(error)}") from error
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], workdir: Path, may_differ: tuple[str, ...]) -> None:
+def _compare(old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]) -> None:
     before, after = _flat(old), _flat(json.loads(json.dumps(new)))
     fields = sorted(
         name

@@ -7,11 +7,11 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from etils import epath
 
 from unimodal.data.pipeline import BatchIterator
 from unimodal.errors import UsageError
@@ -116,7 +116,7 @@ def train(
     tasks: Sequence[Task],
     batches: Mapping[str, BatchIterator],
     config: LoopConfig,
-    workdir: Path,
+    workdir: epath.PathLike,
     *,
     tokens: Mapping[str, int],
     evaluate: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None,
@@ -146,7 +146,7 @@ def train(
     main = jax.process_index() == 0
     metrics_writer = MetricsWriter(workdir, enabled=main, resume_step=start)
     progress = Progress(config.steps, start, enabled=main, chips=program.mesh.size, peak=cost.peak)
-    profiler = Profiler(config.profile, workdir / "profile")
+    profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     if start:
         progress.note(f"resuming {workdir} after step {start}")
     stop = _StopSignal(together)
@@ -196,9 +196,13 @@ def train(
                 for name, values in evaluate(program.model(state), last).items():
                     metrics_writer.write(last, name, {f"validation/{key}": value for key, value in values.items()})
             if config.checkpoint_every and last % config.checkpoint_every == 0:
+                log(pending)  # a run that resumes from the checkpoint has the numbers of every step before it
+                pending = None
+                metrics_writer.sync()
                 fingerprint, saved_at = save(), last
         log(pending)
         profiler.close(state)
+        metrics_writer.sync()
         if last > saved_at:
             fingerprint = save()
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it

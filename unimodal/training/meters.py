@@ -7,12 +7,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from unimodal.errors import UsageError
+from unimodal.storage import Mirror, is_remote, write_whole
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,15 @@ class ProfileConfig:
 class Profiler:
     """Traces the steps that were asked for. Waits for the device before and after, so that nothing else is in it."""
 
-    def __init__(self, config: ProfileConfig, folder: Path) -> None:
+    def __init__(self, config: ProfileConfig, folder: epath.PathLike) -> None:
         self._range, self._folder, self._on = config.range(), folder, False
+        self._mirror: Mirror | None = None
 
     def before(self, step: int, state: Any) -> None:
         if self._range is not None and step == self._range[0]:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(str(self._folder))
+            self._mirror = Mirror(self._folder) if is_remote(self._folder) else None
+            jax.profiler.start_trace(str(self._folder if self._mirror is None else self._mirror.local))
             self._on = True
 
     def after(self, step: int, state: Any) -> None:
@@ -74,6 +77,8 @@ class Profiler:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
             self._on = False
+            if self._mirror is not None:
+                self._mirror.close()
 
 
 def hbm_peak() -> int | None:
@@ -101,8 +106,6 @@ def summary(rates: Rates, chips: int, cost: Cost) -> dict[str, Any]:
     }
 
 
-def write_summary(workdir: Path, figures: Mapping[str, Any]) -> None:
+def write_summary(workdir: epath.PathLike, figures: Mapping[str, Any]) -> None:
     """WORKDIR/meters.json, whole or not at all."""
-    fresh = workdir / "meters.json.tmp"
-    fresh.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(workdir / "meters.json")
+    write_whole(epath.Path(workdir) / "meters.json", json.dumps(figures, indent=2) + "\n")

@@ -13,12 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from etils import epath
 from tensorboardX import SummaryWriter
 
 from unimodal.errors import UsageError
+from unimodal.storage import Mirror, is_remote, one_line
 
 FILE_NAME = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+REMOTE_SECONDS = 30.0  # between copies to a bucket, where nothing can be appended
 _RESERVED = frozenset({"step", "task", "nonfinite"})
 
 Verdict = Literal["better", "worse", "equal", "unknown"]
@@ -29,7 +32,8 @@ class MetricsWriter:
 
     `resume_step` = k removes what was logged after step k (a fresh run passes 0); None keeps all that is there and
     appends, which is what an evaluation of a finished run wants. A torn last line is always removed. With
-    `enabled=False`, as on every host but the first, nothing is read or written.
+    `enabled=False`, as on every host but the first, nothing is read or written. A workdir in a bucket gets whole copies,
+    every half minute and at `sync`.
 
     Raises UsageError if the workdir cannot be written, or holds a metrics.jsonl that is not one.
     """
@@ -37,12 +41,17 @@ class MetricsWriter:
     def __init__(self, workdir: str | os.PathLike[str], enabled: bool = True, resume_step: int | None = None) -> None:
         self._file = None
         self._events = None
+        self._mirror = None
+        self._copied = time.monotonic()
         if not enabled:
             return
-        folder = Path(workdir)
-        path = folder / FILE_NAME
         try:
+            if is_remote(workdir):
+                self._mirror = Mirror(workdir)
+                self._mirror.fetch(FILE_NAME)
+            folder = Path(workdir) if self._mirror is None else self._mirror.local
             folder.mkdir(parents=True, exist_ok=True)
+            path = folder / FILE_NAME
             _mend(path, resume_step)
             # Unbuffered and appending: one line is one write, so a kill can tear only the line being written.
             self._file = path.open("ab", buffering=0)
@@ -55,9 +64,7 @@ class MetricsWriter:
             )
         except OSError as error:
             self.close()
-            raise UsageError(
-                f"cannot write metrics in {folder}: {error.strerror or error}; choose another workdir"
-            ) from error
+            raise UsageError(f"cannot write metrics in {workdir}: {one_line(error)}; choose another workdir") from error
 
     def write(self, step: int, task: str, metrics: Mapping[str, Any]) -> None:
         """Log `metrics` (anything `float()` takes) of one task at one step, as one line.
@@ -80,6 +87,16 @@ class MetricsWriter:
                 # The event writer would warn of every NaN, and the charts gain nothing: the JSON tells of it.
                 if math.isfinite(value):
                     self._events.add_scalar(f"{task}/{name}", value, int(step))
+        if self._mirror is not None and time.monotonic() - self._copied > REMOTE_SECONDS:
+            self._copied = time.monotonic()
+            self._mirror.push()
+
+    def sync(self) -> None:
+        """See to it that what was written is in the workdir, before a checkpoint says that the run got so far."""
+        if self._mirror is not None:
+            if self._events is not None:
+                self._events.flush()
+            self._mirror.sync()
 
     def close(self) -> None:
         """Flush and close; closing twice is harmless."""
@@ -89,6 +106,9 @@ class MetricsWriter:
         if self._events is not None:
             self._events.close()
             self._events = None
+        if self._mirror is not None:
+            self._mirror.close()
+            self._mirror = None
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -104,7 +124,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     A last line torn by a crash is left out. Raises UsageError if any other line is no record.
     """
-    path = Path(workdir) / FILE_NAME
+    path = epath.Path(workdir) / FILE_NAME
     if not path.exists():
         return []
     return [record for _, record in _records(path)]
@@ -133,7 +153,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _records(path: Path | epath.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each whole line and what it says; stops before a torn last line."""
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):

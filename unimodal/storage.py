@@ -1,0 +1,110 @@
+"""Where a run keeps its files: a folder, or a bucket as gs://BUCKET/runs/NAME, which all hosts of a pod reach."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from etils import epath
+
+from unimodal.errors import UsageError
+
+
+def folder(text: epath.PathLike) -> epath.Path:
+    """A workdir as the user names it. Raises UsageError for an address that is neither a folder's nor gs://BUCKET/…"""
+    name = str(text)
+    if re.match(r"\w+:/", name) and not re.match(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9](/|$)", name):
+        raise UsageError(f"{name} is no place for a run: give a folder, or a bucket as gs://BUCKET/runs/NAME")
+    return epath.Path(text)
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether it is in a bucket: objects there are written whole, each at once, and cannot be appended to."""
+    return str(path).startswith("gs://")
+
+
+def require_backend(path: epath.PathLike) -> None:
+    """Raises UsageError if the package that reaches buckets is missing."""
+    if is_remote(path) and not any(importlib.util.find_spec(name) for name in ("gcsfs", "tensorflow")):
+        raise UsageError(f"{path} is in a bucket, which takes gcsfs: pip install 'unimodal[gs]'")
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The same place from any working directory."""
+    return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
+
+
+def write_whole(path: epath.PathLike, text: str, *, suffix: str = ".tmp") -> None:
+    """Write or replace a file, in one piece: who reads it meanwhile sees the old one or the new one."""
+    path = epath.Path(path)
+    fresh = path if is_remote(path) else path.with_name(path.name + suffix)
+    fresh.write_text(text, encoding="utf-8")
+    if fresh != path:
+        fresh.replace(path)
+
+
+class Mirror:
+    """A local folder for what grows (logs, events, traces), copied to a bucket by a thread of its own.
+
+    What is copied is whole files that have changed since they were last copied. A copy that fails is tried again with the
+    next, and said once.
+    """
+
+    def __init__(self, remote: epath.PathLike) -> None:
+        self.remote = epath.Path(remote)
+        self.local = Path(tempfile.mkdtemp(prefix="unimodal-"))
+        self._copied: dict[Path, tuple[int, int]] = {}
+        self._thread: threading.Thread | None = None
+        self._complained = False
+
+    def fetch(self, name: str) -> None:
+        """Bring a file over, if it is there."""
+        if (self.remote / name).exists():
+            (self.local / name).write_bytes((self.remote / name).read_bytes())
+
+    def push(self) -> None:
+        """Begin to copy what has changed, unless that is going on already."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._copy, name="mirror", daemon=True)
+            self._thread.start()
+
+    def sync(self) -> None:
+        """Copy what has changed by now, and wait for it."""
+        if self._thread is not None:
+            self._thread.join()
+        self._copy()
+
+    def close(self) -> None:
+        """Copy the rest and remove the local folder; closing twice is harmless."""
+        if self.local.exists():
+            self.sync()
+            shutil.rmtree(self.local, ignore_errors=True)
+
+    def _copy(self) -> None:
+        for path in sorted(self.local.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # a temporary file that was renamed meanwhile
+                state = path.stat()
+                mark = (state.st_size, state.st_mtime_ns)
+                if path.is_dir() or self._copied.get(path) == mark:
+                    continue
+                try:
+                    (self.remote / path.relative_to(self.local).as_posix()).write_bytes(path.read_bytes())
+                    self._copied[path] = mark
+                except Exception as error:  # whatever the bucket's client raises
+                    if not self._complained:
+                        print(f"warning: cannot write in {self.remote}: {one_line(error)}", file=sys.stderr, flush=True)
+                    self._complained = True
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What a storage client says, without its line breaks."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not error.strerror:  # gcsfs gives a long address for a reason
+        reason = "there is no such bucket"
+    return " ".join(str(reason).split())[:most]
