@@ -20,6 +20,7 @@ from unimodal.heads import MaskedLanguageModel, PooledClassifier
 from unimodal.model import Model
 from unimodal.objectives import chunked_cross_entropy, masked_lm, ratio, softmax_classification
 from unimodal.task import Predictions
+from unimodal.tokens import lengths_of
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,10 @@ class Bert:
     def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,T,D]."""
         tokenizer, inputs = model.tokenizers[self.tokenizer], batch["inputs"]
-        segment = (inputs != data.pad_id(self.encoder)).astype(jnp.int32)
+        lengths = lengths_of(inputs, data.pad_id(self.encoder))
         types = batch["types"] if self.next_sentence and tokenizer.config.types else None
         inner = None if key is None else jax.random.fold_in(key, 1)
-        return model.backbones[self.backbone](tokenizer(inputs, segment=segment, types=types, key=inner), key=key)[0]
+        return model.backbones[self.backbone](tokenizer(inputs, lengths=lengths, types=types, key=inner), key=key)[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
