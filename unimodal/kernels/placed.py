@@ -8,7 +8,7 @@ static pattern; it needs the key/value heads to divide, and holds T of them rath
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -99,6 +99,7 @@ def ring(
     return on_mesh(local, *padded)[:, :T]
 
 
+@cache  # as every layer asks
 def zigzag_pays(pattern: Pattern, devices: int, tile: int, heads: int, kv_heads: int, itemsize: int) -> bool:
     """Whether the products that a zigzag spares the slowest device take longer than bringing the row into it and back.
 
