@@ -257,6 +257,8 @@ def test_padding_at_the_end_needs_no_mask(name, wanted, asked):
 def test_programs_for_gpus_call_cudnn_without_a_mask(monkeypatch):
     """Lowered, which takes no GPU, but for its library's version."""
     fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    if not hasattr(fused, "check_cudnn_version"):
+        pytest.skip("this version of JAX finds cuDNN otherwise")
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_000)
     x, ids = jax.ShapeDtypeStruct((2, 128, 4, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 128), jnp.int32)
 
