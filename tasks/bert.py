@@ -18,8 +18,17 @@ from unimodal.evaluation.baselines import bigram_bits
 from unimodal.evaluation.samples import FilledText, Sample
 from unimodal.heads import MaskedLanguageModel, PooledClassifier
 from unimodal.model import Model
-from unimodal.objectives import chunked_cross_entropy, masked_lm, ratio, softmax_classification
+from unimodal.objectives import (
+    chunked_cross_entropy,
+    example_sum,
+    in_chunks,
+    masked_lm,
+    position_cross_entropy,
+    ratio,
+    softmax_classification,
+)
 from unimodal.task import Predictions
+from unimodal.tokens import lengths_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Bert:
     encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. whole_words: all of a
     word's ids are hidden, or none. next_sentence: rows are `[CLS] a [SEP] b [SEP]`, b following a in half of them, and
     telling which is a second loss; the tokenizer should have two `types`. chunk: positions of a row whose logits exist at
-    a time while training, for large vocabularies and long rows; 0: all.
+    a time, for large vocabularies and long rows; 0: all.
     """
 
     name: str = "bert"
@@ -104,10 +113,10 @@ class Bert:
     def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,T,D]."""
         tokenizer, inputs = model.tokenizers[self.tokenizer], batch["inputs"]
-        segment = (inputs != data.pad_id(self.encoder)).astype(jnp.int32)
+        lengths = lengths_of(inputs, data.pad_id(self.encoder))
         types = batch["types"] if self.next_sentence and tokenizer.config.types else None
         inner = None if key is None else jax.random.fold_in(key, 1)
-        return model.backbones[self.backbone](tokenizer(inputs, segment=segment, types=types, key=inner), key=key)[0]
+        return model.backbones[self.backbone](tokenizer(inputs, lengths=lengths, types=types, key=inner), key=key)[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
@@ -128,13 +137,25 @@ class Bert:
         return loss, metrics
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        logits, following = self.logits(model, batch)
         targets, weights = batch["targets"], batch["weights"]
-        _, sums = jax.vmap(lambda logits, t, w: masked_lm(logits[None], t[None], w[None]))(logits, targets, weights)
-        lengths = jnp.asarray(data.open_encoder(self.encoder).byte_lengths)[targets].astype(jnp.float32)
-        found = {name: sums[name] for name in ("nats", "tokens", "correct")}
-        found |= {"bytes": (lengths * weights).sum(axis=1), "guesses": jnp.argmax(logits, axis=-1).astype(jnp.int32)}
-        if following is not None:
+        hidden, heads = self.hidden(model, batch), model.heads[self.name]
+        x, kernel, bias = heads["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
+
+        def read(logits: jax.Array, targets: jax.Array) -> Any:
+            return position_cross_entropy(logits, targets), jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+        chunk = self.chunk or self.length
+        positions, guesses = in_chunks(read, x, kernel, targets, chunk=chunk, bias_V=bias)
+        lengths = jnp.asarray(data.open_encoder(self.encoder).byte_lengths)[targets]
+        counted = {
+            "nats": positions.nats,
+            "correct": positions.correct,
+            "bytes": lengths,
+            "tokens": jnp.ones_like(weights),
+        }
+        found = {name: example_sum(values, weights) for name, values in counted.items()} | {"guesses": guesses}
+        if self.next_sentence:
+            following = heads["next_sentence"](hidden)
             found["next"] = (jnp.argmax(following, axis=-1) == batch["next"]).astype(jnp.float32)
         return found
 

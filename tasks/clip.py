@@ -20,6 +20,7 @@ from unimodal.heads import Projection
 from unimodal.model import Model
 from unimodal.objectives import clip, ratio
 from unimodal.task import Predictions
+from unimodal.tokens import lengths_of
 
 
 class Temperature(nnx.Module):
@@ -91,12 +92,12 @@ class Clip:
     ) -> tuple[jax.Array, jax.Array]:
         """Unit embeddings [B,size] of the images and of the captions."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        heads, segment = model.heads[self.name], (batch["ids"] != data.ByteEncoder.PAD).astype(jnp.int32)
+        heads, lengths = model.heads[self.name], lengths_of(batch["ids"], data.ByteEncoder.PAD)
         pixels = model.tokenizers[self.image_tokenizer](batch["image"])
-        words = model.tokenizers[self.text_tokenizer](batch["ids"], segment=segment)
+        words = model.tokenizers[self.text_tokenizer](batch["ids"], lengths=lengths)
         image, _ = model.backbones[self.image_backbone](pixels, key=keys[0])
         text, _ = model.backbones[self.text_backbone](words, key=keys[1])
-        return heads["image"](image), heads["text"](text, segment)
+        return heads["image"](image), heads["text"](text, words.segment)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -19,6 +18,7 @@ from unimodal.heads import Projection
 from unimodal.model import Model
 from unimodal.objectives import clip, ratio
 from unimodal.task import Predictions
+from unimodal.tokens import lengths_of
 
 SIDES = ("first", "second")
 
@@ -73,10 +73,10 @@ class Sentence:
     def embed(self, model: Model, ids: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """ids [B,T] → unit embeddings [B,size]."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        segment = (ids != data.pad_id(self.encoder)).astype(jnp.int32)
-        tokens = model.tokenizers[self.tokenizer](ids, segment=segment, key=keys[0])
+        lengths = lengths_of(ids, data.pad_id(self.encoder))
+        tokens = model.tokenizers[self.tokenizer](ids, lengths=lengths, key=keys[0])
         hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
-        return model.heads[self.name]["embed"](hidden, segment)
+        return model.heads[self.name]["embed"](hidden, tokens.segment)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array

@@ -19,6 +19,7 @@ from unimodal.heads import PooledClassifier
 from unimodal.model import Model
 from unimodal.objectives import ratio, softmax_classification
 from unimodal.task import Predictions
+from unimodal.tokens import lengths_of
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ class TextClassifier:
         """[B,classes]."""
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         tokenizer = model.tokenizers[self.tokenizer]
-        segment = (batch["ids"] != data.pad_id(self.encoder)).astype(jnp.int32)
+        lengths = lengths_of(batch["ids"], data.pad_id(self.encoder))
         types = batch["types"] if self.second and tokenizer.config.types else None
-        tokens = tokenizer(batch["ids"], segment=segment, types=types, key=keys[0])
+        tokens = tokenizer(batch["ids"], lengths=lengths, types=types, key=keys[0])
         hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
-        return model.heads[self.name]["classify"](hidden, segment, key=keys[2])
+        return model.heads[self.name]["classify"](hidden, tokens.segment, key=keys[2])
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array

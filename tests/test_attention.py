@@ -149,7 +149,7 @@ def test_what_the_fused_kernel_is_asked_for_means_the_same(layout, monkeypatch):
     asked, fused = [], jax.nn.dot_product_attention
 
     def answer(*arrays, implementation, **options):
-        asked.append((implementation, options["is_causal"], options["mask"] is not None))
+        asked.append((implementation, options["is_causal"], options.get("mask") is not None))
         return fused(*arrays, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", answer)

@@ -6,6 +6,7 @@ import filecmp
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,31 @@ OLDER = {
     "vit_mae": {r"decoder\.decoder_encoder\.layer": "decoder.decoder_layers"},
     "gpt2": {r"^transformer\.": ""},
 }
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_a_window_is_read_if_all_layers_have_it(name: str, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(REFERENCES / name, tmp_path / name))
+    config = json.loads((directory / "config.json").read_text()) | dict(use_sliding_window=True, sliding_window=4)
+    for said, found in (
+        (dict(layer_types=["sliding_attention"] * 2), 4),
+        (dict(layer_types=None, max_window_layers=0), 4),
+        (dict(layer_types=None, max_window_layers=2), None),
+        (dict(layer_types=["sliding_attention"] * 2, use_sliding_window=False), None),
+    ):
+        (directory / "config.json").write_text(json.dumps(config | said))
+        assert interop.load_huggingface(directory).backbones["text"].config.window == found
+    (directory / "config.json").write_text(json.dumps(config | dict(layer_types=None, max_window_layers=1)))
+    with pytest.raises(UsageError, match="config.json: a sliding window in some layers and not in others"):
+        interop.load_huggingface(directory)
+
+
+def test_a_model_that_sees_otherwise_than_its_config_is_not_saved(tmp_path: Path) -> None:
+    model = interop.load_huggingface(REFERENCES / "mistral")
+    assert model.backbones["text"].config.window == 4
+    model.backbones["text"].config = replace(model.backbones["text"].config, window=3)
+    with pytest.raises(UsageError, match="has window=3, global_tokens=0, but its config.json says window=4"):
+        interop.save_huggingface(model, tmp_path)
 
 
 @pytest.mark.parametrize("name", OLDER)

@@ -1,5 +1,6 @@
 """Every kernel computes what the dense one does, in values and gradients: windows, global tokens, tiles, rings, meshes."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 from quick import quick
 from test_attention import LAYOUTS, SEGMENTS, sees
 
-from unimodal import Span, UsageError, attention, visible
+from unimodal import Span, UsageError, attention, concat, tokens, visible
 from unimodal.attention import _choose, attend, tile_size
-from unimodal.kernels.blockwise import Plan
+from unimodal.kernels.blockwise import Plan, tiling
 from unimodal.kernels.cudnn import cudnn
-from unimodal.kernels.placed import ring
+from unimodal.kernels.placed import ring, zigzag_pays
 from unimodal.kernels.splash import block_size, splash
 from unimodal.sharding import make_mesh
+from unimodal.tokens import lengths_of
 from unimodal.visibility import Pattern
 
 B, T, H, G, K = 2, 13, 4, 2, 4
@@ -70,7 +72,8 @@ def test_windows_and_global_tokens_are_the_definition():
         found = visible(layout, jnp.asarray(SEGMENTS), window=window, global_tokens=always)
         found = np.broadcast_to(np.asarray(found), (len(SEGMENTS), length, length))
         for b, q, k in np.ndindex(found.shape):
-            near = abs(q - k) < window or min(q, k) < always
+            rank = [int((SEGMENTS[b, :t] == SEGMENTS[b, t]).sum()) for t in (q, k)]  # within its document
+            near = abs(q - k) < window or min(rank) < always
             assert found[b, q, k] == (near and sees(layout, SEGMENTS[b], q, k))
 
 
@@ -83,6 +86,11 @@ def test_tiles_left_out_are_seen_by_nobody():
             some = mask.reshape(count, size, count, size).any(axis=(1, 3))
             tiles = pattern.tiles(size, count)
             assert (tiles >= some).all() and (pattern.narrow or (tiles == some).all())
+
+
+def test_global_tokens_of_documents_may_be_in_any_tile():
+    pattern = PATTERNS["longformer"]
+    assert not pattern.tiles(2, 7).all() and pattern.tiles(2, 7, anywhere=True).all()
 
 
 def test_a_window_costs_linear_work():
@@ -120,6 +128,35 @@ def test_ring_equals_one_device(mesh):
         compare(found, wanted)
 
 
+@pytest.mark.parametrize("name", ["causal", "both sides", "prefix in a window"])
+def test_a_row_in_a_zigzag_equals_one_device(name):
+    arrays, segment, pattern = inputs(), None if name == "causal" else jnp.asarray(PACKED), PATTERNS[name]
+    with jax.set_mesh(make_mesh(data=1, sequence=3, devices=jax.devices()[:3])):
+        # 13 tokens over 3 devices, twice two tiles each: padded to 24.
+        found = with_gradients(partial(ring, pattern=pattern, scale=K**-0.5, tile=2, zigzag=True), arrays, segment)
+    compare(found, with_gradients(dense(pattern), arrays, segment))
+
+
+def test_in_a_zigzag_all_devices_have_the_same_to_do():
+    length, devices, tile = 65_536, 8, 512
+    for layout, in_order, in_zigzag in (
+        ((Span(length, True),), 1.86, 1.0),
+        ((Span(length // 8), Span(length - length // 8, True)), 1.95, 1.08),
+        ((Span(length),), 1.0, 1.0),
+    ):
+        pattern = Pattern(layout)
+        for zigzag, wanted in ((False, in_order), (True, in_zigzag)):
+            size, count = tiling(length, devices, tile, zigzag=zigzag)
+            plan = Plan(pattern, 1.0, size, count, devices, "sequence", zigzag)
+            np.testing.assert_array_equal(np.sort(plan.places(), axis=None), np.arange(devices * count))
+            work = plan.work()  # [steps,devices], and at each step all wait for the slowest
+            assert work.sum() == pattern.tiles(size, devices * count).sum()  # those that nobody sees are skipped
+            assert work.max(axis=1).sum() / work.mean(axis=1).sum() == pytest.approx(wanted, abs=0.01)
+        assert zigzag_pays(pattern, devices, tile, 8, 8, 2) == (in_order > 1)
+    for pattern in (Pattern((Span(8192, True),)), Pattern((Span(length, True),), window=1024)):  # short; near
+        assert not zigzag_pays(pattern, devices, tile, 8, 8, 2)
+
+
 def test_ulysses_equals_one_device():
     arrays, segment, pattern = inputs(), jnp.asarray(PACKED), PATTERNS["prefix in a window"]
     far = dict(window=pattern.window, global_tokens=pattern.global_tokens)
@@ -141,14 +178,22 @@ def test_splash_equals_dense():
     """In JAX's interpreter, for want of a TPU: masks loaded and computed, grouped heads, packed rows, padding."""
     length = 130  # 256 to the kernel
     q, k, v = inputs(length, heads=(2, 1, 1), batch=1)
-    segment = jnp.asarray(np.repeat(np.asarray([[1, 2, 0]], np.int32), [60, 50, 20], 1))
+    segment = jnp.asarray(np.repeat(np.asarray([[1, 0]], np.int32), [110, 20], 1))
     pattern = Pattern((Span(40), Span(90, True)), window=20, global_tokens=2)
     kernel = partial(splash, scale=K**-0.5, interpret=True)
     found = with_gradients(partial(kernel, pattern=pattern), (q, k, v), segment)
     compare(found, with_gradients(dense(pattern), (q, k, v), segment))
-    computed = Pattern((Span(length, True),), window=9)
-    out = quick(partial(kernel, pattern=computed))(q, k, v, None)
-    np.testing.assert_allclose(out, dense(computed)(q, k, v, None), rtol=1e-5, atol=1e-5)
+    computed, packed = Pattern((Span(length, True),), window=9), jnp.where(jnp.arange(length)[None] < 60, 2, segment)
+    out = quick(partial(kernel, pattern=computed))(q, k, v, packed)
+    np.testing.assert_allclose(out, dense(computed)(q, k, v, packed), rtol=1e-5, atol=1e-5)
+
+
+def test_splash_has_no_global_tokens_for_each_of_several_documents():
+    options: Any = dict(layout=(Span(T),), window=2, global_tokens=1)
+    with pytest.raises(UsageError, match="'splash' has no global_tokens for each of several documents"):
+        attention(*inputs(), segment=jnp.asarray(PACKED), implementation="splash", **options)
+    assert _choose("auto", "tpu", "bfloat16", 64, Pattern((Span(4096),), 128, 1), True) == ("blockwise", "")
+    assert _choose("auto", "tpu", "bfloat16", 64, Pattern((Span(4096),), 128, 1)) == ("splash", "")
 
 
 def test_blocks_of_splash_waste_less_than_a_quarter():
@@ -164,16 +209,23 @@ def test_blocks_of_splash_waste_less_than_a_quarter():
     ]
 
 
-@pytest.mark.parametrize("name", PATTERNS)
-def test_cudnn_is_asked_for_what_dense_computes(name, monkeypatch):
-    """There is no GPU here: XLA's own kernel answers the call."""
-    asked, fused = [], jax.nn.dot_product_attention
+@pytest.fixture
+def asked(monkeypatch):
+    """What cuDNN is asked for: flag, window, mask, lengths. There is no GPU here: XLA's own kernel answers the call."""
+    found, fused = [], jax.nn.dot_product_attention
 
     def answer(*arrays, implementation, **options):
-        asked.append((options["is_causal"], options["local_window_size"], options["mask"] is not None))
+        assert implementation == "cudnn"
+        given = [options.get(name) is not None for name in ("mask", "query_seq_lengths", "key_value_seq_lengths")]
+        found.append((options["is_causal"], options.get("local_window_size"), *given))
         return fused(*arrays, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", answer)
+    return found
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_cudnn_is_asked_for_what_dense_computes(name, asked):
     pattern, (q, k, v) = PATTERNS[name], inputs()
     for segment in (None, PACKED):
         given = None if segment is None else jnp.asarray(segment)
@@ -181,8 +233,65 @@ def test_cudnn_is_asked_for_what_dense_computes(name, monkeypatch):
         found = np.asarray(cudnn(q, k, v, given, pattern, scale=K**-0.5))
         np.testing.assert_allclose(found[real], np.asarray(dense(pattern)(q, k, v, given))[real], rtol=1e-5, atol=1e-5)
     flags = {"full": (False, None, False), "causal": (True, None, False), "window": (True, (2, 0), False)}
-    assert asked[0] == flags.get(name, (False, None, True))
-    assert asked[1] == (name == "causal", None, True)
+    assert asked[0] == (*flags.get(name, (False, None, True)), False, False)
+    assert asked[1] == (name == "causal", None, True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("full", (False, None, False, True, True)),
+        ("causal", (True, None, False, True, True)),
+        ("window", (True, (2, 0), False, False, False)),
+    ],
+)
+def test_padding_at_the_end_needs_no_mask(name, wanted, asked):
+    """Values and gradients, also of a row that is padding alone."""
+    segment = jnp.arange(T, dtype=jnp.int32)[None] < jnp.asarray([[9], [0]])
+    pattern, arrays, segment = PATTERNS[name], inputs(), segment.astype(jnp.int32)
+    found = with_gradients(partial(cudnn, pattern=pattern, scale=K**-0.5, right_padded=True), arrays, segment)
+    compare(found, with_gradients(dense(pattern), arrays, segment))
+    assert asked == [wanted]
+
+
+def test_programs_for_gpus_call_cudnn_without_a_mask(monkeypatch):
+    """Lowered, which takes no GPU, but for its library's version."""
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    if not hasattr(fused, "check_cudnn_version"):
+        pytest.skip("this version of JAX finds cuDNN otherwise")
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91_000)
+    x, ids = jax.ShapeDtypeStruct((2, 128, 4, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 128), jnp.int32)
+
+    def total(x, segment, layout, options):
+        out = attention(x, x, x, layout, segment, implementation="cudnn", **options)
+        return out.astype(jnp.float32).sum()
+
+    for causal, segment, options, said in (
+        (False, None, {}, "NO_MASK"),
+        (True, None, {}, "CAUSAL"),
+        (True, None, dict(window=32), "CAUSAL"),
+        (False, ids, dict(right_padded=True), "PADDING"),
+        (True, ids, dict(right_padded=True), "PADDING_CAUSAL"),
+        (False, ids, {}, None),
+    ):
+        traced = jax.jit(jax.grad(partial(total, layout=(Span(128, causal),), options=options))).trace(x, segment)
+        program = traced.lower(lowering_platforms=("cuda",)).as_text()
+        calls = set(re.findall(r"@__cudnn\$(\w+)", program))
+        assert calls == (
+            {"fmhaSoftmax", "fmhaSoftmaxBackward"} if said else {"fmhaScaleBiasSoftmax", "fmhaScaleBiasSoftmaxBackward"}
+        )
+        assert set(re.findall(r"mask_type\\22: \\22(\w+)\\22", program)) == {said or "NO_MASK"}
+
+
+def test_tasks_promise_padding_at_the_end():
+    ids = jnp.asarray([[5, 0, 7, 0], [0, 0, 0, 0], [1, 2, 3, 4]], jnp.int32)
+    np.testing.assert_array_equal(lengths_of(ids, 0), [3, 0, 4])
+    made = tokens(jnp.zeros((3, 4, 2)), lengths=lengths_of(ids, 0))
+    np.testing.assert_array_equal(made.segment, [[1, 1, 1, 0], [0] * 4, [1] * 4])
+    plain = tokens(jnp.zeros((3, 2, 2)))
+    assert made.right_padded and concat(plain, made).right_padded and not concat(made, plain).right_padded
+    with pytest.raises(ValueError, match="by segment or by lengths, not by both"):
+        tokens(jnp.zeros((3, 4, 2)), lengths=lengths_of(ids, 0), segment=ids)
 
 
 def test_kernels_are_chosen_by_platform_pattern_and_mesh():
@@ -202,6 +311,8 @@ def test_kernels_are_chosen_by_platform_pattern_and_mesh():
     ):
         assert _choose("auto", platform, "bfloat16", 64, pattern) == (kernel, ""), (platform, pattern)
     assert _choose("auto", "gpu", "bfloat16", 64, narrow, True) == ("blockwise", "")  # packed: flags do not do
+    assert _choose("auto", "gpu", "bfloat16", 64, short, True) == ("cudnn", "")
+    assert _choose("auto", "gpu", "bfloat16", 64, Pattern((Span(63),)), True) == ("xla", "")  # a mask of odd length
     assert _choose("auto", "cpu", "float32", 64, causal, False, 4) == ("blockwise", "ring")
     assert _choose("auto", "tpu", "bfloat16", 64, causal, False, 4) == ("splash", "ulysses")
     assert _choose("auto", "tpu", "bfloat16", 64, causal, False, 4, False) == ("blockwise", "ring")

@@ -85,12 +85,18 @@ def test_convolutions_before_split_sequences_keep_their_gradients(kind: str) -> 
         np.testing.assert_allclose(found[name], gradient, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_predictions_in_chunks_are_the_same() -> None:
-    experiment = tiny.build(tiny.plain("gpt", **SMALL))
+@pytest.mark.parametrize("kind", ["gpt", "bert"])
+def test_predictions_in_chunks_are_the_same(kind: str) -> None:
+    experiment = tiny.build(tiny.plain(kind, **SMALL))
     task, batch = experiment.tasks[0], dict(next(experiment.train_batches(experiment.tasks[0])))
     model = quick(experiment.program.make_model)(jax.random.key(0))
     whole, chunked = (quick(t.predict)(model, batch) for t in (task, replace(task, chunk=5)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, chunked)
+    rows, vocabulary = task.batch_size * task.length, model.tokenizers[task.tokenizer].config.vocabulary
+    for chunk, all_at_once in ((0, True), (5, False)):
+        made = equations(jax.make_jaxpr(replace(task, chunk=chunk).predict)(model, batch).jaxpr)
+        sizes = {v.aval.size for equation in made for v in equation.outvars}
+        assert (rows * vocabulary in sizes) == all_at_once
 
 
 @pytest.mark.parametrize("kind", ["gpt", "bert"])

@@ -7,9 +7,9 @@ The visibility rule is described by a static `Layout`, perhaps a window with glo
 |---|---|
 | `xla` | all logits at once; a dense mask, unless all see all |
 | `blockwise` | tiles, in memory linear in T and only where somebody sees something |
-| `cudnn` | GPU; causal and window flags, a dense mask only where they do not say it all |
-| `splash` | TPU; any pattern, by blocks |
-| `ring` | `blockwise` as a ring over the mesh axis `sequence` |
+| `cudnn` | GPU; causal and window flags and lengths, a dense mask only where they do not say it all |
+| `splash` | TPU; any pattern, by blocks; not with global tokens of each of several documents |
+| `ring` | `blockwise` as a ring over the mesh axis `sequence`, in a zigzag where that pays |
 | `ulysses` | heads exchanged for tokens over `sequence`, around the kernel that suits the platform |
 | `auto` | splash on TPUs and cudnn on GPUs where they fit, blockwise for windows and long rows, else xla; over |
 | | `sequence`, ulysses around splash where the heads divide, else ring |
@@ -47,15 +47,16 @@ def attention(
     global_tokens: int = 0,
     implementation: str = "auto",
     scale: float | None = None,
+    right_padded: bool = False,
 ) -> jax.Array:
     """Self-attention of tokens laid out as `layout`; [B,T,H,K]. `implementation`: see the head of this file.
 
     window: a token sees only those less than `window` places away, as far as the layout lets it; None: all.
-    global_tokens: that many at the start of a row see and are seen at any distance (Beltagy 2020). On a mesh with
-    `sequence` > 1, rows are computed in pieces. Raises ValueError for an unknown implementation, and UsageError for one
-    whose needs the mesh or the heads do not meet.
+    global_tokens: that many at the start of each document see and are seen at any distance (Beltagy 2020). right_padded:
+    the promise of `Tokens` about `segment`. On a mesh with `sequence` > 1, rows are computed in pieces. Raises ValueError
+    for an unknown implementation, and UsageError for one whose needs the mesh, the heads or the pattern do not meet.
     """
-    pattern = Pattern(layout, window, global_tokens)
+    pattern, packed = Pattern(layout, window, global_tokens), segment is not None and not right_padded
     factor = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
     parts = placed.sequence_parts()
     local, spread = _choose(
@@ -64,7 +65,7 @@ def attention(
         str(q_BTHK.dtype),
         q_BTHK.shape[-1],
         pattern,
-        segment is not None,
+        packed,
         parts,
         placed.heads_divide(k_BTGK.shape[2]),
     )
@@ -73,16 +74,22 @@ def attention(
             f"attention {implementation!r} deals out heads over sequence={parts}, but {k_BTGK.shape[2]} key/value heads "
             "do not divide: choose 'ring', or another mesh"
         )
+    if local == "splash" and _beyond_splash(pattern, packed):
+        raise UsageError(
+            f"attention {implementation!r} has no global_tokens for each of several documents in a row: choose "
+            "'blockwise' or 'auto'"
+        )
     q, k, v = q_BTHK, k_BTGK, v_BTGK
 
     def kernel(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
         if local == "blockwise":  # finds its own place on a mesh, unless it is in its place already
-            return placed.ring(q, k, v, segment, pattern, scale=factor, tile=tile_size(pattern))
+            tile = tile_size(pattern)
+            return placed.ring(q, k, v, segment, pattern, scale=factor, tile=tile, right_padded=right_padded)
         if local == "xla":
             mask = visible(layout, segment, window=window, global_tokens=global_tokens)
             return attend(q, k, v, mask, scale=scale)[0]
         if local == "cudnn":
-            return cudnn(q, k, v, segment, pattern, scale=factor)
+            return cudnn(q, k, v, segment, pattern, scale=factor, right_padded=right_padded)
         # Only here, because Pallas for TPUs takes long to import and few have one.
         from unimodal.kernels.splash import splash
 
@@ -108,7 +115,7 @@ def _choose(
     dtype: str,
     head_size: int,
     pattern: Pattern,
-    segmented: bool = False,
+    packed: bool = False,
     parts: int = 1,
     divides: bool = True,
 ) -> tuple[str, str]:
@@ -117,7 +124,7 @@ def _choose(
         raise ValueError(f"attention implementation {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
     local = implementation
     if implementation in ("auto", "ulysses"):
-        local = _suited(platform, dtype, head_size, pattern, segmented)
+        local = _suited(platform, dtype, head_size, pattern, packed)
     spread = ""
     if implementation == "ring":
         local = "blockwise"
@@ -134,15 +141,21 @@ def _say(kernel: str, spread: str, platform: str, dtype: str, head_size: int) ->
     logger.info("attention: %s kernel%s on %s (%s, head size %d)", kernel, spread, platform, dtype, head_size)
 
 
-def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, segmented: bool) -> str:
-    """The kernel for whole rows."""
+def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed: bool) -> str:
+    """The kernel for whole rows. packed: segments are more than padding at the end of rows."""
     T = pattern.length
-    if platform == "tpu":
+    if platform == "tpu" and not _beyond_splash(pattern, packed):
         return "splash" if T >= 128 else "xla"
     size, count = tiling(T, 1, tile_size(pattern))
     # A dense mask makes any kernel quadratic again. With windows, tiles win as soon as most of them are empty.
     sparse = T >= LONG or (pattern.narrow and pattern.tiles(size, count).mean() <= 0.5)
     fits = platform == "gpu" and dtype in ("bfloat16", "float16") and head_size % 8 == 0 and head_size <= 128
-    if fits and not (sparse and needs_mask(pattern, segmented)):
+    # With a mask, cuDNN's backward pass wants an even T.
+    if fits and not (needs_mask(pattern, packed) and (sparse or T % 2)):
         return "cudnn"
     return "blockwise" if sparse else "xla"
+
+
+def _beyond_splash(pattern: Pattern, packed: bool) -> bool:
+    """Splash knows while tracing what is seen, segments aside, and so no global tokens that stand elsewhere in each row."""
+    return packed and pattern.narrow and pattern.global_tokens > 0

@@ -48,7 +48,8 @@ class BackboneConfig:
     linearly from 0. final_norm: a norm after the last layer. scan: layers stacked and scanned, or an unrolled list.
     remat: a key of REMAT. dtype: compute; param_dtype: storage. attention: a kernel by name, or "auto".
     window: tokens see only those less than this many places away (causal: itself and the window - 1 before), None: all
-    that the layout shows; global_tokens: so many at the start of a row see and are seen all the same (Beltagy 2020).
+    that the layout shows; global_tokens: so many at the start of each document see and are seen all the same
+    (Beltagy 2020).
     """
 
     width: int
@@ -222,9 +223,11 @@ class Attention(nnx.Module):
         segment: jax.Array | None,
         rope: tuple[jax.Array, jax.Array] | None,
         *,
+        right_padded: bool = False,
         capture: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Attended [B,T,D], and the weights [B,H,T,T] if `capture` (which needs the plain kernel)."""
+        """Attended [B,T,D], and the weights [B,H,T,T] if `capture` (which needs the plain kernel). right_padded: as in
+        `Tokens`."""
         q, k, v = self.project(x_BTD, rope)
         q = constrain(q, "batch", "tokens", "heads", "head_size")
         window, always = self.window, self.global_tokens
@@ -233,7 +236,15 @@ class Attention(nnx.Module):
             result, weights = attend(q, k, v, mask)
             return self.output(result), weights
         result = attention(
-            q, k, v, layout, segment, window=window, global_tokens=always, implementation=self.implementation
+            q,
+            k,
+            v,
+            layout,
+            segment,
+            window=window,
+            global_tokens=always,
+            implementation=self.implementation,
+            right_padded=right_padded,
         )
         return self.output(result), None
 
@@ -346,7 +357,14 @@ class Backbone(nnx.Module):
         rope = None if c.rope_theta is None else rope_table(tokens.position, c.K, c.rope_theta, c.rope_scaling)
 
         def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-            return attention(x, tokens.layout, tokens.segment, rope, capture="attention" in capture)
+            return attention(
+                x,
+                tokens.layout,
+                tokens.segment,
+                rope,
+                right_padded=tokens.right_padded,
+                capture="attention" in capture,
+            )
 
         def layer(x: jax.Array, inputs: tuple[Block, Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
             block, layer_key, rate = inputs

@@ -38,12 +38,15 @@ class Tokens:
         is real and in one segment, so that no kernel needs a mask for it.
     layout: left to right, one `Span` per stretch of tokens. Query q sees key k when both are in the same non-zero
         segment, and k's span is earlier than q's, or the span is shared and (not causal, or k <= q).
+    right_padded: a promise about `segment`, made while tracing: a row is one segment, and its padding stands at its
+        end. Lengths then say what else would take a mask.
     """
 
     x: jax.Array
     position: jax.Array
     segment: jax.Array | None
     layout: Layout = field(metadata={"static": True})
+    right_padded: bool = field(default=False, metadata={"static": True})
 
     def with_x(self, x: jax.Array) -> Tokens:
         """The same tokens with other embeddings [B,T,D'] (hidden states, say)."""
@@ -51,13 +54,32 @@ class Tokens:
 
 
 def tokens(
-    x: jax.Array, *, causal: bool = False, segment: jax.Array | None = None, position: jax.Array | None = None
+    x: jax.Array,
+    *,
+    causal: bool = False,
+    segment: jax.Array | None = None,
+    position: jax.Array | None = None,
+    lengths: jax.Array | None = None,
 ) -> Tokens:
-    """Wrap embeddings [B,T,D] as one span. `position` [B,T] defaults to 0, 1, 2, …; `segment` [B,T] to one segment."""
+    """Wrap embeddings [B,T,D] as one span. `position` [B,T] defaults to 0, 1, 2, …; `segment` [B,T] to one segment.
+
+    lengths: [B] int32, how many tokens of each row are real, the rest being padding; in place of `segment`, which it
+    says in a form that more kernels can read. Raises ValueError if both are given.
+    """
     batch, length, _ = x.shape
     if position is None:
         position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
-    return Tokens(x, position, segment, (Span(length, causal),))
+    if lengths is None:
+        return Tokens(x, position, segment, (Span(length, causal),))
+    if segment is not None:
+        raise ValueError("tokens are told apart by segment or by lengths, not by both")
+    real = jnp.arange(length, dtype=jnp.int32)[None] < lengths[:, None]
+    return Tokens(x, position, real.astype(jnp.int32), (Span(length, causal),), right_padded=True)
+
+
+def lengths_of(ids: jax.Array, pad: int) -> jax.Array:
+    """[B] int32: how many ids of each row [B,T] stand before the padding at its end."""
+    return jnp.where(ids != pad, jnp.arange(1, ids.shape[1] + 1, dtype=jnp.int32)[None], 0).max(axis=1)
 
 
 def concat(first: Tokens, *rest: Tokens) -> Tokens:
@@ -73,6 +95,7 @@ def concat(first: Tokens, *rest: Tokens) -> Tokens:
             jnp.concatenate([result.position, position], axis=1),
             segment,
             result.layout + following.layout,
+            right_padded=result.segment is None and following.right_padded,
         )
     return result
 

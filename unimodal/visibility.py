@@ -2,7 +2,7 @@
 
 Segments aside, the rule comes down to one number per query: with spans from left to right, query q sees the keys before
 its `limit`, which is the end of its span, or q + 1 where the span is causal. A window takes away what is far, global
-tokens give it back; neither shows what the layout hides.
+tokens give it back; neither shows what the layout, or another segment, hides.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Pattern:
     """Which key each query may see, by their places alone; static, so that a kernel can be chosen while tracing.
 
     window: a query sees keys less than `window` places away (causal: itself and the window - 1 before), on both sides
-    where the layout allows it; None: however far. global_tokens: that many tokens at the start of the row see, and are
-    seen, however far (Beltagy 2020, §3.1 "Global Attention"). Raises UsageError for a window below 1, or global tokens
-    below 0.
+    where the layout allows it; None: however far. global_tokens: that many tokens at the start of each document, or of
+    the row where it is but one, see, and are seen, however far (Beltagy 2020, §3.1 "Global Attention"). Raises UsageError
+    for a window below 1, or global tokens below 0.
     """
 
     layout: Layout
@@ -68,26 +68,31 @@ class Pattern:
         """All see all."""
         return not self.narrow and len(self.layout) == 1 and (not self.layout[0].causal or self.length == 1)
 
-    def sees(self, query: Array, key: Array, limit: Array) -> Array:
-        """Whether queries at places `query`, of those limits, see keys at places `key`; broadcast against each other."""
+    def sees(self, query: Array, key: Array, limit: Array, always: tuple[Array, Array] | None = None) -> Array:
+        """Whether queries at places `query`, of those limits, see keys at places `key`; broadcast against each other.
+
+        always: which queries and which keys are global tokens; None: the first of the row.
+        """
         seen = key < limit
         if not self.narrow:
             return seen
         assert self.window is not None
         near = (query - key < self.window) & (key - query < self.window)
         if self.global_tokens:
-            near = near | (query < self.global_tokens) | (key < self.global_tokens)
+            of_query, of_key = (query < self.global_tokens, key < self.global_tokens) if always is None else always
+            near = near | of_query | of_key
         return seen & near
 
-    def tiles(self, size: int, count: int) -> np.ndarray:
+    def tiles(self, size: int, count: int, *, anywhere: bool = False) -> np.ndarray:
         """bool [count,count]: whether any query of tile i sees any key of tile j, tiles being `size` tokens wide.
 
-        May say yes where in truth none does, as the window is compared between the tiles' nearest edges.
+        May say yes where in truth none does, as the window is compared between the tiles' nearest edges. anywhere: global
+        tokens may stand in any tile.
         """
         limit = np.pad(self.limit, (0, count * size - self.length)).reshape(count, size).max(axis=1)
         first = np.arange(count, dtype=np.int32) * size
         seen = first[None, :] < limit[:, None]
-        if not self.narrow:
+        if not self.narrow or (anywhere and self.global_tokens):
             return seen
         assert self.window is not None
         gap = np.maximum(np.abs(first[:, None] - first[None, :]) - (size - 1), 0)
@@ -105,9 +110,24 @@ def visible(
     pattern, mask = Pattern(layout, window, global_tokens), None
     if not pattern.full:
         # Computed rather than a constant, which at 32,768 tokens would be a gigabyte of the program.
-        place = jnp.arange(pattern.length, dtype=jnp.int32)
-        mask = pattern.sees(place[:, None], place[None, :], jnp.asarray(pattern.limit)[:, None])[None]
+        place, always = jnp.arange(pattern.length, dtype=jnp.int32), None
+        if segment is not None and pattern.narrow and global_tokens:
+            first = first_of_segments(segment, global_tokens)
+            always = first[:, :, None], first[:, None, :]
+        limit = jnp.asarray(pattern.limit)
+        mask = pattern.sees(place[None, :, None], place[None, None, :], limit[None, :, None], always)
     if segment is not None:
         same = (segment[:, :, None] == segment[:, None, :]) & (segment != 0)[:, None, :]
         mask = same if mask is None else mask & same
     return mask
+
+
+def first_of_segments(segment: jax.Array, count: int) -> jax.Array:
+    """bool [B,T]: which tokens are among the first `count` of their segment [B,T], wherever its tokens stand."""
+    order = jnp.argsort(segment, axis=1, stable=True)  # segments one after the other, each in its own order
+    ordered = jnp.take_along_axis(segment, order, axis=1)
+    place = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
+    begins = (ordered != jnp.roll(ordered, 1, axis=1)) | (place == 0)
+    start = jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+    first = (place - start < count) & (ordered != 0)
+    return jnp.take_along_axis(first, jnp.argsort(order, axis=1), axis=1)

@@ -20,8 +20,10 @@ def save_huggingface(model: Pretrained, directory: str | Path) -> None:
     """Write the model as a Hugging Face directory: its tensors under their published names, config.json and small files.
 
     Tensors that went unread at loading are copied from where the model came from. Parameters are gathered one at a
-    time. Raises UsageError if that origin is needed and gone, or the directory cannot be written.
+    time. Raises UsageError if that origin is needed and gone, the directory cannot be written, or the model sees as
+    config.json does not say.
     """
+    _refuse_other_windows(model)
     target, origin = Path(directory), model.origin
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -46,6 +48,17 @@ def save_huggingface(model: Pretrained, directory: str | Path) -> None:
     elif old is None and len(origin.files) > 1:
         raise UsageError(f"{origin.directory}, whose {INDEX} is to be written again, is gone")
     (target / "config.json").write_text(origin.config, encoding="utf-8")
+
+
+def _refuse_other_windows(model: Pretrained) -> None:
+    """config.json is written as it was read; weights that have been trained to see otherwise would be misread."""
+    for tower in model.description.towers:
+        ours, theirs = (
+            f"window={c.window}, global_tokens={c.global_tokens}"
+            for c in (model.backbones[tower.name].config, tower.backbone)
+        )
+        if ours != theirs:
+            raise UsageError(f"the backbone {tower.name!r} has {ours}, but its config.json says {theirs}: not saved")
 
 
 def to_tensors(model: Pretrained) -> dict[str, np.ndarray]:

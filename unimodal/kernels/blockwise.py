@@ -1,9 +1,14 @@
 """Attention tile by tile in plain XLA: memory linear in T, and no work for tiles that nobody sees.
 
 The softmax is kept as a running maximum and sum (Milakov 2018; Rabe 2021), and the backward pass computes the weights
-anew from their log-sum (Dao 2022, algorithm 4). Which tiles are seen is known while tracing, so a window costs
-T·window. Where T is split over devices, keys and values travel round a ring and each device meets all of them
-(Liu 2023): every device holds T/devices of everything, whatever the pattern, and any number of heads will do.
+anew from their log-sum (Dao 2022, algorithm 4). Which tiles a pattern shows is known while tracing, so a window costs
+T·window; tiles that only segments hide are passed over while running. Where T is split over devices, keys and values
+travel round a ring and each device meets all of them (Liu 2023): every device holds T/devices of everything, whatever
+the pattern, and any number of heads will do.
+
+With neighbours in order, the last device of a causal ring has all to see and the first only itself, and all wait for the
+slowest. In a zigzag each device holds a stretch from the front and its counterpart from the back, and all have the same
+to do at every step (the placement of Llama 3's context parallelism, Dubey 2024, §3.3.2).
 """
 
 from __future__ import annotations
@@ -23,8 +28,8 @@ LOWEST = -1e30  # below any logit, and finite: differences of it make no NaN
 
 @dataclass(frozen=True)
 class Plan:
-    """What is static of one call. size, count: of the tiles of one device; devices: of the ring along `axis`; steps: how
-    many of them a device has to hear from."""
+    """What is static of one call. size, count: of the tiles of one device; devices: of the ring along `axis`; zigzag:
+    how the row lies on them; anywhere: global tokens are not only the first of the row."""
 
     pattern: Pattern
     scale: float
@@ -32,26 +37,48 @@ class Plan:
     count: int
     devices: int = 1
     axis: str | None = None
+    zigzag: bool = False
+    anywhere: bool = False
 
     @property
     def steps(self) -> int:
-        """All, unless looking back through a window: then only as many neighbours as it reaches."""
+        """How many devices each has to hear from: all, unless neighbours look back through a window, and only so far."""
         p = self.pattern
-        if not (p.narrow and p.causal and not p.global_tokens):
+        if self.zigzag or not (p.narrow and p.causal and not p.global_tokens):
             return self.devices
         assert p.window is not None
         return min(self.devices, 1 + -(-(p.window - 1) // (self.size * self.count)))
 
+    def places(self) -> np.ndarray:
+        """int32 [devices,count]: which tile of the row each tile of a device is."""
+        if not self.zigzag:
+            return np.arange(self.devices * self.count, dtype=np.int32).reshape(self.devices, self.count)
+        half = self.count // 2
+        tiles = np.asarray(stretches(self.devices), np.int32)[:, :, None] * half + np.arange(half, dtype=np.int32)
+        return tiles.reshape(self.devices, self.count)
+
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """The seen tiles (i, j) of each pair of devices, [queries' device, keys' device, most, 2], and how many they are."""
-        n, c = self.devices, self.count
-        seen = self.pattern.tiles(self.size, n * c).reshape(n, c, n, c).transpose(0, 2, 1, 3)
+        n, c, places = self.devices, self.count, self.places()
+        seen = self.pattern.tiles(self.size, n * c, anywhere=self.anywhere)[places.reshape(-1)][:, places.reshape(-1)]
+        seen = seen.reshape(n, c, n, c).transpose(0, 2, 1, 3)
         counts = seen.sum(axis=(2, 3)).astype(np.int32)
         lists = np.zeros((n, n, max(int(counts.max()), 1), 2), np.int32)
         for d, s in np.ndindex(n, n):
             found = np.argwhere(seen[d, s])
             lists[d, s, : len(found)] = found
         return lists, counts
+
+    def work(self) -> np.ndarray:
+        """int [steps,devices]: the tiles that each device visits at each step of the ring."""
+        counts, here = self.pairs()[1], np.arange(self.devices)
+        return np.stack([counts[here, (here - step) % self.devices] for step in range(self.steps)])
+
+
+def stretches(devices: int) -> list[tuple[int, int]]:
+    """Which two of 2·devices equal stretches of a row each device holds: one from the front and its counterpart from the
+    back, the even one first (which in the row's own order is the first of some device)."""
+    return [(d, 2 * devices - 1 - d) if d % 2 == 0 else (2 * devices - 1 - d, d) for d in range(devices)]
 
 
 def blockwise(
@@ -65,83 +92,98 @@ def blockwise(
     tile: int = 512,
     axis: str | None = None,
     devices: int = 1,
+    always: jax.Array | None = None,
+    zigzag: bool = False,
 ) -> jax.Array:
     """[B,T,H,K], as `dense.attend` under the pattern's mask; T must be a multiple of what `tiling` says.
 
-    With `axis` inside `jax.shard_map`: T is what one of `devices` along that mesh axis holds, neighbours in order, and
-    `pattern` is still of the whole row. Float32 sums whatever the dtype. A query that sees nothing gets zeros.
+    With `axis` inside `jax.shard_map`: T is what one of `devices` along that mesh axis holds, neighbours in order or, if
+    `zigzag`, as `stretches` says, and `pattern` is still of the whole row. always: bool [B,T], which are the global tokens,
+    where these are not the first of the row. Float32 sums whatever the dtype. A query that sees nothing gets zeros.
     """
     B, T, H, K = q_BTHK.shape
     G = k_BSGK.shape[2]
-    size, count = tiling(T * devices, devices, tile)
+    size, count = tiling(T * devices, devices, tile, zigzag=zigzag)
     assert size * count == T, "pad to a whole number of tiles first"
-    plan = Plan(pattern, scale, size, count, devices, axis)
+    plan = Plan(pattern, scale, size, count, devices, axis, zigzag, always is not None)
     q = q_BTHK.reshape(B, count, size, G, H // G, K).transpose(1, 0, 3, 4, 2, 5)  # [tiles,B,G,R,size,K]
     k, v = (a.reshape(B, count, size, G, K).transpose(1, 0, 3, 2, 4) for a in (k_BSGK, v_BSGK))  # [tiles,B,G,size,K]
-    tiles = None if segment is None else segment.reshape(B, count, size).transpose(1, 0, 2)
-    out: Any = _attend(plan, q, k, v, tiles)
+    marks = jax.tree.map(lambda a: a.reshape(B, count, size).transpose(1, 0, 2), (segment, always))  # [tiles,B,size]
+    out: Any = _attend(plan, q, k, v, marks)
     return out.transpose(1, 0, 4, 2, 3, 5).reshape(B, T, H, K)
 
 
-def tiling(length: int, devices: int, tile: int = 512) -> tuple[int, int]:
+def tiling(length: int, devices: int, tile: int = 512, *, zigzag: bool = False) -> tuple[int, int]:
     """Size of a tile and tiles per device for rows of `length`, which are to be padded to devices · count · size."""
+    if zigzag:
+        size, half = tiling(length, 2 * devices, tile)
+        return size, 2 * half
     local = -(-length // devices)
     count = -(-local // tile)
     return -(-local // count), count
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
-    return _forward(plan, q, k, v, segment)[0]
+def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any) -> jax.Array:
+    return _forward(plan, q, k, v, marks)[0]
 
 
-def _forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> tuple[jax.Array, Any]:
+def _forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any) -> tuple[jax.Array, Any]:
     highest = jnp.full(q.shape[:-1], LOWEST, jnp.float32)
     total, sums = jnp.zeros(q.shape[:-1], jnp.float32), jnp.zeros(q.shape, jnp.float32)
 
     def visit(i: jax.Array, j: jax.Array, source: Any, visitor: Any, carry: Any) -> Any:
-        k, v, key_segment = visitor
-        highest, total, sums = carry
-        logits, mask = _logits(plan, i, j, source, q, k, segment, key_segment)
-        before = _take(highest, i)
-        now = jnp.maximum(before, jnp.where(mask, logits, LOWEST).max(axis=-1))
-        weights = jnp.where(mask, jnp.exp(logits - now[..., None]), 0.0)
-        fade = jnp.exp(before - now)
-        added = jnp.einsum(
-            "bgrts,bgsk->bgrtk", weights.astype(v.dtype), _take(v, j), preferred_element_type=jnp.float32
-        )
-        return (
-            _put(highest, i, now),
-            _put(total, i, _take(total, i) * fade + weights.sum(axis=-1)),
-            _put(sums, i, _take(sums, i) * fade[..., None] + added),
+        k, v, key_marks = visitor
+        mask = _mask(plan, i, j, source, marks, key_marks)
+        before = tuple(_take(array, i) for array in carry)
+
+        def seen() -> Any:
+            highest, total, sums = before
+            logits = _logits(plan, _take(q, i), _take(k, j))
+            now = jnp.maximum(highest, jnp.where(mask, logits, LOWEST).max(axis=-1))
+            weights = jnp.where(mask, jnp.exp(logits - now[..., None]), 0.0)
+            fade = jnp.exp(highest - now)
+            value = _take(v, j)
+            added = jnp.einsum("bgrts,bgsk->bgrtk", weights.astype(v.dtype), value, preferred_element_type=jnp.float32)
+            return now, total * fade + weights.sum(axis=-1), sums * fade[..., None] + added
+
+        return tuple(
+            _put(array, i, tile) for array, tile in zip(carry, _if_any(mask, marks, seen, before), strict=True)
         )
 
-    _, (highest, total, sums) = _round(plan, visit, (k, v, segment), (highest, total, sums))
+    _, (highest, total, sums) = _round(plan, visit, (k, v, marks), (highest, total, sums))
     some = total > 0
     out = (sums / jnp.where(some, total, 1.0)[..., None]).astype(q.dtype)
     log_sum = jnp.where(some, highest + jnp.log(jnp.where(some, total, 1.0)), 0.0)
-    return out, (q, k, v, segment, out, log_sum)
+    return out, (q, k, v, marks, out, log_sum)
 
 
 def _backward(plan: Plan, kept: Any, cotangent: jax.Array) -> tuple[Any, ...]:
-    q, k, v, segment, out, log_sum = kept
+    q, k, v, marks, out, log_sum = kept
     delta = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)
     zeros = lambda a: jnp.zeros(a.shape, jnp.float32)  # noqa: E731
 
     def visit(i: jax.Array, j: jax.Array, source: Any, visitor: Any, dq: jax.Array) -> Any:
-        k, v, key_segment, dk, dv = visitor
-        key, value, query, above = _take(k, j), _take(v, j), _take(q, i), _take(cotangent, i)
-        logits, mask = _logits(plan, i, j, source, q, k, segment, key_segment)
-        weights = jnp.where(mask, jnp.exp(logits - _take(log_sum, i)[..., None]), 0.0)
-        product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-        dv = _add(dv, j, product("bgrts,bgrtk->bgsk", weights.astype(v.dtype), above))
-        of_weights = product("bgrtk,bgsk->bgrts", above, value)
-        of_logits = (weights * (of_weights - _take(delta, i)[..., None]) * plan.scale).astype(q.dtype)
-        dq = _add(dq, i, product("bgrts,bgsk->bgrtk", of_logits, key))
-        dk = _add(dk, j, product("bgrts,bgrtk->bgsk", of_logits, query))
-        return (k, v, key_segment, dk, dv), dq
+        k, v, key_marks, dk, dv = visitor
+        mask = _mask(plan, i, j, source, marks, key_marks)
+        before = _take(dq, i), _take(dk, j), _take(dv, j)
 
-    visitor, dq = _round(plan, visit, (k, v, segment, zeros(k), zeros(v)), zeros(q), visitor_changes=True)
+        def seen() -> Any:
+            key, value, query, above = _take(k, j), _take(v, j), _take(q, i), _take(cotangent, i)
+            weights = jnp.where(mask, jnp.exp(_logits(plan, query, key) - _take(log_sum, i)[..., None]), 0.0)
+            product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+            of_weights = product("bgrtk,bgsk->bgrts", above, value)
+            of_logits = (weights * (of_weights - _take(delta, i)[..., None]) * plan.scale).astype(q.dtype)
+            return (
+                before[0] + product("bgrts,bgsk->bgrtk", of_logits, key),
+                before[1] + product("bgrts,bgrtk->bgsk", of_logits, query),
+                before[2] + product("bgrts,bgrtk->bgsk", weights.astype(v.dtype), above),
+            )
+
+        of_query, of_key, of_value = _if_any(mask, marks, seen, before)
+        return (k, v, key_marks, _put(dk, j, of_key), _put(dv, j, of_value)), _put(dq, i, of_query)
+
+    visitor, dq = _round(plan, visit, (k, v, marks, zeros(k), zeros(v)), zeros(q), visitor_changes=True)
     dk, dv = _send(plan, visitor[3:], 1 - plan.steps)  # home again
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
@@ -187,23 +229,31 @@ def _send(plan: Plan, arrays: Any, places: int) -> Any:
     return jax.tree.map(lambda a: jax.lax.ppermute(a, plan.axis, order), arrays)
 
 
-def _logits(
-    plan: Plan, i: Any, j: Any, source: Any, q: Any, k: Any, segment: Any, key_segment: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Of one tile: logits [B,G,R,size,size] float32 and the mask that goes with them, broadcastable."""
+def _mask(plan: Plan, i: Any, j: Any, source: Any, marks: Any, key_marks: Any) -> jax.Array:
+    """Of one tile, bool [1 or B,1,1,size,size]."""
     here = 0 if plan.axis is None else jax.lax.axis_index(plan.axis)
     # Padding to whole tiles sees nothing and, being beyond every limit, is seen by nobody.
     whole = plan.devices * plan.count * plan.size
     limits = jnp.asarray(np.pad(plan.pattern.limit, (0, whole - plan.pattern.length)))
-    local = jnp.arange(plan.size, dtype=jnp.int32)
-    query = (here * plan.count + i) * plan.size + local
-    key = (source * plan.count + j) * plan.size + local
-    mask = plan.pattern.sees(query[:, None], key[None, :], limits[query][:, None])[None, None, None]
+    places, local = jnp.asarray(plan.places()), jnp.arange(plan.size, dtype=jnp.int32)
+    query, key = places[here, i] * plan.size + local, places[source, j] * plan.size + local
+    (segment, always), (key_segment, key_always) = marks, key_marks
+    known = None if always is None else (_take(always, i)[:, :, None], _take(key_always, j)[:, None, :])
+    mask = plan.pattern.sees(query[None, :, None], key[None, None, :], limits[query][None, :, None], known)
     if segment is not None:
         ours, theirs = _take(segment, i)[:, :, None], _take(key_segment, j)[:, None, :]
-        mask = mask & ((ours == theirs) & (theirs != 0))[:, None, None]
-    logits = jnp.einsum("bgrtk,bgsk->bgrts", _take(q, i), _take(k, j), preferred_element_type=jnp.float32)
-    return logits * plan.scale, mask
+        mask = mask & (ours == theirs) & (theirs != 0)
+    return mask[:, None, None]
+
+
+def _logits(plan: Plan, query: jax.Array, key: jax.Array) -> jax.Array:
+    """Of one tile, [B,G,R,size,size] float32."""
+    return jnp.einsum("bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32) * plan.scale
+
+
+def _if_any(mask: jax.Array, marks: Any, seen: Any, otherwise: Any) -> Any:
+    """What `seen` makes of a tile; `otherwise` where segments, of which nothing is known while tracing, hide all of it."""
+    return seen() if marks[0] is None else jax.lax.cond(mask.any(), seen, lambda: otherwise)
 
 
 def _take(array: jax.Array, tile: jax.Array) -> jax.Array:
@@ -212,7 +262,3 @@ def _take(array: jax.Array, tile: jax.Array) -> jax.Array:
 
 def _put(array: jax.Array, tile: jax.Array, value: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(array, value, tile, 0)
-
-
-def _add(array: jax.Array, tile: jax.Array, value: jax.Array) -> jax.Array:
-    return _put(array, tile, _take(array, tile) + value)

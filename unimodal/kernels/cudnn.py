@@ -1,17 +1,19 @@
-"""The fused attention of NVIDIA GPUs, asked for in the terms it is fast in: causal and window flags before masks."""
+"""The fused attention of NVIDIA GPUs, asked for in the terms it is fast in: flags, windows and lengths before masks."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from unimodal.tokens import Span
 from unimodal.visibility import Pattern, visible
 
 
-def needs_mask(pattern: Pattern, segmented: bool) -> bool:
-    """Whether flags do not say it all, so that cuDNN must be given [B,T,S] numbers. It has windows behind a query only
-    (`jax.nn.dot_product_attention` refuses others), and none of its versions is known to combine them with a mask."""
-    return segmented or not (pattern.full or (pattern.causal and not (pattern.narrow and pattern.global_tokens)))
+def needs_mask(pattern: Pattern, packed: bool) -> bool:
+    """Whether flags and lengths do not say it all, so that cuDNN must be given [B,T,S] numbers. It has windows behind a
+    query only (`jax.nn.dot_product_attention` refuses others), and none of its versions is known to combine them with a
+    mask. packed: segments are more than padding at the end of rows."""
+    return packed or not (pattern.full or (pattern.causal and not (pattern.narrow and pattern.global_tokens)))
 
 
 def cudnn(
@@ -22,16 +24,17 @@ def cudnn(
     pattern: Pattern,
     *,
     scale: float,
+    right_padded: bool = False,
 ) -> jax.Array:
-    """[B,T,H,K] in bfloat16 or float16. Queries of padding get anything finite, which nobody may look at."""
-    flagged = pattern.causal and not (pattern.narrow and (pattern.global_tokens or segment is not None))
-    window = (pattern.window - 1, 0) if flagged and pattern.narrow and pattern.window is not None else None
-    if not needs_mask(pattern, segment is not None):
-        mask = None
-    elif flagged:  # causality is a flag, segments are the mask
-        mask = visible((Span(pattern.length),), segment)
-    else:
-        mask = visible(pattern.layout, segment, window=pattern.window, global_tokens=pattern.global_tokens)
+    """[B,T,H,K] in bfloat16 or float16. right_padded: as in `Tokens`; then queries of padding get zeros, and otherwise
+    anything finite, which nobody may look at."""
+    packed = segment is not None and not right_padded
+    if not needs_mask(pattern, packed):
+        return _by_lengths(q_BTHK, k_BSGK, v_BSGK, segment, pattern, scale)
+    flagged = pattern.causal and not pattern.narrow
+    # Where causality is a flag, segments alone are the mask.
+    layout, window = ((Span(pattern.length),), None) if flagged else (pattern.layout, pattern.window)
+    mask = visible(layout, segment, window=window, global_tokens=pattern.global_tokens)
     return jax.nn.dot_product_attention(
         q_BTHK,
         k_BSGK,
@@ -39,6 +42,31 @@ def cudnn(
         mask=None if mask is None else mask[:, None],
         is_causal=flagged,
         scale=scale,
-        local_window_size=window,
         implementation="cudnn",
     )
+
+
+def _by_lengths(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None, pattern: Pattern, scale: float
+) -> jax.Array:
+    """Without a mask: all see all, or only what came before, perhaps not far before, of rows as long as they are."""
+    lengths, real = None, None
+    if segment is not None:
+        real = (segment != 0)[:, :, None, None]
+        # What cuDNN leaves in padding, forward and backward, nobody promises; so nothing goes in there or comes out.
+        q, k, v = (jnp.where(real, x, jnp.zeros((), x.dtype)) for x in (q, k, v))
+        if not pattern.narrow:  # behind a causal window there is no padding to be seen: no need to combine the two
+            # A row of padding alone keeps one key, as a softmax over none has no value.
+            lengths = jnp.maximum((segment != 0).sum(axis=1, dtype=jnp.int32), 1)
+    out = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=pattern.causal,
+        scale=scale,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        local_window_size=(pattern.window - 1, 0) if pattern.narrow and pattern.window is not None else None,
+        implementation="cudnn",
+    )
+    return out if real is None else jnp.where(real, out, jnp.zeros((), out.dtype))

@@ -8,18 +8,21 @@ static pattern; it needs the key/value heads to divide, and holds T of them rath
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from unimodal.kernels.blockwise import blockwise, tiling
+from unimodal.kernels.blockwise import Plan, blockwise, stretches, tiling
 from unimodal.sharding import MESH_AXES, spec_for
-from unimodal.visibility import Pattern
+from unimodal.visibility import Pattern, first_of_segments
 
 AXIS = "sequence"
+# What a chip computes at its peak while a byte goes to its neighbour (4,400 on TPU v5e, 2,200 on H100 with NVLink), twice,
+# because a zigzag's ways are longer. An estimate: no ring has been timed on either.
+FLOPS_PER_BYTE = 8192
 Kernel = Callable[..., jax.Array]
 
 
@@ -43,23 +46,20 @@ def sequence_parts() -> int:
     return 1 if mesh is None else mesh.shape[AXIS]
 
 
-def on_mesh(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
-    """kernel(q, k, v, segment) on each device's part. T must divide over `sequence`; a batch that does not is whole."""
+def on_mesh(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, *marks: jax.Array | None) -> jax.Array:
+    """kernel(q, k, v, *marks), marks being [B,T] or None, on each device's part.
+
+    T must divide over `sequence`; a batch that does not is whole.
+    """
     mesh = mesh_in_force()
     if mesh is None:
-        return kernel(q, k, v, segment)
+        return kernel(q, k, v, *marks)
     queries = spec_for(q.shape, ("batch", "tokens", "heads", "head_size"), mesh, name="queries")
     keys = spec_for(k.shape, ("batch", "tokens", "kv_heads", "head_size"), mesh, name="keys")
     rows = PartitionSpec(*queries[:2])
-    arrays, specs = [q, k, v], [queries, keys, keys]
-    if segment is not None:
-        arrays, specs = [*arrays, segment], [*specs, rows]
-
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None = None) -> jax.Array:
-        return kernel(q, k, v, segment)
-
+    specs = (queries, keys, keys, *(rows for _ in marks))
     # Pallas kernels and loops of our own say nothing about what varies over which axis, so it is not checked.
-    return jax.shard_map(local, in_specs=tuple(specs), out_specs=queries, check_vma=False)(*arrays)
+    return jax.shard_map(kernel, in_specs=specs, out_specs=queries, check_vma=False)(q, k, v, *marks)
 
 
 def ring(
@@ -71,14 +71,60 @@ def ring(
     *,
     scale: float,
     tile: int = 512,
+    right_padded: bool = False,
+    zigzag: bool | None = None,
 ) -> jax.Array:
-    """Blockwise attention [B,T,H,K] over whatever mesh is in force, a ring along `sequence`; without one, in place."""
-    devices = sequence_parts()
-    T, (size, count) = q.shape[1], tiling(q.shape[1], devices, tile)
-    q, k, v, segment = _padded((q, k, v, segment), devices * size * count)
+    """Blockwise attention [B,T,H,K] over whatever mesh is in force, a ring along `sequence`; without one, in place.
+
+    right_padded: as in `Tokens`. zigzag: whether the row is laid in a zigzag for the while; None: where `zigzag_pays`.
+    """
+    devices, T, always = sequence_parts(), q.shape[1], None
+    if segment is not None and pattern.narrow and pattern.global_tokens and not right_padded:
+        always = first_of_segments(segment, pattern.global_tokens)
+    if zigzag is None:
+        zigzag = zigzag_pays(pattern, devices, tile, q.shape[2], k.shape[2], q.dtype.itemsize)
+    size, count = tiling(T, devices, tile, zigzag=zigzag)
     axis = AXIS if devices > 1 else None
-    kernel = partial(blockwise, pattern=pattern, scale=scale, tile=tile, axis=axis, devices=devices)
-    return on_mesh(kernel, q, k, v, segment)[:, :T]
+    kernel = partial(blockwise, pattern=pattern, scale=scale, tile=tile, axis=axis, devices=devices, zigzag=zigzag)
+
+    def local(
+        q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None, always: jax.Array | None
+    ) -> jax.Array:
+        if not zigzag:
+            return kernel(q, k, v, segment, always=always)
+        q, k, v, segment, always = jax.tree.map(partial(_exchange, devices=devices), (q, k, v, segment, always))
+        return _exchange(kernel(q, k, v, segment, always=always), devices, back=True)
+
+    padded = _padded((q, k, v, segment, always), devices * size * count)
+    return on_mesh(local, *padded)[:, :T]
+
+
+@cache  # as every layer asks
+def zigzag_pays(pattern: Pattern, devices: int, tile: int, heads: int, kv_heads: int, itemsize: int) -> bool:
+    """Whether the products that a zigzag spares the slowest device take longer than bringing the row into it and back.
+
+    Of a pair of tokens, forward and backward are 14 FLOPs for each head and each of its K numbers (2 and 5 products); of
+    a token, q, k, v and the result, and all their gradients, go to another device once.
+    """
+    if devices == 1:
+        return False
+    pairs = []
+    for zigzag in (False, True):
+        size, count = tiling(pattern.length, devices, tile, zigzag=zigzag)
+        plan = Plan(pattern, 1.0, size, count, devices, AXIS, zigzag)
+        pairs.append(int(plan.work().max(axis=1).sum()) * size**2)  # at each step all wait for the slowest
+    moved = 2 * itemsize * (2 * heads + 2 * kv_heads) * pattern.length // devices
+    return 14 * heads * (pairs[0] - pairs[1]) > FLOPS_PER_BYTE * moved
+
+
+def _exchange(x: jax.Array, devices: int, *, back: bool = False) -> jax.Array:
+    """This device's part [B,T/devices,...] of a row in order, changed for its part in a zigzag; or back."""
+    halves = []
+    for half, held in zip(jnp.split(x, 2, axis=1), zip(*stretches(devices), strict=True), strict=True):
+        # Stretch s is half of what device s // 2 holds in the row's order: the first one, if even.
+        order = [(stretch // 2, device) for device, stretch in enumerate(held)]
+        halves.append(jax.lax.ppermute(half, AXIS, [(b, a) for a, b in order] if back else order))
+    return jnp.concatenate(halves, axis=1)
 
 
 def all_to_all(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:

@@ -20,8 +20,8 @@ from unimodal.objectives.classification import sigmoid_classification, softmax_c
 from unimodal.objectives.contrastive import clip, nt_xent, siglip
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.masked import masked_lm
-from unimodal.objectives.reduction import Metrics, ratio
-from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy
+from unimodal.objectives.reduction import Metrics, example_sum, ratio
+from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy, in_chunks, position_cross_entropy
 from unimodal.objectives.speech import code_perplexity, diversity, gumbel_codes, sample_negatives, wav2vec2_contrastive
 
 __all__ = [
@@ -34,10 +34,13 @@ __all__ = [
     "cross_entropy",
     "ctc_loss",
     "diversity",
+    "example_sum",
     "gumbel_codes",
+    "in_chunks",
     "masked_lm",
     "next_token_targets",
     "nt_xent",
+    "position_cross_entropy",
     "ratio",
     "sample_negatives",
     "siglip",

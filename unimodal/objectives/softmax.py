@@ -1,6 +1,7 @@
 """Softmax cross-entropy, once for the whole room: dense, and chunked so that the logits never exist all at once."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,10 +124,34 @@ def chunked_cross_entropy(
     Raises:
         ValueError: `chunk` is less than 1.
     """
+    weights_BT = as_weights(weights_BT, hidden_BTD.shape[:2])
+    hidden = jnp.where((weights_BT > 0)[..., None], hidden_BTD, 0.0)
+
+    def judged(logits: jax.Array, targets: jax.Array) -> PositionLoss:
+        return position_cross_entropy(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss)
+
+    return sum_positions(in_chunks(judged, hidden, table_DV, targets_BT, chunk=chunk, bias_V=bias_V), weights_BT)
+
+
+def in_chunks(
+    read: Callable[..., Any],
+    hidden_BTD: jax.Array,
+    table_DV: jax.Array,
+    *arrays_BT: jax.Array,
+    chunk: int,
+    bias_V: jax.Array | None = None,
+) -> Any:
+    """`read(logits, *arrays)` of every position, a pytree of `[B,T,...]`, from `[B, chunk, V]` logits at a time.
+
+    `read` takes float32 logits `[B,t,V]` and what belongs to the same positions of the arrays, `[B,t]`, and looks at each
+    position alone. See `chunked_cross_entropy` for the rest.
+
+    Raises:
+        ValueError: `chunk` is less than 1.
+    """
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     B, T, _ = hidden_BTD.shape
-    weights_BT = as_weights(weights_BT, (B, T))
     table = (table_DV if table_DV.ndim == 4 else table_DV[None, None]).astype(jnp.float32)
     R, Q = table.shape[:2]
     steps = -(-T // chunk)
@@ -136,10 +161,8 @@ def chunked_cross_entropy(
         padded = jnp.pad(array, ((0, 0), (0, steps * chunk - T)) + ((0, 0),) * (array.ndim - 2))
         return jnp.moveaxis(padded.reshape(B, chunk, steps, *array.shape[2:]), 2, 0)
 
-    hidden = jnp.where((weights_BT > 0)[..., None], hidden_BTD, 0.0)
-
-    def step(carry: None, piece: tuple[jax.Array, jax.Array]) -> tuple[None, PositionLoss]:
-        hidden, targets = piece
+    def step(carry: None, piece: tuple[jax.Array, ...]) -> tuple[None, Any]:
+        hidden, *arrays = piece
         # From float32 down to the hidden's dtype *inside* the step: its transpose sums the table's gradient in float32.
         kernel = table.astype(hidden.dtype)
         parts = hidden.reshape(R, B // R, Q, chunk // Q, -1)
@@ -147,8 +170,11 @@ def chunked_cross_entropy(
         logits = logits.reshape(B, chunk, -1)
         if bias_V is not None:
             logits = logits + bias_V.astype(jnp.float32)[None, None, :]
-        return carry, position_cross_entropy(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss)
+        return carry, read(logits, *arrays)
 
-    _, stacked = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), None, (split(hidden), split(targets_BT)))
-    joined = PositionLoss(*(jnp.moveaxis(x, 0, 2).reshape(B, chunk * steps)[:, :T] for x in stacked))
-    return sum_positions(joined, weights_BT)
+    def joined(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x, 0, 2).reshape(B, chunk * steps, *x.shape[3:])[:, :T]
+
+    pieces = tuple(split(array) for array in (hidden_BTD, *arrays_BT))
+    _, stacked = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), None, pieces)
+    return jax.tree.map(joined, stacked)

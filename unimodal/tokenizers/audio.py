@@ -177,15 +177,15 @@ class Tokenizer(nnx.Module):
             x = jnp.where(masked[:, :, None], self.mask_embedding.get_value().astype(x.dtype)[None, None], x)
         if silenced is not None:
             x = jnp.where(silenced[:, None, :], jnp.zeros((), x.dtype), x)
-        segment = None
+        frames = None
         if lengths is not None:
             frames = jnp.asarray(self.config.frames(lengths))
-            segment = (jnp.arange(x.shape[1], dtype=jnp.int32)[None] < frames[:, None]).astype(jnp.int32)
-            x = x * segment[:, :, None].astype(x.dtype)  # padding must not reach real frames through the convolution
+            real = jnp.arange(x.shape[1], dtype=jnp.int32)[None] < frames[:, None]
+            x = x * real[:, :, None].astype(x.dtype)  # padding must not reach real frames through the convolution
         x = x + self.position(x)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, self.config.dropout, key), segment=segment)
+        return tokens(dropout(x, self.config.dropout, key), lengths=frames)
 
     def __call__(
         self, waveform: jax.Array, *, lengths: jax.Array | None = None, key: jax.Array | None = None

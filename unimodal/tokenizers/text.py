@@ -50,10 +50,12 @@ class Tokenizer(nnx.Module):
         segment: jax.Array | None = None,
         position: jax.Array | None = None,
         types: jax.Array | None = None,
+        lengths: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> Tokens:
-        """`segment`, `position`, `types`: [B,T] int32. Raises UsageError if T exceeds the position table."""
-        result = tokens(self.table(ids), causal=causal, segment=segment, position=position)
+        """`segment`, `position`, `types`: [B,T] int32. lengths: [B] int32, of rows padded at their end, in place of
+        `segment`. Raises UsageError if T exceeds the position table."""
+        result = tokens(self.table(ids), causal=causal, segment=segment, position=position, lengths=lengths)
         x = result.x
         if self.config.scale:
             x = x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)

@@ -469,6 +469,10 @@ CASES: dict[str, Case] = {
         decoder(t.GemmaConfig, t.GemmaForCausalLM, num_key_value_heads=1, head_dim=12), text, run_with_base("model"),
         ("model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "model.layers.0.input_layernorm.weight"),
     ),
+    "mistral": Case(
+        decoder(t.MistralConfig, t.MistralForCausalLM, num_key_value_heads=2, sliding_window=4), text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "lm_head.weight"),
+    ),
     "qwen3": Case(
         decoder(t.Qwen3Config, t.Qwen3ForCausalLM, num_key_value_heads=2, head_dim=12), text, run_with_base("model"),
         ("model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.o_proj.weight", "lm_head.weight"),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names
 from unimodal.interop.families.llama import decoder
+from unimodal.interop.families.qwen2 import window
 from unimodal.interop.table import norm
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
-    config.only("use_sliding_window", False)
     config.only("attention_bias", False)
     there, ours = f"{names.prefix('model.')}layers.{{layer}}.self_attn", "backbones.text.layers.attention"
     extra = tuple(
@@ -18,4 +18,4 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         for part, name in (("q", "query"), ("k", "key"))
         for row in norm(f"{there}.{part}_norm", f"{ours}.{name}_norm", bias=False)
     )
-    return decoder(config, names, extra=extra, qk_norm=True, qkv_bias=False, output_bias=False)
+    return decoder(config, names, window=window(config), extra=extra, qk_norm=True, qkv_bias=False, output_bias=False)
