@@ -33,11 +33,12 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
-    """Each call once in every round; before them each twice, not counted."""
+def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, *, warm: int = 2) -> dict[str, Times]:
+    """Each call once in every round; before them each `warm` times (at least once), not counted."""
     first = {name: seconds(call) for name, call in calls.items()}
-    for call in calls.values():
-        call()
+    for _ in range(warm - 1):
+        for call in calls.values():
+            call()
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():

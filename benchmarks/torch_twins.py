@@ -126,6 +126,9 @@ class Embedder(nn.Module):
         self.bert = hf.BertModel(config, add_pooling_layer=False)
         self.projection = nn.Linear(config.hidden_size, size, bias=False)
 
+    def gradient_checkpointing_enable(self, options: dict[str, Any]) -> None:
+        self.bert.gradient_checkpointing_enable(options)
+
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)

@@ -20,132 +20,26 @@ from __future__ import annotations
 import argparse
 import ast
 import gc
-import importlib
 import importlib.util
 import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from paper_models import MODELS, PAPERS, check, make
+from timing import Times, in_turns, seconds
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from timing import Times, in_turns  # noqa: E402
-
-import launch  # noqa: E402
-from unimodal.chips import peak_flops  # noqa: E402
-from unimodal.data import ArraySpec  # noqa: E402
-from unimodal.errors import UsageError  # noqa: E402
-from unimodal.experiment import Experiment, build  # noqa: E402
-from unimodal.plan.compile import abstract_arguments  # noqa: E402
-from unimodal.plan.model_flops import model_flops  # noqa: E402
-from unimodal.sharding import make_mesh  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe and its size; rows of a batch on each chip; fields that differ from it."""
-
-    name: str
-    size: str
-    rows: int
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-
-MODELS = {
-    "gpt2": Recipe("gpt", "paper", 16),
-    "gpt2_xl": Recipe("gpt", "paper_xl", 8),
-    "vit_b": Recipe("vit", "paper", 128),
-    "vit_l": Recipe("vit", "paper_large", 64),
-    "clip_b": Recipe("clip", "paper", 128),
-    "wav2vec2": Recipe("wav2vec2", "paper", 8),
-    "bert": Recipe("bert", "paper", 32, {"tasks.bert.next_sentence": False}),
-    "bert_finetune": Recipe("bert_finetune", "paper", 32),
-    "sentence": Recipe("sentence", "paper", 128, {"tasks.sentence.pooling": "mean"}),
-    # As transformers trains it: the convolutions frozen, everything else from the first step.
-    "ctc": Recipe(
-        "ctc",
-        "paper",
-        8,
-        {
-            "optimizer.freeze": ("tokenizers.audio.convolutions",),
-            "tasks.ctc.mask": 0.0,
-            "tasks.ctc.channel_mask": 0.0,
-        },
-    ),
-    "audio_classifier": Recipe("audio_classifier", "paper", 64),
-}
-PAPERS = "gpt2,gpt2_xl,vit_b,vit_l,clip_b,wav2vec2"
-# flag → the fields that it sets, in every recipe that has them
-FLAGS = {
-    "dtype": "backbones.*.dtype",
-    "remat": "backbones.*.remat",
-    "depth": "backbones.*.depth",
-    "width": "backbones.*.width",
-    "chunk": "tasks.*.chunk",
-    "batch": "tasks.*.batch_size",
-}
-DROPOUT = ("dropout", "stochastic_depth", "feature_dropout", "code_dropout")
-
-
-def put(config: dict[str, Any], path: str, value: Any) -> bool:
-    """Set a dotted field, `*` standing for every name; whether there is such a field."""
-    first, _, rest = path.partition(".")
-    names = [name for name in config if first in ("*", name)]
-    if not rest:
-        config.update(dict.fromkeys(names, value))
-        return bool(names)
-    return any([put(config[name], rest, value) for name in names if isinstance(config[name], dict)])
-
-
-def make(model: str, options: argparse.Namespace, overrides: Sequence[tuple[str, str, Any]] = ()) -> Experiment:
-    """The experiment of a model of `MODELS`; nothing is allocated. `overrides`: (model or "config", field, value).
-
-    Raises UsageError for a field that the recipe does not have, or a value that it cannot.
-    """
-    recipe = MODELS[model]
-    config = launch.as_plain(importlib.import_module(f"configs.{recipe.name}").get_config(f"size={recipe.size}"))
-    config["init_from"] = None
-    config["mesh"] = dict(data=1, fsdp=-1 if options.dp else 1, tensor=1, sequence=1)
-    put(config, "tasks.*.batch_size", recipe.rows)
-    for group in ("tokenizers", "backbones", "tasks"):
-        for name in DROPOUT:
-            put(config, f"{group}.*.{name}", 0.0)
-    for path, value in recipe.fields.items():
-        put(config, path, value)
-    for flag, path in FLAGS.items():
-        if (value := getattr(options, flag)) is not None:
-            put(config, path, value)
-    if options.width is not None:
-        put(config, "backbones.*.heads", max(1, options.width // 64))  # as all of these have it
-    for task in config["tasks"].values():
-        shorten(task, options)
-    for whose, path, value in overrides:
-        if whose in (model, "config") and not put(config, path, value) and whose == model:
-            raise UsageError(f"--{whose}.{path}: configs/{recipe.name}.py has no such field")
-    chips = make_mesh(**config["mesh"]).size
-    for task in config["tasks"].values():
-        task["batch_size"] *= chips
-    return build(config, launch.task_class)
-
-
-def shorten(task: dict[str, Any], options: argparse.Namespace) -> None:
-    """Texts and sounds as long as the flags say, at most; transcripts in proportion."""
-    if options.length is not None and "length" in task:
-        task["length"] = min(task["length"], options.length)
-    if options.seconds is not None and "seconds" in task:
-        share = min(1.0, options.seconds / task["seconds"])
-        task["seconds"] *= share
-        if "characters" in task:
-            task["characters"] = max(1, round(share * task["characters"]))
+from unimodal.chips import peak_flops
+from unimodal.data import ArraySpec
+from unimodal.errors import UsageError
+from unimodal.experiment import Experiment
+from unimodal.plan.compile import abstract_arguments
+from unimodal.plan.model_flops import model_flops
 
 
 def synthetic(experiment: Experiment) -> dict[str, dict[str, jax.Array]]:
@@ -202,15 +96,17 @@ def twins(experiment: Experiment, ours: Step, options: argparse.Namespace) -> di
 
     on = "cuda" if jax.default_backend() == "gpu" else "cpu"
     if on == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("jax computes on a GPU, but torch finds none: install torch for CUDA, or give --no-torch")
         torch.set_float32_matmul_precision("high")  # TF32, as XLA multiplies float32 there
     arrays = {name: np.asarray(array) for name, array in ours.batch[ours.name].items()}
     module, loss = torch_twins.twin(experiment, arrays, on)
     count, mine = sum(p.numel() for p in module.parameters()), parameters(experiment)
     if abs(count / mine - 1) > 0.01:
         raise UsageError(f"{ours.name} has {mine:,} parameters here but {count:,} in torch: no twin for these fields")
-    make = lambda loss: torch_twins.Step(module, loss, experiment.optimizer, options.dtype == "bfloat16", options.steps)  # noqa: E731
-    found = {"eager": make(loss)}
-    return found | ({"torch.compile": make(torch.compile(loss))} if options.compile else {})
+    calls = {"eager": loss} | ({"torch.compile": torch.compile(loss)} if options.compile else {})
+    half, count = options.dtype == "bfloat16", options.steps
+    return {name: torch_twins.Step(module, call, experiment.optimizer, half, count) for name, call in calls.items()}
 
 
 def parameters(experiment: Experiment) -> int:
@@ -228,16 +124,23 @@ def measure(model: str, experiment: Experiment, options: argparse.Namespace) -> 
     steps: dict[str, Any] = {"unimodal": ours}
     if options.torch and chips == 1:
         steps |= twins(experiment, ours, options)
-    times = in_turns(steps, options.rounds)
-    print(f"{model}: first calls " + ", ".join(f"{name} {found.first:.1f} s" for name, found in times.items()))
+    print(f"{model}: first calls", end="")
+    for name, step in list(steps.items()):
+        try:
+            print(f" {name} {seconds(step):.1f} s", end="", flush=True)
+        except RuntimeError as error:  # out of memory, or not to be compiled: the others are measured all the same
+            if step is ours:
+                raise
+            print(f" {name}: {reason(error)}", end="", flush=True)
+            del steps[name]
+    times = in_turns(steps, options.rounds, warm=1)
     last = {name: ours.loss if step is ours else float(step.last.detach()) for name, step in steps.items()}
-    print("    losses " + ", ".join(f"{name} {loss:.4f}" for name, loss in last.items()), flush=True)
+    print("; losses " + ", ".join(f"{name} {loss:.4f}" for name, loss in last.items()), flush=True)
     if not all(map(math.isfinite, last.values())):
         raise UsageError(f"{model}: a loss is not finite")
 
-    second = times["unimodal"].median / options.steps
+    mfu, second = "", times["unimodal"].median / options.steps
     rows, peak = task.batch_size / chips, peak_flops(experiment.mesh.devices.flat[0].device_kind)
-    mfu = ""
     if peak is not None and options.dtype == "bfloat16":
         mfu = f"{model_flops(experiment, [task.name]) / second / chips / peak:.1%}"
     rate = rows / second
@@ -250,6 +153,11 @@ def measure(model: str, experiment: Experiment, options: argparse.Namespace) -> 
 
 def beside(other: Times | None, ours: Times, examples: int) -> list[str]:
     return ["", ""] if other is None else [f"{examples / other.median:,.1f}", other.over(ours)]
+
+
+def reason(error: RuntimeError) -> str:
+    """XLA's or torch's, in one line that a table can hold."""
+    return " ".join(str(error).split()).replace("|", "/")[:300]
 
 
 def arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str, Any]]]:
@@ -280,7 +188,8 @@ def arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, 
         if found is None or found[1] not in ("config", *options.models):
             parser.error(f"{given!r} is no flag; a field is --config.PATH=VALUE, or --MODEL.PATH=VALUE for one model")
         overrides.append((found[1], found[2], literal(found[3])))
-    options.torch = options.torch and all(map(importlib.util.find_spec, ("torch", "transformers")))
+    there = all(map(importlib.util.find_spec, ("torch", "transformers")))
+    options.torch = options.torch and there and jax.default_backend() in ("cpu", "gpu")
     return options, overrides
 
 
@@ -294,6 +203,7 @@ def literal(text: str) -> Any:
 def main(line: Sequence[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU is shared with torch
     options, overrides = arguments(line)
+    check(options.models, overrides)
     versions = [f"jax {jax.__version__}"]
     if options.torch:
         import torch
@@ -306,14 +216,13 @@ def main(line: Sequence[str]) -> None:
     for model in options.models:
         try:
             rows.append(measure(model, make(model, options, overrides), options))
-        except (
-            RuntimeError
-        ) as error:  # XLA's or torch's, out of memory for one: the other models are measured all the same
-            reason = " ".join(str(error).split())[:300]
-            rows.append(f"| {model} | {reason} |{' |' * (len(HEAD) - 2)}")
+        except RuntimeError as error:
+            rows.append(f"| {model} | {reason(error)} |{' |' * (len(HEAD) - 2)}")
         print(rows[-1], flush=True)
         jax.clear_caches()
         gc.collect()
+        if options.torch and torch.cuda.is_available():
+            torch.cuda.empty_cache()
     print(f"\n| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     print("\n".join(rows))
 
