@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers as t
+from timing import in_turns
 
 from unimodal.generate import Sampling, generate
 from unimodal.interop import Pretrained, load_huggingface
@@ -34,12 +31,6 @@ def ours(model: Pretrained, prompt: jax.Array, steps: int) -> jax.Array:
     parts = model.backbones["text"], model.tokenizers["text"], model.heads["lm"]
     lengths = jnp.full(prompt.shape[:1], prompt.shape[1], jnp.int32)
     return generate(*parts, prompt, lengths, jax.random.key(0), steps=steps, sampling=Sampling(temperature=0.0))
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def compare(directory: str, options: argparse.Namespace, batch: int) -> str:
@@ -57,15 +48,12 @@ def compare(directory: str, options: argparse.Namespace, batch: int) -> str:
     def here() -> np.ndarray:
         return np.asarray(ours(model, jnp.asarray(prompt), options.steps))
 
-    first = seconds(here)
-    seconds(theirs)
-    times = [(seconds(here), seconds(theirs)) for _ in range(options.rounds)]
-    rates = [batch * options.steps / statistics.median(column) for column in zip(*times, strict=True)]
-    ratios = sorted(other / mine for mine, other in times)
+    times = in_turns({"here": here, "there": theirs}, options.rounds)
+    rates = [batch * options.steps / found.median for found in times.values()]
     same = (here() == theirs()).mean()
     return (
-        f"| {batch} | {rates[0]:,.0f} | {rates[1]:,.0f} | {statistics.median(ratios):.2f} "
-        f"({ratios[0]:.2f} to {ratios[-1]:.2f}) | {same:.1%} | {first:.1f} s |"
+        f"| {batch} | {rates[0]:,.0f} | {rates[1]:,.0f} | {times['there'].over(times['here'])} "
+        f"| {same:.1%} | {times['here'].first:.1f} s |"
     )
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 import optax
 import torch
 import transformers as t
+from timing import in_turns
 
 from unimodal.interop import Pretrained, load_huggingface
 
@@ -89,6 +88,13 @@ SHAPES = {
 }
 
 
+def finished(value: torch.Tensor) -> torch.Tensor:
+    """The value, once its device has made it."""
+    if value.device.type == "cuda":
+        torch.cuda.synchronize()
+    return value
+
+
 class Theirs:
     """A torch model and its optimizer, as it comes or compiled."""
 
@@ -101,7 +107,7 @@ class Theirs:
 
     def forward(self) -> torch.Tensor:
         with torch.no_grad():
-            return self.call(**self.inputs).logits
+            return finished(self.call(**self.inputs).logits)
 
     def step(self) -> torch.Tensor:
         logits = self.call(**self.inputs).logits.float()
@@ -109,7 +115,7 @@ class Theirs:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return finished(loss.detach())
 
 
 class Ours:
@@ -140,27 +146,6 @@ class Ours:
         return jax.block_until_ready(loss)
 
 
-def seconds(call: Callable[[], Any], device: str) -> float:
-    start = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def in_turns(calls: dict[str, Callable[[], Any]], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each, one after the other in every round; the first two calls of each are not counted."""
-    first = {name: seconds(call, device) for name, call in calls.items()}
-    for call in calls.values():
-        seconds(call, device)
-    print(f"    first calls: {', '.join(f'{name} {value:.1f} s' for name, value in first.items())}", flush=True)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(seconds(call, device))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def compare(name: str, options: argparse.Namespace) -> list[str]:
     """The rows of one model."""
     shape, device = SHAPES[name], options.device
@@ -178,14 +163,13 @@ def compare(name: str, options: argparse.Namespace) -> list[str]:
 
         def theirs() -> Any:
             model = kind.from_pretrained(directory, dtype=dtype).to(device)
-            for parameter in model.parameters():  # it may have mapped the file without reading it
-                parameter.sum()
+            finished(sum(p.sum() for p in model.parameters()))  # it may have mapped the file without reading it
             return model
 
         def ours() -> Pretrained:
             return jax.block_until_ready(load_huggingface(directory, dtype=options.dtype))
 
-        loads = in_turns({"ours": ours, "transformers": theirs}, options.rounds, device)
+        loads = in_turns({"ours": ours, "transformers": theirs}, options.rounds)
         length = options.length if options.length and shape.inputs is ids else shape.length
         arrays = shape.inputs(np.random.default_rng(0), options.batch, length)
         model = ours()
@@ -195,12 +179,14 @@ def compare(name: str, options: argparse.Namespace) -> list[str]:
         there = {"eager": Theirs(theirs(), *to_torch(arrays, labels, shape, dtype, device), compiled=False)}
         if options.compile:
             there["compiled"] = Theirs(theirs(), *to_torch(arrays, labels, shape, dtype, device), compiled=True)
-    rows = [row(name, "load", loads["ours"], [loads["transformers"], None])]
+    rows = [row(name, "load", loads["ours"].median, [loads["transformers"].median, None])]
     runners: dict[str, Any] = {"ours": here, **there}
     difference = float("nan")
     for what in ("forward", "step"):
-        times = in_turns({key: getattr(value, what) for key, value in runners.items()}, options.rounds, device)
-        rows.append(row(name, what, times["ours"], [times["eager"], times.get("compiled")]))
+        times = in_turns({key: getattr(value, what) for key, value in runners.items()}, options.rounds)
+        print(f"    first calls: {', '.join(f'{key} {found.first:.1f} s' for key, found in times.items())}", flush=True)
+        medians = {key: found.median for key, found in times.items()}
+        rows.append(row(name, what, medians["ours"], [medians["eager"], medians.get("compiled")]))
         if what == "forward":  # before the weights change
             mine, other = np.asarray(here.forward(), np.float32), there["eager"].forward().float().cpu().numpy()
             difference = float(np.abs(mine - other).max())

@@ -26,6 +26,7 @@ from unimodal.plan.roofline import roofline
 from unimodal.plan.show import verdict
 from unimodal.plan.topology import exists, wraps
 from unimodal.tokens import Span
+from unimodal.visibility import Pattern
 
 B, D, L = 8, 16, 5
 
@@ -180,14 +181,31 @@ def test_model_flops_by_hand(scan: bool) -> None:
     (task,) = experiment.tasks
     width, depth, vocabulary, rows, length = 32, 2, 264, 8, 16
     products = depth * (4 * width**2 + 2 * width * 4 * width) + width * vocabulary
-    attention = depth * 4 * rows * length**2 * width / 2  # causal: half
+    attention = depth * 4 * rows * width * length * (length + 1) / 2  # causal: every token itself and those before it
     assert forward_flops(experiment.model, task) == 2 * rows * length * products + attention
 
 
-def test_visible_share() -> None:
-    assert visible_share((Span(6, False),)) == 1
-    assert visible_share((Span(6, True),)) == 0.5
-    assert visible_share((Span(2, False), Span(4, True))) == (2 * 2 + 4 * (2 + 2)) / 36
+@pytest.mark.parametrize("layout", [(9, 0), (9, 1), (4, 0, 7, 1), (3, 1, 5, 0, 1, 0, 2, 1)])
+def test_visible_share_is_that_of_the_dense_mask(layout: tuple[int, ...]) -> None:
+    spans = tuple(Span(length, bool(causal)) for length, causal in zip(layout[::2], layout[1::2], strict=True))
+    for window, always in [(None, 0), (None, 2), (1, 0), (1, 3), (2, 1), (4, 0), (4, 2), (6, 20), (50, 1)]:
+        pattern = Pattern(spans, window, always)
+        place = np.arange(pattern.length)
+        mask = pattern.sees(place[:, None], place[None, :], pattern.limit[:, None])
+        assert visible_share(pattern) == mask.mean(), (window, always)
+
+
+def test_model_flops_know_windows_and_global_tokens() -> None:
+    def count(**fields: int) -> float:
+        given = {f"backbones__shared__{name}": value for name, value in fields.items()}
+        experiment = tiny.build(tiny.plain("bert", **given))
+        return forward_flops(experiment.model, experiment.tasks[0])
+
+    # Of 16 tokens, with a window of 2, all see both neighbours and themselves, but the two at the ends.
+    each = 2 * 4 * 8 * 32  # layers · (scores and sums) · rows · width
+    assert count() - count(window=2) == each * (16 * 16 - (3 * 16 - 2))
+    # The first token now sees 14 more, and is seen by them.
+    assert count(window=2, global_tokens=1) - count(window=2) == each * 28
 
 
 def test_roofline() -> None:

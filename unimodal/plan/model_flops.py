@@ -1,11 +1,12 @@
 """Model FLOPs: what the mathematics of a training step needs, whatever the compiler makes of it.
 
-    3 · (every matrix product and convolution of the forward pass, of attention only the part that the layout shows)
+    3 · (every matrix product and convolution of the forward pass, of attention only the pairs that are shown)
 
 The backward pass takes each product twice, once for each operand's gradient. For a transformer that is the usual
 6 · N · tokens, N the parameters of its products (looking up an embedding is none; the product with the output table is
-one), plus 12 · T² · H · K a layer and row for attention, halved where it is causal (Kaplan 2020, §2.1; Chowdhery 2022,
-appendix B). Recomputation counts for nothing, frozen parameters and packing are not taken off.
+one), plus 12 · H · K a layer for each pair (query, key) that layout, window and global tokens show: T² of a row where all
+see all, T · (T + 1) / 2 where it is causal (Kaplan 2020, §2.1; Chowdhery 2022, appendix B). Recomputation counts for
+nothing, frozen parameters and packing are not taken off.
 
 Counted on the traced forward pass, so it knows no model by name.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
@@ -26,7 +28,8 @@ from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.experiment import Experiment
 from unimodal.model import Model
 from unimodal.task import Task
-from unimodal.tokens import Layout, Tokens
+from unimodal.tokens import Tokens
+from unimodal.visibility import Pattern
 
 
 def model_flops(experiment: Experiment, names: Sequence[str]) -> float:
@@ -43,7 +46,8 @@ def forward_flops(model: Model, task: Task) -> float:
     def note(tokens: Tokens, config: BackboneConfig) -> None:
         rows, length, _ = tokens.x.shape
         whole = 4.0 * rows * length**2 * config.heads * config.K * config.depth
-        hidden_from_view.append(whole * (1 - visible_share(tokens.layout)))
+        pattern = Pattern(tokens.layout, config.window, config.global_tokens)
+        hidden_from_view.append(whole * (1 - visible_share(pattern)))
 
     def loss(model: Model, batch: Any, key: jax.Array) -> jax.Array:
         for name, backbone in list(model.backbones.items()):
@@ -55,13 +59,18 @@ def forward_flops(model: Model, task: Task) -> float:
     return jaxpr_flops(traced.jaxpr) - sum(hidden_from_view)
 
 
-def visible_share(layout: Layout) -> float:
-    """The part of all pairs (query, key) that the layout shows, half of them where a span is causal."""
-    total, before, seen = sum(span.length for span in layout), 0, 0.0
-    for span in layout:
-        seen += span.length * (before + span.length * (0.5 if span.causal else 1.0))
-        before += span.length
-    return seen / total**2
+def visible_share(pattern: Pattern) -> float:
+    """The part of all T² pairs (query, key) that the pattern shows, exactly; in time and memory linear in T."""
+    limit, query = pattern.limit.astype(np.int64), np.arange(pattern.length, dtype=np.int64)
+    seen = limit
+    if pattern.narrow:
+        assert pattern.window is not None
+        first = np.maximum(query - pattern.window + 1, 0)
+        near = np.minimum(query + pattern.window, limit) - first
+        # Global tokens that the window does not reach all lie before it, as those after it would be global queries.
+        far = np.minimum(pattern.global_tokens, first)
+        seen = np.where(query < pattern.global_tokens, limit, near + far)
+    return int(seen.sum()) / pattern.length**2
 
 
 def jaxpr_flops(jaxpr: Jaxpr) -> float:
