@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[str, str, str, int, tuple[str, ...], dict[str, Any]]] = {
     "gpt2-124m, full remat": ("gpt", "paper", "gpt", 8, ("v5e:4x4",), {"backbones.shared.remat": "full"}),
     "gpt2-1.5b": ("gpt", "paper_xl", "gpt", 8, ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8"), {}),
     "llama-7b": ("llama", "7b", "gpt", 4, ("v5e:16x16", "v6e:16x16", "v5p:8x8x8", "v5p:16x16x16"), {}),
-    "llama-7b, tensor=8": ("llama", "7b", "gpt", 4, ("v5e:16x16",), {"mesh.fsdp": 32, "mesh.tensor": 8}),
+    "llama-7b, tensor=8": ("llama", "7b", "gpt", 1, ("v5e:16x16",), {"mesh.fsdp": 32, "mesh.tensor": 8}),
     "vit-b16": ("vit", "paper", "vit", 32, ("v5e:4x4", "v5e:16x16", "v6e:16x16"), {}),
     "vit-l16": ("vit", "paper_large", "vit", 32, ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8"), {}),
     "clip-b16": ("clip", "paper", "clip", 64, ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8"), {}),

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from unimodal.sharding import constrain
-
 Initializer = Callable[..., jax.Array]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -48,14 +46,12 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
     ):
         shape = (*inputs, *outputs)
-        self.contracted, self.axes = len(inputs), tuple(axes)
+        self.contracted = len(inputs)
         self.kernel = nnx.Param(fan_in(init_scale, inputs)(rngs.params(), shape, dtype), axes=tuple(axes))
         self.bias = nnx.Param(jnp.zeros(tuple(outputs), dtype), axes=tuple(axes[len(inputs) :])) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # In its shards once more where it is used, so that its gradient goes straight to them, in x's dtype: a layer within
-        # a loop would else sum it on every device first.
-        kernel = constrain(self.kernel.get_value().astype(x.dtype), *self.axes)
+        kernel = self.kernel.get_value().astype(x.dtype)
         contract = tuple(range(x.ndim - self.contracted, x.ndim)), tuple(range(self.contracted))
         y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
         if self.bias is not None:
@@ -113,12 +109,11 @@ class Embedding(nnx.Module):
         rngs: nnx.Rngs,
     ):
         table = init_std * jax.random.normal(rngs.params(), (entries, width), dtype)
-        self.axes = axes
         self.table = nnx.Param(table, axes=axes)
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """ids int [...] → [..., D]."""
-        return constrain(self.table.get_value(), *self.axes)[ids]
+        return self.table.get_value()[ids]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """hidden [..., D] → [..., entries]."""
