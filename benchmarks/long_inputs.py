@@ -41,7 +41,7 @@ def attend(length: int, implementation: str, window: int | None = None) -> Calla
 def loss(chunk: int) -> Callable[..., jax.Array]:
     def total(hidden: jax.Array, table: jax.Array, ids: jax.Array) -> jax.Array:
         if chunk:
-            kernel = copied(table.T, hidden.shape[0], "hidden", "vocabulary")
+            kernel = copied(table.T, hidden.shape[0], "embed", "vocabulary", dtype=hidden.dtype)
             _, sums = chunked_causal_lm(hidden, kernel, ids, chunk=chunk)
         else:
             _, sums = causal_lm(jnp.einsum("btd,vd->btv", hidden, table.astype(hidden.dtype)), ids)

@@ -73,4 +73,6 @@ def paper(config: ConfigDict, size: str) -> None:
         remat="full" if size == "paper_xl" else "none",
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=50_257, max_length=1024, dropout=0.1)
-    config.tasks.gpt = common.every(Gpt, source="folder:data/webtext", encoder="data/gpt2", batch_size=512, length=1024)
+    config.tasks.gpt = common.every(
+        Gpt, source="folder:data/webtext", encoder="data/gpt2", batch_size=512, length=1024, chunk=256
+    )

@@ -53,5 +53,5 @@ def paper(config: ConfigDict) -> None:
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=32_000)
     config.tasks.gpt = common.every(
-        Gpt, source="folder:data/webtext", encoder="data/llama", batch_size=2048, length=2048, tied=False
+        Gpt, source="folder:data/webtext", encoder="data/llama", batch_size=2048, length=2048, chunk=256, tied=False
     )

@@ -138,7 +138,10 @@ TPU = """HloModule jit_run, is_scheduled=true, num_partitions=4
   %right = bf16[16,32]{1,0:T(8,128)(2,1)} constant({...})
   %product = f32[8,32]{1,0:T(8,128)} fusion(%left, %right), kind=kOutput, calls=%fused
   %query = bf16[2,4,128,64]{3,2,1,0} constant({...})
-  %splash_mha_fwd.2 = bf16[2,4,128,64]{3,2,1,0} custom-call(%query, %query, %query), custom_call_target="tpu_custom_call"
+  %mask = s8[1,2,2]{2,1,0} constant({...})
+  %splash_mha_fwd.2 = bf16[2,4,128,64]{3,2,1,0} custom-call(%mask, %query, %query, %query), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q_dkv\\": 64, \\"use_fused_bwd_kernel\\": false}"
+}}, metadata={op_name="jit(run)/while/body/blocks_3_of_4/splash_mha_fwd/pallas_call" stack_frame_id=7}
   %scattered = f32[2,16]{1,0:T(8,128)} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
   ROOT %next = (s32[]{:T(128)}, f32[8,16]{1,0:T(8,128)}) tuple(%i, %x)
 }
@@ -161,13 +164,14 @@ def test_a_program_for_a_tpu() -> None:
     program = parse(TPU)
     seen, hidden = flops(program)
     assert seen == 6 * 2 * 8 * 16 * 32
-    assert hidden == 6 * 4 * (2 * 4) * 128 * 128 * 64
+    assert hidden == 6 * 4 * (2 * 4) * 128 * 128 * 64 * 3 / 4  # of four blocks, one is skipped
     assert kernels(program) == {"tpu_custom_call: splash_mha_fwd": 6}
     found = collectives(program)
     assert {k: (c.count, c.bytes, c.sent) for k, c in found.items()} == {
         "reduce-scatter": (6, 6 * 8 * 16 * 4, 6 * 8 * 16 * 4 * 3 / 4)
     }
-    moved = (8 * 16 * 4) + (16 * 32 * 2 + 8 * 32 * 4) + 4 * (2 * 4 * 128 * 64 * 2) + (8 * 16 * 4 + 2 * 16 * 4)
+    kernel = 4 * (2 * 4 * 128 * 64 * 2) + 2 * 2
+    moved = (8 * 16 * 4) + (16 * 32 * 2 + 8 * 32 * 4) + kernel + (8 * 16 * 4 + 2 * 16 * 4)
     assert traffic(program) == 6 * moved + traffic_of_condition()
 
 

@@ -91,7 +91,7 @@ class LanguageModel(nnx.Module):
         bias [V] or None of `logits = x·kernel + bias`."""
         kernel = table.table.get_value().T if self.linear is None else self.linear.kernel.get_value()
         # Gathered over fsdp once, here, and its gradient summed once, rather than for every chunk; V stays in pieces.
-        kernel = copied(kernel, hidden.shape[0], "hidden", "vocabulary")
+        kernel = copied(kernel, hidden.shape[0], "embed", "vocabulary", dtype=hidden.dtype)
         return hidden, kernel, None if self.bias is None else self.bias.get_value()
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from unimodal.errors import UsageError
 
@@ -154,19 +155,34 @@ def batch_parts(mesh: Any) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def copied(x: jax.Array, batch: int, *axes: str) -> jax.Array:
-    """A parameter `[...]` of logical `axes` as copies `[R,Q,...]`, one for each part of the batch and of the tokens.
+def copied(x: jax.Array, batch: int, *axes: str, dtype: DTypeLike) -> jax.Array:
+    """A parameter `[...]` of logical `axes` as copies `[R,Q,...]` of `dtype`, one for each part of the batch and of the
+    tokens, gathered from where it is split over them.
 
-    Costs no memory, as each device holds what it would hold of the one; but its gradient is summed over devices where
-    the copies were made, rather than wherever they are used, such as in a loop. `batch` that does not divide: R is 1.
-    Outside `jax.set_mesh`: [1,1,...].
+    Costs no more memory than the one parameter whole, as each device holds its own copy; but its gradient is summed over
+    devices, and dealt out to their shards, once and here, rather than wherever it is used, such as in a loop. `batch`
+    that does not divide: R is 1. Outside `jax.set_mesh`: [1,1,...].
     """
+    x = x.astype(dtype)
     mesh = jax.sharding.get_abstract_mesh()
-    parts, tokens = 1, 1
-    if not mesh.empty and not mesh.manual_axes and set(MESH_AXES) <= set(mesh.axis_names):
-        parts, tokens = batch_parts(mesh), mesh.shape["sequence"]
-    copies = jax.lax.broadcast(x, (1 if batch % parts else parts, tokens))
-    return constrain(copies, "batch", "tokens", *axes)
+    if mesh.empty or mesh.manual_axes or not set(MESH_AXES) <= set(mesh.axis_names):
+        return x[None, None]
+    spec = spec_for(x.shape, axes, mesh, name="copies")
+    if batch % batch_parts(mesh):
+        parts, spread = (1, mesh.shape["sequence"]), (None, "sequence")
+        kept = PartitionSpec(
+            *spread, *(None if entry in (*RULES["batch"], RULES["tokens"]) else entry for entry in spec)
+        )
+        return jax.lax.with_sharding_constraint(jax.lax.broadcast(x, parts), kept)
+    split = [(d, entry) for d, entry in enumerate(spec) if entry in RULES["batch"]]
+
+    def local(x: jax.Array) -> jax.Array:
+        for dimension, entry in split:
+            x = jax.lax.all_gather(x, entry, axis=dimension, tiled=True)
+        return x[None, None]
+
+    whole = (None if entry in RULES["batch"] else entry for entry in spec)
+    return jax.shard_map(local, in_specs=spec, out_specs=PartitionSpec(RULES["batch"], RULES["tokens"], *whole))(x)
 
 
 def constrain(x: jax.Array, *axes: str, rules: Rules = RULES) -> jax.Array:

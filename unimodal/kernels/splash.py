@@ -86,13 +86,13 @@ def splash(
         q_seq_shards=1,
         interpret=interpret,
     )
+    blocks = pattern.tiles(block, size // block)
     pad = lambda x: jnp.pad(x, ((0, 0), (0, size - T)) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
     q, k, v = (pad(x).transpose(0, 2, 1, 3) for x in (q_BTHK * scale, k_BSGK, v_BSGK))
-    if segment is None:
-        out = jax.vmap(kernel)(q, k, v)
-    else:
-        ids = pad(segment)
-        out = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(ids, ids))
+    ids = None if segment is None else kernels.SegmentIds(pad(segment), pad(segment))
+    # A compiled kernel does not say how much it computes; its scope does, for `launch.py plan`.
+    with jax.named_scope(f"blocks_{blocks.sum()}_of_{blocks.size}"):
+        out = jax.vmap(kernel)(q, k, v, ids)
     out = out.transpose(0, 2, 1, 3)[:, :T]
     # Padding is a segment of its own to splash; to us it sees nothing, and nothing of it may reach a gradient.
     return out if segment is None else jnp.where((segment != 0)[:, :, None, None], out, jnp.zeros((), out.dtype))

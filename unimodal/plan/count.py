@@ -115,8 +115,8 @@ def kernel_flops(call: Instruction, computation: Computation) -> float:
     """FLOPs of a kernel, as it declares them, or by a formula; 0 for one that neither declares nor is known.
 
     Attention over q [..., T, K] and k [..., S, K]: 4·T·S·K a head forward (QKᵀ and PV), 10·T·S·K backward (QKᵀ again, dP,
-    dQ, dK, dV); a backward pass in two kernels takes 6 for dQ and 8 for dK and dV. Without the blocks that a mask skips,
-    so this is an upper bound for causal attention.
+    dQ, dK, dV); a backward pass in two kernels takes 6 for dQ and 8 for dK and dV. Of that the share of blocks that is
+    not skipped, where the kernel's scope says it ("blocks_10_of_16").
     """
     target, config = call.target, _config(call)
     if target == "__cublas$gemm" or target.startswith("__cublas$lt$matmul"):
@@ -128,11 +128,12 @@ def kernel_flops(call: Instruction, computation: Computation) -> float:
     declared = config.get("custom_call_config", {}).get("cost_estimate", config.get("cost_estimate", {}))
     if float(declared.get("flops", 0)) > 0:
         return float(declared["flops"])
-    words = f"{call.name} {call.attributes}".lower()
+    scope = re.search(r'op_name="([^"]*)"', call.attributes)
+    words = f"{call.name} {call.target} {scope[1] if scope else ''}".lower()
     if not re.search(r"splash|flash_attention|fmha", words):
         return 0.0
-    arrays = [computation.instructions[name].shapes[0].dimensions for name in call.operands]
-    query, key = [dimensions for dimensions in arrays if len(dimensions) >= 3][:2]
+    arrays = [computation.instructions[name].shapes[0] for name in call.operands]
+    query, key = [a.dimensions for a in arrays if len(a.dimensions) >= 3 and "f" in a.kind][:2]  # masks are integers
     if "fmha" in words:  # cuDNN: [B,T,H,K]
         heads, places = math.prod(query) // query[-3], query[-3] * key[-3]
     else:
@@ -140,7 +141,8 @@ def kernel_flops(call: Instruction, computation: Computation) -> float:
     factor = 4.0
     if re.search(r"bwd|backward|dkv|dq", words):
         factor = 8.0 if "dkv" in words else 6.0 if re.search(r"dq\b|dq_", words) else 10.0
-    return factor * heads * places
+    skipped = re.search(r"blocks_(\d+)_of_(\d+)", call.attributes)
+    return factor * heads * places * (int(skipped[1]) / int(skipped[2]) if skipped else 1.0)
 
 
 def _config(call: Instruction) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ BYTES = {"pred": 1, "token": 0, "opaque": 0, "s4": 0.5, "u4": 0.5, "s2": 0.25, "
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{\s*$")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
+_NEW_LINE = re.compile(r"\s|\}(, execution_thread=.*)?$")  # an instruction, or the end of a computation
 _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _CALLED = re.compile(r"(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _MANY_CALLED = re.compile(r"(?:branch_computations|called_computations|calls)=\{([^}]*)\}")
@@ -24,11 +25,13 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclass(frozen=True)
 class Shape:
-    """One array: dimensions, bytes, and whether it lies in the chip's main memory (a TPU's scratchpad is S(1))."""
+    """One array: dimensions, bytes, whether it lies in the chip's main memory (a TPU's scratchpad is S(1)), and XLA's
+    name of its type."""
 
     dimensions: tuple[int, ...]
     bytes: float
     in_memory: bool = True
+    kind: str = "f32"
 
     @property
     def size(self) -> int:
@@ -181,7 +184,7 @@ def parse(text: str) -> Program:
     """The text of a compiled module (`compiled.as_text()`) → Program."""
     computations: dict[str, Computation] = {}
     entry, name, body = "", "", {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if header := _HEADER.match(line):
             name, body = header[2], {}
             entry = name if header[1] else entry
@@ -194,6 +197,18 @@ def parse(text: str) -> Program:
             body[instruction.name] = instruction
     partitions = re.search(r"num_partitions=(\d+)", text[:10_000])
     return Program(computations, entry, int(partitions[1]) if partitions else 1)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """The lines of a module; an instruction whose attributes hold line breaks (a kernel's description does) as one."""
+    whole = ""
+    for line in text.splitlines():
+        if whole.startswith(" ") and line and not _NEW_LINE.match(line):
+            whole += line
+            continue
+        yield whole
+        whole = line
+    yield whole
 
 
 def _instruction(name: str, rest: str, *, root: bool) -> Instruction:
@@ -221,7 +236,7 @@ def _shape(found: re.Match[str]) -> Shape:
     dimensions = tuple(int(d) for d in digits.split(",") if d)
     bits = re.search(r"\d+", kind)
     width = BYTES.get(kind, int(bits[0]) / 8 if bits else 4)
-    return Shape(dimensions, math.prod(dimensions) * width, "S(" not in layout)
+    return Shape(dimensions, math.prod(dimensions) * width, "S(" not in layout, kind)
 
 
 def _split_shape(text: str) -> tuple[str, str]:
