@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from unimodal import sharding
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.layers import Linear
-from unimodal.sharding import make_mesh, spec_for
+from unimodal.sharding import _laid_out, make_mesh, spec_for
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,35 @@ def test_sizes_of_meshes() -> None:
     few = make_mesh(devices=jax.devices()[:2])
     assert list(few.devices.flat) == jax.devices()[:2]
     assert sharding.batch_parts(make_mesh(data=2, fsdp=2, tensor=2)) == 4
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device: two slices, or two nodes of GPUs, differ in `slice_index`."""
+
+    id: int
+    slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "a device"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "across"),
+    [
+        (dict(data=8), ("data",)),
+        (dict(data=2, fsdp=4), ("data",)),
+        (dict(data=4, tensor=2), ("data",)),
+        (dict(data=1, fsdp=8), ("fsdp",)),
+        (dict(data=1, fsdp=1, tensor=8), ("tensor",)),
+    ],
+)
+def test_slices_lie_along_the_first_axis_that_has_room(sizes: dict[str, int], across: tuple[str, ...]) -> None:
+    devices = [Chip(id=place, slice_index=place % 2) for place in range(8)]  # not in the order of their slices
+    grid = _laid_out([sizes.get(axis, 1) for axis in sharding.MESH_AXES], devices)
+    assert {chip.id for chip in grid.flat} == set(range(8))
+    slices = np.vectorize(lambda chip: chip.slice_index)(grid)
+    differs = [axis for place, axis in enumerate(sharding.MESH_AXES) if (np.diff(slices, axis=place) != 0).any()]
+    assert tuple(differs) == across
 
 
 class Pair(nnx.Module):

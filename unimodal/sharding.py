@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -75,12 +76,22 @@ def make_mesh(
         sizes[free[0]] = len(devices) // fixed
     count = math.prod(sizes.values())
     shape = tuple(sizes.values())
-    if count == len(devices):
-        # Lets JAX lay the axes along the interconnect's rings on real TPU slices.
-        grid = jax.make_mesh(shape, MESH_AXES, devices=devices).devices
-    else:
-        grid = np.asarray(devices[:count]).reshape(shape)
+    grid = _laid_out(shape, devices) if count == len(devices) else np.asarray(devices[:count]).reshape(shape)
     return Mesh(grid, MESH_AXES)
+
+
+def _laid_out(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices as a grid of `shape`, its axes along the rings of the interconnect. Several slices (of TPUs, or nodes of
+    GPUs) have only the network between them: they lie along `data` as far as that goes, then along `fsdp`, and so on."""
+    left = len({getattr(device, "slice_index", 0) for device in devices})
+    if left == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    across = []
+    for size in shape:
+        across.append(math.gcd(size, left))
+        left //= across[-1]
+    within = [size // slices for size, slices in zip(shape, across, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
 def spec_for(
