@@ -8,28 +8,14 @@ Runs `launch.py train` for whatever has no results.json yet, one after another, 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from runs import ROOT, baseline, metric, spread, train
+
 sys.path.insert(0, str(ROOT))
 
-from configs import demo  # noqa: E402
-
-
-def train(config: str, workdir: Path, seed: int, *more: str) -> dict:
-    results = workdir / "results.json"
-    if not results.exists():
-        command = [sys.executable, "launch.py", "train", f"--config={config}", f"--workdir={workdir}", *more]
-        subprocess.run([*command, f"--config.seed={seed}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(results.read_text())["tasks"]
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f} ({', '.join(f'{v:.3f}' for v in values)})"
+from configs import demo
 
 
 def main() -> None:
@@ -50,11 +36,8 @@ def main() -> None:
         )
         solo = {s: train(f"configs/demo_solo.py:{name}", a.out / f"{name}_{s}", s, *more)[name] for s in seeds}
         together = [joint[seed][name] for seed in seeds]
-        first = together[0]
-        baseline = statistics.mean(result["baseline"] for result in together)
-        arrow = "↑" if first["higher_is_better"] else "↓"
         print(
-            f"| {name} ({steps} steps) | {first['metric']} {arrow} | {baseline:.3f} ({first['baseline_is']}) | "
+            f"| {name} ({steps} steps) | {metric(together[0])} | {baseline(together)} | "
             f"{spread([r['value'] for r in together])} | {spread([solo[s]['value'] for s in seeds])} |",
             flush=True,
         )

@@ -10,26 +10,9 @@ after another, then prints the table of docs/results.md in Markdown.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def train(config: str, workdir: Path, seed: int, *more: str) -> dict:
-    """The results of one run by task."""
-    results = workdir / "results.json"
-    if not results.exists():
-        command = [sys.executable, "launch.py", "train", f"--config={config}", f"--workdir={workdir}", *more]
-        subprocess.run([*command, f"--config.seed={seed}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(results.read_text(encoding="utf-8"))["tasks"]
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f} ({', '.join(f'{v:.3f}' for v in values)})"
+from runs import ROOT, spread, train
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 python launch.py train --config=configs/audio_classifier.py:size=tiny --workdir=runs/phones
 
 size        | what                                                                      | reaches, in
-tiny        | 0.6M parameters, 6,234 phones of embedded Russian speech, 51 classes      | not yet measured
+tiny        | 0.6M parameters, 6,234 phones of embedded Russian speech, 51 classes      | accuracy 0.56 (majority class 0.06), 4 minutes
 small       | 11M, sounds in folders by class                                           | not run
 paper       | AST, 85M, the 35 words of Speech Commands V2                              | not run
 

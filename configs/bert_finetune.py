@@ -3,7 +3,7 @@
 python launch.py train --config=configs/bert_finetune.py:size=tiny --workdir=runs/bert_finetune
 
 size        | what                                                                               | reaches, in
-tiny        | which of nine groups an emoji's name and keywords are of; from scratch             | not yet measured
+tiny        | which of nine groups an emoji's name and keywords are of; from scratch             | accuracy 0.41 (majority class 0.18), 3 minutes
 small       | whether a film review likes the film; from the checkpoint MiniLM-L6, 22.7M         | not run
 paper       | the same from BERT-base, 110M                                                      | not run
 paper_large | the same from BERT-large, 340M                                                     | not run

@@ -4,7 +4,7 @@ python launch.py train --config=configs/ctc.py:size=tiny --workdir=runs/ctc
 python launch.py train --config=configs/ctc.py:size=tiny --workdir=runs/ctc_pretrained --config.init_from=runs/wav2vec2
 
 size        | what                                                                      | reaches, in
-tiny        | 0.7M parameters, 305 phrases (9 minutes) of embedded Russian speech       | not yet measured
+tiny        | 0.7M parameters, 305 phrases (9 minutes) of embedded Russian speech       | CER 0.62 (best constant 0.86), 5 minutes
 small       | 18M, one's own recordings                                                 | not run
 paper       | BASE with 29 characters, fine-tuned on 100 hours                          | not run
 paper_large | LARGE, likewise                                                           | not run

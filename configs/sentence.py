@@ -3,7 +3,7 @@
 python launch.py train --config=configs/sentence.py:size=tiny --workdir=runs/sentence
 
 size  | what                                                                                    | reaches, in
-tiny  | an emoji's name and its keywords that share no word with it; from scratch               | not yet measured
+tiny  | an emoji's name and its keywords that share no word with it; from scratch               | recall@5 0.14 (untrained 0.08), 3 minutes
 small | verses in English and in Spanish, from the checkpoint MiniLM-L6, 22.7M                  | not run
 paper | pairs of data/pairs, from BERT-base, 110M                                               | not run
 

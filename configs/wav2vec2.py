@@ -3,7 +3,7 @@
 python launch.py train --config=configs/wav2vec2.py:size=tiny --workdir=runs/wav2vec2
 
 size        | what                                                                      | reaches, in
-tiny        | 0.7M parameters, 11 minutes of embedded speech                            | not yet measured
+tiny        | 0.7M parameters, 11 minutes of embedded speech                            | accuracy 0.21 (untrained 0.08), 2 minutes
 small       | 18M, one's own recordings                                                 | not run
 paper       | BASE, 95M                                                                 | not run
 paper_large | LARGE, 317M                                                               | not run
