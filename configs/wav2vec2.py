@@ -28,9 +28,9 @@ def get_config(argument: str = "") -> ConfigDict:
     return common.sized(argument, {"tiny": tiny, "small": small, "paper": paper, "paper_large": paper_large})
 
 
-def encoder(config: ConfigDict, tokenizer: dict[str, Any], backbone: dict[str, Any]) -> None:
-    config.tokenizers.audio = common.every(audio.Config, **tokenizer)
-    config.backbones.audio = common.backbone(**backbone)
+def encoder(config: ConfigDict, tokenizer: dict[str, Any], backbone: dict[str, Any], dtype: str = "bfloat16") -> None:
+    config.tokenizers.audio = common.every(audio.Config, **tokenizer, dtype=dtype)
+    config.backbones.audio = common.backbone(**backbone, dtype=dtype)
 
 
 def tiny(config: ConfigDict) -> None:
@@ -40,7 +40,7 @@ def tiny(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=2e-3, warmup=70, weight_decay=0.01)
     # Three convolutions for the paper's seven, with the same 20 ms between frames, cost a fourth.
     front = dict(channels=64, kernels=(20, 8, 4), strides=(10, 8, 4), position_kernel=16, position_groups=8)
-    encoder(config, front, dict(width=128, depth=3, heads=4, scan=False))
+    encoder(config, front, dict(width=128, depth=3, heads=4, scan=False), dtype="float32")
     quantiser: dict[str, Any] = dict(codes=16, code_size=64, size=64, negatives=20, gumbel_decay=0.997)
     config.tasks.wav2vec2 = common.every(Wav2vec2, backbone="audio", batch_size=8, seconds=2.0, **quantiser)
 

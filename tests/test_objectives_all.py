@@ -176,4 +176,6 @@ def test_the_room_imports_only_jax_and_optax():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 ours = name.startswith("unimodal.objectives.")
-                assert ours or name.split(".")[0] in {"jax", "optax", "typing"}, f"{path.name} imports {name}"
+                assert ours or name.split(".")[0] in {"jax", "optax", "typing", "collections"}, (
+                    f"{path.name} imports {name}"
+                )

@@ -197,6 +197,21 @@ def test_group_norm_is_over_time_in_the_first_convolution_only():
     np.testing.assert_allclose(normed.std(axis=1), 1, atol=1e-3)
 
 
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_audio_computes_in_its_dtype(norm: str):
+    exact, short = (make(audio, 8, **AUDIO, conv_norm=norm, dtype=dtype) for dtype in (None, "bfloat16"))
+    waveform = normal(2, SAMPLES)
+    whole, half = exact(waveform), short(waveform)
+    assert short.convolutions[0].kernel.get_value().dtype == jnp.float32
+    assert whole.x.dtype == jnp.float32 and half.x.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        half.x.astype(jnp.float32), whole.x, atol=0.1
+    )  # of values about 1; 8 bits, seven roundings
+    assert np.abs(half.x.astype(jnp.float32) - whole.x).max() > 1e-4  # and not computed in float32 after all
+    with pytest.raises(UsageError, match="^audio dtype='int8' is not one of float32, bfloat16, float16$"):
+        audio.Config(dtype="int8")
+
+
 # ---- Text ----------------------------------------------------------------------------------------------------------
 
 

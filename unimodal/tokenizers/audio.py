@@ -22,7 +22,8 @@ class Config:
     GroupNorm after the first, the base model) or "layer" (after each, the large one); position_kernel and
     position_groups of the convolutional position embedding; norm: LayerNorm on the tokens before the backbone.
     feature_gradient: factor on the gradient that reaches the convolutions (§4.2: 0.1 in the base model; 0 spares their
-    backward pass). Dropout: feature_dropout on the projected frames, dropout on the tokens."""
+    backward pass). Dropout: feature_dropout on the projected frames, dropout on the tokens.
+    dtype: compute (None: as param_dtype); param_dtype: storage."""
 
     channels: int = 512
     kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
@@ -36,6 +37,7 @@ class Config:
     feature_gradient: float = 1.0
     feature_dropout: float = 0.0
     dropout: float = 0.0
+    dtype: str | None = None
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -43,6 +45,8 @@ class Config:
             raise UsageError(f"audio tokenizer has {len(self.kernels)} kernels but {len(self.strides)} strides")
         if self.conv_norm not in ("group", "layer"):
             raise UsageError(f"audio conv_norm={self.conv_norm!r} is not one of group, layer")
+        if self.dtype not in (None, "float32", "bfloat16", "float16"):
+            raise UsageError(f"audio dtype={self.dtype!r} is not one of float32, bfloat16, float16")
         if not 0 <= self.feature_gradient < math.inf:
             raise UsageError(f"audio feature_gradient must be finite and at least 0, but is {self.feature_gradient}")
 
@@ -149,7 +153,7 @@ class Tokenizer(nnx.Module):
         """Waveform [B,samples] float → frames [B,T,C] as the last convolution leaves them."""
         if not self.config.frames(waveform.shape[1]):
             raise UsageError(f"{waveform.shape[1]} audio samples are too short for one frame")
-        x = waveform[:, :, None].astype(self.convolutions[0].kernel.get_value().dtype)
+        x = waveform[:, :, None].astype(self.config.dtype or self.config.param_dtype)
         for convolution in self.convolutions:
             x = convolution(x)
         factor = self.config.feature_gradient
