@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from unimodal.errors import UsageError
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+BATCH, TOKENS = ("data", "fsdp"), "sequence"  # what splits a batch: its examples, and the tokens of each
 
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
@@ -41,8 +42,8 @@ RULES: Rules = {
     "rank": None,
     "taps": None,
     # activations
-    "batch": ("data", "fsdp"),
-    "tokens": "sequence",
+    "batch": BATCH,
+    "tokens": TOKENS,
     "hidden": None,
 }
 
@@ -158,7 +159,7 @@ def initialise(make: Any, mesh: Mesh, *args: Any, rules: Rules = RULES) -> Any:
 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """Batches are split over `data` and `fsdp` along their batch dimension, after `leading` unsplit dimensions."""
-    return NamedSharding(mesh, PartitionSpec(*([None] * leading), ("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(*([None] * leading), BATCH))
 
 
 def batch_parts(mesh: Any) -> int:
@@ -179,21 +180,18 @@ def copied(x: jax.Array, batch: int, *axes: str, dtype: DTypeLike) -> jax.Array:
     if mesh.empty or mesh.manual_axes or not set(MESH_AXES) <= set(mesh.axis_names):
         return x[None, None]
     spec = spec_for(x.shape, axes, mesh, name="copies")
+    whole = [None if entry in BATCH else entry for entry in spec]
     if batch % batch_parts(mesh):
-        parts, spread = (1, mesh.shape["sequence"]), (None, "sequence")
-        kept = PartitionSpec(
-            *spread, *(None if entry in (*RULES["batch"], RULES["tokens"]) else entry for entry in spec)
-        )
-        return jax.lax.with_sharding_constraint(jax.lax.broadcast(x, parts), kept)
-    split = [(d, entry) for d, entry in enumerate(spec) if entry in RULES["batch"]]
+        copies = jax.lax.broadcast(x, (1, mesh.shape[TOKENS]))
+        return jax.lax.with_sharding_constraint(copies, PartitionSpec(None, TOKENS, *whole))
+    split = [(dimension, entry) for dimension, entry in enumerate(spec) if entry in BATCH]
 
     def local(x: jax.Array) -> jax.Array:
         for dimension, entry in split:
             x = jax.lax.all_gather(x, entry, axis=dimension, tiled=True)
         return x[None, None]
 
-    whole = (None if entry in RULES["batch"] else entry for entry in spec)
-    return jax.shard_map(local, in_specs=spec, out_specs=PartitionSpec(RULES["batch"], RULES["tokens"], *whole))(x)
+    return jax.shard_map(local, in_specs=spec, out_specs=PartitionSpec(BATCH, TOKENS, *whole))(x)
 
 
 def constrain(x: jax.Array, *axes: str, rules: Rules = RULES) -> jax.Array:
