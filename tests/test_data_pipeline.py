@@ -88,8 +88,8 @@ def test_order_follows_the_seed_and_nothing_else() -> None:
 def test_processes_share_one_global_batch(processes: int) -> None:
     whole = take(train_batches(NUMBERS, batch_size=8, seed=3), 6)
     parts = [
-        take(train_batches(NUMBERS, batch_size=8, seed=3, process_index=index, process_count=processes), 6)
-        for index in range(processes)
+        take(train_batches(NUMBERS, batch_size=8, seed=3, rows=range(index, index + 8 // processes)), 6)
+        for index in range(0, 8, 8 // processes)
     ]
     joined = [
         {key: np.concatenate([part[key] for part in step]) for key in step[0]} for step in zip(*parts, strict=True)
@@ -130,7 +130,7 @@ def test_evaluation_sees_everything_once_in_order_with_weights() -> None:
 
 def test_evaluation_over_processes() -> None:
     whole = list(eval_batches(NUMBERS, batch_size=4))
-    parts = [list(eval_batches(NUMBERS, batch_size=4, process_index=i, process_count=2)) for i in range(2)]
+    parts = [list(eval_batches(NUMBERS, batch_size=4, rows=rows)) for rows in ([0, 1], [2, 3])]
     assert_same([{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)], whole)
 
 
@@ -176,8 +176,8 @@ def test_fake_batches() -> None:
     again = fake_batches(spec, 8, 0)
     again.set_state({**again.get_state(), "next_index": 3})
     assert_same(take(again, 2), whole[3:])
-    half = next(fake_batches(spec, 8, 0, process_index=1, process_count=2))
-    assert_same([half], [{key: array[4:] for key, array in whole[0].items()}])
+    half = next(fake_batches(spec, 8, 0, rows=[1, 6]))
+    assert_same([half], [{key: array[[1, 6]] for key, array in whole[0].items()}])
 
 
 def test_check_example_names_what_is_wrong() -> None:
@@ -196,9 +196,9 @@ def test_check_example_names_what_is_wrong() -> None:
 
 def test_bad_batches_are_refused_in_one_line() -> None:
     cases: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"batch_size": 6, "process_count": 4}, "batch size 6 is not divisible by 4 processes; 8 would be"),
+        ({"batch_size": 6, "rows": [5, 6]}, r"rows \[5, 6\] are not some of the 6 of a batch"),
         ({"batch_size": 0}, "batch size must be at least 1, found 0"),
-        ({"batch_size": 4, "process_index": 2, "process_count": 2}, "process_index 2 is not in 0 … 1"),
+        ({"batch_size": 4, "rows": []}, r"rows \[\] are not some of the 4 of a batch"),
     )
     for arguments, message in cases:
         with pytest.raises(UsageError, match=message):
@@ -236,7 +236,8 @@ def test_a_mixture_keeps_its_shares_and_the_small_part_repeats() -> None:
     assert (np.bincount(values[~small]) == 3).all()
     per_batch = small.reshape(20, 20).sum(axis=1)
     assert per_batch.min() >= 4 and per_batch.max() <= 6
-    parts = [take(train_batches(mixture, batch_size=20, seed=0, process_index=i, process_count=2), 20) for i in (0, 1)]
+    halves = range(10), range(10, 20)
+    parts = [take(train_batches(mixture, batch_size=20, seed=0, rows=rows), 20) for rows in halves]
     joined = np.concatenate([np.concatenate([a["value"], b["value"]]) for a, b in zip(*parts, strict=True)])
     np.testing.assert_array_equal(joined, values)
     resumed = train_batches(mixture, batch_size=20, seed=0)

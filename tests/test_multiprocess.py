@@ -21,9 +21,9 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(command: str, workdir: Path, *more: str, **variables: str) -> subprocess.Popen[str]:
+def start(command: str, workdir: Path, *more: str, kinds: str = "gpt,vit", **variables: str) -> subprocess.Popen[str]:
     """`launch.py` with one CPU device of its own."""
-    arguments = [command, "--config=tests/tiny.py:gpt,vit", f"--workdir={workdir}", *more]
+    arguments = [command, f"--config=tests/tiny.py:{kinds}", f"--workdir={workdir}", *more]
     environment = tiny.environment(1, **variables)
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -31,11 +31,11 @@ def start(command: str, workdir: Path, *more: str, **variables: str) -> subproce
     )
 
 
-def start_two(command: str, workdir: Path, *more: str) -> list[subprocess.Popen[str]]:
-    """`launch.py` in two processes that find each other."""
+def start_two(command: str, workdir: Path, *more: str, kinds: str = "gpt,vit") -> list[subprocess.Popen[str]]:
+    """`launch.py` in two processes that find each other; all devices on `data` unless `more` says otherwise."""
     place = dict(JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port()}", JAX_NUM_PROCESSES="2")
-    more = (*more, "--config.mesh.data=2")
-    return [start(command, workdir, *more, **place, JAX_PROCESS_ID=str(number)) for number in range(2)]
+    more = ("--config.mesh.data=-1", *more)
+    return [start(command, workdir, *more, kinds=kinds, **place, JAX_PROCESS_ID=str(number)) for number in range(2)]
 
 
 def outputs_of(children: list[subprocess.Popen[str]]) -> list[str]:
@@ -81,6 +81,17 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     for task in ("gpt", "vit"):
         np.testing.assert_allclose(two[task]["value"], one[task]["value"], rtol=1e-5)
         assert two[task]["baseline"] == one[task]["baseline"]
+
+
+def test_processes_along_tensor_read_the_same_rows(tmp_path: Path) -> None:
+    mesh, more = dict(data=1, tensor=2), ("--config.mesh.data=1", "--config.mesh.tensor=2", "--fake_data")
+    outputs_of(start_two("train", tmp_path / "two", *more, f"--config.stop_after={STEPS}", kinds="gpt"))
+    found = tiny.logged(tmp_path / "two")["gpt"]
+    one = tiny.train(tiny.plain("gpt", mesh=mesh, stop_after=STEPS), tmp_path / "one", fake_data=True).metrics["gpt"]
+    assert list(found) == list(one) == list(range(1, STEPS + 1))
+    for step, metrics in one.items():
+        for name in ("loss", "gradient_norm"):
+            np.testing.assert_allclose(found[step][name], metrics[name], rtol=1e-4, err_msg=f"{name} at step {step}")
 
 
 def test_a_wrong_process_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

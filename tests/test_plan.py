@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from unimodal.chips import GIB, TPUS
 from unimodal.errors import UsageError
+from unimodal.kernels import placed
 from unimodal.plan import open_topology
 from unimodal.plan.compile import Memory, out_of_memory
 from unimodal.plan.count import _places, collectives, flops, kernels, traffic
@@ -25,6 +26,7 @@ from unimodal.plan.model_flops import forward_flops, jaxpr_flops, visible_share
 from unimodal.plan.roofline import roofline
 from unimodal.plan.show import verdict
 from unimodal.plan.topology import exists, wraps
+from unimodal.sharding import make_mesh
 from unimodal.tokens import Span
 from unimodal.visibility import Pattern
 
@@ -61,6 +63,22 @@ def test_a_loop_within_a_loop() -> None:
         return jax.lax.scan(lambda x, _: (jax.lax.scan(inner, x, None, length=3)[0], None), x, None, length=L)[0]
 
     assert flops(compiled(outer, jnp.ones((B, D))))[0] == 3 * L * 2 * B * D * D
+
+
+@pytest.mark.parametrize("length", [1024, 1000])
+def test_a_ring_does_its_share(length: int) -> None:
+    # How often the loop over tiles goes round differs between devices, so the compiled program does not say it.
+    pattern = Pattern((Span(length, True),))
+    x = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
+
+    def backward(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+        total = lambda *x: placed.ring(*x, None, pattern, scale=0.25, tile=32).sum()  # noqa: E731
+        return jax.grad(total, argnums=(0, 1, 2))(q, k, v)
+
+    alone = flops(compiled(backward, x, x, x))[0]
+    with jax.set_mesh(make_mesh(data=1, sequence=8)):
+        shared = flops(compiled(backward, x, x, x))[0]
+    assert 8 * shared == pytest.approx(alone, rel=0.05)
 
 
 def test_convolutions() -> None:

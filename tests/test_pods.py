@@ -543,6 +543,7 @@ def test_a_mesh_that_does_not_divide_the_pod_is_one_line() -> None:
     mesh = dict(data=-1, fsdp=1, tensor=1, sequence=1)
     check_mesh(single, mesh, 8)
     check_mesh(single, {**mesh, "data": 2, "tensor": 4}, 8)
+    check_mesh(single, {**mesh, "data": 1, "sequence": -1}, 8)
     for wrong in ({**mesh, "data": 2}, {**mesh, "fsdp": 3}, {**mesh, "tensor": 8}):
         with pytest.raises(UsageError, match="does not divide 8 devices.*; these do: .*fsdp=8"):
             check_mesh(single, wrong, 8)

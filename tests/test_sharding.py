@@ -119,6 +119,23 @@ def test_slices_lie_along_the_first_axis_that_has_room(sizes: dict[str, int], ac
     assert tuple(differs) == across
 
 
+@pytest.mark.parametrize("micro", [1, 2, 3])
+@pytest.mark.parametrize("sizes", [dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(data=1, tensor=8)])
+def test_rows_lie_where_the_batch_is_split(sizes: dict[str, int], micro: int) -> None:
+    mesh, batch = make_mesh(**sizes), np.arange(96, dtype=np.float32).reshape(48, 2)
+    rows = sharding.local_rows(mesh, 48, micro)
+    assert rows == list(range(48))  # there is one process
+    placed = sharding.from_local_rows({"x": batch[rows]}, mesh, micro)["x"]
+    np.testing.assert_array_equal(placed, batch if micro == 1 else batch.reshape(micro, -1, 2))
+    assert placed.sharding.is_equivalent_to(sharding.batch_sharding(mesh, leading=int(micro > 1)), placed.ndim)
+
+
+def test_rows_of_a_process_that_holds_some_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two of four parts, not side by side, as a host of a torus has them; two micro-batches of eight rows.
+    monkeypatch.setattr(sharding, "_local_parts", lambda mesh: [0, 2])
+    assert sharding.local_rows(make_mesh(data=4, tensor=2), 16, 2) == [0, 1, 4, 5, 8, 9, 12, 13]
+
+
 class Pair(nnx.Module):
     """Two projections, the second without a bias."""
 

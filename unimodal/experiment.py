@@ -18,7 +18,7 @@ from unimodal.errors import UsageError
 from unimodal.evaluation.run import Evaluator
 from unimodal.interop.start import Start, start_from
 from unimodal.model import Model, assemble, tokenizer_module
-from unimodal.sharding import make_mesh, parameter_count, parameter_table, shardings
+from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
@@ -105,16 +105,18 @@ class Experiment:
         return start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
 
     def train_batches(self, task: Task) -> data.BatchIterator:
-        spec, process = task.spec(self.model), _process()
+        spec = task.spec(self.model)
+        rows = local_rows(self.mesh, task.batch_size, self.program.accumulate)
         if self.fake_data:
-            return data.fake_batches(spec, task.batch_size, self.seed, **process)
+            return data.fake_batches(spec, task.batch_size, self.seed, rows)
         dataset = task.dataset(self.model, "train")
         data.check_example(spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
-        return data.train_batches(dataset, batch_size=task.batch_size, seed=self.seed, **process)
+        return data.train_batches(dataset, batch_size=task.batch_size, seed=self.seed, rows=rows)
 
     def evaluator(self, task: Task) -> Evaluator:
         dataset = task.dataset(self.model, "validation")
-        return Evaluator(task, self.mesh, data.eval_batches(dataset, batch_size=task.batch_size, **_process()))
+        rows = local_rows(self.mesh, task.batch_size)
+        return Evaluator(task, self.mesh, data.eval_batches(dataset, batch_size=task.batch_size, rows=rows))
 
 
 def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, fake_data: bool = False) -> Experiment:
@@ -202,7 +204,3 @@ def _rehearse(task: Task, model: Model) -> None:
     shapes = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.spec(model).items()}
     loss = lambda model, batch, key: task.loss(model, batch, key=key, step=jnp.int32(0))[0]  # noqa: E731
     jax.eval_shape(loss, model, shapes, jax.eval_shape(lambda: jax.random.key(0)))
-
-
-def _process() -> dict[str, Any]:
-    return dict(process_index=jax.process_index(), process_count=jax.process_count())

@@ -35,15 +35,15 @@ def finish(
 ) -> None:
     """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
     program, step = experiment.program, int(state.step)
-    model, untrained = program.model(state), program.model(_first_state(program, say))
+    untrained = _score_untrained(program, evaluators, say)
+    model = program.model(state)
     results: dict[str, Result] = {}
     samples: dict[str, list[Any]] = {}
     for task in experiment.tasks:
         evaluator = evaluators[task.name]
-        before = evaluator.score(untrained)
         predictions = evaluator.predictions(model)
         score = {name: float(value) for name, value in task.score(predictions).items()}
-        results[task.name] = evaluator.result(score, before)
+        results[task.name] = evaluator.result(score, untrained[task.name])
         batch = evaluator.first_batch()
         samples[task.name] = list(task.samples(model, batch, predictions)) if jax.process_count() == 1 else []
     if jax.process_index() != 0:
@@ -77,10 +77,13 @@ def finish(
     say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")
 
 
-def _first_state(program: Program, say: Callable[[str], None]) -> TrainState:
-    """The state before the first step; with random weights if what it started from is gone since."""
+def _score_untrained(
+    program: Program, evaluators: Mapping[str, Evaluator], say: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """What each task scores before the first step; with random weights if what training started from is gone since."""
     try:
-        return program.init()
+        model = program.first_model()
     except UsageError as error:
         say(f"{error}; so 'untrained' is of random weights")
-        return replace(program, start=None).init()
+        model = replace(program, start=None).first_model()
+    return {name: evaluator.score(model) for name, evaluator in evaluators.items()}

@@ -167,6 +167,50 @@ def batch_parts(mesh: Any) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def local_rows(mesh: Mesh, batch: int, micro: int = 1) -> list[int]:
+    """Which of the `batch` rows this process's devices hold, in the order in which `from_local_rows` takes them.
+
+    Processes that lie along `tensor` or `sequence` hold, and so read, the same rows. `micro`: how many micro-batches
+    the batch is taken in. Raises UsageError if the mesh has none of this process's devices.
+    """
+    share = batch // micro // batch_parts(mesh)
+    return [
+        (step * batch_parts(mesh) + part) * share + row
+        for step in range(micro)
+        for part in _local_parts(mesh)
+        for row in range(share)
+    ]
+
+
+def from_local_rows(rows: Mapping[str, np.ndarray], mesh: Mesh, micro: int = 1) -> dict[str, jax.Array]:
+    """This process's rows of each array, `[n, …]` as `local_rows` names them → global arrays `[B, …]`, or
+    `[micro, B/micro, …]`, split over the mesh."""
+    parts, leading = _local_parts(mesh), int(micro > 1)
+    where = batch_sharding(mesh, leading=leading)
+
+    def placed(local: np.ndarray) -> jax.Array:
+        share = len(local) // micro // len(parts)
+        blocks = local.reshape(micro, len(parts), share, *local.shape[1:])
+
+        def block(index: Any) -> np.ndarray:
+            here = blocks[:, parts.index((index[leading].start or 0) // share)]
+            return here if leading else here[0]
+
+        shape = (micro,) * leading + (share * batch_parts(mesh), *local.shape[1:])
+        return jax.make_array_from_callback(shape, where, block)
+
+    return {name: placed(local) for name, local in rows.items()}
+
+
+def _local_parts(mesh: Mesh) -> list[int]:
+    """Which of the `batch_parts` this process's devices hold."""
+    count = batch_parts(mesh)
+    held = [index for index in batch_sharding(mesh).addressable_devices_indices_map((count,)).values() if index]
+    if not held:
+        raise UsageError(f"the mesh of {mesh.size} devices has none of process {jax.process_index()}'s")
+    return sorted({index[0].start or 0 for index in held})
+
+
 def copied(x: jax.Array, batch: int, *axes: str, dtype: DTypeLike) -> jax.Array:
     """A parameter `[...]` of logical `axes` as copies `[R,Q,...]` of `dtype`, one for each part of the batch and of the
     tokens, gathered from where it is split over them.

@@ -133,9 +133,9 @@ def cached(source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]]) -
 
 
 class _GlobalBatches(grain.MapDataset):
-    """Element s is this process's rows of global batch s, stacked."""
+    """Element s is `rows` of global batch s, stacked."""
 
-    def __init__(self, examples: grain.MapDataset, batch_size: int, rows: range):
+    def __init__(self, examples: grain.MapDataset, batch_size: int, rows: Sequence[int]):
         super().__init__(examples)
         self._batch_size = batch_size
         self._rows = rows
@@ -155,21 +155,20 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     prefetch: bool = True,
     threads: int = 2,
 ) -> BatchIterator:
     """Endless training batches, shuffled anew each epoch.
 
-    `next` gives this process's rows of the next global batch as arrays `[batch_size / process_count, …]`. The
-    iterator is grain's: `get_state()` is a small JSON-serialisable dict counting batches taken (not batches read
+    `next` gives `rows` of the next batch (None: all) as arrays `[len(rows), …]`; several processes read the rows that
+    their devices hold. The iterator is grain's: `get_state()` is a small JSON-serialisable dict counting batches taken (not batches read
     ahead), and after `set_state` the batches go on bit for bit. With `prefetch`, `threads` threads prepare whole
     batches ahead of time; the result is the same with and without.
 
-    Raises UsageError when the batch cannot be divided by the processes, the dataset is empty or the seed is negative.
+    Raises UsageError for rows that the batch does not have, an empty dataset or a negative seed.
     """
-    rows = _rows(batch_size, process_index, process_count)
+    rows = _checked_rows(batch_size, rows)
     batches = _GlobalBatches(dataset.stream(seed), batch_size, rows)
     threads = max(1, threads) if prefetch else 0
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -183,7 +182,7 @@ class EvalBatches:
     examples: grain.MapDataset[Any]
     total: int
     batch_size: int
-    rows: range
+    rows: Sequence[int]
 
     def __len__(self) -> int:
         return -(-self.total // self.batch_size)
@@ -204,10 +203,9 @@ def eval_batches(
     *,
     batch_size: int,
     limit: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> EvalBatches:
-    """All examples (or the first `limit`) once, in order, as a sequence of equally sized batches.
+    """All examples (or the first `limit`) once, in order, as a sequence of equally sized batches, or `rows` of each.
 
     The last batch is filled up by repeating the last example; `example_weight` `[rows]` float32 is 1 for true
     examples and 0 for repeated ones, in every batch. The generator of each example depends on its index alone.
@@ -215,7 +213,7 @@ def eval_batches(
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1 example or None for all, found {limit}")
-    rows = _rows(batch_size, process_index, process_count)
+    rows = _checked_rows(batch_size, rows)
     examples = dataset.ordered()
     total = len(examples) if limit is None else min(limit, len(examples))
     return EvalBatches(examples, total, batch_size, rows)
@@ -236,10 +234,11 @@ class _FakeExamples:
 
 
 def fake_batches(
-    spec: Mapping[str, ArraySpec], batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+    spec: Mapping[str, ArraySpec], batch_size: int, seed: int, rows: Sequence[int] | None = None
 ) -> BatchIterator:
-    """Endless random batches of the right shapes and dtypes, within each spec's range; state as in `train_batches`."""
-    rows = _rows(batch_size, process_index, process_count)
+    """Endless random batches of the right shapes and dtypes, within each spec's range; rows and state as in
+    `train_batches`."""
+    rows = _checked_rows(batch_size, rows)
     fake = _FakeExamples(dict(spec))
     examples = grain.MapDataset.source(fake).random_map(fake.make, seed=_checked_seed(seed))
     return iter(_GlobalBatches(examples, batch_size, rows).to_iter_dataset(grain.ReadOptions(1, 2)))
@@ -271,18 +270,14 @@ def _fake_array(spec: ArraySpec, rng: np.random.Generator) -> np.ndarray:
     return (spec.low + (spec.high - spec.low) * values).astype(dtype)
 
 
-def _rows(batch_size: int, process_index: int, process_count: int) -> range:
+def _checked_rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:
     if batch_size < 1:
         raise UsageError(f"batch size must be at least 1, found {batch_size}")
-    if not 0 <= process_index < process_count:
-        raise UsageError(f"process_index {process_index} is not in 0 … {process_count - 1} (process_count - 1)")
-    if batch_size % process_count:
-        raise UsageError(
-            f"batch size {batch_size} is not divisible by {process_count} processes; "
-            f"{-(-batch_size // process_count) * process_count} would be"
-        )
-    share = batch_size // process_count
-    return range(process_index * share, (process_index + 1) * share)
+    if rows is None:
+        return range(batch_size)
+    if not rows or not set(rows) <= set(range(batch_size)):
+        raise UsageError(f"rows {list(rows)} are not some of the {batch_size} of a batch")
+    return rows
 
 
 def _non_empty(source: Source) -> Source:

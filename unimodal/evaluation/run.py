@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from unimodal.sharding import batch_sharding
+from unimodal.sharding import from_local_rows
 from unimodal.task import Task
 
 
@@ -39,13 +39,12 @@ class Evaluator:
 
     def predictions(self, model: Any, *, limit: int | None = None) -> dict[str, np.ndarray]:
         """`task.predict` over the split (or `limit` batches of it), without the rows that only fill the last batch."""
-        where = batch_sharding(self.mesh)
         rows: dict[str, list[np.ndarray]] = {}
         with jax.set_mesh(self.mesh):
             for i, batch in enumerate(self._batches):
                 if i == limit:
                     break
-                arrays = {k: jax.make_array_from_process_local_data(where, v) for k, v in batch.items()}
+                arrays = from_local_rows(batch, self.mesh)
                 weight = arrays.pop("example_weight")
                 made = self._predict(model, arrays)
                 found = {name: _gather(value) for name, value in {**made, "example_weight": weight}.items()}

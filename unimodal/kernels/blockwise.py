@@ -194,7 +194,7 @@ _attend.defvjp(_forward, _backward)
 def _round(plan: Plan, visit: Any, visitor: Any, carry: Any, *, visitor_changes: bool = False) -> tuple[Any, Any]:
     """Visit all seen tiles of what this device holds, then of what its neighbours send round."""
     lists, counts = (jnp.asarray(a) for a in plan.pairs())
-    known = int(plan.pairs()[1][0, 0])
+    known, mean = int(plan.pairs()[1][0, 0]), max(1, round(float(plan.work().mean())))
     here = 0 if plan.axis is None else jax.lax.axis_index(plan.axis)
 
     def meet(step: Any, visitor: Any, carry: Any) -> tuple[Any, Any]:
@@ -206,9 +206,11 @@ def _round(plan: Plan, visit: Any, visitor: Any, carry: Any, *, visitor_changes:
             found = visit(pairs[n, 0], pairs[n, 1], source, visitor, carry)
             return found if visitor_changes else (visitor, found)
 
-        # One device's count is a constant, which whoever counts the program's work can read.
+        # One device's count is a constant, which whoever counts the program's work can read. Of several, each has its
+        # own at each step: their mean is in the scope's name, for `launch.py plan`.
         count = counts[here, source] if plan.devices > 1 else known
-        return jax.lax.fori_loop(0, count, one, (visitor, carry))
+        with jax.named_scope(f"turns_{mean}"):
+            return jax.lax.fori_loop(0, count, one, (visitor, carry))
 
     def step(n: jax.Array, both: Any) -> Any:
         visitor, carry = meet(n, *both)

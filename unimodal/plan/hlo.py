@@ -21,6 +21,7 @@ _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _CALLED = re.compile(r"(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _MANY_CALLED = re.compile(r"(?:branch_computations|called_computations|calls)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_TURNS = re.compile(r'op_name="[^"]*/turns_(\d+)/while"')  # a loop that says in its scope how often it goes round
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,9 @@ class Program:
         return weights
 
     def trips(self, loop: Instruction, caller: Computation) -> int:
-        """How often a `while` goes round: as the compiler says, or from its counter's start, step and limit; else 1."""
-        if known := _TRIPS.search(loop.attributes):
+        """How often a `while` goes round: as the compiler or its own scope says, or from its counter's start, step and
+        limit; else 1."""
+        if known := _TRIPS.search(loop.attributes) or _TURNS.search(loop.attributes):
             return int(known[1])
         condition = self.computations.get(loop.attribute("condition"))
         body = self.computations.get(loop.attribute("body"))

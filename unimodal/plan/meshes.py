@@ -44,9 +44,9 @@ def check_mesh(experiment: Experiment, asked: Sizes, devices: int) -> None:
     divides the batches and the model."""
     fixed = math.prod(size for size in asked.values() if size != -1)
     whole = {axis: devices // max(fixed, 1) if size == -1 else size for axis, size in asked.items()}
-    known = dividing(experiment, devices, sequence=max(1, asked["sequence"]))
+    known = dividing(experiment, devices, sequence=max(1, whole["sequence"]))
     if whole not in known:
-        given = ", ".join(f"{axis}={size}" for axis, size in asked.items() if size not in (1, -1)) or "data=-1"
+        given = ", ".join(f"{axis}={size}" for axis, size in asked.items() if size != 1) or "data=1"
         raise UsageError(
             f"mesh {given} does not divide {devices} devices, the batches and the model; these do: "
             f"{spell_some(known or dividing(experiment, devices))}"

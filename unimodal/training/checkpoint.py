@@ -164,8 +164,15 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def has_checkpoint(workdir: epath.PathLike) -> bool:
-    """Whether there is something to resume. Writes nothing."""
-    return any(path.name.isdigit() for path in (epath.Path(workdir) / "checkpoints").glob("*"))
+    """Whether there is something to resume. Writes nothing. Raises UsageError for a bucket that does not answer."""
+    try:
+        return any(path.name.isdigit() for path in (epath.Path(workdir) / "checkpoints").glob("*"))
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):  # no such bucket: claim_workdir says so where it matters
+            return False
+        if not is_remote(workdir):
+            raise
+        raise UsageError(f"cannot read workdir {workdir}: {one_line(error)}") from error
 
 
 def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:

@@ -15,7 +15,7 @@ from etils import epath
 
 from unimodal.data.pipeline import BatchIterator
 from unimodal.errors import UsageError
-from unimodal.sharding import batch_parts, batch_sharding
+from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
@@ -91,11 +91,7 @@ def compile_steps(
 
 def to_device(batch: Mapping[str, np.ndarray], program: Program) -> dict[str, jax.Array]:
     """This process's rows of a batch → global arrays split over the mesh, [A, B/A, …] if gradients accumulate."""
-    parts = program.accumulate
-    leading = int(parts > 1)
-    where = batch_sharding(program.mesh, leading=leading)
-    rows = {k: v.reshape(parts, v.shape[0] // parts, *v.shape[1:]) if leading else v for k, v in batch.items()}
-    return {name: jax.make_array_from_process_local_data(where, array) for name, array in rows.items()}
+    return from_local_rows(batch, program.mesh, program.accumulate)
 
 
 def check_batches(tasks: Sequence[Task], program: Program) -> None:

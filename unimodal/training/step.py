@@ -63,12 +63,21 @@ class Program:
         """The model with the state's weights in it."""
         return nnx.merge(self.structure(), state.parameters, state.variables)
 
+    def first_model(self) -> Any:
+        """The model before the first step. Of the optimizer's state nothing is made."""
+        parameters, variables = initialise(self._make_weights, self.mesh, jax.random.key(self.seed))
+        return nnx.merge(self.structure(), parameters if self.start is None else self.start(parameters), variables)
+
     def structure(self) -> Any:
         return nnx.split(self.abstract_model(), nnx.Param, ..., graph=False)[0]
 
-    def _make_state(self, key: jax.Array) -> TrainState:
+    def _make_weights(self, key: jax.Array) -> tuple[Any, Any]:
         model = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), self.make_model(key))  # no weak types
         _, parameters, variables = nnx.split(model, nnx.Param, ..., graph=False)
+        return parameters, variables
+
+    def _make_state(self, key: jax.Array) -> TrainState:
+        parameters, variables = self._make_weights(key)
         return TrainState(jnp.zeros((), jnp.int32), parameters, variables, self.optimizer.init(parameters))
 
     def step(self, losses: Mapping[str, tuple[LossFunction, float]]) -> Callable[[TrainState, Batches], Any]:
