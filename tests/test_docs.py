@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-PAGES = ("README.md", "docs/import_the_backbone.md")
+PAGES = ("README.md", "docs/import_the_backbone.md", "docs/language.md")
 
 
 def code_of(page: str) -> str:
