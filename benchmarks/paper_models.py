@@ -55,7 +55,7 @@ MODELS = {
 PAPERS = "gpt2,gpt2_xl,vit_b,vit_l,clip_b,wav2vec2"
 # flag → the fields that it sets, in every recipe that has them
 FLAGS = {
-    "dtype": "backbones.*.dtype",
+    "dtype": "*.*.dtype",  # of backbones, and of tokenizers that compute in one of their own
     "remat": "backbones.*.remat",
     "depth": "backbones.*.depth",
     "width": "backbones.*.width",

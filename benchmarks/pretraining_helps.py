@@ -1,6 +1,6 @@
 """Does wav2vec 2.0 help CTC? Fine-tuned from a pre-trained encoder against from scratch, with few transcripts.
 
-    python benchmarks/pretraining_helps.py --out=runs/pretraining_helps --seeds=0,1,2 --labelled=60
+    python benchmarks/pretraining_helps.py --out=runs/pretraining_helps --seeds=0,1,2 --labelled=60 --pretraining=2800 --steps=600
 
 Both read the same transcripts for the same number of steps at the same rate; only where the encoder starts differs.
 Pre-training reads all recordings and no transcript. Runs `launch.py train` for whatever has no results.json yet, one
@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "pretraining_helps")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--labelled", type=int, default=60, help="phrases with a transcript (of 305)")
-    parser.add_argument("--steps", type=int, default=300, help="of CTC")
-    parser.add_argument("--pretraining", type=int, default=1400, help="steps of wav2vec 2.0")
+    parser.add_argument("--steps", type=int, default=600, help="of CTC")
+    parser.add_argument("--pretraining", type=int, default=2800, help="steps of wav2vec 2.0")
     a = parser.parse_args()
     seeds = [int(seed) for seed in a.seeds.split(",")]
     few = (f"--config.tasks.ctc.labelled={a.labelled}", f"--config.steps={a.steps}")
