@@ -90,6 +90,9 @@ class LanguageModel(nnx.Module):
         """What the logits are made of, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
         bias [V] or None of `logits = x·kernel + bias`."""
         kernel = table.table.get_value().T if self.linear is None else self.linear.kernel.get_value()
+        # The barrier has the kernel's gradient finished, and summed over devices, before the backbone's begins: else the
+        # compiler may keep what each device has of it, whole and in float32, until the end of the step.
+        hidden, kernel = jax.lax.optimization_barrier((hidden, kernel))
         # Gathered over fsdp once, here, and its gradient summed once, rather than for every chunk; V stays in pieces.
         kernel = copied(kernel, hidden.shape[0], "embed", "vocabulary", dtype=hidden.dtype)
         return hidden, kernel, None if self.bias is None else self.bias.get_value()
