@@ -14,7 +14,7 @@ from flax import nnx
 from unimodal.attention import IMPLEMENTATIONS, attention
 from unimodal.errors import UsageError
 from unimodal.kernels.dense import attend
-from unimodal.layers import ACTIVATIONS, Linear, Norm, dropout
+from unimodal.layers import Linear, Norm, activate, dropout
 from unimodal.sharding import constrain
 from unimodal.tokens import Layout, Tokens
 from unimodal.visibility import Pattern, visible
@@ -275,8 +275,8 @@ class Mlp(nnx.Module):
         self.down = Linear((c.M,), (c.width,), ("mlp", "embed"), init_scale=(2 * c.depth) ** -0.5, **make)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        activate, up = ACTIVATIONS[self.activation], self.up(x_BTD)
-        hidden = activate(up) if self.gate is None else activate(self.gate(x_BTD)) * up
+        up = self.up(x_BTD)
+        hidden = activate(self.activation, up) if self.gate is None else activate(self.activation, self.gate(x_BTD), up)
         return self.down(constrain(hidden, "batch", "tokens", "mlp"))
 
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from unimodal.backbone import Attention, BackboneConfig, Mlp
 from unimodal.kernels.dense import attend
-from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm, dropout
+from unimodal.layers import Embedding, Linear, Norm, activate, dropout
 from unimodal.sharding import copied
 
 
@@ -117,7 +117,7 @@ class MaskedLanguageModel(nnx.Module):
         return self.decoder.factors(self._transformed(hidden), table)
 
     def _transformed(self, hidden: jax.Array) -> jax.Array:
-        return self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
+        return self.norm(activate(self.activation, self.transform(hidden)))
 
 
 class AttentionPool(nnx.Module):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.heads import AttentionPool, LanguageModel, MaskedLanguageModel, Quantiser
-from unimodal.layers import ACTIVATIONS, Embedding, Linear, Norm
+from unimodal.layers import Embedding, Linear, Norm, activate
 from unimodal.tokens import tokens
 
 
@@ -112,7 +112,7 @@ class Dense:
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x = context.heads[self.name](x)
-        return x if self.activation is None else ACTIVATIONS[self.activation](x)
+        return x if self.activation is None else activate(self.activation, x)
 
 
 @dataclass(frozen=True)

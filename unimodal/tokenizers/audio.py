@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.errors import UsageError
-from unimodal.layers import Linear, Norm, dropout, fan_in
+from unimodal.layers import ACTIVATIONS, Linear, Norm, activate, dropout, fan_in
 from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
 
@@ -73,13 +73,16 @@ class Convolution(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel.get_value().astype(x.dtype)
         x = jax.lax.conv_general_dilated(x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
-        x = whole_in_time(x)
+        return self._activated(whole_in_time(x))
+
+    @jax.checkpoint  # as in `layers`: norm and GELU together keep what the convolution gave
+    def _activated(self, x: jax.Array) -> jax.Array:
         if self.bias is not None:
             x = x + self.bias.get_value().astype(x.dtype)[None, None]
         if self.norm is not None:
             # GroupNorm with one group per channel normalises each channel over time: LayerNorm of the transpose.
-            x = _norm_over_time(self.norm, x) if self.norm_kind == "group" else self.norm(x)
-        return jax.nn.gelu(x, approximate=False)
+            x = _norm_over_time(self.norm, x) if self.norm_kind == "group" else self.norm.normed(x)
+        return ACTIVATIONS["gelu"](x)
 
 
 class PositionConvolution(nnx.Module):
@@ -108,7 +111,7 @@ class PositionConvolution(nnx.Module):
         # An even kernel would lengthen the sequence by one with symmetric padding; the last frame is dropped.
         x = jnp.pad(whole_in_time(x), ((0, 0), (self.taps // 2, (self.taps - 1) // 2), (0, 0)))
         y = whole_in_time(jax.lax.platform_dependent(x, kernel, cpu=self._unfolded, default=self._convolved))
-        return jax.nn.gelu(y + self.bias.get_value().astype(x.dtype)[None, None], approximate=False)
+        return activate("gelu", y + self.bias.get_value().astype(x.dtype)[None, None])
 
     def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         numbers = ("NWC", "WIO", "NWC")

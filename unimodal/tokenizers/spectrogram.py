@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.errors import UsageError
-from unimodal.layers import ACTIVATIONS, Embedding, dropout, fan_in
+from unimodal.layers import ACTIVATIONS, Embedding, activate, dropout, fan_in
 from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
 
@@ -76,7 +76,7 @@ class Tokenizer(nnx.Module):
             raise UsageError(f"spectrogram of shape {list(frames.shape)} where [B,frames,{c.bins}] was configured")
         x = frames
         for convolution in self.convolutions:
-            x = ACTIVATIONS[c.activation](convolution(x))
+            x = activate(c.activation, convolution(x))
         if x.shape[1] > c.max_length:
             raise UsageError(
                 f"spectrogram makes {x.shape[1]} tokens, more than the position table's max_length={c.max_length}"
