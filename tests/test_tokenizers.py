@@ -112,16 +112,16 @@ def test_both_ways_to_convolve_positions_are_the_same(taps):
             jax.value_and_grad(lambda x, k: (lambda y: ((y * probe).sum(), y))(how(x, k)), (0, 1), has_aux=True)
         )
 
-    ((_, unfolded), of_unfolded), ((_, convolved), of_convolved) = (
-        run(how)(x, kernel) for how in (position._unfolded, position._convolved)
+    ((_, spectral), of_spectrum), ((_, convolved), of_convolved) = (
+        run(how)(x, kernel) for how in (position._by_spectrum, position._convolved)
     )
-    np.testing.assert_allclose(unfolded, convolved, rtol=1e-5, atol=1e-5)
-    for a, b in zip(of_unfolded, of_convolved, strict=True):
+    np.testing.assert_allclose(spectral, convolved, rtol=1e-5, atol=1e-5)
+    for a, b in zip(of_spectrum, of_convolved, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     for group in range(2):
         mine = slice(4 * group, 4 * group + 4)
         window = np.einsum("bkc,kco->bo", x[:, 2 : 2 + taps, mine], kernel[:, :, mine])
-        np.testing.assert_allclose(unfolded[:, 2, mine], window, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(spectral[:, 2, mine], window, rtol=1e-5, atol=1e-5)
 
 
 def test_position_convolution_keeps_the_length_and_its_magnitude():

@@ -19,7 +19,8 @@ from jax.typing import DTypeLike
 Initializer = Callable[..., jax.Array]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # As Hendrycks 2016 has it. jax.nn.gelu takes erfc, which in half precision is more exact and on CPUs five times slower.
+    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
@@ -30,9 +31,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @partial(jax.checkpoint, static_argnums=0)
 def activate(name: str, x: jax.Array, factor: jax.Array | None = None) -> jax.Array:
-    """An activation of ACTIVATIONS, times `factor` where a gated MLP has one: [...] → [...]."""
-    y = ACTIVATIONS[name](x)
-    return y if factor is None else y * factor
+    """An activation of ACTIVATIONS, times `factor` where a gated MLP has one: [...] → [...]. In float32 inside."""
+    y = ACTIVATIONS[name](x.astype(jnp.float32))
+    return (y if factor is None else y * factor.astype(jnp.float32)).astype(x.dtype)
 
 
 def fan_in(scale: float, inputs: Sequence[int]) -> Initializer:

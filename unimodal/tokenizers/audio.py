@@ -82,7 +82,7 @@ class Convolution(nnx.Module):
         if self.norm is not None:
             # GroupNorm with one group per channel normalises each channel over time: LayerNorm of the transpose.
             x = _norm_over_time(self.norm, x) if self.norm_kind == "group" else self.norm.normed(x)
-        return ACTIVATIONS["gelu"](x)
+        return ACTIVATIONS["gelu"](x.astype(jnp.float32)).astype(x.dtype)
 
 
 class PositionConvolution(nnx.Module):
@@ -110,7 +110,7 @@ class PositionConvolution(nnx.Module):
         kernel = (direction * scale[:, None, None]).astype(x.dtype)
         # An even kernel would lengthen the sequence by one with symmetric padding; the last frame is dropped.
         x = jnp.pad(whole_in_time(x), ((0, 0), (self.taps // 2, (self.taps - 1) // 2), (0, 0)))
-        y = whole_in_time(jax.lax.platform_dependent(x, kernel, cpu=self._unfolded, default=self._convolved))
+        y = whole_in_time(jax.lax.platform_dependent(x, kernel, cpu=self._by_spectrum, default=self._convolved))
         return activate("gelu", y + self.bias.get_value().astype(x.dtype)[None, None])
 
     def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -119,14 +119,21 @@ class PositionConvolution(nnx.Module):
             x, kernel, (1,), "VALID", dimension_numbers=numbers, feature_group_count=self.groups
         )
 
-    def _unfolded(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        # On CPU XLA's grouped convolution is 3 times slower than one matrix product per group over unfolded windows.
+    def _by_spectrum(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The same by Fourier transforms of overlapping stretches, of each of which the end is kept (overlap-save). XLA's
+        grouped convolution takes 2 to 15 times as long on a CPU, forward and backward."""
         batch, padded, width = x.shape
-        length, size = padded - self.taps + 1, width // self.groups
-        grouped = x.reshape(batch, padded, self.groups, size)
-        windows = jnp.stack([grouped[:, i : i + length] for i in range(self.taps)], axis=2)
-        kernel = kernel.reshape(self.taps, size, self.groups, width // self.groups)
-        return jnp.einsum("btkgc,kcgo->btgo", windows, kernel).reshape(batch, length, width)
+        length, size = padded - self.taps + 1, 2 << (self.taps - 1).bit_length()
+        step = size - self.taps + 1
+        count = -(-length // step)
+        samples = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, count * step + self.taps - 1 - padded), (0, 0)))
+        stretches = jnp.stack([samples[:, i * step : i * step + size] for i in range(count)], axis=1)
+        spectrum = jnp.fft.rfft(stretches, axis=2).reshape(batch, count, -1, self.groups, width // self.groups)
+        response = jnp.fft.rfft(kernel[::-1].astype(jnp.float32), n=size, axis=0)
+        response = response.reshape(-1, width // self.groups, self.groups, width // self.groups)
+        product = jnp.einsum("bnfgc,fcgo->bnfgo", spectrum, response).reshape(batch, count, -1, width)
+        y = jnp.fft.irfft(product, n=size, axis=2)[:, :, self.taps - 1 :]
+        return y.reshape(batch, count * step, width)[:, :length].astype(x.dtype)
 
 
 class Tokenizer(nnx.Module):
