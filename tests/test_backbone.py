@@ -40,6 +40,17 @@ def lively(*, seed=2, **options) -> Backbone:
     return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(lambda: Backbone(config, rngs=nnx.Rngs(0))))
 
 
+def kept(x: jax.Array, **options) -> list[jax.ShapeDtypeStruct]:
+    """What the gradient of a backbone keeps of its forward pass: one array, or a stack of one for each layer, per entry."""
+    structure, parameters = nnx.split(Backbone(BackboneConfig(**SMALL | options), rngs=nnx.Rngs(0)))
+
+    def forward(parameters, x):
+        return nnx.merge(structure, parameters)(tokens(x))[0]
+
+    _, backward = jax.eval_shape(lambda *given: jax.vjp(forward, *given), parameters, x)
+    return [leaf for leaf in jax.tree.leaves(backward) if x.shape[1] in leaf.shape]
+
+
 def layer_by_layer(tree):
     """The arrays of a scanned backbone (or of its gradients) under the names that an unrolled one has."""
     found = {}
@@ -335,15 +346,22 @@ def test_every_remat_policy_gives_the_same_gradients():
 
 
 def test_remat_keeps_less():
-    """What the backward pass of each policy holds on to, in numbers."""
-
     def held(remat):
-        backbone = lively(remat=remat)
-        made = given(segment=None, layout=(Span(6),))
-        _, backward = jax.eval_shape(lambda x: jax.vjp(lambda x: backbone(made.with_x(x))[0], x), made.x)
-        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+        return sum(leaf.size for leaf in kept(jnp.ones((2, 6, 8)), remat=remat))
 
     assert held("full") < held("dots") < held("none")
+
+
+@pytest.mark.parametrize("activation", [name for name in MLP_ACTIVATIONS if name != "relu"])
+def test_norms_and_activations_keep_what_went_in_alone(activation):
+    """Of the MLP: what the activation reads and what the last product reads. As wide as the model: what norms and products read.
+    And nothing in float32, in which norms and activations compute, but what attention needs."""
+    leaves = kept(jnp.ones((2, 6, 8), jnp.bfloat16), activation=activation, dtype="bfloat16")
+    shapes = [(leaf.shape[1:], str(leaf.dtype)) for leaf in leaves]
+    wide = [dtype for shape, dtype in shapes if shape == (2, 6, 12)]
+    assert wide == ["bfloat16"] * (3 if MLP_ACTIVATIONS[activation][1] else 2)
+    assert [dtype for shape, dtype in shapes if shape == (2, 6, 8)] == ["bfloat16"] * 4
+    assert not [shape for shape, dtype in shapes if dtype == "float32" and shape[-1] not in (1, 6)]
 
 
 # ---- Dtypes --------------------------------------------------------------------------------------------------------
