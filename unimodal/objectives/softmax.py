@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from unimodal.objectives.reduction import Metrics, as_weights, example_mean, example_sum
 
@@ -18,6 +19,22 @@ class PositionLoss(NamedTuple):
     objective: jax.Array
     nats: jax.Array
     correct: jax.Array
+
+
+LOG_Z = "log_z"  # what chunks keep for their backward pass
+
+
+@jax.custom_jvp
+def log_sum_exp(logits: jax.Array) -> jax.Array:
+    """log Σ exp over the last axis: `[..., V]` → `[...]`. Its gradient, the softmax, is made of logits and result alone, in
+    one pass over the logits, which are the largest thing that a language model's step holds."""
+    return jax.nn.logsumexp(logits, axis=-1)
+
+
+@log_sum_exp.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    log_z = checkpoint_name(log_sum_exp(*primals), LOG_Z)
+    return log_z, (jnp.exp(primals[0] - log_z[..., None]) * tangents[0]).sum(axis=-1)
 
 
 def position_cross_entropy(
@@ -35,7 +52,7 @@ def position_cross_entropy(
     a model whose outputs are all equal scores 0, not 1.
     """
     logits = logits.astype(jnp.float32)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
+    log_z = log_sum_exp(logits)
     soft = jnp.issubdtype(targets.dtype, jnp.floating)
     likeliest = jnp.argmax(targets, axis=-1) if soft else targets
     # A comparison and a sum rather than a gather: it stays local when V is sharded, and its gradient is no scatter.
@@ -54,9 +71,11 @@ def position_cross_entropy(
         objective = (1.0 - label_smoothing) * nats + label_smoothing * spread
     if z_loss:
         objective = objective + z_loss * jnp.square(log_z)
-    # argmax lowers to a slow two-operand reduction on CPU; counting rivals is one vectorised pass.
-    rivals = (logits >= target_logit[..., None]).sum(axis=-1, dtype=jnp.int32)
-    return PositionLoss(objective, nats, (rivals == 1).astype(jnp.float32))
+    # argmax lowers to a slow two-operand reduction on CPU. The largest is known from log_z, and counted in float32 it is
+    # found in the same pass over the logits as the sum of their exponentials.
+    largest = jax.lax.stop_gradient(logits).max(axis=-1)
+    alone = (logits == largest[..., None]).sum(axis=-1, dtype=jnp.float32) == 1
+    return PositionLoss(objective, nats, (alone & (target_logit == largest)).astype(jnp.float32))
 
 
 def sum_positions(positions: PositionLoss, weights: jax.Array, count_name: str = "tokens") -> tuple[jax.Array, Metrics]:
@@ -111,7 +130,7 @@ def chunked_cross_entropy(
 
     The chunks run along T, not along flattened B·T, so that a batch sharded over devices stays where it is; and a chunk
     is every so-manieth position, not a stretch of neighbours, so that where T is sharded too every device has its share
-    of each. Logits are recomputed in the backward pass. The product is taken in the hidden's dtype and summed in
+    of each. Logits are recomputed in the backward pass, but not the log of their sum. The product is taken in the hidden's dtype and summed in
     float32; the table's gradient is summed over chunks in float32 whatever the table's dtype.
 
     Args:
@@ -176,5 +195,6 @@ def in_chunks(
         return jnp.moveaxis(x, 0, 2).reshape(B, chunk * steps, *x.shape[3:])[:, :T]
 
     pieces = tuple(split(array) for array in (hidden_BTD, *arrays_BT))
-    _, stacked = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), None, pieces)
+    policy = jax.checkpoint_policies.save_only_these_names(LOG_Z)
+    _, stacked = jax.lax.scan(jax.checkpoint(step, policy=policy, prevent_cse=False), None, pieces)
     return jax.tree.map(joined, stacked)
