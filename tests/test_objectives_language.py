@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp, softmax
 
 from unimodal.objectives import (
     causal_lm,
@@ -19,6 +20,7 @@ from unimodal.objectives import (
     next_token_targets,
     ratio,
 )
+from unimodal.objectives.softmax import log_sum_exp
 
 REFERENCE = dict(np.load(Path(__file__).parent / "reference/objectives/language.npz", allow_pickle=False))
 LOGITS, IDS, SEGMENT, CHOSEN = (jnp.asarray(REFERENCE[name]) for name in ("logits", "ids", "segment", "chosen"))
@@ -154,6 +156,14 @@ def test_copies_of_the_table_are_one_table():
     np.testing.assert_allclose(loss, loss_dense, rtol=1e-6)
     for ours, theirs in zip(grads, grads_dense, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [[0.1, 2.0, -3.0], [1e6, 1e6, 0.0], [-1e30] * 3, [-np.inf, 0.0, 1.0]])
+def test_log_sum_exp_at_the_extremes(row):
+    """Value and gradient are scipy's log-sum-exp and softmax."""
+    value, gradient = jax.value_and_grad(log_sum_exp)(jnp.asarray(row, jnp.float32))
+    np.testing.assert_allclose(value, logsumexp(row), rtol=1e-6)
+    np.testing.assert_allclose(gradient, softmax(row), rtol=1e-6, atol=1e-7)
 
 
 def test_chunked_in_bfloat16_sums_the_table_gradient_in_float32():

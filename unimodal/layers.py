@@ -1,8 +1,8 @@
 """The few parametrised layers everything else is made of. Each names the logical axes of its parameters.
 
-What works element by element, norms and activations, is under `jax.checkpoint`: of it the backward pass keeps what went in,
-and computes the rest again. What lies between would be written to memory and read again, six arrays where two serve,
-which takes longer than the arithmetic.
+Norms and activations are under `jax.checkpoint`: of them the backward pass keeps what went in, and computes the rest again.
+What lies between would be written to memory and read again, six arrays where two serve, which takes longer than the
+arithmetic.
 """
 
 from __future__ import annotations

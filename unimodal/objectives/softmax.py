@@ -26,15 +26,24 @@ LOG_Z = "log_z"  # what chunks keep for their backward pass
 
 @jax.custom_jvp
 def log_sum_exp(logits: jax.Array) -> jax.Array:
-    """log Σ exp over the last axis: `[..., V]` → `[...]`. Its gradient, the softmax, is made of logits and result alone, in
-    one pass over the logits, which are the largest thing that a language model's step holds."""
-    return jax.nn.logsumexp(logits, axis=-1)
+    """log Σ exp over the last axis: `[..., V]` → `[...]`. Its gradient, the softmax, is made of the logits and of what belongs
+    to the result: in one pass over the logits, which are the largest thing that a language model's step holds."""
+    largest, rest = _largest_and_rest(logits)
+    return largest + rest
 
 
 @log_sum_exp.defjvp
 def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    log_z = checkpoint_name(log_sum_exp(*primals), LOG_Z)
-    return log_z, (jnp.exp(primals[0] - log_z[..., None]) * tangents[0]).sum(axis=-1)
+    # Kept apart: their sum would be rounded, and the softmax of large logits with it.
+    largest, rest = (checkpoint_name(part, LOG_Z) for part in _largest_and_rest(primals[0]))
+    softmax = jnp.exp(primals[0] - largest[..., None] - rest[..., None])
+    return largest + rest, (softmax * tangents[0]).sum(axis=-1)
+
+
+def _largest_and_rest(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    largest = logits.max(axis=-1)
+    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    return largest, jnp.log(jnp.exp(logits - largest[..., None]).sum(axis=-1))
 
 
 def position_cross_entropy(
@@ -71,8 +80,8 @@ def position_cross_entropy(
         objective = (1.0 - label_smoothing) * nats + label_smoothing * spread
     if z_loss:
         objective = objective + z_loss * jnp.square(log_z)
-    # argmax lowers to a slow two-operand reduction on CPU. The largest is known from log_z, and counted in float32 it is
-    # found in the same pass over the logits as the sum of their exponentials.
+    # argmax lowers to a slow two-operand reduction on CPU. log_z needs the largest anyway; and those as large are counted, in
+    # float32, in the pass over the logits that sums their exponentials.
     largest = jax.lax.stop_gradient(logits).max(axis=-1)
     alone = (logits == largest[..., None]).sum(axis=-1, dtype=jnp.float32) == 1
     return PositionLoss(objective, nats, (alone & (target_logit == largest)).astype(jnp.float32))
@@ -130,8 +139,8 @@ def chunked_cross_entropy(
 
     The chunks run along T, not along flattened B·T, so that a batch sharded over devices stays where it is; and a chunk
     is every so-manieth position, not a stretch of neighbours, so that where T is sharded too every device has its share
-    of each. Logits are recomputed in the backward pass, but not the log of their sum. The product is taken in the hidden's dtype and summed in
-    float32; the table's gradient is summed over chunks in float32 whatever the table's dtype.
+    of each. Logits are recomputed in the backward pass, but not their log-sum-exp. The product is taken in the hidden's
+    dtype and summed in float32; the table's gradient is summed over chunks in float32 whatever the table's dtype.
 
     Args:
         hidden_BTD: hidden states, any float dtype.
