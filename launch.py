@@ -91,11 +91,11 @@ def run_train(config: ConfigDict, workdir: epath.Path, lifeline: hosts.Lifeline 
         say(describe(experiment))
         return 0
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
-    evaluators = {} if fake_data else {task.name: experiment.evaluator(task) for task in experiment.tasks}
+    evaluations = {} if fake_data else experiment.evaluations
     claim_workdir(workdir, {**plain, "fake_data": fake_data}, may_differ=MAY_DIFFER)
 
     def evaluate(model: Any, step: int) -> dict[str, dict[str, float]]:
-        return {name: e.score(model, limit=experiment.eval_limit) for name, e in evaluators.items()}
+        return experiment.scores(model, step)
 
     began = time.monotonic()
     state, fingerprint, done = train(
@@ -104,8 +104,8 @@ def run_train(config: ConfigDict, workdir: epath.Path, lifeline: hosts.Lifeline 
         batches,
         experiment.loop,
         workdir,
-        tokens={task.name: task.tokens(experiment.model) for task in experiment.tasks},
-        evaluate=evaluate if evaluators else None,
+        tokens=experiment.tokens,
+        evaluate=evaluate if evaluations else None,
         together=lifeline,
         cost=cost(experiment),
     )
@@ -113,9 +113,9 @@ def run_train(config: ConfigDict, workdir: epath.Path, lifeline: hosts.Lifeline 
         say(f"stopped after step {int(state.step)}; run the same command to go on")
         asked = experiment.loop.stop_after
         return 0 if asked is not None and int(state.step) >= asked else hosts.EXIT_STOPPED
-    if evaluators:
+    if evaluations:
         facts = {"training took": f"{time.monotonic() - began:.0f} s"}
-        finish(experiment, evaluators, state, fingerprint, workdir, config_text=str(config), facts=facts, say=say)
+        finish(experiment, state, fingerprint, workdir, config_text=str(config), facts=facts, say=say)
     return 0
 
 
@@ -135,11 +135,10 @@ def run_eval(config: ConfigDict, workdir: epath.Path, _lifeline: hosts.Lifeline 
     if not (workdir / "config.json").exists():
         raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first")
     claim_workdir(workdir, {**plain, "fake_data": False}, may_differ=MAY_DIFFER)
-    evaluators = {task.name: experiment.evaluator(task) for task in experiment.tasks}
     checkpoints = Checkpoints(workdir)
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), STEP.value)
     checkpoints.close()
-    finish(experiment, evaluators, state, fingerprint, workdir, config_text=str(config), facts={}, say=say)
+    finish(experiment, state, fingerprint, workdir, config_text=str(config), facts={}, say=say)
     return 0
 
 

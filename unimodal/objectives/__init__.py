@@ -19,6 +19,7 @@ from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_
 from unimodal.objectives.classification import sigmoid_classification, softmax_classification
 from unimodal.objectives.contrastive import clip, nt_xent, siglip
 from unimodal.objectives.ctc import ctc_loss
+from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
 from unimodal.objectives.reduction import Metrics, example_sum, ratio
 from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy, in_chunks, position_cross_entropy
@@ -42,6 +43,7 @@ __all__ = [
     "nt_xent",
     "position_cross_entropy",
     "ratio",
+    "row_codes",
     "sample_negatives",
     "siglip",
     "sigmoid_classification",
