@@ -77,7 +77,11 @@ def paper(config: ConfigDict, size: str) -> None:
     )
     model(config, **SHAPES[size])
     config.tasks.bert = common.every(
-        Bert, source="folder:data/books", texts=dict(encoder="data/bert", length=512), batch_size=256, next_sentence=True
+        Bert,
+        source="folder:data/books",
+        texts=dict(encoder="data/bert", length=512),
+        batch_size=256,
+        next_sentence=True,
     )
 
 

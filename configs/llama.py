@@ -53,5 +53,10 @@ def paper(config: ConfigDict) -> None:
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=32_000)
     config.tasks.gpt = common.every(
-        Gpt, source="folder:data/webtext", texts=dict(encoder="data/llama", length=2048), batch_size=2048, chunk=256, tied=False
+        Gpt,
+        source="folder:data/webtext",
+        texts=dict(encoder="data/llama", length=2048),
+        batch_size=2048,
+        chunk=256,
+        tied=False,
     )

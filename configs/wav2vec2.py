@@ -57,7 +57,12 @@ def small(config: ConfigDict) -> None:
         dict(width=384, depth=8, heads=6, norm_position="post", norm_epsilon=1e-5, final_norm=False, dropout=0.1),
     )
     config.tasks.wav2vec2 = common.every(
-        Wav2vec2, source="folder:data/speech", backbone="audio", batch_size=32, sounds=dict(seconds=10.0), feature_penalty=10.0
+        Wav2vec2,
+        source="folder:data/speech",
+        backbone="audio",
+        batch_size=32,
+        sounds=dict(seconds=10.0),
+        feature_penalty=10.0,
     )
 
 

@@ -88,6 +88,8 @@ class AudioClassifier:
                 values = blanked(values, (self.blank[1], self.blank[0]), rng)
             return {"spectrogram": np.ascontiguousarray(values.T)[:, :, None], "label": np.int32(label)}
 
+        if training:
+            self.labels.check(self.source, segments)
         source = self.sounds.open(self.source, split, window=seen + 2 * spare)
         return data.Dataset(source if segments else data.cached(source, decode), example)
 

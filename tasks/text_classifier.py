@@ -13,6 +13,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Inputs, Labels, Texts
+from unimodal.errors import UsageError
 from unimodal.evaluation.classification import Classification, classified, majority
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import Sample, TextSample
@@ -50,8 +51,13 @@ class TextClassifier:
             spec["types"] = data.ArraySpec((length,), np.int32, 0, 2)
 
         def dataset(split: str) -> data.Dataset:
+            if split == "train":
+                self.labels.check(self.source)
             encoder = data.encoder_for(self.texts.encoder, vocabulary)
             rows, names = self._rows(encoder, split), ("ids", "types") if self.second else ("ids",)
+            if split == "train" and self.labels.size(self.source) > len(rows):
+                classes = self.labels.size(self.source)
+                raise UsageError(f"{classes} classes, but {self.source} has only {len(rows)} examples to train on")
 
             def example(row: Any, _rng: np.random.Generator) -> dict[str, Any]:
                 return {**{name: row[name] for name in names}, "label": np.int32(row["label"])}

@@ -152,6 +152,8 @@ class Wav2vec2:
             return sums["correct"], sums["frames"]
 
         correct, frames = jax.vmap(count)(made["context"], made["target"], batch["masked"], made["negatives"], chosen)
+        # No comparison with NaN is true, so that a sick model would seem never to be beaten.
+        correct = jnp.where(jnp.isnan(made["context"]).any(axis=(1, 2)), jnp.nan, correct)
         used = (made["codes"] * batch["masked"][:, :, None, None].astype(jnp.float32)).sum(axis=1)
         return {"correct": correct, "frames": frames, "used": used, "chosen": chosen}
 

@@ -12,9 +12,9 @@ from etils import epath
 
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Reader, Result, result
-from unimodal.evaluation.report import write_report
 from unimodal.evaluation.samples import AttentionMap
 from unimodal.experiment import Experiment
+from unimodal.report import write_report
 from unimodal.sharding import parameter_count, parameter_table
 from unimodal.storage import write_whole
 from unimodal.training.metrics import curves, read_metrics

@@ -24,6 +24,7 @@ class Part:
     spec: Mapping[str, ArraySpec]
     read: Callable[[Mapping[str, Any]], Any]
     make: Callable[[Any, np.random.Generator, bool], Mapping[str, Any]]
+    check: Callable[[], None] | None = None  # raises UsageError for what would go wrong; runs once, before training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,9 @@ def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | Non
                 made.update(part.make(value, rng, split == "train"))
             return made
 
+        for part in parts:
+            if part.check is not None and split == "train":
+                part.check()
         opened = open_source(source, split) if open_split is None else open_split(split)
         return Dataset(cached(opened, read), example)
 

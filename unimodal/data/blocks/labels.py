@@ -62,6 +62,7 @@ class Labels:
             {name: ArraySpec((), np.int32, 0, self.size(source))},
             lambda record: self.number(source, record),
             lambda value, rng, training: {name: np.int32(value)},
+            lambda: self.check(source),
         )
 
     def number(self, source: str, record: Mapping[str, Any]) -> int:
