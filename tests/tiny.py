@@ -152,7 +152,7 @@ def command(*arguments: str, launch: Path = ROOT / "launch.py") -> list[str]:
 _FORKS = """
 import json, os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-import launch
+import launch, unimodal.command.runs
 for number, arguments in enumerate(json.load(sys.stdin)):
     folder = pathlib.Path(sys.argv[2], str(number))
     folder.mkdir()

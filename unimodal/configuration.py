@@ -53,8 +53,9 @@ def group(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """ "did you mean …?", or the list of what there is."""
-    close = difflib.get_close_matches(word, known, n=1)
+    """ "did you mean …?", or the list of what there is. Initials count: lr is near learning_rate."""
+    close = [name for name in known if "_" in name and "".join(part[:1] for part in name.split("_")) == word]
+    close = close or difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
 
 

@@ -29,7 +29,7 @@ from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
 
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip")
+_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "fake_data")
 _GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
@@ -48,13 +48,15 @@ class GeneralConfig:
     """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all).
 
     init_from: directory of a published checkpoint to start from (see `interop.start`), or a workdir of ours; init_skip:
-    a regular expression, parameters whose path it is found in start afresh all the same.
+    a regular expression, parameters whose path it is found in start afresh all the same. fake_data: train on random
+    batches of the right shapes, as a run's config.json says of itself.
     """
 
     seed: int = 0
     eval_limit: int | None = None
     init_from: str | None = None
     init_skip: str | None = None
+    fake_data: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -161,6 +163,8 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
         if not group(config.get(name, {}), name):
             raise UsageError(f"the config has no {name}")
     general = {key: config[key] for key in _GENERAL if key in config}
+    if fake_data:
+        general["fake_data"] = True
     loop = {key: value for key, value in config.items() if key not in _GROUPS}
     backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config["backbones"].items()}
     tokenizers = {}
@@ -180,7 +184,6 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
         tokenizers=tokenizers,
         backbones=backbones,
         tasks=tasks,
-        fake_data=fake_data,
         attached=attach(group(config.get("evaluations", {}), "evaluations"), tasks, tokenizers, backbones),
     )
     check_batches(tasks, experiment.program)

@@ -21,6 +21,9 @@ from unimodal.training.metrics import curves, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
 
+# The files that a run writes at its end.
+RESULTS = ("results.json", "report.html")
+
 
 def finish(
     experiment: Experiment,

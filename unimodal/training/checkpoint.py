@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -163,36 +164,42 @@ def named(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def has_checkpoint(workdir: epath.PathLike) -> bool:
-    """Whether there is something to resume. Writes nothing. Raises UsageError for a bucket that does not answer."""
+def saved_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps that have a checkpoint. Writes nothing. Raises UsageError for a bucket that does not answer."""
     try:
-        return any(path.name.isdigit() for path in (epath.Path(workdir) / "checkpoints").glob("*"))
+        names = [path.name for path in (epath.Path(workdir) / "checkpoints").glob("*")]
     except Exception as error:
         if isinstance(error, FileNotFoundError):  # no such bucket: claim_workdir says so where it matters
-            return False
+            return []
         if not is_remote(workdir):
             raise
         raise UsageError(f"cannot read workdir {workdir}: {one_line(error)}") from error
+    return sorted(int(name) for name in names if name.isdigit())
 
 
-def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:
+def claim_workdir(
+    workdir: epath.PathLike, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = (), renew: bool = False
+) -> dict[str, tuple[Any, Any]]:
     """Make `workdir` ours: write config.json, or check that the one that is there says the same.
 
-    `may_differ`: dotted prefixes of fields that do not change what is learned (the mesh, how often to log).
+    `may_differ`: dotted fields or groups, as patterns, that do not change what is learned (the mesh, how often to log).
+    Returns those that do differ, with their values there and now; `renew` writes the values of now.
     Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
     """
     workdir = epath.Path(workdir)
-    path = workdir / "config.json"
+    path, differ = workdir / "config.json", {}
     try:
         if not is_remote(workdir):  # a bucket has no folders
             workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
-            return
+            differ = _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
+            if not (renew and differ):
+                return differ
         # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
         if jax.process_index() == 0 or not is_remote(workdir):
             text = json.dumps(config, indent=2, sort_keys=True)
             write_whole(path, text, suffix=f".tmp{jax.process_index()}")
+        return differ
     except UsageError:
         raise
     except json.JSONDecodeError as error:
@@ -203,17 +210,22 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_dif
         raise UsageError(f"cannot write in workdir {workdir}: {one_line(error)}") from error
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]) -> None:
+def _compare(
+    old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]
+) -> dict[str, tuple[Any, Any]]:
     before, after = _flat(old), _flat(json.loads(json.dumps(new)))
-    fields = sorted(
-        name
-        for name in before.keys() | after.keys()
-        if before.get(name) != after.get(name) and not any(f"{name}.".startswith(f"{p}.") for p in may_differ)
-    )
+    differ = {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    }
+    allowed = {name for name in differ for p in may_differ if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*")}
+    fields = [name for name in differ if name not in allowed]
     if fields:
-        shown = "; ".join(f"{name}: {before.get(name)!r} there, {after.get(name)!r} now" for name in fields[:4])
+        shown = "; ".join(f"{name}: {differ[name][0]!r} there, {differ[name][1]!r} now" for name in fields[:4])
         more = f"; and {len(fields) - 4} more" if len(fields) > 4 else ""
         raise UsageError(f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir")
+    return differ
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
