@@ -17,7 +17,7 @@ from unimodal.evaluation.baselines import majority_accuracy
 from unimodal.evaluation.samples import Sample, TextSample
 from unimodal.heads import PooledClassifier
 from unimodal.model import Model
-from unimodal.objectives import ratio, softmax_classification
+from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
 from unimodal.task import Predictions
 from unimodal.tokens import lengths_of
 
@@ -89,10 +89,10 @@ class TextClassifier:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch, key)
         losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": ratio(sums["correct"], sums["examples"])}
+        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         probabilities = jax.nn.softmax(self.logits(model, batch).astype(jnp.float32))

@@ -46,8 +46,8 @@ ALLOWED: dict[str, str] = {
     "unimodal.heads": "backbone kernels tokens layers sharding errors",
     "unimodal.generate": "backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone errors",
-    "unimodal.task": "model data.pipeline evaluation.samples",
-    "unimodal.training": "task sharding tokens data.pipeline storage errors",
+    "unimodal.task": "model objectives data.pipeline evaluation.samples",
+    "unimodal.training": "task objectives sharding tokens data.pipeline storage errors",
     "unimodal.evaluation.run": "task sharding",
     "unimodal.evaluation.views": "evaluation.samples",
     "unimodal.evaluation.report": "evaluation.views evaluation.samples training.metrics storage",
@@ -55,7 +55,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding storage "
     "errors",
     "unimodal.results": "experiment evaluation.report evaluation.run evaluation.samples training sharding storage errors",
-    "unimodal.plan": "chips experiment training.loop model backbone tokens visibility task sharding configuration errors",
+    "unimodal.plan": "chips experiment training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",

@@ -69,7 +69,7 @@ def sigmoid_classification(
         "objective": loss.sum(),
         "examples": (counted > 0).astype(jnp.float32).sum(),
         "decisions": weights.sum(),
-        "correct": total(predicted == positive),
+        "correct": total((predicted == positive) & jnp.isfinite(logits)),
         "true_positives": total(predicted & positive),
         "predicted_positives": total(predicted),
         "positives": total(positive),

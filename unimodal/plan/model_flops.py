@@ -27,6 +27,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.experiment import Experiment
 from unimodal.model import Model
+from unimodal.objectives.terms import as_scalars
 from unimodal.task import Task
 from unimodal.tokens import Tokens
 from unimodal.visibility import Pattern
@@ -52,7 +53,7 @@ def forward_flops(model: Model, task: Task) -> float:
     def loss(model: Model, batch: Any, key: jax.Array) -> jax.Array:
         for name, backbone in list(model.backbones.items()):
             model.backbones[name] = _Watched(backbone, note)
-        return task.loss(model, batch, key=key, step=jnp.int32(0))[0]
+        return as_scalars(*task.loss(model, batch, key=key, step=jnp.int32(0)))[0]
 
     batch = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.spec(model).items()}
     traced = jax.make_jaxpr(loss)(model, batch, jax.eval_shape(lambda: jax.random.key(0)))
