@@ -29,7 +29,7 @@ from ml_collections import ConfigDict, config_flags
 from unimodal import hosts
 from unimodal.chips import peak_flops
 from unimodal.configuration import nearest, typed
-from unimodal.errors import UsageError
+from unimodal.errors import DivergedError, UsageError
 from unimodal.experiment import Experiment, MeshConfig, build, describe
 from unimodal.results import finish
 from unimodal.storage import folder, require_backend
@@ -59,12 +59,14 @@ MAY_DIFFER = (
     "checkpoint_every",
     "keep_checkpoints",
     "stop_after",
+    "max_bad_steps",
     "profile",
 )
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes: 0 done, 2 something to mend first, 75 stopped with a checkpoint, 76 another process was lost."""
+    """Exit codes: 0 done, 2 something to mend first, 3 numbers that are not finite, 75 stopped with a checkpoint, 76 another
+    process was lost, 130 interrupted at once."""
     logging.set_verbosity(logging.WARNING)
     try:
         if arguments[1:2] == ["pod"]:
@@ -76,6 +78,12 @@ def main(arguments: list[str]) -> int:
             if lifeline is not None and command in ("train", "eval") and not DRY_RUN.value:
                 hosts.check_shared(lifeline, workdir, say)
             code = commands[command](config, workdir, lifeline)
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return hosts.EXIT_DIVERGED
     except (UsageError, hosts.LostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return hosts.EXIT_USAGE if isinstance(error, UsageError) else hosts.EXIT_LOST

@@ -108,10 +108,12 @@ class Experiment:
         spec = task.spec(self.model)
         rows = local_rows(self.mesh, task.batch_size, self.program.accumulate)
         if self.fake_data:
-            return data.fake_batches(spec, task.batch_size, self.seed, rows)
+            fake = lambda seed: data.fake_batches(spec, task.batch_size, seed, rows)  # noqa: E731
+            return data.TaskBatches(fake, self.seed, task.name)
         dataset = task.dataset(self.model, "train")
         data.check_example(spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
-        return data.train_batches(dataset, batch_size=task.batch_size, seed=self.seed, rows=rows)
+        make = lambda seed: data.train_batches(dataset, batch_size=task.batch_size, seed=seed, rows=rows)  # noqa: E731
+        return data.TaskBatches(make, self.seed, task.name)
 
     def evaluator(self, task: Task) -> Evaluator:
         dataset = task.dataset(self.model, "validation")
