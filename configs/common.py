@@ -71,6 +71,7 @@ def base() -> ConfigDict:
             checkpoint_every=0,
             keep_checkpoints=2,
             stop_after=placeholder(int),
+            max_bad_steps=10,
             profile=dict(steps=placeholder(str)),
             mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
             optimizer=every(OptimizerConfig),

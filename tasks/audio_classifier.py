@@ -19,7 +19,7 @@ from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.heads import Classifier
 from unimodal.model import Model
-from unimodal.objectives import ratio, softmax_classification
+from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
 
 HOP, WINDOW = 0.010, 0.025  # seconds, as Kaldi's filter banks have them
 
@@ -107,10 +107,10 @@ class AudioClassifier:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch["spectrogram"], key)
         losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": ratio(sums["correct"], sums["examples"])}
+        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
     def evaluations(self) -> dict[str, Evaluation]:
         classification = Classification(

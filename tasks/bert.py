@@ -21,9 +21,11 @@ from unimodal.evaluation.summed import Summed
 from unimodal.heads import MaskedLanguageModel, PooledClassifier
 from unimodal.model import Model
 from unimodal.objectives import (
+    Loss,
+    Mean,
+    TaskMetrics,
     chunked_cross_entropy,
     masked_lm,
-    ratio,
     softmax_classification,
 )
 from unimodal.tokens import lengths_of
@@ -105,7 +107,7 @@ class Bert:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         targets, weights = batch["targets"], batch["weights"]
         if self.chunk:
             hidden, heads = self.hidden(model, batch, key), model.heads[self.name]
@@ -115,11 +117,12 @@ class Bert:
         else:
             language, following = self.logits(model, batch, key)
             _, sums = masked_lm(language, targets, weights)
-        loss, metrics = ratio(sums["objective"], sums["tokens"]), {"accuracy": ratio(sums["correct"], sums["tokens"])}
-        if following is not None:
-            losses, sums = softmax_classification(following, batch["next"])
-            loss, metrics["next_accuracy"] = loss + losses.mean(), ratio(sums["correct"], sums["examples"])
-        return loss, metrics
+        loss = Mean(sums["objective"], sums["tokens"])
+        metrics = {"accuracy": Mean(sums["correct"], sums["tokens"])}
+        if following is None:
+            return loss, metrics
+        losses, sums = softmax_classification(following, batch["next"])
+        return (loss, losses.mean()), {**metrics, "next_accuracy": Mean(sums["correct"], sums["examples"])}
 
     def evaluations(self) -> dict[str, Evaluation]:
         likelihood = Summed(

@@ -19,7 +19,7 @@ from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.samples import ImageSample, Sample
 from unimodal.heads import Projection
 from unimodal.model import Model
-from unimodal.objectives import clip, ratio, row_codes
+from unimodal.objectives import Loss, TaskMetrics, clip, row_codes, whole_batch
 from unimodal.tokens import lengths_of
 
 
@@ -77,12 +77,10 @@ class Clip:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         image, text = self.embed(model, batch, key)
         scale = model.heads[self.name]["temperature"]()
-        losses, sums = clip(image, text, scale)
-        accuracy = ratio(0.5 * (sums["correct_a_to_b"] + sums["correct_b_to_a"]), sums["examples"])
-        return losses.mean(), {"accuracy": accuracy, "scale": scale}
+        return whole_batch(clip, image, text, scale), {"scale": scale}
 
     def evaluations(self) -> dict[str, Evaluation]:
         retrieval = Retrieval(

@@ -20,7 +20,7 @@ from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.evaluation.transcription import Transcription, frame_labels, heard
 from unimodal.layers import Linear, dropout
 from unimodal.model import Model
-from unimodal.objectives import ctc_loss, ratio
+from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,17 @@ class Ctc:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         known = (batch["text"] > 0) & (batch["text"] < self.letters.classes)
         # Characters that the alphabet lacks cannot be learned: the known ones close up over them.
         order = jnp.argsort(~known, axis=1, stable=True)
         labels = jnp.take_along_axis(batch["text"], order, axis=1)
         frames = model.tokenizers[self.tokenizer].config.frames(batch["length"])
         _, sums = ctc_loss(self.logits(model, batch, key), labels, frames, known.sum(axis=1, dtype=jnp.int32))
-        return ratio(sums["objective"], sums["examples"]), {
-            "nats_per_character": ratio(sums["nats"], sums["labels"]),
-            "skipped": jnp.float32(len(batch["length"])) - sums["examples"],
-            "unknown_characters": ((batch["text"] > 0) & ~known).astype(jnp.float32).sum(),
+        return Mean(sums["objective"], sums["examples"]), {
+            "nats_per_character": Mean(sums["nats"], sums["labels"]),
+            "skipped": Sum(jnp.float32(len(batch["length"])) - sums["examples"]),
+            "unknown_characters": Sum(((batch["text"] > 0) & ~known).astype(jnp.float32).sum()),
         }
 
     def evaluations(self) -> dict[str, Evaluation]:

@@ -22,7 +22,7 @@ from unimodal.evaluation.summed import Summed
 from unimodal.generate import Sampling, generate
 from unimodal.heads import LanguageModel
 from unimodal.model import Model
-from unimodal.objectives import Metrics, causal_lm, chunked_causal_lm, next_token_targets, ratio
+from unimodal.objectives import Loss, Mean, Metrics, TaskMetrics, causal_lm, chunked_causal_lm, next_token_targets
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class Gpt:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         ids, segment = batch["ids"], self._segment(batch)
         if self.chunk:
             _, sums = self._chunked(model, self.hidden(model, batch, key), ids, segment)
         else:
             _, sums = causal_lm(self.logits(model, batch, key), ids, segment, z_loss=self.z_loss)
-        accuracy = ratio(sums["correct"], sums["tokens"])
-        return ratio(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
+        accuracy = Mean(sums["correct"], sums["tokens"])
+        return Mean(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
 
     def evaluations(self) -> dict[str, Evaluation]:
         encode = self._document if self.packed else self.texts.opened.encode

@@ -19,7 +19,7 @@ from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.samples import Sample, TextSample
 from unimodal.heads import Projection
 from unimodal.model import Model
-from unimodal.objectives import clip, ratio, row_codes
+from unimodal.objectives import Loss, TaskMetrics, clip, row_codes, whole_batch
 from unimodal.tokens import lengths_of
 
 SIDES = ("first", "second")
@@ -71,11 +71,9 @@ class Sentence:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         first, second = (self.embed(model, batch[side], jax.random.fold_in(key, i)) for i, side in enumerate(SIDES))
-        losses, sums = clip(first, second, 1 / self.temperature)
-        accuracy = ratio(0.5 * (sums["correct_a_to_b"] + sums["correct_b_to_a"]), sums["examples"])
-        return losses.mean(), {"accuracy": accuracy}
+        return whole_batch(clip, first, second, 1 / self.temperature), {}
 
     def evaluations(self) -> dict[str, Evaluation]:
         retrieval = Retrieval(

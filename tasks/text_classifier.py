@@ -19,7 +19,7 @@ from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import Sample, TextSample
 from unimodal.heads import PooledClassifier
 from unimodal.model import Model
-from unimodal.objectives import ratio, softmax_classification
+from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
 from unimodal.tokens import lengths_of
 
 
@@ -83,10 +83,10 @@ class TextClassifier:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch, key)
         losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": ratio(sums["correct"], sums["examples"])}
+        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
     def evaluations(self) -> dict[str, Evaluation]:
         classification = Classification(

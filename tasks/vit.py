@@ -18,7 +18,7 @@ from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import AttentionMap, ImageSample, Sample
 from unimodal.heads import Classifier
 from unimodal.model import Model
-from unimodal.objectives import ratio, softmax_classification
+from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Vit:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch["image"], key)
         losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": ratio(sums["correct"], sums["examples"])}
+        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
     def evaluations(self) -> dict[str, Evaluation]:
         classification = Classification(

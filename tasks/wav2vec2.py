@@ -19,7 +19,16 @@ from unimodal.evaluation.summed import Summed
 from unimodal.heads import Quantiser
 from unimodal.layers import Linear, dropout
 from unimodal.model import Model
-from unimodal.objectives import diversity, gumbel_codes, ratio, sample_negatives, wav2vec2_contrastive
+from unimodal.objectives import (
+    Loss,
+    Mean,
+    Sum,
+    TaskMetrics,
+    diversity_term,
+    gumbel_codes,
+    sample_negatives,
+    wav2vec2_contrastive,
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class Wav2vec2:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         negatives_key, key = jax.random.split(key)
         decayed = self.gumbel_start * jnp.float32(self.gumbel_decay) ** step.astype(jnp.float32)
         made = self.forward(
@@ -116,16 +125,13 @@ class Wav2vec2:
             self.temperature,
             codes_BTG=jnp.argmax(made["codes"], axis=-1),
         )
-        unused, use = diversity(made["probabilities"], masked)
-        loss = ratio(sums["objective"], sums["frames"]) + self.diversity * unused
+        loss = Mean(sums["objective"], sums["frames"]), diversity_term(made["probabilities"], masked, self.diversity)
         if self.feature_penalty:
-            loss = loss + self.feature_penalty * jnp.square(made["convolved"].astype(jnp.float32)).mean()
+            loss += (self.feature_penalty * jnp.square(made["convolved"].astype(jnp.float32)).mean(),)
         return loss, {
-            "accuracy": ratio(sums["correct"], sums["frames"]),
+            "accuracy": Mean(sums["correct"], sums["frames"]),
             "mask_coverage": masked.astype(jnp.float32).mean(),
-            "skipped": (~masked.any(axis=1)).astype(jnp.float32).sum(),  # too short for a span
-            "diversity_loss": unused,
-            **use,
+            "skipped": Sum((~masked.any(axis=1)).astype(jnp.float32).sum()),  # too short for a span
         }
 
     def evaluations(self) -> dict[str, Evaluation]:

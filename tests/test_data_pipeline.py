@@ -14,6 +14,7 @@ from unimodal.data import (
     ArraySpec,
     BatchIterator,
     Dataset,
+    TaskBatches,
     cached,
     check_example,
     eval_batches,
@@ -21,6 +22,7 @@ from unimodal.data import (
     mix,
     train_batches,
 )
+from unimodal.data.pipeline import order_seed
 from unimodal.errors import UsageError
 
 
@@ -110,6 +112,34 @@ def test_resuming_goes_on_bit_for_bit(stop: int, prefetch: bool) -> None:
     second.set_state(state)
     assert second.get_state() == state
     assert_same(take(second, 16 - stop), expected[stop:])
+
+
+def test_tasks_on_one_source_see_it_in_orders_of_their_own() -> None:
+    make = lambda seed: train_batches(Dataset(Numbers(50), noisy), batch_size=4, seed=seed, prefetch=False)  # noqa: E731
+    first, second, again = (take(TaskBatches(make, 3, name), 6) for name in ("a", "b", "a"))
+    assert_same(first, again)
+    assert all((x["value"] != y["value"]).any() for x, y in zip(first, second, strict=True))
+    assert_same(first, take(make(order_seed(3, "a")), 6))
+    assert len({order_seed(seed, name) for seed in range(20) for name in ("a", "b", "gpt")}) == 60
+
+
+def test_a_state_from_before_goes_on_in_the_order_of_the_seed_alone() -> None:
+    make = lambda seed: train_batches(Dataset(Numbers(50), noisy), batch_size=4, seed=seed, prefetch=False)  # noqa: E731
+    whole, old = take(make(3), 8), make(3)
+    take(old, 3)
+    resumed = TaskBatches(make, 3, "a")
+    resumed.set_state(old.get_state())
+    assert_same(take(resumed, 2), whole[3:5])
+    later = TaskBatches(make, 3, "a")
+    later.set_state(json.loads(json.dumps(resumed.get_state())))  # and so does what is saved from then on
+    assert_same(take(later, 3), whole[5:8])
+
+    new = TaskBatches(make, 3, "a")
+    whole = take(TaskBatches(make, 3, "a"), 5)
+    take(new, 2)
+    fresh = TaskBatches(make, 3, "a")
+    fresh.set_state(json.loads(json.dumps(new.get_state())))
+    assert_same(take(fresh, 3), whole[2:])
 
 
 def test_evaluation_sees_everything_once_in_order_with_weights() -> None:

@@ -40,13 +40,13 @@ ALLOWED: dict[str, str] = {
     "unimodal.generate": "backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone tokens errors",
     "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
-    "unimodal.task": "model data.blocks evaluation.evaluation",
-    "unimodal.training": "task sharding tokens data.pipeline storage errors",
+    "unimodal.task": "model objectives data.blocks evaluation.evaluation",
+    "unimodal.training": "task objectives sharding tokens data.pipeline storage errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
-    "unimodal.experiment": "interop training task evaluation data model backbone configuration sharding storage errors",
+    "unimodal.experiment": "interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training sharding storage errors",
-    "unimodal.plan": "chips experiment training.loop model backbone tokens visibility task sharding configuration errors",
+    "unimodal.plan": "chips experiment training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from unimodal.attention import IMPLEMENTATIONS, attention
@@ -146,22 +147,30 @@ def rope_table(
 ) -> tuple[jax.Array, jax.Array]:
     """cos and sin [B,T,1,K/2] of rotary position embedding (Su 2021, eq. 34), the halves of K rotated together.
 
-    `scaling`: as BackboneConfig.rope_scaling."""
-    frequency = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    `scaling`: as BackboneConfig.rope_scaling. Exact at any position: an angle of millions of radians has but one digit
+    after the point in float32, so whole turns are left out before anything is rounded."""
+    frequency = theta ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)
     if scaling is not None:
         frequency = _stretched(frequency, *scaling)
-    angle = position_BT[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
+    # Turns per place: 32 bits after the point, the product of which wraps just where a turn is whole, and what is left.
+    turns = frequency / (2 * math.pi) % 1.0
+    high = np.round(turns * 2**32)
+    rest = (turns - high / 2**32).astype(np.float32)
+    steps = (high % 2**32).astype(np.uint32).view(np.int32)
+    place = position_BT[:, :, None, None].astype(jnp.int32)
+    turned = (place * steps[None, None, None, :]).astype(jnp.float32) * 2.0**-32
+    angle = 2 * math.pi * (turned + place.astype(jnp.float32) * rest[None, None, None, :])
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def _stretched(
-    frequency: jax.Array, factor: float, low: float | None = None, high: float | None = None, length: float = 0.0
-) -> jax.Array:
+    frequency: np.ndarray, factor: float, low: float | None = None, high: float | None = None, length: float = 0.0
+) -> np.ndarray:
     """Frequencies divided by `factor`, wholly or only as far as they are slow (see BackboneConfig.rope_scaling)."""
     if low is None or high is None:
         return frequency / factor
     turns = length * frequency / (2 * math.pi)  # in the length that it was trained for
-    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    kept = np.minimum(np.maximum((turns - low) / (high - low), 0.0), 1.0)
     return frequency * (kept + (1 - kept) / factor)
 
 

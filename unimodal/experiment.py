@@ -20,6 +20,7 @@ from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
 from unimodal.model import Model, assemble, tokenizer_module, watch
+from unimodal.objectives.terms import as_scalars
 from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
@@ -113,10 +114,12 @@ class Experiment:
         inputs = task.inputs(self.model)
         rows = local_rows(self.mesh, task.batch_size, self.program.accumulate)
         if self.fake_data:
-            return data.fake_batches(inputs.spec, task.batch_size, self.seed, rows)
+            fake = lambda seed: data.fake_batches(inputs.spec, task.batch_size, seed, rows)  # noqa: E731
+            return data.TaskBatches(fake, self.seed, task.name)
         dataset = inputs.dataset("train")
         data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
-        return data.train_batches(dataset, batch_size=task.batch_size, seed=self.seed, rows=rows)
+        make = lambda seed: data.train_batches(dataset, batch_size=task.batch_size, seed=seed, rows=rows)  # noqa: E731
+        return data.TaskBatches(make, self.seed, task.name)
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -247,7 +250,7 @@ def _rehearse(task: Task, model: Model) -> int:
 
     def loss(model: Model, batch: Any, key: jax.Array) -> Any:
         watch(model, lambda tokens, _config: seen.append(tokens.x.shape[0] * tokens.x.shape[1]))
-        return task.loss(model, batch, key=key, step=jnp.int32(0))[0]
+        return as_scalars(*task.loss(model, batch, key=key, step=jnp.int32(0)))[0]
 
     jax.eval_shape(loss, model, shapes, jax.eval_shape(lambda: jax.random.key(0)))
     return sum(seen) // task.batch_size

@@ -22,8 +22,9 @@ def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.A
     if how == "mean":
         if segment is None:
             return hidden.mean(axis=1)
-        real = (segment != 0).astype(hidden.dtype)[:, :, None]
-        return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        # In float32: a sum over some thousand tokens is beyond float16, and their number beyond bfloat16's digits.
+        real = (segment != 0).astype(jnp.float32)[:, :, None]
+        return ((hidden.astype(jnp.float32) * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(hidden.dtype)
     if how == "last":
         if segment is None:
             return hidden[:, -1]

@@ -17,7 +17,7 @@ from unimodal.experiment import Experiment
 from unimodal.report import write_report
 from unimodal.sharding import parameter_count, parameter_table
 from unimodal.storage import write_whole
-from unimodal.training.metrics import curves, read_metrics
+from unimodal.training.metrics import curves, finite_only, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
 
@@ -51,7 +51,7 @@ def finish(
         return
     rows = {name: result.as_dict() for name, result in results.items()}
     summary = {"tasks": rows, "step": step, "fingerprint": fingerprint}
-    write_whole(workdir / "results.json", json.dumps(summary, indent=2))
+    write_whole(workdir / "results.json", json.dumps(finite_only(summary), indent=2, allow_nan=False))
     logged = read_metrics(workdir)
     table = parameter_table(experiment.model, experiment.mesh)
     total = parameter_count(table)

@@ -11,6 +11,7 @@ from flax import nnx
 from unimodal.data.blocks import Inputs
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.model import Model
+from unimodal.objectives import Loss, TaskMetrics
 
 
 class Task(Protocol):
@@ -41,8 +42,12 @@ class Task(Protocol):
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        """The scalar float32 loss of a batch, and scalar metrics. Variables that are not `nnx.Param` may be updated."""
+    ) -> tuple[Loss, TaskMetrics]:
+        """The float32 loss of a batch, and metrics. Variables that are not `nnx.Param` may be updated.
+
+        A plain scalar is a mean over equally weighted examples. A loss that divides by anything else (tokens, frames), or
+        judges examples by one another, says so by the terms of `objectives`: a batch may be taken in parts.
+        """
         ...
 
     def evaluations(self) -> Mapping[str, Evaluation]:

@@ -15,15 +15,16 @@ import sys
 from collections.abc import Sequence
 
 from unimodal.command import words
-from unimodal.errors import UsageError
+from unimodal.errors import DivergedError, UsageError
 
+EXIT_DIVERGED = 3
 EXIT_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's own), the program's name first; returns the exit code.
 
-    0 done, 2 something to mend first, 75 stopped with a checkpoint, 76 another process was lost, 130 interrupted.
+    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 75 stopped with a checkpoint, 76 another process was lost, 130 interrupted.
     """
     name, *rest = sys.argv if arguments is None else arguments
     program = "python launch.py" if os.path.basename(name) == "launch.py" else "unimodal"
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_DIVERGED
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -40,6 +40,7 @@ MAY_DIFFER = (
     "checkpoint_every",
     "keep_checkpoints",
     "stop_after",
+    "max_bad_steps",
     "profile",
     # how it is computed
     "backbones.*.attention",

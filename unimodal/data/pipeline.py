@@ -1,6 +1,6 @@
 """From records to batches: what an example is, the order examples come in, and the iterator that is checkpointed.
 
-The order is a pure function of (seed, step). Step s of a run is the global batch of the examples at positions
+The order is a pure function of (seed, task, step). Step s of a run is the global batch of the examples at positions
 s*B … s*B + B - 1 of one endless stream, whatever the number of processes: process p of P reads rows
 p*B/P … (p+1)*B/P - 1 of it and nothing else. An example's random generator depends on (seed, position) only.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -179,6 +180,39 @@ def train_batches(
     threads = max(1, threads) if prefetch else 0
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(batches.to_iter_dataset(options))
+
+
+def order_seed(seed: int, task: str) -> int:
+    """The seed of a task's order, its own: two tasks on one source must not see the same examples at the same step."""
+    return int(np.random.SeedSequence([_checked_seed(seed), zlib.crc32(task.encode())]).generate_state(1)[0])
+
+
+class TaskBatches:
+    """The batches of one task, in an order that depends on the run's seed and the task's name.
+
+    It once depended on the seed alone. The state of an iterator from then has no "order", and goes on in that order.
+
+    make: gives the batches for a seed.
+    """
+
+    def __init__(self, make: Callable[[int], BatchIterator], seed: int, task: str):
+        self._make, self._seed, self._own = make, seed, True
+        self._batches = make(order_seed(seed, task))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        state = self._batches.get_state()
+        return {**state, "order": "seed and task"} if self._own else state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        if "order" not in state and self._own:
+            self._batches, self._own = self._make(self._seed), False
+        self._batches.set_state({name: value for name, value in state.items() if name != "order"})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from unimodal.backbone import BackboneConfig
 from unimodal.experiment import Experiment
 from unimodal.model import Model, watch
+from unimodal.objectives.terms import as_scalars
 from unimodal.task import Task
 from unimodal.tokens import Tokens
 from unimodal.visibility import Pattern
@@ -50,7 +51,7 @@ def forward_flops(model: Model, task: Task) -> float:
 
     def loss(model: Model, batch: Any, key: jax.Array) -> jax.Array:
         watch(model, note)
-        return task.loss(model, batch, key=key, step=jnp.int32(0))[0]
+        return as_scalars(*task.loss(model, batch, key=key, step=jnp.int32(0)))[0]
 
     batch = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.inputs(model).spec.items()}
     traced = jax.make_jaxpr(loss)(model, batch, jax.eval_shape(lambda: jax.random.key(0)))
