@@ -35,7 +35,7 @@ class Temperature(nnx.Module):
 
 @dataclass(frozen=True)
 class Clip:
-    """InfoNCE between images and their captions over the global batch."""
+    """InfoNCE between images and their captions over the global batch. Equal captions are not each other's negatives."""
 
     name: str = "clip"
     source: str = "embedded:emoji"
@@ -80,7 +80,7 @@ class Clip:
     ) -> tuple[Loss, TaskMetrics]:
         image, text = self.embed(model, batch, key)
         scale = model.heads[self.name]["temperature"]()
-        return whole_batch(clip, image, text, scale), {"scale": scale}
+        return whole_batch(clip, image, text, scale, ids_B=row_codes(batch["ids"])), {"scale": scale}
 
     def evaluations(self) -> dict[str, Evaluation]:
         retrieval = Retrieval(

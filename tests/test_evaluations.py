@@ -20,6 +20,7 @@ from unimodal.evaluation.classification import ByClass, guesses
 from unimodal.evaluation.kinds.knn import vote
 from unimodal.evaluation.kinds.linear_probe import accuracy, fit
 from unimodal.evaluation.retrieval import Pairs, ranks, recall
+from unimodal.objectives import row_codes
 
 
 def clouds(examples: int, seed: int = 0, classes: int = 5, width: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +68,8 @@ def test_pairs_that_say_the_same_are_no_rivals() -> None:
     assert recall(embeddings, embeddings)["recall@1"] == 0.5
     assert recall(embeddings, embeddings, same=np.array([7, 7, 8, 9]))["recall@1"] == 1.0
     tally = Pairs(1)
-    codes = np.array([[7, 1], [7, 1], [7, 2], [8, 1]], np.uint32)
+    codes = np.asarray(row_codes(jnp.asarray([[7, 1, 0], [7, 1, 0], [7, 2, 0], [1, 7, 0]])))
+    assert len(set(codes.tolist())) == 3
     tally.add({"first": embeddings, "second": embeddings, "same": codes, "index": np.arange(4)})
     assert tally.score()["value"] == 1.0
 

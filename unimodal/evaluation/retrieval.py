@@ -52,11 +52,6 @@ def _reciprocal(there: np.ndarray, back: np.ndarray) -> float:
     return float((1 / (1 + np.concatenate([there, back]))).mean())
 
 
-def _joined(words: np.ndarray) -> np.ndarray:
-    """Two 32-bit words [N,2] as one of 64 bits [N]."""
-    return (words[:, 0].astype(np.uint64) << np.uint64(32)) | words[:, 1].astype(np.uint64)
-
-
 @dataclass
 class Pairs:
     """Keeps the embeddings of all pairs: what ranks need."""
@@ -69,8 +64,7 @@ class Pairs:
 
     def all(self, name: str) -> np.ndarray:
         """Embeddings `first` or `second` [N,D], or `same` or `index` [N], of all pairs so far."""
-        found = np.concatenate([part[name] for part in self.parts])
-        return found if found.ndim == 1 or name != "same" else _joined(found)
+        return np.concatenate([part[name] for part in self.parts])
 
     def score(self) -> dict[str, float]:
         first, second = self.all("first"), self.all("second")
@@ -84,7 +78,7 @@ class Pairs:
 class Retrieval(Streamed):
     """Recall at k of finding each pair's other half among all of the split, in both directions.
 
-    `predict` gives unit embeddings `first` and `second` [B,D], and may give `same` [B] or [B,2]: equal for pairs that say the
+    `predict` gives unit embeddings `first` and `second` [B,D], and may give `same` [B]: equal for pairs that say the
     same thing, which then are not each other's rivals.
     """
 
