@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.encoders import NO_ID, Encoder
+from unimodal.data.encoders import Encoder
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.data.text import fit_length, text_of
 from unimodal.errors import UsageError
@@ -28,29 +28,35 @@ def _say_once(message: str) -> None:
 def pair_row(
     encoder: Encoder, length: int, first: np.ndarray, second: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]` as ids and types (0, and 1 for the second), int32 `[length]`.
+    """One text, or two, with the specials that the encoder puts around them: ids and types, int32 `[length]`.
 
-    Specials that the encoder lacks are left out. What is too long loses ids from the end of the longer text.
-    Raises UsageError for a length that leaves no room for text.
+    That is `[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]`, types 0 and 1, unless the vocabulary comes from a
+    checkpoint with an arrangement of its own. What is too long loses ids from the end of the longer text. Raises
+    UsageError for a length that leaves no room for text.
     """
-    start, end = ([i] if i != NO_ID else [] for i in (encoder.CLS, encoder.SEP))
-    room = length - len(start) - len(end) * (1 if second is None else 2)
+    around = encoder.around
+    room = length - around.count(two=second is not None)
     if room < (1 if second is None else 2):
         raise UsageError(f"rows of length={length} ids have no room for text beside the specials")
     if second is None:
-        first = first[:room]
-        rest = np.zeros(0, np.int32)
+        parts = [(around.before, 0), (first[:room], 0), (around.after, 0)]
     else:
         cut = max(0, len(first) + len(second) - room)
         longer = len(first) - len(second)
         # First the longer one down to the other, then both alike.
         from_first = min(cut, max(0, longer)) + max(0, cut - abs(longer)) // 2
         first, second = first[: len(first) - from_first], second[: len(second) - (cut - from_first)]
-        rest = np.concatenate([second, end])
-    head = np.concatenate([start, first, end])
-    types = np.concatenate([np.zeros(len(head)), np.ones(len(rest))])
-    ids = fit_length(np.concatenate([head, rest]).astype(np.int32), length, pad_id=encoder.PAD)
-    return ids, fit_length(types.astype(np.int32), length)
+        between = [((i,), kind) for i, kind in zip(around.between, around.between_types, strict=True)]
+        parts = [
+            (around.before, 0),
+            (first, 0),
+            *between,
+            (second, around.second_type),
+            (around.after, around.second_type),
+        ]
+    ids = np.concatenate([np.asarray(part, np.int32) for part, _ in parts])
+    types = np.concatenate([np.full(len(part), kind, np.int32) for part, kind in parts])
+    return fit_length(ids, length, pad_id=encoder.PAD), fit_length(types, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +90,7 @@ def text_rows(
     out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left, or a field
     in `keep` is missing.
     """
-    rows, skipped, cut, specials = [], 0, 0, 3 if second else 2
+    rows, skipped, cut, specials = [], 0, 0, encoder.around.count(two=bool(second))
     for index in range(len(source)):
         record = source[index]
         texts = [encoder.encode(text_of(record, fields).strip()) for fields in (first, second) if fields]
@@ -173,7 +179,7 @@ def next_sentence_rows(
     if len(encoded) < 2:
         raise UsageError(f"next-sentence prediction needs two documents with text or more, found {len(encoded)}")
     starts = [_word_starts(encoder, ids) for ids in encoded]
-    room = max(2, length - 3)
+    room = max(2, length - encoder.around.count(two=True))
     places: Any = [
         {"id": f"{names[d]}@{start}", "document": d, "start": start}
         for d, ids in enumerate(encoded)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unimodal.data.around import bert_around
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.errors import UsageError
 
@@ -29,6 +30,7 @@ class ByteEncoder:
     CLS = 5
     first_ordinary_id = 8
     vocab_size = 264
+    around = bert_around(CLS, SEP)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids `[len(utf-8 bytes)]` int32, without BOS or EOS. Lone surrogates become "?"."""
@@ -52,6 +54,10 @@ class ByteEncoder:
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, int32 `[vocab_size]`."""
         return (np.arange(self.vocab_size) >= self.first_ordinary_id).astype(np.int32)
+
+    def byte_counts(self, text: str) -> np.ndarray:
+        """UTF-8 bytes of `text` that each id of `encode(text)` stands for: ones."""
+        return np.ones(len(text.encode("utf-8", errors="replace")), np.int32)
 
     def ordinary(self, ids: np.ndarray) -> np.ndarray:
         """Which of `ids` are text and no special, bool of the same shape."""
