@@ -168,7 +168,8 @@ def next_sentence_rows(
 
     Half of the time the second stretch goes on where the first ended (`next` = 1), else it is from another document.
     Stretches begin and end between words. Documents are met in proportion to their length: `random` draws where the
-    first stretch begins, otherwise rows follow each other. Raises UsageError with fewer than two documents with text.
+    first stretch begins, otherwise rows follow each other. Ids at a document's edges are then read from half as often
+    to half as often again as those in its midst, as rows begin and end there instead of beyond. Raises UsageError with fewer than two documents with text.
     """
     encoded, names = [], []
     for index in range(len(documents)):
@@ -196,22 +197,34 @@ def next_sentence_rows(
             end = whole if whole > begin else end  # a word longer than the stretch is cut after all
         return ids[begin:end], end
 
+    def drawn(document: int, size: int, rng: np.random.Generator) -> int:
+        """Where `size` ids begin, drawn so that the edges of the document have their share."""
+        last = max(0, len(encoded[document]) - size)
+        return min(max(0, int(rng.integers(-(size // 2), last + size - size // 2))), last)
+
     def row(place: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         document, size = place["document"], int(rng.integers(max(1, room // 4), max(2, room * 3 // 4)))
-        start = int(rng.integers(0, max(1, len(encoded[document]) - room // 2))) if random else place["start"]
+        follows, start = False, place["start"]
+        if random:
+            follows = bool(rng.random() < 0.5)
+            start = drawn(document, room if follows else size, rng)
         first, end = stretch(document, start, size)
-        follows = bool(rng.random() < 0.5) and end + 1 < len(encoded[document])
+        follows = (follows if random else bool(rng.random() < 0.5)) and end + 1 < len(encoded[document])
         if follows:
             second, _ = stretch(document, end, room - size)
         else:
             other = int(rng.integers(0, len(encoded) - 1))
             other += other >= document
-            begin = int(rng.integers(0, max(1, len(encoded[other]) - (room - size))))
+            begin = drawn(other, room - size, rng) if random else _start(len(encoded[other]), room - size, rng)
             second, _ = stretch(other, begin, room - size)
         ids, types = pair_row(encoder, length, first, second)
         return {"ids": ids, "types": types, "next": np.int32(follows)}
 
     return Dataset(places, row)
+
+
+def _start(available: int, size: int, rng: np.random.Generator) -> int:
+    return int(rng.integers(0, max(1, available - size)))
 
 
 def _word_starts(encoder: Encoder, ids: np.ndarray) -> np.ndarray:
