@@ -16,9 +16,9 @@ from scipy import stats
 
 from unimodal import data
 from unimodal.errors import UsageError
-from unimodal.evaluation.baselines import bigram_bits
+from unimodal.evaluation.baselines import bigram_bits, chance_recall, majority_accuracy
 from unimodal.evaluation.classification import guesses
-from unimodal.evaluation.language import text_likelihood
+from unimodal.evaluation.language import Likelihood, text_likelihood
 from unimodal.evaluation.retrieval import mean_reciprocal_rank
 from unimodal.evaluation.similarity import cosine, similarity_ranking
 
@@ -106,6 +106,23 @@ def test_next_sentences_follow_or_come_from_elsewhere() -> None:
         data.next_sentence_rows(BOOK[::2], ENCODER, 32, random=True)  # type: ignore[arg-type]
 
 
+def test_the_edges_of_documents_are_read_about_as_often_as_their_midst() -> None:
+    texts = ["".join(chr(0x4E00 + 100 * d + i) for i in range(60)) for d in (0, 1)]
+    # An id a character, and no word longer than one, so that stretches begin where they are drawn.
+    encoder = data.ByteEncoder()
+    object.__setattr__(encoder, "encode", lambda text: np.array([ord(c) for c in text], np.int32))
+    object.__setattr__(encoder, "words", lambda ids: np.arange(len(ids), dtype=np.int32))
+    documents: Any = [{"id": str(d), "text": text} for d, text in enumerate(texts)]
+    rows, rng, seen = data.next_sentence_rows(documents, encoder, 23, random=True), np.random.default_rng(0), {}
+    for _ in range(2000):
+        ids = rows.transform(rows.source[int(rng.integers(len(rows)))], rng)["ids"]
+        for i in ids[ids >= 0x4E00]:
+            seen[int(i) % 100] = seen.get(int(i) % 100, 0) + 1
+    found = np.array([seen[(0x4E00 + i) % 100] for i in range(60)])
+    midst = found[25:35].mean()
+    assert 0.4 * midst < found.min() and found.max() < 1.6 * midst
+
+
 def test_some_records_are_spread_and_the_same_always() -> None:
     source = data.open_source("embedded:emoji", "train")
     some = data.some_records(source, 60)
@@ -144,6 +161,29 @@ def test_likelihood_of_nothing() -> None:
         text_likelihood(zeros, [""], ENCODER, length=8)
     with pytest.raises(UsageError, match="1 <= stride < length, found length=8 stride=8"):
         text_likelihood(zeros, TEXTS, ENCODER, length=8, stride=8)
+
+
+def test_likelihood_counts_the_bytes_of_the_text_whatever_the_vocabulary() -> None:
+    pytest.importorskip("tokenizers")
+    encoder = data.open_encoder(str(tiny.ROOT / "tests/reference/interop/preprocess/llama"))
+    texts = ["hello 😀 world", "  naïve  हिन्दी", "The sea"]
+    found = text_likelihood(lambda ids: jnp.zeros((*ids.shape, encoder.vocab_size)), texts, encoder, length=8, stride=3)
+    assert found.bytes == sum(len(text.encode()) for text in texts)  # its BOS foretells the first token, too
+    assert found.tokens == sum(len(encoder.encode(text)) for text in texts)
+    bits = found.tokens * np.log2(encoder.vocab_size) / found.bytes
+    np.testing.assert_allclose(found.bits_per_byte, bits, rtol=1e-5)
+
+
+def test_numbers_that_are_none_stay_none() -> None:
+    nan = lambda ids: jnp.full((*ids.shape, 264), jnp.nan)  # noqa: E731
+    found = text_likelihood(nan, TEXTS, ENCODER, length=8)
+    assert np.isnan(found.perplexity) and np.isnan(found.bits_per_byte)
+    assert Likelihood(8e4, 100, 400).perplexity == np.inf
+    assert np.isnan(Likelihood(5.0, 3, 0).bits_per_byte)
+    none = np.zeros(0, int)
+    assert np.isnan(majority_accuracy(none, np.ones(3, int))) and np.isnan(majority_accuracy(np.ones(3, int), none))
+    assert np.isnan(chance_recall(0, 5))
+    assert bigram_bits(np.array([2]), np.array([1, 2]), np.array([2, 0]), 3) == pytest.approx(-np.log2(0.5) / 2 + 1)
 
 
 def test_bigram_bits_are_those_of_the_whole_table() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.encoders import NO_ID, Encoder
+from unimodal.data.encoders import Encoder
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.data.text import fit_length, text_of
 from unimodal.errors import UsageError
@@ -29,29 +29,35 @@ def _say_once(message: str) -> None:
 def pair_row(
     encoder: Encoder, length: int, first: np.ndarray, second: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]` as ids and types (0, and 1 for the second), int32 `[length]`.
+    """One text, or two, with the specials that the encoder puts around them: ids and types, int32 `[length]`.
 
-    Specials that the encoder lacks are left out. What is too long loses ids from the end of the longer text.
-    Raises UsageError for a length that leaves no room for text.
+    That is `[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]`, types 0 and 1, unless the vocabulary comes from a
+    checkpoint with an arrangement of its own. What is too long loses ids from the end of the longer text. Raises
+    UsageError for a length that leaves no room for text.
     """
-    start, end = ([i] if i != NO_ID else [] for i in (encoder.CLS, encoder.SEP))
-    room = length - len(start) - len(end) * (1 if second is None else 2)
+    around = encoder.around
+    room = length - around.count(two=second is not None)
     if room < (1 if second is None else 2):
         raise UsageError(f"rows of length={length} ids have no room for text beside the specials")
     if second is None:
-        first = first[:room]
-        rest = np.zeros(0, np.int32)
+        parts = [(around.before, 0), (first[:room], 0), (around.after, 0)]
     else:
         cut = max(0, len(first) + len(second) - room)
         longer = len(first) - len(second)
         # First the longer one down to the other, then both alike.
         from_first = min(cut, max(0, longer)) + max(0, cut - abs(longer)) // 2
         first, second = first[: len(first) - from_first], second[: len(second) - (cut - from_first)]
-        rest = np.concatenate([second, end])
-    head = np.concatenate([start, first, end])
-    types = np.concatenate([np.zeros(len(head)), np.ones(len(rest))])
-    ids = fit_length(np.concatenate([head, rest]).astype(np.int32), length, pad_id=encoder.PAD)
-    return ids, fit_length(types.astype(np.int32), length)
+        between = [((i,), kind) for i, kind in zip(around.between, around.between_types, strict=True)]
+        parts = [
+            (around.before, 0),
+            (first, 0),
+            *between,
+            (second, around.second_type),
+            (around.after, around.second_type),
+        ]
+    ids = np.concatenate([np.asarray(part, np.int32) for part, _ in parts])
+    types = np.concatenate([np.full(len(part), kind, np.int32) for part, kind in parts])
+    return fit_length(ids, length, pad_id=encoder.PAD), fit_length(types, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ def text_rows(
     first, second: the fields that make each text (see `text_of`). Records in which one of the texts is empty are left
     out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left.
     """
-    rows, skipped, cut, specials = [], 0, 0, 3 if second else 2
+    rows, skipped, cut, specials = [], 0, 0, encoder.around.count(two=bool(second))
     for index in range(len(source)):
         record = source[index]
         texts = [encoder.encode(text_of(record, fields).strip()) for fields in (first, second) if fields]
@@ -162,7 +168,8 @@ def next_sentence_rows(
 
     Half of the time the second stretch goes on where the first ended (`next` = 1), else it is from another document.
     Stretches begin and end between words. Documents are met in proportion to their length: `random` draws where the
-    first stretch begins, otherwise rows follow each other. Raises UsageError with fewer than two documents with text.
+    first stretch begins, otherwise rows follow each other. Ids at a document's edges are then read from half as often
+    to half as often again as those in its midst, as rows begin and end there instead of beyond. Raises UsageError with fewer than two documents with text.
     """
     encoded, names = [], []
     for index in range(len(documents)):
@@ -173,7 +180,7 @@ def next_sentence_rows(
     if len(encoded) < 2:
         raise UsageError(f"next-sentence prediction needs two documents with text or more, found {len(encoded)}")
     starts = [_word_starts(encoder, ids) for ids in encoded]
-    room = max(2, length - 3)
+    room = max(2, length - encoder.around.count(two=True))
     places: Any = [
         {"id": f"{names[d]}@{start}", "document": d, "start": start}
         for d, ids in enumerate(encoded)
@@ -190,22 +197,34 @@ def next_sentence_rows(
             end = whole if whole > begin else end  # a word longer than the stretch is cut after all
         return ids[begin:end], end
 
+    def drawn(document: int, size: int, rng: np.random.Generator) -> int:
+        """Where `size` ids begin, drawn so that the edges of the document have their share."""
+        last = max(0, len(encoded[document]) - size)
+        return min(max(0, int(rng.integers(-(size // 2), last + size - size // 2))), last)
+
     def row(place: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         document, size = place["document"], int(rng.integers(max(1, room // 4), max(2, room * 3 // 4)))
-        start = int(rng.integers(0, max(1, len(encoded[document]) - room // 2))) if random else place["start"]
+        follows, start = False, place["start"]
+        if random:
+            follows = bool(rng.random() < 0.5)
+            start = drawn(document, room if follows else size, rng)
         first, end = stretch(document, start, size)
-        follows = bool(rng.random() < 0.5) and end + 1 < len(encoded[document])
+        follows = (follows if random else bool(rng.random() < 0.5)) and end + 1 < len(encoded[document])
         if follows:
             second, _ = stretch(document, end, room - size)
         else:
             other = int(rng.integers(0, len(encoded) - 1))
             other += other >= document
-            begin = int(rng.integers(0, max(1, len(encoded[other]) - (room - size))))
+            begin = drawn(other, room - size, rng) if random else _start(len(encoded[other]), room - size, rng)
             second, _ = stretch(other, begin, room - size)
         ids, types = pair_row(encoder, length, first, second)
         return {"ids": ids, "types": types, "next": np.int32(follows)}
 
     return Dataset(places, row)
+
+
+def _start(available: int, size: int, rng: np.random.Generator) -> int:
+    return int(rng.integers(0, max(1, available - size)))
 
 
 def _word_starts(encoder: Encoder, ids: np.ndarray) -> np.ndarray:
