@@ -55,6 +55,7 @@ class Bert:
         vocabulary, length = self._vocabulary(model), self.texts.length
         ids = self.texts.spec(vocabulary)
         spec = {"inputs": ids, "targets": ids, "weights": data.ArraySpec((length,), np.float32)}
+        spec["bytes"] = data.ArraySpec((length,), np.int32, 0, 8)
         if self.next_sentence:
             spec["types"] = data.ArraySpec((length,), np.int32, 0, 2)
             spec["next"] = data.ArraySpec((), np.int32, 0, 2)
@@ -71,14 +72,16 @@ class Bert:
                 maskable=encoder.ordinary(ids),
                 words=encoder.words(ids) if self.whole_words else None,
             )
-            return {"inputs": inputs, "targets": targets, "weights": weights, **example}
+            sizes = example.pop("bytes", encoder.byte_lengths[ids])
+            return {"inputs": inputs, "targets": targets, "weights": weights, "bytes": sizes, **example}
 
         def dataset(split: str) -> data.Dataset:
             encoder = data.encoder_for(self.texts.encoder, vocabulary, "MASK")
             documents, random = self.texts.documents(data.open_source(self.source, split)), split == "train"
             if self.next_sentence:
                 return data.next_sentence_rows(documents, encoder, length, random=random).map(hide)
-            return data.text_windows(documents, encoder.encode, length, random=random, pad_id=encoder.PAD).map(hide)
+            row = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
+            return data.text_windows(documents, encoder.encode, length, **row).map(hide)
 
         return Inputs(spec, dataset)
 
@@ -132,7 +135,7 @@ class Bert:
             predict=self.predict,
             finish=self._score,
             batch_size=self.batch_size,
-            against=bigram(self.source, self.texts, self.texts.opened.encode),
+            against=bigram(self.source, self.texts, self.texts.opened.encode, self.texts.opened.byte_counts),
             show=self.samples,
         )
         return {self.name: likelihood}
@@ -140,8 +143,8 @@ class Bert:
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         hidden, heads = self.hidden(model, batch), model.heads[self.name]
         factors = heads["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
-        lengths, chunk = self.texts.opened.byte_lengths, self.chunk or self.texts.length
-        found = likelihood_rows(factors, batch["targets"], batch["weights"], lengths, chunk=chunk)
+        chunk = self.chunk or self.texts.length
+        found = likelihood_rows(factors, batch["targets"], batch["weights"], batch["bytes"], chunk=chunk)
         if self.next_sentence:
             following = heads["next_sentence"](hidden)
             found["next"] = (jnp.argmax(following, axis=-1) == batch["next"]).astype(jnp.float32)

@@ -52,7 +52,7 @@ class Gpt:
 
     def inputs(self, model: Model) -> Inputs:
         vocabulary = self._vocabulary(model)
-        spec = {"ids": self.texts.spec(vocabulary)}
+        spec = {"ids": self.texts.spec(vocabulary), "bytes": data.ArraySpec((self.length,), np.int32, 0, 8)}
         if self.packed:
             place = data.ArraySpec((self.length,), np.int32, 0, self.length)
             spec |= {"segment": data.ArraySpec((self.length,), np.int32, 1, 2), "position": place}
@@ -61,9 +61,10 @@ class Gpt:
             encoder = data.encoder_for(self.texts.encoder, vocabulary)
             documents = self.texts.documents(data.open_source(self.source, split))
             if self.packed:
-                return data.packed_rows(documents, self._document, self.length, pad_id=encoder.PAD)
-            random = split == "train"
-            return data.text_windows(documents, encoder.encode, self.length, random=random, pad_id=encoder.PAD)
+                row = dict(pad_id=encoder.PAD, count=self._document_bytes)
+                return data.packed_rows(documents, self._document, self.length, **row)
+            row = dict(random=split == "train", pad_id=encoder.PAD, count=encoder.byte_counts)
+            return data.text_windows(documents, encoder.encode, self.length, **row)
 
         return Inputs(spec, dataset)
 
@@ -99,7 +100,8 @@ class Gpt:
         return Mean(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        encode = self._document if self.packed else self.texts.opened.encode
+        encoder = self.texts.opened
+        ways = (self._document, self._document_bytes) if self.packed else (encoder.encode, encoder.byte_counts)
         likelihood = Summed(
             metric="bits per byte",
             higher_is_better=False,
@@ -107,7 +109,7 @@ class Gpt:
             predict=self.predict,
             finish=bits_per_byte,
             batch_size=self.batch_size,
-            against=bigram(self.source, self.texts, encode),
+            against=bigram(self.source, self.texts, *ways),
             show=self.samples,
         )
         return {self.name: likelihood}
@@ -116,8 +118,8 @@ class Gpt:
         hidden, table = self.hidden(model, batch), model.tokenizers[self.tokenizer].table
         factors = model.heads[self.name]["language"].factors(hidden, table)
         targets, weights = next_token_targets(batch["ids"], self._segment(batch))
-        lengths = self.texts.opened.byte_lengths
-        return likelihood_rows(factors, targets, weights, lengths, chunk=self.chunk or self.length)
+        sizes = jnp.roll(batch["bytes"], -1, axis=1)  # of the id after each
+        return likelihood_rows(factors, targets, weights, sizes, chunk=self.chunk or self.length)
 
     def samples(self, model: Model, shown: Shown) -> list[Sample]:
         encoder, batch = self.texts.opened, shown.batch
@@ -156,10 +158,25 @@ class Gpt:
 
     def _document(self, text: str) -> np.ndarray:
         """A document of a packed row, with where it begins and ends; nothing of a text without any ids."""
-        encoder = self.texts.opened
-        ids, ends = encoder.encode(text), [i for i in (encoder.EOS,) if i != data.NO_ID]
-        begins = [i for i in (encoder.BOS,) if i != data.NO_ID and i not in ends]
+        begins, ends = self._ends()
+        ids = self.texts.opened.encode(text)
         return np.concatenate([begins, ids, ends]).astype(np.int32) if len(ids) else ids
+
+    def _document_bytes(self, text: str) -> np.ndarray:
+        """The bytes of each id of `_document`: where it begins and ends is no text."""
+        begins, ends = self._ends()
+        sizes = self.texts.opened.byte_counts(text)
+        return (
+            np.concatenate([np.zeros(len(begins)), sizes, np.zeros(len(ends))]).astype(np.int32)
+            if len(sizes)
+            else sizes
+        )
+
+    def _ends(self) -> tuple[list[int], list[int]]:
+        """What stands before and after a document, as far as the vocabulary has it."""
+        encoder = self.texts.opened
+        ends = [i for i in (encoder.EOS,) if i != data.NO_ID]
+        return [i for i in (encoder.BOS,) if i != data.NO_ID and i not in ends], ends
 
 
 def continue_text(

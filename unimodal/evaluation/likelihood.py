@@ -18,13 +18,13 @@ Factors = tuple[jax.Array, jax.Array, jax.Array | None]
 
 
 def likelihood_rows(
-    factors: Factors, targets: jax.Array, weights: jax.Array, lengths: np.ndarray, *, chunk: int
+    factors: Factors, targets: jax.Array, weights: jax.Array, sizes: jax.Array, *, chunk: int
 ) -> dict[str, jax.Array]:
     """Sums over each example's counted positions: `nats`, `correct`, `bytes` and `tokens` [B] float32, and the likeliest
     ids `guesses` [B,T].
 
-    factors: as `heads.LanguageModel.factors`. targets, weights: [B,T]. lengths: bytes of each id [V]. chunk: positions
-    whose logits exist at a time.
+    factors: as `heads.LanguageModel.factors`. targets, weights: [B,T]. sizes: the bytes of text [B,T] that each target
+    stands for where it is. chunk: positions whose logits exist at a time.
     """
     x, kernel, bias = factors
 
@@ -36,7 +36,7 @@ def likelihood_rows(
     counted = {
         "nats": nats,
         "correct": correct,
-        "bytes": jnp.asarray(lengths, jnp.float32)[targets],
+        "bytes": sizes.astype(jnp.float32),
         "tokens": jnp.ones(targets.shape, jnp.float32),
     }
     return {name: example_sum(values, weights) for name, values in counted.items()} | {"guesses": best}
@@ -54,16 +54,17 @@ def bits_per_byte(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def bigram(
-    source: str, texts: Texts, encode: Callable[[str], np.ndarray]
+    source: str, texts: Texts, encode: Callable[[str], np.ndarray], count: Callable[[str], np.ndarray]
 ) -> Callable[[Mapping[str, float]], tuple[float, str]]:
-    """The baseline of guessing each id of validation from the one before, by training's counts, in bits per byte."""
+    """The baseline of guessing each id of validation from the one before, by training's counts, in bits per byte.
+
+    encode: text → ids; count: text → the bytes of each of them.
+    """
 
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
-        encoder = texts.opened
-        train, valid = (
-            data.all_ids(texts.documents(data.open_source(source, split)), encode) for split in ("train", "validation")
-        )
-        bits = bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size)
-        return bits / float(encoder.byte_lengths[valid[1:]].mean()), "bigram"
+        train, valid = (texts.documents(data.open_source(source, split)) for split in ("train", "validation"))
+        seen, ids, sizes = data.all_ids(train, encode), data.all_ids(valid, encode), data.all_ids(valid, count)
+        bits = bigram_bits(seen, ids[:-1], ids[1:], texts.opened.vocab_size)
+        return bits / float(sizes[1:].mean()), "bigram"
 
     return against
