@@ -44,9 +44,11 @@ ALLOWED: dict[str, str] = {
     "unimodal.training": "task objectives sharding tokens data.pipeline storage errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
-    "unimodal.experiment": "interop training task objectives evaluation data model backbone configuration sharding storage errors",
+    "unimodal.moved": "data.sources",
+    "unimodal.settings": "moved training.loop training.meters training.optimizer task model backbone configuration errors",
+    "unimodal.experiment": "settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training sharding storage errors",
-    "unimodal.plan": "chips experiment training.loop model objectives backbone tokens visibility task sharding configuration errors",
+    "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in

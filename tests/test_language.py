@@ -65,7 +65,9 @@ def test_empty_texts_are_left_out_and_long_ones_cut_and_both_are_said(caplog: py
         {"id": "3", "text": "too long by far", "label": 0},
     ]
     with caplog.at_level(logging.WARNING):
-        rows = data.text_rows(records, ENCODER, 8, ("text",), keep={"label": lambda record: record["label"]}, what="a set of three")
+        rows = data.text_rows(
+            records, ENCODER, 8, ("text",), keep={"label": lambda record: record["label"]}, what="a set of three"
+        )
     assert [row["id"] for row in rows.records] == ["1", "3"] and (rows.skipped, rows.cut) == (1, 1)
     assert "1 of 3 records of a set of three have no text" in caplog.text
     assert "1 of 3 texts of a set of three are longer than length=8 and are cut" in caplog.text

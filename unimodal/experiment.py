@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,57 +13,21 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
-from unimodal.configuration import group, typed
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
-from unimodal.model import Model, assemble, tokenizer_module, watch
+from unimodal.model import Model, assemble, watch
 from unimodal.objectives.terms import as_scalars
+from unimodal.settings import read_settings
 from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
-from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
-
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "fake_data")
-_GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Sizes of the mesh axes; -1 takes the devices that are left."""
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
-
-
-@dataclass(frozen=True)
-class GeneralConfig:
-    """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all).
-
-    init_from: directory of a published checkpoint to start from (see `interop.start`), or a workdir of ours; init_skip:
-    a regular expression, parameters whose path it is found in start afresh all the same. fake_data: train on random
-    batches of the right shapes, as a run's config.json says of itself.
-    """
-
-    seed: int = 0
-    eval_limit: int | None = None
-    init_from: str | None = None
-    init_skip: str | None = None
-    fake_data: bool = False
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"seed must be 0 or more, but is {self.seed}")
-        if self.eval_limit is not None and self.eval_limit < 1:
-            raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
 
 
 @dataclass(frozen=True)
@@ -161,35 +125,19 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
 
     Raises UsageError for anything that cannot be right, before data is read or an array made.
     """
-    config = group(config, "config")
-    for name in ("backbones", "tasks"):
-        if not group(config.get(name, {}), name):
-            raise UsageError(f"the config has no {name}")
-    general = {key: config[key] for key in _GENERAL if key in config}
-    if fake_data:
-        general["fake_data"] = True
-    loop = {key: value for key, value in config.items() if key not in _GROUPS}
-    backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config["backbones"].items()}
-    tokenizers = {}
-    for name, fields in group(config.get("tokenizers", {}), "tokenizers").items():
-        kind = group(fields, f"tokenizers.{name}").get("kind", name)
-        rest = {key: value for key, value in fields.items() if key != "kind"}
-        tokenizers[name] = (kind, typed(tokenizer_module(kind).Config, rest, f"tokenizers.{name}"))
-    tasks = [_make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config["tasks"].items()]
-    mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")))
+    found = read_settings({**config, "fake_data": True} if fake_data else config, task_class)
+    mesh = make_mesh(**vars(found.mesh))
     experiment = Experiment(
-        **vars(typed(GeneralConfig, general, "config")),
-        loop=replace(
-            typed(LoopConfig, loop, "config"), profile=typed(ProfileConfig, config.get("profile", {}), "profile")
-        ),
-        optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
+        **vars(found.general),
+        loop=found.loop,
+        optimizer=found.optimizer,
         mesh=mesh,
-        tokenizers=tokenizers,
-        backbones=backbones,
-        tasks=tasks,
-        attached=attach(group(config.get("evaluations", {}), "evaluations"), tasks, tokenizers, backbones),
+        tokenizers=found.tokenizers,
+        backbones=found.backbones,
+        tasks=found.tasks,
+        attached=attach(found.evaluations, found.tasks, found.tokenizers, found.backbones),
     )
-    check_batches(tasks, experiment.program)
+    check_batches(found.tasks, experiment.program)
     shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
     jax.eval_shape(experiment.program.optimizer.init, nnx.state(experiment.model, nnx.Param))  # and what cannot freeze
     assert experiment.tokens  # rehearses every loss, before anything is written
@@ -217,24 +165,6 @@ def describe(experiment: Experiment) -> str:
             *(f"task       {t.name}: batch {t.batch_size}, weight {t.weight:g}" for t in experiment.tasks),
         ]
     )
-
-
-def _make_task(
-    name: str,
-    fields: Mapping[str, Any],
-    task_class: Callable[[str], type[Any]],
-    tokenizers: Mapping[str, Any],
-    backbones: Mapping[str, Any],
-) -> Task:
-    cls = task_class(group(fields, f"tasks.{name}").get("kind", name))
-    rest = {key: value for key, value in fields.items() if key != "kind"}
-    task = typed(cls, {"name": name, **rest}, f"tasks.{name}")
-    # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
-    for slot in cls.__dataclass_fields__:
-        for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
-            if slot.endswith(suffix) and (value := getattr(task, slot)) not in made:
-                raise UsageError(f"tasks.{name}.{slot}={value!r} is not among the {suffix}s: {', '.join(made)}")
-    return task
 
 
 def _due(evaluation: Evaluation, step: int) -> bool:

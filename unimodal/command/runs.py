@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from unimodal.command.recipe import as_plain, change, config_of_workdir, load_re
 from unimodal.command.words import Words, parse, usage
 from unimodal.configuration import typed
 from unimodal.errors import UsageError
-from unimodal.experiment import Experiment, MeshConfig, build, describe
+from unimodal.experiment import Experiment, build, describe
 from unimodal.results import RESULTS, finish
+from unimodal.settings import MeshConfig, read_settings
 from unimodal.storage import folder, is_remote, one_line, require_backend
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, saved_steps
 from unimodal.training.loop import train
@@ -68,6 +69,10 @@ class Order:
         """The config as it is kept in the workdir."""
         plain = as_plain(self.config)
         return {**plain, "fake_data": bool(self.words.fake_data or plain.get("fake_data"))} if plain else plain
+
+    def meaning(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """A config with every field that there is, so that two that mean the same are equal."""
+        return read_settings(plain, self.places.task_class).as_plain()
 
     def build(self, **changes: Any) -> Experiment:
         return build({**self.plain, **changes}, self.places.task_class)
@@ -133,7 +138,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
     check_results(workdir)
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluations = {} if experiment.fake_data else experiment.evaluations
-    changed = claim_workdir(workdir, plain, may_differ=MAY_DIFFER, renew=True)
+    changed = claim_workdir(workdir, plain, may_differ=MAY_DIFFER, renew=True, meaning=order.meaning)
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
     began = time.monotonic()
@@ -184,7 +189,7 @@ def run_eval(order: Order, _lifeline: hosts.Lifeline | None) -> int:
         raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first")
     if experiment.fake_data:
         raise UsageError(f"{workdir} was trained on random batches: there is nothing to evaluate it on")
-    claim_workdir(workdir, order.plain, may_differ=MAY_DIFFER)
+    claim_workdir(workdir, order.plain, may_differ=MAY_DIFFER, meaning=order.meaning)
     check_results(workdir)
     checkpoints = Checkpoints(workdir)
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), order.words.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -178,12 +178,18 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def claim_workdir(
-    workdir: epath.PathLike, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = (), renew: bool = False
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    may_differ: tuple[str, ...] = (),
+    renew: bool = False,
+    meaning: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> dict[str, tuple[Any, Any]]:
     """Make `workdir` ours: write config.json, or check that the one that is there says the same.
 
     `may_differ`: dotted fields or groups, as patterns, that do not change what is learned (the mesh, how often to log).
-    Returns those that do differ, with their values there and now; `renew` writes the values of now.
+    Returns those that do differ, with their values there and now; `renew` writes the values of now. `meaning`: what both
+    configs are compared by, so that a field written in another way, or left at its default, is no difference.
     Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
     """
     workdir = epath.Path(workdir)
@@ -192,7 +198,8 @@ def claim_workdir(
         if not is_remote(workdir):  # a bucket has no folders
             workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            differ = _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
+            there = meaning(json.loads(path.read_text(encoding="utf-8")))
+            differ = _compare(dict(there), dict(meaning(config)), workdir, may_differ)
             if not (renew and differ):
                 return differ
         # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
