@@ -47,7 +47,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.generate": "backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone errors",
     "unimodal.task": "model data.pipeline evaluation.samples",
-    "unimodal.training": "task sharding tokens data.pipeline storage errors",
+    "unimodal.training": "task sharding tokens data.pipeline configuration storage errors",
     "unimodal.evaluation.run": "task sharding",
     "unimodal.evaluation.views": "evaluation.samples",
     "unimodal.evaluation.report": "evaluation.views evaluation.samples training.metrics storage",

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unimodal.sharding import initialise, shardings
+from unimodal.training.optimizer import apply_updates, averaged
 
 LossFunction = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
 Batches = Mapping[str, Mapping[str, jax.Array]]
@@ -51,7 +52,10 @@ class Program:
     def init(self) -> TrainState:
         """The state before the first step, every array born in its shard."""
         state = initialise(self._make_state, self.mesh, jax.random.key(self.seed))
-        return state if self.start is None else replace(state, parameters=self.start(state.parameters))
+        if self.start is None:
+            return state
+        parameters = self.start(state.parameters)  # of which the optimizer may keep copies
+        return replace(state, parameters=parameters, optimizer=initialise(self.optimizer.init, self.mesh, parameters))
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
@@ -61,7 +65,7 @@ class Program:
 
     def model(self, state: TrainState) -> Any:
         """The model with the state's weights in it."""
-        return nnx.merge(self.structure(), state.parameters, state.variables)
+        return nnx.merge(self.structure(), averaged(state.optimizer, state.parameters), state.variables)
 
     def first_model(self) -> Any:
         """The model before the first step. Of the optimizer's state nothing is made."""
@@ -109,7 +113,7 @@ class Program:
             else:
                 gradients, metrics, variables = self._accumulated(gradient, state, batches, key)
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            parameters: Any = optax.apply_updates(state.parameters, updates)
+            parameters = apply_updates(state.parameters, updates)
             norm = optax.tree.norm(gradients)
             metrics = {name: {**task, "gradient_norm": norm} for name, task in metrics.items()}
             return TrainState(state.step + 1, parameters, variables, optimizer), metrics
