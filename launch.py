@@ -11,6 +11,7 @@ Reads a config, builds Task objects, hands them to the loop, then evaluates and 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -36,6 +37,7 @@ from unimodal.storage import folder, require_backend
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, has_checkpoint
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
+from unimodal.training.optimizer import OptimizerConfig
 
 COMMANDS = ("train", "eval", "plan", "doctor", "pod")
 NO_WORKDIR = ("plan", "doctor")
@@ -61,6 +63,8 @@ MAY_DIFFER = (
     "stop_after",
     "profile",
 )
+# What holds for fields of the optimizer in a workdir from before they were there.
+DEFAULTS = json.loads(json.dumps({"optimizer": dataclasses.asdict(OptimizerConfig())}))
 
 
 def main(arguments: list[str]) -> int:
@@ -92,7 +96,7 @@ def run_train(config: ConfigDict, workdir: epath.Path, lifeline: hosts.Lifeline 
         return 0
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluators = {} if fake_data else {task.name: experiment.evaluator(task) for task in experiment.tasks}
-    claim_workdir(workdir, {**plain, "fake_data": fake_data}, may_differ=MAY_DIFFER)
+    claim_workdir(workdir, {**plain, "fake_data": fake_data}, may_differ=MAY_DIFFER, defaults=DEFAULTS)
 
     def evaluate(model: Any, step: int) -> dict[str, dict[str, float]]:
         return {name: e.score(model, limit=experiment.eval_limit) for name, e in evaluators.items()}
@@ -134,7 +138,7 @@ def run_eval(config: ConfigDict, workdir: epath.Path, _lifeline: hosts.Lifeline 
     experiment = build(plain, task_class)
     if not (workdir / "config.json").exists():
         raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first")
-    claim_workdir(workdir, {**plain, "fake_data": False}, may_differ=MAY_DIFFER)
+    claim_workdir(workdir, {**plain, "fake_data": False}, may_differ=MAY_DIFFER, defaults=DEFAULTS)
     evaluators = {task.name: experiment.evaluator(task) for task in experiment.tasks}
     checkpoints = Checkpoints(workdir)
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), STEP.value)

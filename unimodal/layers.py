@@ -67,7 +67,12 @@ class Linear(nnx.Module):
     ):
         shape = (*inputs, *outputs)
         self.contracted = len(inputs)
-        self.kernel = nnx.Param(fan_in(init_scale, inputs)(rngs.params(), shape, dtype), axes=tuple(axes), kind="matrix", contracted=len(inputs))
+        self.kernel = nnx.Param(
+            fan_in(init_scale, inputs)(rngs.params(), shape, dtype),
+            axes=tuple(axes),
+            kind="matrix",
+            contracted=len(inputs),
+        )
         bias_axes = tuple(axes[len(inputs) :])
         self.bias = nnx.Param(jnp.zeros(tuple(outputs), dtype), axes=bias_axes, kind="vector") if bias else None
 

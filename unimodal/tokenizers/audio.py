@@ -66,7 +66,9 @@ class Convolution(nnx.Module):
         shape = (kernel, inputs, c.channels)
         axes = ("taps", "hidden", "channels")
         # √2: GELU halves the variance, and seven layers without it would lose the signal (He 2015).
-        self.kernel = nnx.Param(fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype), axes=axes, kind="matrix", contracted=2)
+        self.kernel = nnx.Param(
+            fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype), axes=axes, kind="matrix", contracted=2
+        )
         bias = jnp.zeros((c.channels,), dtype) if c.conv_bias else None
         self.bias = None if bias is None else nnx.Param(bias, axes=("channels",), kind="vector")
         self.norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype) if norm else None

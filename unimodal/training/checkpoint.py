@@ -15,6 +15,7 @@ from etils import epath
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
 from unimodal.storage import absolute, is_remote, one_line, write_whole
+from unimodal.training import earlier
 from unimodal.training.fingerprint import fingerprint, leaf_hashes
 from unimodal.training.step import TrainState
 
@@ -54,10 +55,17 @@ class Checkpoints:
             raise UsageError(f"no checkpoint in {self._manager.directory}; train first")
         facts = self._read(step, "facts", ocp.args.JsonRestore())
         wanted = named(abstract)
-        _check_names(set(wanted), set(facts["hashes"]), step)
-        _check_shapes(_shapes(wanted), facts["shapes"], step)
-        found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
-        _check_hashes(found, facts["hashes"], step)
+        if then := earlier.names_then(wanted, facts["shapes"]):
+            _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
+            same = {name: shape for name, shape in _shapes(wanted).items() if then[name] == name}
+            _check_shapes(same, facts["shapes"], step)
+            read = earlier.to_read(wanted, then, facts["shapes"])
+            found = earlier.as_now(wanted, then, self.read(step, read))
+        else:
+            _check_names(set(wanted), set(facts["hashes"]), step)
+            _check_shapes(_shapes(wanted), facts["shapes"], step)
+            found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
+            _check_hashes(found, facts["hashes"], step)
         structure = jax.tree.structure(abstract)
         state = jax.tree.unflatten(structure, [found[name] for name in wanted])
         return state, facts["iterators"], facts["fingerprint"]
@@ -175,10 +183,17 @@ def has_checkpoint(workdir: epath.PathLike) -> bool:
         raise UsageError(f"cannot read workdir {workdir}: {one_line(error)}") from error
 
 
-def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:
+def claim_workdir(
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    may_differ: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Make `workdir` ours: write config.json, or check that the one that is there says the same.
 
     `may_differ`: dotted prefixes of fields that do not change what is learned (the mesh, how often to log).
+    `defaults`: what fields were in effect that are newer than the config that is there.
     Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
     """
     workdir = epath.Path(workdir)
@@ -187,7 +202,8 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_dif
         if not is_remote(workdir):  # a bucket has no folders
             workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
+            before = _flat(defaults or {}) | _flat(json.loads(path.read_text(encoding="utf-8")))
+            _compare(before, dict(config), workdir, may_differ)
             return
         # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
         if jax.process_index() == 0 or not is_remote(workdir):
@@ -203,8 +219,8 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_dif
         raise UsageError(f"cannot write in workdir {workdir}: {one_line(error)}") from error
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]) -> None:
-    before, after = _flat(old), _flat(json.loads(json.dumps(new)))
+def _compare(before: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]) -> None:
+    after = _flat(json.loads(json.dumps(new)))
     fields = sorted(
         name
         for name in before.keys() | after.keys()
@@ -242,7 +258,10 @@ def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int
             )
 
 
-def _check_names(wanted: set[str], found: set[str], step: int) -> None:
+def _check_names(wanted: set[str], found: set[str], step: int, spare: str | None = None) -> None:
+    """spare: how the names of arrays begin that the checkpoint may have although nothing wants them."""
+    if spare is not None:
+        found = {name for name in found if name in wanted or not name.startswith(spare)}
     for missing, where, other in ((wanted - found, "checkpoint", "model"), (found - wanted, "model", "checkpoint")):
         if missing:
             raise UsageError(

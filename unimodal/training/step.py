@@ -114,7 +114,7 @@ class Program:
                 gradients, metrics, variables = self._accumulated(gradient, state, batches, key)
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
             parameters = apply_updates(state.parameters, updates)
-            norm = optax.tree.norm(gradients)
+            norm = optax.tree.norm(optax.tree.cast(gradients, jnp.float32))  # squares of half precision overflow
             metrics = {name: {**task, "gradient_norm": norm} for name, task in metrics.items()}
             return TrainState(state.step + 1, parameters, variables, optimizer), metrics
 
