@@ -73,15 +73,15 @@ def test_every_optimizer_is_the_float32_one_rounded(name: str, dtype: str) -> No
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_master_weights_are_the_float32_run(dtype: str) -> None:
-    gradients = lambda i, kind: jax.tree.map(
-        lambda x: (1.5 + jnp.cos(i + x.astype(jnp.float32))).astype(kind), kernel(dtype)
-    )
+    def gradients(i: Any) -> Any:
+        return jax.tree.map(lambda x: (1.5 + jnp.cos(i + x.astype(jnp.float32))).astype(dtype), kernel(dtype))
+
     plain = {**SETTINGS, "learning_rate": 1e-5}
-    whole, _ = runs(OptimizerConfig(**plain), kernel("float32"), lambda i: gradients(i, dtype), 300)
-    half, state = runs(OptimizerConfig(**plain, master_weights=True), kernel(dtype), lambda i: gradients(i, dtype), 300)
+    whole, _ = runs(OptimizerConfig(**plain), kernel("float32"), gradients, 300)
+    half, state = runs(OptimizerConfig(**plain, master_weights=True), kernel(dtype), gradients, 300)
     np.testing.assert_array_equal(state.master["kernel"].get_value(), whole["kernel"].get_value())
     np.testing.assert_array_equal(half["kernel"].get_value(), whole["kernel"].get_value().astype(dtype))
-    stalled, state = runs(OptimizerConfig(**plain), kernel(dtype), lambda i: gradients(i, dtype), 300)
+    stalled, state = runs(OptimizerConfig(**plain), kernel(dtype), gradients, 300)
     assert not state.master
     np.testing.assert_array_equal(stalled["kernel"].get_value(), 1.0)  # each step is less than half of what is stored
     assert np.abs(whole["kernel"].get_value() - 1).max() > 1e-4

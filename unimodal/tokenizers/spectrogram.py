@@ -44,8 +44,8 @@ class Convolution(nnx.Module):
     def __init__(self, inputs: int, width: int, kernel: int, stride: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.stride, self.pad = stride, kernel // 2
         shape = (kernel, inputs, width)
-        kernel = fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype)
-        self.kernel = nnx.Param(kernel, axes=("taps", "hidden", "embed"), kind="matrix", contracted=2)
+        start = fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype)
+        self.kernel = nnx.Param(start, axes=("taps", "hidden", "embed"), kind="matrix", contracted=2)
         self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
 
     def __call__(self, x: jax.Array) -> jax.Array:

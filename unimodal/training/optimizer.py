@@ -45,7 +45,6 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -
     When tasks alternate, a head would otherwise go on moving by stale momentum while other tasks have their turn.
     """
     schedule = config.schedule(steps)
-    clipping = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
 
     def init(params: Any) -> OptimizerState:
         parameters = described(params)
@@ -53,43 +52,37 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -
         thaw = thawing([p.name for p in parameters], config.freeze)
         trained = [p for p in parameters if thaw[p.name] < math.inf]
         inner = {p.name: _like(p, _init(config, p)) for p in trained}
-        copied = [p for p in trained if config.master_weights and p.half]
-        master = {p.name: _like(p, full(p.value)) for p in copied}
+        master = {p.name: p.like(full(p.value)) for p in trained if config.master_weights and p.half}
         return OptimizerState(inner, master, jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
-        parameters = described(params)
+        parameters, rate = described(params), schedule(state.step)
         factors = rate_factors(parameters, config.learning_rate_factors, config.layer_decay)
         thaw = thawing([p.name for p in parameters], config.freeze)
         # What is frozen for good has no part in clipping either.
         gradients = {g.name: full(g.value) for g in described(updates) if thaw[g.name] < math.inf}
-        clipped, _ = clipping.update(list(gradients.values()), clipping.init(None))
-        clipped, rate = dict(zip(gradients, clipped, strict=True)), schedule(state.step)
-        inner, master, changes = {}, {}, []
+        clipped = _clipped(gradients, config.clip)
+        inner, master, changes = {}, {}, {}
         for p in parameters:
-            if p.name not in clipped:
-                changes.append(jnp.zeros(p.value.shape, jnp.float32))
+            if p.name not in gradients:
                 continue
             before, value = _values(state.inner[p.name]), full(_values(state.master.get(p.name, p.leaf)))
-            change, after = _update(config, p, clipped[p.name], before, value, rate * factors[p.name])
+            change, after = _update(config, p, clipped[p.name], before, value, jnp.asarray(rate * factors[p.name]))
+            still = jnp.zeros_like(change)
             if thaw[p.name]:
                 frozen = state.step < thaw[p.name]
-                change, after = _where(frozen, (jnp.zeros_like(change), _gathered(before, after)), (change, after))
+                change, after = _where(frozen, (still, _gathered(before, after)), (change, after))
             if lazy:
                 touched = jnp.any(gradients[p.name] != 0)
-                change, after = _where(touched, (change, after), (jnp.zeros_like(change), before))
-            inner[p.name] = _like(p, after)
+                change, after = _where(touched, (change, after), (still, before))
+            inner[p.name], new = _like(p, after), bounded(p, value + change, change)
             if p.name in state.master:
-                new = bounded(p, value + change, change)
-                master[p.name], change = _like(p, new), new - full(p.value)
-            if config.stochastic_rounding and p.half:
-                key = jax.random.fold_in(jax.random.key(zlib.crc32(p.name.encode())), state.step)
-                new = rounded_by_chance(bounded(p, value + change, change), p.value.dtype, key)
-                change = full(new) - value
-            changes.append(change)
-        changes = [p.like(change) for p, change in zip(parameters, changes, strict=True)]
-        structure = jax.tree.structure(params, is_leaf=_is_variable)
-        return jax.tree.unflatten(structure, changes), OptimizerState(inner, master, state.step + 1)
+                master[p.name], change = p.like(new), new - full(p.value)
+            elif config.stochastic_rounding and p.half:
+                change = full(rounded_by_chance(new, p.value.dtype, _chance(p, state.step))) - value
+            changes[p.name] = change
+        result = [p.like(changes.get(p.name, jnp.zeros(p.value.shape, jnp.float32))) for p in parameters]
+        return _tree(params).unflatten(result), OptimizerState(inner, master, state.step + 1)
 
     return optax.GradientTransformation(init, _permissive(update))
 
@@ -107,10 +100,15 @@ def averaged(state: Any, params: Any) -> Any:
         value = _each_layer(one, p)(_values(state.inner[p.name]), full(p.value))
         return p.like(bounded(p, value, value).astype(p.value.dtype))
 
-    whole = lambda params: jax.tree.unflatten(  # noqa: E731
-        jax.tree.structure(params, is_leaf=_is_variable), [average(p) for p in described(params)]
-    )
-    return _permissive(whole)(params)
+    return _permissive(lambda: _tree(params).unflatten([average(p) for p in described(params)]))()
+
+
+def _clipped(gradients: dict[str, jax.Array], limit: float) -> dict[str, jax.Array]:
+    """Gradients scaled down to a global norm of `limit`, unless that is 0."""
+    if not limit:
+        return gradients
+    found: Any = optax.clip_by_global_norm(limit).update(list(gradients.values()), optax.EmptyState())[0]
+    return dict(zip(gradients, found, strict=True))
 
 
 def _init(config: OptimizerConfig, p: Parameter) -> Any:
@@ -153,6 +151,11 @@ def _permissive(function: Callable[..., Any]) -> Callable[..., Any]:
     return traced
 
 
+def _chance(p: Parameter, step: jax.Array) -> jax.Array:
+    """The key of one parameter's rounding in one step."""
+    return jax.random.fold_in(jax.random.key(zlib.crc32(p.name.encode())), step)
+
+
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
@@ -164,6 +167,11 @@ def _like(p: Parameter, state: Any) -> Any:
 
 def _values(state: Any) -> Any:
     return jax.tree.map(lambda x: x.get_value() if _is_variable(x) else x, state, is_leaf=_is_variable)
+
+
+def _tree(params: Any) -> Any:
+    """How the parameters hang together, variables for leaves."""
+    return jax.tree.structure(params, is_leaf=_is_variable)
 
 
 def _is_variable(x: Any) -> bool:
