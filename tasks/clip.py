@@ -24,13 +24,15 @@ from unimodal.tokens import lengths_of
 
 
 class Temperature(nnx.Module):
-    """The learned logit scale, kept as its logarithm and capped at 100 (§2.5)."""
+    """The learned logit scale, kept as its logarithm. Updates do not lead beyond a scale of 100 (§2.5)."""
 
     def __init__(self, start: float):
-        self.log_scale = nnx.Param(jnp.full((), math.log(1 / start), jnp.float32), axes=())
+        bounds = (None, math.log(100.0))
+        first = jnp.full((), math.log(1 / start), jnp.float32)
+        self.log_scale = nnx.Param(first, axes=(), kind="vector", bounds=bounds)
 
     def __call__(self) -> jax.Array:
-        return jnp.exp(jnp.minimum(self.log_scale.get_value(), math.log(100.0)))
+        return jnp.exp(self.log_scale.get_value())
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.model": "tokenizers heads backbone tokens errors",
     "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.task": "model objectives data.blocks evaluation.evaluation",
-    "unimodal.training": "task objectives sharding tokens data.pipeline storage errors",
+    "unimodal.training": "task objectives sharding tokens data.pipeline configuration storage errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.moved": "data.sources",

@@ -139,7 +139,8 @@ class BackboneConfig:
     def make_layer_scale(self) -> nnx.Param | None:
         if self.layer_scale is None:
             return None
-        return nnx.Param(jnp.full((self.width,), self.layer_scale, jnp.dtype(self.param_dtype)), axes=("hidden",))
+        scale = jnp.full((self.width,), self.layer_scale, jnp.dtype(self.param_dtype))
+        return nnx.Param(scale, axes=("hidden",), kind="vector")
 
 
 def rope_table(

@@ -16,6 +16,7 @@ from etils import epath
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
 from unimodal.storage import absolute, is_remote, one_line, write_whole
+from unimodal.training import earlier
 from unimodal.training.fingerprint import fingerprint, leaf_hashes
 from unimodal.training.step import TrainState
 
@@ -55,10 +56,17 @@ class Checkpoints:
             raise UsageError(f"no checkpoint in {self._manager.directory}; train first")
         facts = self._read(step, "facts", ocp.args.JsonRestore())
         wanted = named(abstract)
-        _check_names(set(wanted), set(facts["hashes"]), step)
-        _check_shapes(_shapes(wanted), facts["shapes"], step)
-        found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
-        _check_hashes(found, facts["hashes"], step)
+        if then := earlier.names_then(wanted, facts["shapes"]):
+            _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
+            same = {name: shape for name, shape in _shapes(wanted).items() if then[name] == name}
+            _check_shapes(same, facts["shapes"], step)
+            read = earlier.to_read(wanted, then, facts["shapes"])
+            found = earlier.as_now(wanted, then, self.read(step, read))
+        else:
+            _check_names(set(wanted), set(facts["hashes"]), step)
+            _check_shapes(_shapes(wanted), facts["shapes"], step)
+            found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
+            _check_hashes(found, facts["hashes"], step)
         structure = jax.tree.structure(abstract)
         state = jax.tree.unflatten(structure, [found[name] for name in wanted])
         return state, facts["iterators"], facts["fingerprint"]
@@ -261,7 +269,10 @@ def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int
             )
 
 
-def _check_names(wanted: set[str], found: set[str], step: int) -> None:
+def _check_names(wanted: set[str], found: set[str], step: int, spare: str | None = None) -> None:
+    """spare: how the names of arrays begin that the checkpoint may have although nothing wants them."""
+    if spare is not None:
+        found = {name for name in found if name in wanted or not name.startswith(spare)}
     for missing, where, other in ((wanted - found, "checkpoint", "model"), (found - wanted, "model", "checkpoint")):
         if missing:
             raise UsageError(

@@ -25,6 +25,7 @@ from unimodal.objectives.terms import (
     part_of,
 )
 from unimodal.sharding import initialise, path_name, shardings
+from unimodal.training.optimizer import apply_updates, averaged
 
 LossFunction = Callable[..., tuple[Loss, TaskMetrics]]
 Batches = Mapping[str, Mapping[str, jax.Array]]
@@ -62,7 +63,10 @@ class Program:
     def init(self) -> TrainState:
         """The state before the first step, every array born in its shard."""
         state = initialise(self._make_state, self.mesh, jax.random.key(self.seed))
-        return state if self.start is None else replace(state, parameters=self.start(state.parameters))
+        if self.start is None:
+            return state
+        parameters = self.start(state.parameters)  # of which the optimizer may keep copies
+        return replace(state, parameters=parameters, optimizer=initialise(self.optimizer.init, self.mesh, parameters))
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
@@ -72,7 +76,7 @@ class Program:
 
     def model(self, state: TrainState) -> Any:
         """The model with the state's weights in it."""
-        return nnx.merge(self.structure(), state.parameters, state.variables)
+        return nnx.merge(self.structure(), averaged(state.optimizer, state.parameters), state.variables)
 
     def first_model(self) -> Any:
         """The model before the first step. Of the optimizer's state nothing is made."""
@@ -106,7 +110,7 @@ class Program:
             norm, bad = _judge_numbers({name: task["loss"] for name, task in metrics.items()}, gradients)
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            after: Any = optax.apply_updates(state.parameters, updates), variables, optimizer
+            after: Any = apply_updates(state.parameters, updates), variables, optimizer
             before = state.parameters, state.variables, state.optimizer
             good = sum(bad.values(), jnp.int32(0)) == 0
             return TrainState(state.step + 1, *jax.tree.map(partial(jnp.where, good), after, before)), metrics
