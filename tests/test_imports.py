@@ -44,7 +44,8 @@ ALLOWED: dict[str, str] = {
     "unimodal.tokenizers": "tokens layers sharding errors",
     "unimodal.lora": "layers sharding errors",
     "unimodal.heads": "backbone kernels tokens layers sharding errors",
-    "unimodal.generate": "backbone tokens errors",
+    "unimodal.decoding": "backbone visibility tokens errors",
+    "unimodal.generate": "decoding backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone errors",
     "unimodal.task": "model data.pipeline evaluation.samples",
     "unimodal.training": "task sharding tokens data.pipeline storage errors",
@@ -57,7 +58,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.results": "experiment evaluation.report evaluation.run evaluation.samples training sharding storage errors",
     "unimodal.plan": "chips experiment training.loop model backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task generate model heads tokenizers backbone layers tokens objectives data errors "
+    "tasks": "task generate decoding model heads tokenizers backbone layers tokens objectives data errors "
     "evaluation.baselines evaluation.decoding evaluation.error_rates evaluation.retrieval evaluation.samples",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
     "launch": "plan results experiment hosts pods chips training configuration storage errors",
