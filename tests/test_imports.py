@@ -52,7 +52,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.evaluation.run": "task sharding",
     "unimodal.evaluation.views": "evaluation.samples",
     "unimodal.evaluation.report": "evaluation.views evaluation.samples training.metrics storage",
-    "unimodal.interop": "model heads backbone tokenizers tokens layers sharding configuration data errors",
+    "unimodal.interop": "generate model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.experiment": "interop training task evaluation.run data model backbone configuration sharding storage "
     "errors",
     "unimodal.results": "experiment evaluation.report evaluation.run evaluation.samples training sharding storage errors",

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unimodal.backbone import Backbone
 from unimodal.decoding import Decoder, Sampling, beam_decode, decode, filter_logits, sample
 from unimodal.errors import UsageError
 from unimodal.tokens import Tokens
 
-__all__ = ["Sampling", "beam_search", "filter_logits", "generate", "sample", "text_decoder", "text_prefix"]
+__all__ = ["Sampling", "beam_search", "check_ids", "filter_logits", "generate", "sample", "text_decoder", "text_prefix"]
 
 
 def text_decoder(backbone: Backbone, tokenizer: Any, head: Callable[..., jax.Array]) -> Decoder:
@@ -41,7 +42,7 @@ def text_prefix(tokenizer: Any, prompt: jax.Array, lengths: jax.Array) -> Tokens
     prompt, counted = prompt.astype(jnp.int32), lengths.ndim == 1
     place = jnp.arange(prompt.shape[1], dtype=jnp.int32)
     real = place[None] < lengths[:, None] if counted else lengths != 0
-    _check_ids(prompt, real, tokenizer.config.vocabulary)
+    check_ids(prompt, real, tokenizer.config.vocabulary)
     where: dict[str, Any] = {"segment": real.astype(jnp.int32)}
     if counted:  # more kernels can read lengths than segments
         where = {"lengths": lengths.astype(jnp.int32)}
@@ -94,13 +95,12 @@ def beam_search(
     return beam_decode(decoder, prefix, **options)
 
 
-def _check_ids(prompt: jax.Array, real: jax.Array, vocabulary: int) -> None:
-    """Raises UsageError for a real id outside the vocabulary, where ids are known and not traced."""
+def check_ids(prompt: Any, real: Any, vocabulary: int) -> None:
+    """Raises UsageError for a real id of a prompt [B,T] outside the vocabulary, where ids are known and not traced."""
     if isinstance(prompt, jax.core.Tracer) or isinstance(real, jax.core.Tracer):
         return
-    unknown = real & ((prompt < 0) | (prompt >= vocabulary))
-    if unknown.any():
-        row, place = jnp.unravel_index(jnp.argmax(unknown), unknown.shape)
-        raise UsageError(
-            f"row {row} of the prompt holds the id {prompt[row, place]}; the vocabulary has {vocabulary} ids"
-        )
+    ids = np.asarray(prompt)
+    unknown = np.argwhere(np.asarray(real) & ((ids < 0) | (ids >= vocabulary)))
+    if len(unknown):
+        row, place = unknown[0]
+        raise UsageError(f"row {row} of the prompt holds the id {ids[row, place]}; the vocabulary has {vocabulary} ids")

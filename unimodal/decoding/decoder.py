@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unimodal.backbone import Backbone
 from unimodal.decoding.sampling import Sampling, fold_in, guide, sample
@@ -115,7 +116,7 @@ def first_place(decoder: Decoder, state: DecodingState, place: jax.Array | int |
     first = state.position if place is None else jnp.asarray(place, jnp.int32)
     traced = isinstance(first, jax.core.Tracer)
     # While tracing, the slots in use are the most that a position can be.
-    most = None if traced and place is not None else state.used if traced else int(first.max())
+    most = None if traced and place is not None else state.used if traced else int(np.asarray(first).max())
     # The last id written is not read again. Beyond its end a table would quietly repeat its last row.
     if decoder.limit is not None and most is not None and most + steps - 1 > decoder.limit:
         raise UsageError(f"{most} ids and {steps} steps do not fit the position table, max_length={decoder.limit}")

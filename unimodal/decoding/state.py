@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unimodal.backbone import Backbone, KVCache
 from unimodal.errors import UsageError
@@ -74,9 +75,10 @@ def prefill(backbone: Backbone, prefix: Tokens, *, steps: int, unconditional: To
     batch, length = segment.shape
     if not length:
         raise UsageError("the prefix is empty: give at least one token, such as the one that begins a text")
-    if not isinstance(segment, jax.core.Tracer) and not (segment != 0).any(axis=1).all():
-        row = int(jnp.argmin((segment != 0).any(axis=1)))
-        raise UsageError(f"row {row} of the prefix is all padding: give at least one token")
+    if not isinstance(segment, jax.core.Tracer):
+        padding = np.flatnonzero(~(np.asarray(segment) != 0).any(axis=1))
+        if len(padding):
+            raise UsageError(f"row {padding[0]} of the prefix is all padding: give at least one token")
     place = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
     last = jnp.where(segment != 0, place, 0).max(axis=1, keepdims=True)
     count = backbone.config.global_tokens
