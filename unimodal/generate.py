@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from unimodal.backbone import Backbone
 from unimodal.decoding import Decoder, Sampling, beam_decode, decode, filter_logits, sample
@@ -97,7 +98,7 @@ def beam_search(
 
 def check_ids(prompt: Any, real: Any, vocabulary: int) -> None:
     """Raises UsageError for a real id of a prompt [B,T] outside the vocabulary, where ids are known and not traced."""
-    if isinstance(prompt, jax.core.Tracer) or isinstance(real, jax.core.Tracer):
+    if isinstance(prompt, Tracer) or isinstance(real, Tracer):
         return
     ids = np.asarray(prompt)
     unknown = np.argwhere(np.asarray(real) & ((ids < 0) | (ids >= vocabulary)))

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from unimodal.backbone import Backbone
 from unimodal.decoding.sampling import Sampling, fold_in, guide, sample
@@ -114,7 +115,7 @@ def first_place(decoder: Decoder, state: DecodingState, place: jax.Array | int |
     if steps > state.room:
         raise UsageError(f"{steps} steps do not fit the {state.room} free slots: prefill with more steps")
     first = state.position if place is None else jnp.asarray(place, jnp.int32)
-    traced = isinstance(first, jax.core.Tracer)
+    traced = isinstance(first, Tracer)
     # While tracing, the slots in use are the most that a position can be.
     most = None if traced and place is not None else state.used if traced else int(np.asarray(first).max())
     # The last id written is not read again. Beyond its end a table would quietly repeat its last row.

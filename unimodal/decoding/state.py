@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from unimodal.backbone import Backbone, KVCache
 from unimodal.errors import UsageError
@@ -75,7 +76,7 @@ def prefill(backbone: Backbone, prefix: Tokens, *, steps: int, unconditional: To
     batch, length = segment.shape
     if not length:
         raise UsageError("the prefix is empty: give at least one token, such as the one that begins a text")
-    if not isinstance(segment, jax.core.Tracer):
+    if not isinstance(segment, Tracer):
         padding = np.flatnonzero(~(np.asarray(segment) != 0).any(axis=1))
         if len(padding):
             raise UsageError(f"row {padding[0]} of the prefix is all padding: give at least one token")
