@@ -345,6 +345,12 @@ def test_no_gradient_flows_into_what_is_written(rope):
     for a, b in zip(jax.tree.leaves(through), jax.tree.leaves(fixed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
+    def score(parts):
+        decoder = text_decoder(*parts[:2], lambda hidden, table: table.logits(hidden))
+        return beam_decode(decoder, text_prefix(parts[1], *padded("end")), steps=2, beams=2)[1].sum()
+
+    assert all(not np.asarray(g).any() for g in jax.tree.leaves(quick(jax.grad(score))(rope)))
+
 
 # ---- Bad input -----------------------------------------------------------------------------------------------------
 

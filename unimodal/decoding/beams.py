@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unimodal.decoding.decoder import Decoder, check_guidance, first_place, frozen, is_stop
+from unimodal.decoding.decoder import Decoder, check_guidance, first_place, is_stop
 from unimodal.decoding.state import DecodingState, prefill
 from unimodal.errors import UsageError
 from unimodal.tokens import Tokens
@@ -36,7 +36,6 @@ def beam_decode(
     """
     if beams < 1:
         raise UsageError(f"beams must be at least 1, but is {beams}")
-    decoder = frozen(decoder)
     state = prefill(decoder.backbone, prefix, steps=steps, unconditional=unconditional)
     check_guidance(state, guidance)
     first, batch = first_place(decoder, state, place, steps), prefix.x.shape[0]
@@ -64,7 +63,7 @@ def beam_decode(
         return i + 1, done | is_stop(token, stop), total, count, best, out, state
 
     _, _, _, _, best, out, _ = jax.lax.while_loop(unfinished, one, _start(batch, beams, steps, fill, state))
-    return out, best
+    return out, jax.lax.stop_gradient(best)  # a loop that may end early has no gradient
 
 
 def _start(batch: int, beams: int, steps: int, fill: int, state: DecodingState) -> tuple[Any, ...]:

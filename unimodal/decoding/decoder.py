@@ -29,17 +29,16 @@ class Decoder:
 
     def next_logits(self, state: DecodingState, place: jax.Array, guidance: float | None) -> jax.Array:
         """Logits [B,V] of the id at `place` [B], guided where there is guidance."""
-        logits = jax.lax.stop_gradient(self.logits(state.hidden, place))
+        logits = self.logits(state.hidden, place)
         if state.unconditional is None or guidance is None:
             return logits
-        return guide(logits, jax.lax.stop_gradient(self.logits(state.unconditional.hidden, place)), guidance)
+        return guide(logits, self.logits(state.unconditional.hidden, place), guidance)
 
     def read(
         self, state: DecodingState, ids: jax.Array, place: jax.Array, step: jax.Array, real: jax.Array
     ) -> DecodingState:
         """The state after ids [B] at `place` [B]; see `state.advance`."""
-        x = jax.lax.stop_gradient(self.embed(ids[:, None], place[:, None]))
-        return advance(self.backbone, state, x, step, real)
+        return advance(self.backbone, state, self.embed(ids[:, None], place[:, None]), step, real)
 
 
 def decode(
@@ -61,8 +60,7 @@ def decode(
     one, or [B]; see `sample`. Jit it with `steps`, `sampling` and `stop` static; it ends early once every row has met a
     stop id. Raises UsageError for an empty prefix, and for more places than the decoder knows.
     """
-    # One pytree in, one out: no gradient flows into what is written.
-    state = prefill(jax.lax.stop_gradient(decoder.backbone), prefix, steps=steps, unconditional=unconditional)
+    state = prefill(decoder.backbone, prefix, steps=steps, unconditional=unconditional)
     options: dict[str, Any] = dict(steps=steps, sampling=sampling, stop=stop, fill=fill, place=place)
     return decode_from(decoder, state, key, **options)[0]
 
@@ -84,7 +82,6 @@ def decode_from(
     Raises UsageError also if the state has no room for `steps` more.
     """
     check_guidance(state, sampling.guidance)
-    decoder = frozen(decoder)
     first = first_place(decoder, state, place, steps)
     batch = first.shape[0]
 
@@ -102,12 +99,7 @@ def decode_from(
 
     start = (jnp.int32(0), jnp.zeros((batch,), bool), state, jnp.full((batch, steps), fill, jnp.int32))
     _, _, state, out = jax.lax.while_loop(unfinished, one, start)
-    return out, state.after(steps)
-
-
-def frozen(decoder: Decoder) -> Decoder:
-    """The decoder with a backbone that no gradient flows into."""
-    return Decoder(jax.lax.stop_gradient(decoder.backbone), decoder.embed, decoder.logits, decoder.limit)
+    return out, jax.lax.stop_gradient(state.after(steps))  # a loop that may end early has no gradient
 
 
 def first_place(decoder: Decoder, state: DecodingState, place: jax.Array | int | None, steps: int) -> jax.Array:
