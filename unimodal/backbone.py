@@ -391,11 +391,21 @@ class Backbone(nnx.Module):
         x, out = self._run(layer, x, (keys, rates))
         return (x if self.final_norm is None else self.final_norm(x)), out
 
-    def init_cache(self, batch: int, length: int) -> KVCache:
-        """An empty cache of `length` slots for every layer: [L,B,S,G,K]."""
+    def prefill(self, tokens: Tokens) -> tuple[jax.Array, KVCache]:
+        """Hidden states [B,T,D] as a call gives them, and the keys and values of every layer: [L,B,T,G,K]."""
         c = self.config
-        empty = jnp.zeros((c.depth, batch, length, c.G, c.K), c.dtype)
-        return KVCache(empty, empty)
+        rope = None if c.rope_theta is None else rope_table(tokens.position, c.K, c.rope_theta, c.rope_scaling)
+
+        def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, KVCache]:
+            result, _ = attention(x, tokens.layout, tokens.segment, rope, right_padded=tokens.right_padded)
+            _, k, v = attention.project(x, rope)  # as the call above does; the compiler makes one of the two
+            return result, KVCache(k, v)
+
+        def layer(x: jax.Array, inputs: tuple[Block]) -> tuple[jax.Array, KVCache]:
+            return inputs[0](x, attend_to)
+
+        x, cache = self._run(layer, constrain(tokens.x.astype(c.dtype), "batch", "tokens", "hidden"), ())
+        return (x if self.final_norm is None else self.final_norm(x)), cache
 
     def extend(
         self, x_BTD: jax.Array, position_BT: jax.Array, mask_BTS: jax.Array, cache: KVCache, start: jax.Array
