@@ -8,7 +8,8 @@
 | `encoders`, `vocabulary`, `subwords` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
 | `train_encoder` | makes a vocabulary from a corpus |
 | `pairs` | one text or two as a row of ids; next-sentence rows |
-| `image` | bytes to uint8, augmentation with an explicit generator, uint8 to float |
+| `pictures` | a picture in any form to uint8 |
+| `image` | augmentation with an explicit generator, uint8 to float |
 | `audio` | bytes to waveform at a rate, cropping, wav2vec 2.0's span masks |
 | `spectrogram` | waveform to log-mel frames, Whisper's and Kaldi's |
 | `segments` | marked stretches of recordings as records of their own |
@@ -27,15 +28,12 @@ from unimodal.data.image import (
     Augmentation,
     center_crop,
     color_jitter,
-    decode_image,
-    decode_picture,
     encode_image,
     random_flip,
     random_resized_crop,
     random_shift,
     resize,
     to_float,
-    to_rgb,
     to_uint8,
 )
 from unimodal.data.mix import Mixture, mix
@@ -50,6 +48,7 @@ from unimodal.data.pairs import (
     text_pairs,
     text_rows,
 )
+from unimodal.data.pictures import decode_image, decode_picture, to_rgb
 from unimodal.data.pipeline import (
     ArraySpec,
     BatchIterator,
