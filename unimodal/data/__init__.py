@@ -10,7 +10,7 @@
 | `pairs` | one text or two as a row of ids; next-sentence rows |
 | `pictures` | a picture in any form to uint8 |
 | `image` | augmentation with an explicit generator, uint8 to float |
-| `audio` | bytes to waveform at a rate, cropping, wav2vec 2.0's span masks |
+| `audio` | a sound in any form to a waveform at a rate, cropping, wav2vec 2.0's span masks |
 | `spectrogram` | waveform to log-mel frames, Whisper's and Kaldi's |
 | `segments` | marked stretches of recordings as records of their own |
 | `transcripts` | one plain spelling of a transcript; `Alphabet`, characters as ids |
@@ -22,7 +22,7 @@ The usual path: `open_source` → `cached` (decode once) → `Dataset(source, tr
 can mend raises `unimodal.errors.UsageError` with one line.
 """
 
-from unimodal.data.audio import crop_or_pad, decode_audio, normalize, resample, span_mask
+from unimodal.data.audio import crop_or_pad, decode_audio, decode_sound, normalize, resample, span_mask
 from unimodal.data.encoders import NO_ID, Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.image import (
     Augmentation,
@@ -102,6 +102,7 @@ __all__ = [
     "decode_audio",
     "decode_image",
     "decode_picture",
+    "decode_sound",
     "encode_image",
     "encoder_for",
     "eval_batches",
