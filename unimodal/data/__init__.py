@@ -2,8 +2,8 @@
 
 | module | what it does |
 |---|---|
-| `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id |
-| `records`, `tfds`, `folder` | the readers behind `sources`; `write_array_record` |
+| `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id; names of classes |
+| `records`, `tfds`, `folder`, `metadata` | the readers behind `sources`; `write_array_record` |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
 | `encoders`, `vocabulary`, `subwords` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
 | `train_encoder` | makes a vocabulary from a corpus |
@@ -63,7 +63,7 @@ from unimodal.data.pipeline import (
     train_batches,
 )
 from unimodal.data.segments import marks, segments
-from unimodal.data.sources import EMOJI_GROUPS, first, open_source, write_array_record
+from unimodal.data.sources import EMOJI_GROUPS, class_names, column, first, open_source, write_array_record
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.data.text import (
     ByteEncoder,
@@ -96,8 +96,10 @@ __all__ = [
     "cached",
     "center_crop",
     "check_example",
+    "class_names",
     "collect_alphabet",
     "color_jitter",
+    "column",
     "crop_or_pad",
     "decode_audio",
     "decode_image",

@@ -45,11 +45,11 @@ def decode_audio(
     if channels > 1:
         _say_once(f"sound of {channels} channels is averaged to one")
     try:
-        if found_rate != rate and len(mono):
-            _say_once(f"sound of {found_rate} Hz is resampled to {rate} Hz")
         made = resample(mono, found_rate, rate)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None
+    if found_rate != rate and len(mono):
+        _say_once(f"sound of {found_rate} Hz is resampled to {rate} Hz")
     peak = float(np.abs(made).max(initial=0.0))
     if not peak <= 2.0**31:  # nor if it is not a number
         raise UsageError(f"{name}: it has samples that are not finite, or far beyond full scale (a peak of {peak:g})")
