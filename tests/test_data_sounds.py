@@ -73,7 +73,7 @@ def test_arrays_are_sounds_where_their_rate_is_known() -> None:
     half = decode_sound({"id": "a", "audio": np.zeros(100), "rate": 2 * RATE}, RATE)
     assert half["audio"].shape == (50,) and half["rate"] == RATE
     for array, rate, message in (
-        (wave, None, "its samples come without their rate; give the record one under 'rate'"),
+        (wave, None, "its samples come without a rate; say it under 'rate', or by tfds:NAME"),
         (wave.astype(np.int64) * 2, RATE, "int64 samples of more than 16 bits; give them as int32 or float32"),
         (stereo.T, RATE, "should be .* transpose it"),
         (np.zeros((2, 2, 2)), RATE, r"should be .* but is float64\[2, 2, 2\]"),

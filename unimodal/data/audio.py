@@ -38,7 +38,7 @@ def decode_audio(
     """
     if isinstance(data, np.ndarray):
         if found_rate is None:
-            raise UsageError(f"{name}: its samples come without their rate; give the record one under 'rate'")
+            raise UsageError(f"{name}: its samples come without a rate; say it under 'rate', or by tfds:NAME?rate=HZ")
         mono, channels = to_mono(data, name), data.shape[1] if data.ndim == 2 else 1
     else:
         mono, found_rate, channels = _read(data, name)

@@ -4,7 +4,7 @@
 |---|---|
 | `embedded:emoji`, `embedded:speech`, `embedded:book` | the small real sets that come with the library |
 | `array_record:DIR` | msgpack maps written by `write_array_record`: DIR/SPLIT.array_record, whole or in shards |
-| `tfds:NAME[:CONFIG][@DATA_DIR]` | a prepared TensorFlow Datasets set in ArrayRecord form; TensorFlow is not needed |
+| `tfds:NAME[:CONFIG][@DATA_DIR][?rate=HZ]` | a prepared TensorFlow Datasets set in ArrayRecord form; TensorFlow is not needed |
 | `folder:DIR` | image, sound or text files, flat or in one subfolder per class, with captions or columns beside them |
 """
 
