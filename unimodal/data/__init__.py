@@ -16,6 +16,7 @@
 | `transcripts` | one plain spelling of a transcript; `Alphabet`, characters as ids |
 | `pack` | several documents in one row |
 | `pipeline` | `Dataset` = source + transform; `train_batches`, `eval_batches`, `fake_batches`; the iterator's state |
+| `cache` | `cached(source, decode)`: decoded records in memory, within a budget |
 | `mix` | several datasets in fixed shares |
 
 The usual path: `open_source` → `cached` (decode once) → `Dataset(source, transform)` → `train_batches`. What the user
@@ -23,6 +24,7 @@ can mend raises `unimodal.errors.UsageError` with one line.
 """
 
 from unimodal.data.audio import crop_or_pad, decode_audio, decode_sound, normalize, resample, span_mask
+from unimodal.data.cache import Budget, cached
 from unimodal.data.encoders import NO_ID, Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.image import (
     Augmentation,
@@ -56,7 +58,6 @@ from unimodal.data.pipeline import (
     EvalBatches,
     Examples,
     Source,
-    cached,
     check_example,
     eval_batches,
     fake_batches,
@@ -84,6 +85,7 @@ __all__ = [
     "ArraySpec",
     "Augmentation",
     "BatchIterator",
+    "Budget",
     "ByteEncoder",
     "Dataset",
     "Encoder",

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Source, cached
+from unimodal.data.cache import cached
+from unimodal.data.pipeline import Source
 from unimodal.errors import UsageError
 
 Mark = tuple[int, int, str]
