@@ -121,10 +121,10 @@ def test_another_optimizer_or_model_is_one_line(now: dict[str, Any], message: st
 
 
 def test_a_workdir_from_before_a_field_is_claimed_with_its_default(tmp_path: Path) -> None:
-    defaults = {"optimizer": {"name": "adamw", "learning_rate": 0.1}}
+    meaning = lambda plain: {"optimizer": {"name": "adamw", "learning_rate": 0.1, **plain["optimizer"]}}  # noqa: E731
     claim_workdir(tmp_path, {"optimizer": {"learning_rate": 0.5}})
-    claim_workdir(tmp_path, {"optimizer": {"learning_rate": 0.5, "name": "adamw"}}, defaults=defaults)
+    claim_workdir(tmp_path, {"optimizer": {"learning_rate": 0.5, "name": "adamw"}}, meaning=meaning)
     with pytest.raises(UsageError, match="optimizer.name: 'adamw' there, 'lion' now"):
-        claim_workdir(tmp_path, {"optimizer": {"learning_rate": 0.5, "name": "lion"}}, defaults=defaults)
+        claim_workdir(tmp_path, {"optimizer": {"learning_rate": 0.5, "name": "lion"}}, meaning=meaning)
     with pytest.raises(UsageError, match="optimizer.learning_rate: 0.5 there, 0.1 now"):
-        claim_workdir(tmp_path, {"optimizer": {"learning_rate": 0.1, "name": "adamw"}}, defaults=defaults)
+        claim_workdir(tmp_path, {"optimizer": {"learning_rate": 0.1, "name": "adamw"}}, meaning=meaning)

@@ -110,35 +110,6 @@ class Dataset:
         return grain.MapDataset.source(_non_empty(self.source)).random_map(self.transform, seed=EVALUATION_SEED)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cached:
-    source: Source
-    decode: Callable[[dict[str, Any]], dict[str, Any]]
-    memory: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.memory.get(index)
-        if record is None:
-            # Two threads may decode the same record once each; both results are equal, so no lock is needed.
-            record = self.decode(self.source[index])
-            for value in record.values():
-                if isinstance(value, np.ndarray):
-                    value.flags.writeable = False
-            self.memory[index] = record
-        return dict(record)
-
-
-def cached(source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]]) -> Source:
-    """The source with `decode(record)` applied once per record and kept in memory for good.
-
-    Arrays come back read-only, so that a transform that writes in place fails at once and not an epoch later.
-    """
-    return _Cached(source, decode)
-
-
 class _GlobalBatches(grain.MapDataset):
     """Element s is `rows` of global batch s, stacked."""
 

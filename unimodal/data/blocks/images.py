@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.blocks.inputs import Part, find_column
-from unimodal.data.image import Augmentation, decode_image, resize, to_float, to_uint8
+from unimodal.data.image import Augmentation, resize, to_float, to_uint8
+from unimodal.data.pictures import decode_image
 from unimodal.data.pipeline import ArraySpec
 from unimodal.errors import UsageError
 

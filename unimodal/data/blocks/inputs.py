@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import ArraySpec, Dataset, Examples, Source, cached
+from unimodal.data.cache import cached
+from unimodal.data.pipeline import ArraySpec, Dataset, Examples, Source
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.blocks.inputs import Part, find_column
-from unimodal.data.pipeline import ArraySpec, Source
+from unimodal.data.pipeline import ArraySpec
 from unimodal.data.segments import marks
-from unimodal.data.sources import open_source
+from unimodal.data.sources import class_names, open_source
+from unimodal.data.sources import column as read_column
 from unimodal.errors import UsageError
 
 OBVIOUS = ("label", "class", "group", "category", "target")
-NAMES = ("group", "class", "category", "class_name", "label_name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,13 @@ class Labels:
 
     def number(self, source: str, record: Mapping[str, Any]) -> int:
         """The number of a record's class. Raises UsageError for one that is not among the classes."""
-        return self.number_of(source, _name_of(record, self.column), record["id"])
+        field = find_column(record, self.column, OBVIOUS, "a class")
+        value = _class(record[field], field, "the source", 0)
+        # Numbers may stand for names, and the config may have the names in an order of its own.
+        known = _found(source, "train", self.column, "")
+        return self.number_of(
+            source, known.names[value] if known.named and isinstance(value, int) else value, record["id"]
+        )
 
     def number_of(self, source: str, name: str | int, where: str, segments: str = "") -> int:
         """The number of a class that the data calls `name`."""
@@ -120,48 +126,25 @@ def _found(uri: str, split: str, column: str, segments: str) -> _Found:
     if segments:
         values: tuple[str | int, ...] = tuple(text for found in marks(source, segments) for _, _, text in found)
         return _Found(values, tuple(natural_order({str(value) for value in values})), True)
-    values, names = _classes(source, column)
-    known = tuple(getattr(source, "classes", ()) or ())
-    if known:
+    field = find_column(source[0], column, OBVIOUS, "a class")
+    values = tuple(_class(value, field, split, i) for i, value in enumerate(read_column(source, field)))
+    if known := class_names(source, field):
         return _Found(tuple(known[v] if isinstance(v, int) else v for v in values), known, True)
     if all(isinstance(value, int) for value in values):
         most = max(v for v in values if isinstance(v, int)) + 1
-        if names:
-            return _Found(values, tuple(names.get(i, str(i)) for i in range(most)), True)
         return _Found(values, tuple(str(i) for i in range(most)), False)
     return _Found(values, tuple(natural_order({str(value) for value in values})), True)
 
 
-def _classes(source: Source, column: str) -> tuple[tuple[str | int, ...], dict[int, str]]:
-    """Each record's class, and the names of the numbers, from a column beside them, where there is one."""
-    values, names = [], {}
-    labels = getattr(source, "labels", None)  # a source may know them without opening every file
-    if labels is not None and not column:
-        return tuple(labels), {}
-    for i in range(len(source)):
-        record = source[i]
-        value = _name_of(record, column)
-        values.append(value)
-        if isinstance(value, int):
-            beside = next((record[n] for n in NAMES if isinstance(record.get(n), str)), None)
-            if beside is not None:
-                names.setdefault(value, beside)
-    return tuple(values), names if len(set(names.values())) == len(names) else {}
-
-
-def _name_of(record: Mapping[str, Any], column: str) -> str | int:
-    field = find_column(record, column, OBVIOUS, "a class")
-    value = record[field]
+def _class(value: Any, field: str, split: str, i: int) -> str | int:
     if isinstance(value, np.integer | bool | np.bool_):
-        return int(value)
+        value = int(value)
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        value = value.decode("utf-8", "replace")
     if not isinstance(value, str | int):
-        raise UsageError(f"record {record['id']!r}: column {field!r} holds no class, but {value!r}")
+        raise UsageError(f"record {i} of {split}: column {field!r} holds no class, but {value!r}")
     if isinstance(value, int) and value < 0:
-        raise UsageError(
-            f"record {record['id']!r}: label {value} is below 0, which means no label; leave the record out"
-        )
+        raise UsageError(f"record {i} of {split}: label {value} is below 0, which means no label; leave the record out")
     return value
 
 

@@ -40,7 +40,7 @@ class Sounds:
     def read(self, record: Mapping[str, Any]) -> np.ndarray:
         """The whole recording, float32 `[samples]`."""
         found = find_column(record, self.column, OBVIOUS, "a sound")
-        audio = decode_audio(record[found], self.rate, name=record["id"])
+        audio = decode_audio(record[found], self.rate, name=record["id"], found_rate=record.get("rate"))
         return normalize(audio) if self.normalize else audio
 
     def decode(self, record: Mapping[str, Any]) -> dict[str, Any]:
