@@ -53,7 +53,7 @@ ALLOWED: dict[str, str] = {
     "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal plan results experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal settings plan results experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command",
 }
