@@ -120,7 +120,7 @@ def test_bfloat16_leaves_softmax_norms_loss_and_optimizer_in_float32() -> None:
     )
     task, program = experiment.tasks[0], experiment.program
     state = program.abstract_state()
-    shapes = {k: jax.ShapeDtypeStruct((8, *a.shape), a.dtype) for k, a in task.spec(experiment.model).items()}
+    shapes = {k: jax.ShapeDtypeStruct((8, *a.shape), a.dtype) for k, a in task.inputs(experiment.model).spec.items()}
     traced = program.step({"gpt": (task.loss, 1.0)}).trace(state, {"gpt": shapes})
     found: dict[str, set[str]] = {}
     for equation in equations(traced.jaxpr.jaxpr):

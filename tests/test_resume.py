@@ -124,3 +124,32 @@ def test_who_trains_when_depends_on_the_step_alone(schedule: str) -> None:
     assert [first(step) for step in range(8)] == [second(step) for step in range(8)]
     count = sum("gpt" in first(step) for step in range(8))
     assert count == (8 if schedule == "sum" else 6)
+
+
+def test_a_break_within_a_logging_window_loses_no_row(tmp_path: Path) -> None:
+    config = tiny.plain("gpt", "vit", steps=8, log_every=4, schedule="alternate", tasks__vit__weight=3.0)
+    whole = tiny.train(config, tmp_path / "whole", fake_data=True)
+    # gpt has its turns at steps 2 and 6, and a row each at 4 and 8.
+    assert list(whole.losses("gpt")) == list(whole.losses("vit")) == [4, 8]
+    tiny.train({**config, "stop_after": 6}, tmp_path / "parts", fake_data=True)
+    rest = tiny.train(config, tmp_path / "parts", fake_data=True)
+    assert numbers(rest) == numbers(whole)
+    assert rest.fingerprint == whole.fingerprint
+
+
+def test_a_second_interrupt_is_one_line(tmp_path: Path) -> None:
+    workdir = tmp_path / "stopped"
+    child = start(workdir, "gpt", steps=100_000)
+
+    def twice() -> bool:
+        if lines(workdir) < 2:
+            return False
+        child.send_signal(signal.SIGINT)  # the second comes while the step at hand still runs, or the checkpoint
+        return True
+
+    code, _, err = interrupt(child, signal.SIGINT, twice)
+    said = [line for line in err.splitlines() if "WARNING" not in line]
+    assert said[0] == "stopping after this step, with a checkpoint; Ctrl-C again ends at once"
+    assert code == 130 and said[1:] == [
+        "error: interrupted; run the same command again to go on from the last checkpoint"
+    ]

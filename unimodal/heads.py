@@ -22,8 +22,9 @@ def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.A
     if how == "mean":
         if segment is None:
             return hidden.mean(axis=1)
-        real = (segment != 0).astype(hidden.dtype)[:, :, None]
-        return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        # In float32: a sum over some thousand tokens is beyond float16, and their number beyond bfloat16's digits.
+        real = (segment != 0).astype(jnp.float32)[:, :, None]
+        return ((hidden.astype(jnp.float32) * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(hidden.dtype)
     if how == "last":
         if segment is None:
             return hidden[:, -1]
@@ -77,7 +78,7 @@ class LanguageModel(nnx.Module):
 
     def __init__(self, width: int, vocabulary: int, *, tied: bool = True, bias: bool = False, rngs: nnx.Rngs):
         self.linear = None if tied else Linear((width,), (vocabulary,), ("embed", "vocabulary"), bias=False, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros((vocabulary,)), axes=("vocabulary",)) if bias else None
+        self.bias = nnx.Param(jnp.zeros((vocabulary,)), axes=("vocabulary",), kind="vector") if bias else None
 
     def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
         logits = table.logits(hidden) if self.linear is None else self.linear(hidden)
@@ -125,7 +126,7 @@ class AttentionPool(nnx.Module):
     "multihead attention pooling"). `config` gives width, heads, MLP and norm, as in a backbone."""
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
-        self.probe = nnx.Param(jax.random.normal(rngs.params(), (config.width,)), axes=("embed",))
+        self.probe = nnx.Param(jax.random.normal(rngs.params(), (config.width,)), axes=("embed",), kind="vector")
         self.attention = Attention(config, rngs=rngs)
         self.norm = config.make_norm()
         self.mlp = Mlp(config, rngs=rngs)
@@ -149,7 +150,7 @@ class Quantiser(nnx.Module):
     def __init__(self, channels: int, groups: int, codes: int, size: int, *, rngs: nnx.Rngs):
         self.scores = Linear((channels,), (groups, codes), ("hidden", "hidden", "codes"), rngs=rngs)
         table = jax.random.uniform(rngs.params(), (groups, codes, size))
-        self.table = nnx.Param(table, axes=("hidden", "codes", "embed"))
+        self.table = nnx.Param(table, axes=("hidden", "codes", "embed"), kind="table")
 
     def look_up(self, choices: jax.Array) -> jax.Array:
         chosen = jnp.einsum("btgv,gvc->btgc", choices, self.table.get_value().astype(choices.dtype))

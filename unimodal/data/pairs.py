@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -86,14 +87,14 @@ def text_rows(
     first: Sequence[str],
     second: Sequence[str] = (),
     *,
-    keep: Sequence[str] = (),
+    keep: Mapping[str, Callable[[dict[str, Any]], Any]] = MappingProxyType({}),
     what: str = "the source",
 ) -> Rows:
-    """Every record of a source as a row: `id`, `ids` and `types` of `pair_row`, and the fields in `keep`.
+    """Every record of a source as a row: `id`, `ids` and `types` of `pair_row`, and what each function in `keep` makes
+    of the record.
 
     first, second: the fields that make each text (see `text_of`). Records in which one of the texts is empty are left
-    out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left, or a field
-    in `keep` is missing.
+    out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left.
     """
     rows, skipped, cut, specials = [], 0, 0, encoder.around.count(two=bool(second))
     for index in range(len(source)):
@@ -102,12 +103,11 @@ def text_rows(
         if not all(len(ids) for ids in texts):
             skipped += 1
             continue
-        for field in keep:
-            if field not in record:
-                raise UsageError(f"record {record['id']!r} has no {field!r}; it has {', '.join(sorted(record))}")
         cut += sum(map(len, texts)) > length - specials
         ids, types = pair_row(encoder, length, *texts)
-        rows.append({"id": record["id"], "ids": ids, "types": types, **{field: record[field] for field in keep}})
+        rows.append(
+            {"id": record["id"], "ids": ids, "types": types, **{field: make(record) for field, make in keep.items()}}
+        )
     if not rows:
         raise UsageError(f"no text in {what}: every record is empty")
     if skipped:

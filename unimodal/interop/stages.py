@@ -49,8 +49,8 @@ class Pool:
         x = x[:, self.start : self.stop]
         if context.segment is None or self.stop is not None:
             return x.mean(axis=1)
-        real = (context.segment[:, self.start :] != 0).astype(x.dtype)[:, :, None]
-        return (x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        real = (context.segment[:, self.start :] != 0).astype(jnp.float32)[:, :, None]
+        return ((x.astype(jnp.float32) * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.evaluation.views.text import number, short
+from unimodal.report.views.text import number, short
 
 Curve = Sequence[tuple[int, float]]
 

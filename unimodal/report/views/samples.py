@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.evaluation.samples import AudioSample, FilledText, ImageSample, Sample, TextSample
-from unimodal.evaluation.views.media import data_uri, encode_wav, png_uri, reduced
-from unimodal.evaluation.views.text import visible_blank
+from unimodal.report.views.media import data_uri, encode_wav, png_uri, reduced
+from unimodal.report.views.text import visible_blank
 
 _SOUND_RATE = 16_000
 

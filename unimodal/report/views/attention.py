@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.evaluation.samples import AttentionMap
-from unimodal.evaluation.views.media import png_uri, reduced
-from unimodal.evaluation.views.text import short, visible_blank
+from unimodal.report.views.media import png_uri, reduced
+from unimodal.report.views.text import short, visible_blank
 
 _HEADS_SHOWN = 8
 _ATTENTION_BYTES = 150_000  # of weights for the read-out, per map

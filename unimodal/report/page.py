@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML page with results, curves, samples, attention, parameters and config.
 
 `views` turns numbers, pictures and sounds into what the page needs (coordinates, PNG and WAV data URIs); the page
-itself is `report.html.jinja`. Nothing on the page comes from a network, and every text is escaped.
+itself is `page.html.jinja`. Nothing on the page comes from a network, and every text is escaped.
 """
 
 import math
@@ -13,10 +13,10 @@ from etils import epath
 from jinja2 import Environment, StrictUndefined
 
 from unimodal.evaluation.samples import AttentionMap
-from unimodal.evaluation.views.attention import attention_view
-from unimodal.evaluation.views.curves import CHART, Curve, chart_views
-from unimodal.evaluation.views.samples import sample_view
-from unimodal.evaluation.views.text import fact, names, number, printable, size_in_bytes
+from unimodal.report.views.attention import attention_view
+from unimodal.report.views.curves import CHART, Curve, chart_views
+from unimodal.report.views.samples import sample_view
+from unimodal.report.views.text import fact, names, number, printable, size_in_bytes
 from unimodal.storage import write_whole
 from unimodal.training.metrics import verdict
 
@@ -70,7 +70,7 @@ def write_report(
         "config_text": config_text,
         "chart": CHART,
     }
-    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
     page = _environment().from_string(template).render(context)
     write_whole(path, page)
     return epath.Path(path)
