@@ -237,6 +237,28 @@ def test_a_vocabulary_without_an_unknown_says_what_it_cannot(tmp_path: Path) -> 
         encoder.encode("a c")
 
 
+@pytest.mark.parametrize(
+    ("name", "files", "says"),
+    [
+        ("bert", {"tokenizer_config.json": "[]"}, "tokenizer_config.json should hold a JSON object, but holds a list"),
+        ("bert", {"tokenizer_config.json": '{"do_lower_case": "no"}'}, "do_lower_case='no' should be a bool"),
+        ("bert", {"tokenizer_config.json": '{"mask_token": {"x": 3}}'}, 'an object with its "content", but is {'),
+        ("bert", {"vocab.txt": ""}, "the vocabulary lacks"),
+        ("gpt2", {"vocab.json": '{"a": 4000000000, "b": 0}', "merges.txt": ""}, "numbers its pieces up to 4000000000"),
+        ("gpt2", {"config.json": '{"model_type": "qwen2"}'}, "do not say how a text is cut"),
+        ("llama", {"tokenizer.json": "[" * 100_000}, "tokenizer.json: its tokenizer cannot be read: "),
+        ("llama", {"tokenizer.json": '{"normalizer": 3}'}, "tokenizer.json: its tokenizer cannot be read: "),
+    ],
+)
+def test_damaged_files_are_one_line(tmp_path: Path, name: str, files: dict[str, str], says: str) -> None:
+    shutil.copytree(CHECKPOINTS / name, tmp_path, dirs_exist_ok=True)
+    for file, content in files.items():
+        (tmp_path / file).write_text(content)
+    with pytest.raises(UsageError) as error:
+        open_encoder(str(tmp_path))
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
 def test_sentencepiece_reads_no_special_in_a_text() -> None:
     def piece(content: str, kind: int) -> bytes:
         inner = b"\x0a" + bytes([len(content)]) + content.encode() + b"\x15" + bytes(4) + b"\x18" + bytes([kind])

@@ -88,6 +88,29 @@ def test_distinct_pairs_share_no_word() -> None:
         data.text_pairs([{"id": "x", "a": "one", "b": ["one"]}], ("a",), ("b",), distinct=True)  # type: ignore[arg-type]
 
 
+def test_words_are_shared_in_every_script() -> None:
+    records: Any = [
+        {"id": "a", "first": "हिन्दी", "second": ["हि दी", "न्दी"]},  # letters alike, no word
+        {"id": "b", "first": "Das Öl", "second": ["oel", "öl-Bild"]},
+    ]
+    rows = data.text_pairs(records, ("first",), ("second",), distinct=True)
+    assert [row["second"] for row in rows.records] == [["हि दी", "न्दी"], ["oel"]]
+
+
+def test_rows_of_next_sentences_count_bytes_where_the_ids_are() -> None:
+    pytest.importorskip("tokenizers")
+    encoder: Any = data.open_encoder(str(tiny.ROOT / "tests/reference/interop/preprocess/roberta"))
+    for random in (False, True):
+        rows = data.next_sentence_rows(BOOK, encoder, 48, random=random, count=True)  # type: ignore[arg-type]
+        for index in range(len(rows)):
+            row = rows.transform(rows.source[index], np.random.default_rng(index))
+            real = encoder.ordinary(row["ids"])
+            # Of byte-level ids the table is exact wherever they stand.
+            assert row["bytes"].tolist() == np.where(real, encoder.byte_lengths[np.maximum(row["ids"], 0)], 0).tolist()
+            assert row["bytes"].any() and row["types"].max() == 0  # RoBERTa knows one type of sentence
+        assert not (set(rows[0]) - {"ids", "types", "next", "bytes"})
+
+
 def test_next_sentences_follow_or_come_from_elsewhere() -> None:
     rows, seen = data.next_sentence_rows(BOOK, ENCODER, 32, random=True), []  # type: ignore[arg-type]
     rng = np.random.default_rng(0)

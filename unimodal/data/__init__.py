@@ -5,7 +5,9 @@
 | `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id; names of classes |
 | `records`, `tfds`, `folder`, `metadata` | the readers behind `sources`; `write_array_record` |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
-| `encoders`, `vocabulary`, `subwords` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
+| `encoders`, `vocabulary`, `subwords`, `sentencepieces` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
+| `tokenizer_files` | a checkpoint's tokenizer files, read for training and preprocessing alike |
+| `around`, `byte_counts` | the specials around texts; the bytes of a text that each id stands for |
 | `train_encoder` | makes a vocabulary from a corpus |
 | `pairs` | one text or two as a row of ids; next-sentence rows |
 | `pictures` | a picture in any form to uint8 |

@@ -23,6 +23,11 @@ class Around:
         """How many they are around one text, or two."""
         return len(self.before) + len(self.after) + (len(self.between) if two else 0)
 
+    def filled(self, value: int) -> Around:
+        """The same arrangement, with a value in the place of every id."""
+        parts = {name: (value,) * len(getattr(self, name)) for name in ("before", "between", "after")}
+        return dataclasses.replace(self, **parts)
+
 
 def bert_around(cls: int, sep: int) -> Around:
     """BERT's arrangement (Devlin 2019, figure 2): [CLS] first [SEP] second [SEP]. `NO_ID` is left out."""

@@ -205,7 +205,8 @@ def with_text(source: Source, fields: Sequence[str]) -> Source:
 
 
 def all_ids(documents: Source, encode: Encode, *, field: str = "text") -> np.ndarray:
-    """The ids of all documents, one after another, `[N]` int32: what a count-based baseline reads."""
+    """The ids of all documents, one after another, `[N]` int32: what a count-based baseline reads. With an encoder's
+    `byte_counts` for `encode`: the bytes of each."""
     return np.concatenate([encode(documents[i][field]) for i in range(len(documents))])
 
 

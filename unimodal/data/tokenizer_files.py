@@ -294,7 +294,10 @@ def _add_special(
 
 def _content(said: Any) -> str:
     """A special token is a string, or an object whose "content" is one."""
-    return str(said["content"]) if isinstance(said, dict) else str(said)
+    content = said.get("content") if isinstance(said, dict) else said
+    if not isinstance(content, str):
+        raise UsageError(f'a special token should be a string, or an object with its "content", but is {said!r:.60}')
+    return content
 
 
 def _put_around(

@@ -43,6 +43,11 @@ def _of_word(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character).startswith("M")
 
 
+def words_of(text: str) -> set[str]:
+    """The words of a text in lower case: runs of letters, digits, underscores and the marks that combine with them."""
+    return set("".join(c if _of_word(c) or c == "_" else " " for c in text.lower()).split())
+
+
 @dataclasses.dataclass(frozen=True)
 class Alphabet:
     """Characters by id: 0 is CTC's blank (and padding), 1 … len(characters) the characters, one more the unknown."""

@@ -28,6 +28,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "SEP": ("[SEP]", "</s>"),
     "CLS": ("[CLS]", "<s>"),
 }
+_MOST = 1 << 24
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _NEVER_TEXT = ("[PAD]", "[UNK]", "<pad>", "<unk>", "<|pad|>")
 
@@ -132,10 +133,12 @@ def from_tokenizers(made: Any, roles: Mapping[str, str]) -> VocabularyEncoder:
     tokens by role, where its files say."""
     made.no_padding()
     made.no_truncation()
-    pieces = [""] * made.get_vocab_size()
-    for piece, i in made.get_vocab().items():
-        if i >= len(pieces):
-            pieces += [""] * (i + 1 - len(pieces))  # gaps in the numbering are ids that nothing is encoded as
+    numbered = made.get_vocab()
+    last = max(numbered.values(), default=-1)
+    if last >= _MOST:
+        raise UsageError(f"a vocabulary numbers its pieces up to {last}; more than {_MOST} ids cannot be read")
+    pieces = [""] * (last + 1)  # gaps in the numbering are ids that nothing is encoded as
+    for piece, i in numbered.items():
         pieces[i] = piece
     added = {i for i, token in made.get_added_tokens_decoder().items() if token.special}
     description = json.loads(made.to_str())
