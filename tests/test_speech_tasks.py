@@ -18,6 +18,7 @@ from quick import quick
 from tasks.audio_classifier import blanked
 from unimodal import data
 from unimodal.errors import UsageError
+from unimodal.objectives import as_scalars
 
 rng = np.random.default_rng(0)
 
@@ -91,7 +92,9 @@ def test_too_short_for_a_frame_or_a_span_is_counted(tmp_path: Path) -> None:
     dataset = task.dataset(model, "train")
     batch = {k: np.stack([dataset[i][k] for i in range(3)]) for k in task.spec(model)}
     assert batch["length"].tolist() == [0, 160, 4800]
-    loss, metrics = quick(lambda m, b: task.loss(m, b, key=jax.random.key(0), step=np.int32(0)))(model, batch)
+    loss, metrics = quick(lambda m, b: as_scalars(*task.loss(m, b, key=jax.random.key(0), step=np.int32(0))))(
+        model, batch
+    )
     assert metrics["skipped"] == 2
     assert np.isfinite(loss)
 
@@ -132,7 +135,7 @@ def test_what_has_no_alignment_is_skipped_and_counted(tmp_path: Path) -> None:
     dataset = task.dataset(model, "train")
     batch = {k: np.stack([dataset[i][k] for i in range(6)]) for k in task.spec(model)}
     assert batch["length"].tolist() == [16000, 0, 0, 1600, 0, 16000]
-    run = quick(lambda m, b: task.loss(m, b, key=jax.random.key(0), step=np.int32(0)))
+    run = quick(lambda m, b: as_scalars(*task.loss(m, b, key=jax.random.key(0), step=np.int32(0))))
     loss, metrics = run(model, batch)
     assert metrics["skipped"] == 4
     assert metrics["unknown_characters"] == 3
