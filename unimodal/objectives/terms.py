@@ -150,8 +150,10 @@ def _inner(derivatives: Any, given: Any, parts: int) -> jax.Array:
             return jnp.float32(0)
         return (jax.lax.stop_gradient(g).astype(jnp.float32) * x.astype(jnp.float32)).sum()
 
-    total = sum(jax.tree.leaves(jax.tree.map(product, own, mine)), jnp.float32(0))
-    return total + sum(jax.tree.leaves(jax.tree.map(product, shared, common)), jnp.float32(0)) / parts
+    def inner(these: Any, those: Any) -> jax.Array:
+        return jnp.stack([jnp.float32(0), *jax.tree.leaves(jax.tree.map(product, these, those))]).sum()
+
+    return inner(own, mine) + inner(shared, common) / parts
 
 
 def _added(tree: Any) -> Any:
