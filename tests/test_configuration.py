@@ -88,6 +88,7 @@ def test_nearest() -> None:
     [
         (LoopConfig, dict(steps=0), "steps must be at least 1"),
         (LoopConfig, dict(log_every=0), "log_every must be at least 1"),
+        (LoopConfig, dict(max_bad_steps=0), "max_bad_steps must be at least 1"),
         (LoopConfig, dict(schedule="sometimes"), "schedule 'sometimes' is not one of sum, alternate"),
         (OptimizerConfig, dict(accumulate=0), "optimizer.accumulate must be at least 1"),
         (OptimizerConfig, dict(learning_rate=0.0), "optimizer.learning_rate must be positive"),

@@ -15,6 +15,7 @@ from flax import nnx
 from quick import named, quick
 
 from unimodal import UsageError, sharding
+from unimodal.objectives import as_scalars
 from unimodal.tokenizers import audio, image, spectrogram
 
 # Windows and global tokens; one task sees both ways and has padding, the other is causal with packed documents.
@@ -36,7 +37,7 @@ def gradients(kind: str, chunk: int = 0, remat: str = "none", **mesh: int) -> tu
     model, batch = quick(experiment.program.make_model)(jax.random.key(0)), dict(next(experiment.train_batches(task)))
 
     def loss(model: Any, batch: Any) -> jax.Array:
-        return task.loss(model, batch, key=jax.random.key(0), step=jnp.int32(0))[0]
+        return as_scalars(*task.loss(model, batch, key=jax.random.key(0), step=jnp.int32(0)))[0]
 
     with jax.set_mesh(experiment.mesh):
         model = jax.device_put(model, sharding.shardings(model, experiment.mesh))

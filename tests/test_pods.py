@@ -199,7 +199,7 @@ def test_a_tpu_that_is_always_taken_away_is_given_up(tools: Tools) -> None:
     assert verbs(tools.calls()).count("create") == 3
 
 
-@pytest.mark.parametrize(("code", "runs", "end"), [(75, 3, 75), (76, 3, 76), (2, 1, 2), (1, 1, 1)])
+@pytest.mark.parametrize(("code", "runs", "end"), [(75, 3, 75), (76, 3, 76), (2, 1, 2), (3, 1, 3), (1, 1, 1)])
 def test_a_run_is_started_again_on_its_tpu_if_that_helps(tools: Tools, code: int, runs: int, end: int) -> None:
     tools.answer(ACTIVE, ("tail -n", code, "the run's output"))
     assert pod(*TPU, "--restarts=2", *RUN) == end

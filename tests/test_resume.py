@@ -137,19 +137,21 @@ def test_a_break_within_a_logging_window_loses_no_row(tmp_path: Path) -> None:
     assert rest.fingerprint == whole.fingerprint
 
 
-def test_a_second_interrupt_is_one_line(tmp_path: Path) -> None:
-    workdir = tmp_path / "stopped"
-    child = start(workdir, "gpt", steps=100_000)
+def test_interrupts_are_answered_at_once(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import launch
+    from unimodal.training.loop import _StopSignal
 
-    def twice() -> bool:
-        if lines(workdir) < 2:
-            return False
-        child.send_signal(signal.SIGINT)  # the second comes while the step at hand still runs, or the checkpoint
-        return True
+    def interrupted(_: list[str]) -> None:
+        with _StopSignal(None) as stop:
+            assert not stop.now(0)
+            signal.raise_signal(signal.SIGINT)
+            assert stop.now(0)
+            assert capfd.readouterr().err == "stopping after this step, with a checkpoint; Ctrl-C again ends at once\n"
+            signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second is not to be outlived")
 
-    code, _, err = interrupt(child, signal.SIGINT, twice)
-    said = [line for line in err.splitlines() if "WARNING" not in line]
-    assert said[0] == "stopping after this step, with a checkpoint; Ctrl-C again ends at once"
-    assert code == 130 and said[1:] == [
-        "error: interrupted; run the same command again to go on from the last checkpoint"
-    ]
+    monkeypatch.setattr(launch, "parse", interrupted)
+    assert launch.main(["launch.py", "train"]) == 130
+    assert (
+        capfd.readouterr().err == "error: interrupted; run the same command again to go on from the last checkpoint\n"
+    )

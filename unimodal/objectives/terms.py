@@ -146,17 +146,21 @@ def _inner(derivatives: Any, given: Any, parts: int) -> jax.Array:
     (*own, shared), (*mine, common) = derivatives, given
 
     def product(g: jax.Array, x: jax.Array) -> jax.Array:
-        return (jax.lax.stop_gradient(g).astype(jnp.float32) * x.astype(jnp.float32)).sum() if _real(x) else 0.0
+        if not _real(x):
+            return jnp.float32(0)
+        return (jax.lax.stop_gradient(g).astype(jnp.float32) * x.astype(jnp.float32)).sum()
 
-    total = sum(jax.tree.leaves(jax.tree.map(product, own, mine)), jnp.float32(0))
-    return total + sum(jax.tree.leaves(jax.tree.map(product, shared, common)), jnp.float32(0)) / parts
+    def inner(these: Any, those: Any) -> jax.Array:
+        return jnp.stack([jnp.float32(0), *jax.tree.leaves(jax.tree.map(product, these, those))]).sum()
+
+    return inner(own, mine) + inner(shared, common) / parts
 
 
 def _added(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.sum(axis=0), tree)
 
 
-def _real(x: jax.Array) -> bool:
+def _real(x: jax.Array) -> bool:  # an integer has no derivative
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 

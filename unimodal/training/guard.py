@@ -17,7 +17,7 @@ _MOST_IDS = 8  # named in one line
 class _Step(NamedTuple):
     number: int
     metrics: Mapping[str, Mapping[str, Any]]
-    ids: Mapping[str, Sequence[str]]
+    ids: Mapping[str, Any]  # sequences of strings
 
 
 class Guard:
@@ -33,14 +33,14 @@ class Guard:
         limit: int,
         parameters: Sequence[str],
         tell: Callable[[str], None],
-        record: Callable[[int, Mapping[str, Mapping[str, Any]]], None],
+        record: Callable[[int, Mapping[str, Mapping[str, Any]]], object],
     ) -> None:
         self.in_a_row = 0
         self.diverged: DivergedError | None = None
         self._limit, self._parameters, self._tell, self._record = limit, parameters, tell, record
         self._waiting: deque[_Step] = deque()
 
-    def watch(self, step: int, metrics: Mapping[str, Mapping[str, Any]], ids: Mapping[str, Sequence[str]]) -> None:
+    def watch(self, step: int, metrics: Mapping[str, Mapping[str, Any]], ids: Mapping[str, Any]) -> None:
         """Step number `step` (counted from 1) is dispatched. ids: of each task's examples, where they are known."""
         self._waiting.append(_Step(step, metrics, ids))
 
@@ -73,7 +73,7 @@ class Guard:
         return "the gradient is so large that its norm is not finite"
 
 
-def _listed(ids: Sequence[str] | None) -> str:
+def _listed(ids: Any) -> str:
     if ids is None or not len(ids):
         return ""
     more = f" and {len(ids) - _MOST_IDS} more" if len(ids) > _MOST_IDS else ""
