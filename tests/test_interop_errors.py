@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "another vocabulary": (configure(vocab_size=62), ("embeddings.word_embeddings.weight", "(61, 32)", "(62, 32)")),
     "only a pickle": (
         replaced_by("pytorch_model.bin"),
-        ("holds pytorch_model.bin", "can run any code", "python -c", "torch.load('pytorch_model.bin', weights_only=True)"),
+        ("holds pytorch_model.bin", "can run any code", "python -c", "torch.load('pytorch_model.bin', map_location='cpu', weights_only=True)"),
     ),
     "only a .pt": (replaced_by("weights.pt"), ("holds weights.pt", "can run any code", "python -c", "model.safetensors")),
     "missing shard": (lose_shard, ("two.safetensors is missing", INDEX, "names it for encoder.layer.")),

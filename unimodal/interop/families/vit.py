@@ -12,6 +12,8 @@ from unimodal.tokenizers import image
 
 # torch's convolution keeps [outputs, channels, rows, columns]; our patches are rows, columns, channels.
 PATCH = (2, 3, 1, 0)
+# What stands for a hidden patch while patches are predicted.
+MASK = (r"(.*\.)?mask_token",)
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
@@ -29,7 +31,12 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
             Output("logits", "image", (Pool(), Dense("classifier", width, names.shape("classifier.weight")[0])))
         )
         rows += linear("classifier", "heads.classifier")
-    return Description((tower(config),), tuple(outputs), (*embedding_rows(prefix), *encoder_rows(prefix), *rows))
+    encoder = encoder_rows(prefix, bias=qkv_bias(config))
+    return Description((tower(config),), tuple(outputs), (*embedding_rows(prefix), *encoder, *rows), MASK)
+
+
+def qkv_bias(config: Fields) -> bool:
+    return config.get("qkv_bias", True)
 
 
 def tower(config: Fields, *, registers: int = 1) -> Tower:
@@ -62,7 +69,7 @@ def backbone(config: Fields, **choices: object) -> BackboneConfig:
         mlp_width=config.get("intermediate_size", 4 * config.need("hidden_size")),
         norm_epsilon=config.get("layer_norm_eps", 1e-12),
         activation=config.activation("hidden_act", "gelu"),
-        qkv_bias=config.get("qkv_bias", True),
+        qkv_bias=qkv_bias(config),
         dropout=config.get("hidden_dropout_prob", 0.0),
     )
     return BackboneConfig(**{**fields, **choices})  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Whisper (Radford 2022): the encoder. The decoder's tensors stay unread."""
+"""Whisper (Radford 2022): the encoder, and a classifier on it. The decoder's tensors stay unread."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from unimodal.backbone import BackboneConfig
 from unimodal.interop.describe import Description, Fields, Names, Tower
 from unimodal.interop.families.clip import attention_rows
-from unimodal.interop.families.wav2vec2 import CONVOLUTION
+from unimodal.interop.families.wav2vec2 import CONVOLUTION, sound_classifier
 from unimodal.interop.table import Row, linear, norm, same
 from unimodal.tokenizers import spectrogram
+
+DECODER = (r"(model\.)?decoder\..*", r"proj_out\.weight")
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
@@ -26,7 +28,9 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         dropout=config.get("dropout", 0.0),
     )
     tokenizer = spectrogram.Config(config.get("num_mel_bins", 80), max_length=config.get("max_source_positions", 1500))
-    return Description((Tower("audio", "audio", "spectrogram", tokenizer, backbone),), (), _rows(prefix))
+    outputs, rows = sound_classifier(config, names, "audio", config.need("d_model"))
+    tower = Tower("audio", "audio", "spectrogram", tokenizer, backbone)
+    return Description((tower,), outputs, (*_rows(prefix), *rows), DECODER)
 
 
 def _rows(prefix: str) -> tuple[Row, ...]:
