@@ -213,8 +213,8 @@ def test_tied_tensors_that_differ(tmp_path: Path) -> None:
 
 
 def test_unread_and_fresh_tensors_are_named(checkpoint: Path) -> None:
-    write(checkpoint, {**tensors_of(checkpoint), "encoder.extra": np.zeros(3, np.float32)})
-    assert interop.load_huggingface(checkpoint).origin.unused == ("encoder.extra",)
+    write(checkpoint, {**tensors_of(checkpoint), "embeddings.position_ids": np.arange(20)[None]})
+    assert interop.load_huggingface(checkpoint).origin.unused == ("embeddings.position_ids",)
     speech = interop.load_huggingface(REFERENCES / "hubert_ctc")
     assert speech.origin.unused == speech.origin.fresh == ()
 
