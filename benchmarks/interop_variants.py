@@ -354,7 +354,7 @@ def theirs(model: Any, inputs: Arrays) -> dict[str, np.ndarray]:
             found = {"hidden": hidden}
             if "Classification" in name:
                 found["logits"] = model(x["audio"].transpose(1, 2)).logits
-            return {key: value.numpy() for key, value in found.items()}
+            return {key: value.detach().numpy() for key, value in found.items()}
         arguments = dict(input_values=x["audio"])
         if "audio_mask" in x:
             arguments["attention_mask"] = x["audio_mask"]

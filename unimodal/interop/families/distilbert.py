@@ -69,7 +69,7 @@ def _tower(config: Fields) -> Tower:
         dropout=dropout,
         final_norm=False,
     )
-    return Tower("text", "text", "text", tokenizer, backbone)
+    return Tower("text", "text", "text", tokenizer, backbone, causal=config.get("is_causal", False))
 
 
 def _rows(prefix: str) -> tuple[Row, ...]:

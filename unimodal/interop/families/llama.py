@@ -56,13 +56,16 @@ def decoder(
     )
     if "activation" not in choices:
         choices["activation"] = config.gated("hidden_act", "silu")
+    causal = config.get("is_causal", True)
+    if not causal and choices.get("window") is not None:
+        raise UsageError(f"{config.where}: is_causal=False with a sliding window is not supported")
     tower = Tower(
         "text",
         "text",
         "text",
         text.Config(vocabulary, scale=scaled),
         BackboneConfig(**{**fields, **choices}),
-        causal=config.get("is_causal", True),
+        causal=causal,
     )
     prefix = base(names)
     outputs, head = joined(scores(config, names, width), answers(names, width))

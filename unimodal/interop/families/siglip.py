@@ -37,7 +37,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         ),
     )
     towers = (
-        Tower("text", "text", "text", vocabulary, reader, masked=False),
+        Tower("text", "text", "text", vocabulary, reader, words.get("is_causal", False), masked=False),
         Tower("image", "image", "image", patches, viewer),
     )
     rows = (

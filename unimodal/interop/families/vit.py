@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
+from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
 from unimodal.interop.stages import Dense, Pool
 from unimodal.interop.table import Row, linear, norm, same
@@ -56,12 +57,15 @@ def tokenizer(config: Fields, **choices: object) -> image.Config:
 
 
 def patch_size(config: Fields) -> int:
-    config.only("patch_size", *range(1, 257))
-    return config.get("patch_size", 16)
+    height, width = config.pair("patch_size", 16)
+    if height != width:
+        raise UsageError(f"{config.where}: patch_size={[height, width]} is not supported, only one size for both")
+    return height
 
 
 def backbone(config: Fields, **choices: object) -> BackboneConfig:
     """Of the encoders whose config.json has these names."""
+    config.only("is_causal", None, False)
     fields = dict(
         width=config.need("hidden_size"),
         depth=config.need("num_hidden_layers"),

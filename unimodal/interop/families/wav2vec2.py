@@ -56,6 +56,7 @@ def sound_classifier(config: Fields, names: Names, name: str, width: int) -> Hea
 def tower(config: Fields) -> Tower:
     config.only("feat_extract_activation", "gelu")
     config.only("feat_proj_layer_norm", True)
+    config.only("is_causal", None, False)
     config.only("conv_pos_batch_norm", False)
     channels = tuple(config.get("conv_dim", [512] * 7))
     if len(set(channels)) != 1:

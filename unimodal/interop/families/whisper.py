@@ -16,6 +16,7 @@ DECODER = (r"(model\.)?decoder\..*", r"proj_out\.weight")
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     config.only("scale_embedding", False)
+    config.only("is_causal", None, False)
     prefix, activation = f"{names.prefix('model.')}encoder.", config.activation("activation_function", "gelu")
     backbone = BackboneConfig(
         width=config.need("d_model"),
