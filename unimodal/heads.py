@@ -100,15 +100,23 @@ class LanguageModel(nnx.Module):
 
 
 class MaskedLanguageModel(nnx.Module):
-    """Linear, activation, norm, then the tokenizer's table and a bias: hidden [...,D] → [...,V] (Devlin 2019)."""
+    """Linear, activation, norm, then the tokenizer's table (or a matrix of its own, if not `tied`) and a bias: hidden
+    [...,D] → [...,V] (Devlin 2019)."""
 
     def __init__(
-        self, width: int, vocabulary: int, *, activation: str = "gelu", norm_epsilon: float = 1e-6, rngs: nnx.Rngs
+        self,
+        width: int,
+        vocabulary: int,
+        *,
+        activation: str = "gelu",
+        norm_epsilon: float = 1e-6,
+        tied: bool = True,
+        rngs: nnx.Rngs,
     ):
         self.activation = activation
         self.transform = Linear((width,), (width,), ("embed", "hidden"), rngs=rngs)
         self.norm = Norm(width, epsilon=norm_epsilon)
-        self.decoder = LanguageModel(width, vocabulary, bias=True, rngs=rngs)
+        self.decoder = LanguageModel(width, vocabulary, tied=tied, bias=True, rngs=rngs)
 
     def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
         return self.decoder(self._transformed(hidden), table)

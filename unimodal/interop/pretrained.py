@@ -178,8 +178,15 @@ def _embed_text(tokenizer: Any, tower: Tower, given: Given) -> Embedded:
         raise UsageError(
             f"{tower.input} of {ids.shape[1]} tokens is longer than the {most} places of the position table"
         )
+    if given.mask is not None and not tower.masked:
+        raise UsageError(
+            f"this checkpoint pools the last place of a row, padding or not, and was trained without a mask: leave out "
+            f"{tower.input}_mask, and pad to the {limit} places of its position table"
+        )
     segment = None if given.mask is None else (jnp.asarray(given.mask) != 0).astype(jnp.int32)
     position = None
+    if segment is not None and tower.skip_padding:
+        position = jnp.maximum(jnp.cumsum(segment, axis=1) - 1, 0)
     if tower.pad_id is not None:
         real = (ids != tower.pad_id).astype(jnp.int32)
         position = jnp.where(real == 1, jnp.cumsum(real, axis=1) - 1 + tower.first_position, tower.pad_id)

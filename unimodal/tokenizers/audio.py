@@ -156,7 +156,7 @@ class Tokenizer(nnx.Module):
             )
             for i, (kernel, stride) in enumerate(zip(c.kernels, c.strides, strict=True))
         )
-        self.feature_norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype)
+        self.feature_norm = Norm(c.channels, epsilon=c.norm_epsilon, axis="channels", dtype=dtype)
         self.projection = Linear((c.channels,), (width,), ("hidden", "embed"), dtype=dtype, rngs=rngs)
         start = jax.random.uniform(rngs.params(), (width,), dtype)
         self.mask_embedding = nnx.Param(start, axes=("embed",), kind="vector")
