@@ -102,7 +102,8 @@ class AudioClassifier:
 
     def logits(self, model: Model, spectrogram: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,bins,frames,1] → [B,classes]."""
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](spectrogram), key=key)
+        inner = None if key is None else jax.random.fold_in(key, 1)
+        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](spectrogram, key=inner), key=key)
         return model.heads[self.name]["classify"](hidden)
 
     def loss(

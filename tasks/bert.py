@@ -72,14 +72,13 @@ class Bert:
                 maskable=encoder.ordinary(ids),
                 words=encoder.words(ids) if self.whole_words else None,
             )
-            sizes = example.pop("bytes", encoder.byte_lengths[ids])
-            return {"inputs": inputs, "targets": targets, "weights": weights, "bytes": sizes, **example}
+            return {"inputs": inputs, "targets": targets, "weights": weights, **example}
 
         def dataset(split: str) -> data.Dataset:
             encoder = data.encoder_for(self.texts.encoder, vocabulary, "MASK")
             documents, random = self.texts.documents(data.open_source(self.source, split)), split == "train"
             if self.next_sentence:
-                return data.next_sentence_rows(documents, encoder, length, random=random).map(hide)
+                return data.next_sentence_rows(documents, encoder, length, random=random, count=True).map(hide)
             row = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
             return data.text_windows(documents, encoder.encode, length, **row).map(hide)
 

@@ -71,8 +71,9 @@ class Clip:
         """Unit embeddings [B,size] of the images and of the captions."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         heads, lengths = model.heads[self.name], lengths_of(batch["ids"], self.texts.pad)
-        pixels = model.tokenizers[self.image_tokenizer](batch["image"])
-        words = model.tokenizers[self.text_tokenizer](batch["ids"], lengths=lengths)
+        inner = (None, None) if key is None else tuple(jax.random.split(jax.random.fold_in(key, 1)))
+        pixels = model.tokenizers[self.image_tokenizer](batch["image"], key=inner[0])
+        words = model.tokenizers[self.text_tokenizer](batch["ids"], lengths=lengths, key=inner[1])
         image, _ = model.backbones[self.image_backbone](pixels, key=keys[0])
         text, _ = model.backbones[self.text_backbone](words, key=keys[1])
         return heads["image"](image), heads["text"](text, words.segment)

@@ -46,7 +46,8 @@ class Vit:
 
     def logits(self, model: Model, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,H,W,C] → [B,classes]."""
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](image), key=key)
+        inner = None if key is None else jax.random.fold_in(key, 1)
+        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](image, key=inner), key=key)
         return model.heads[self.name]["classify"](hidden)
 
     def loss(

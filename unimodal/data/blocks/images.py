@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,11 +49,16 @@ class Images:
 
         low = min((0 - m) / s for m, s in zip(self.mean, self.std, strict=False))
         high = max((1 - m) / s for m, s in zip(self.mean, self.std, strict=False))
-        return Part({name: ArraySpec((*size, channels), np.float32, low, high)}, self.read, make)
+        # The smallest crop still has every pixel that the model sees; what is larger would only fill the memory.
+        scale = max(2.0, self.crop[0] ** -0.5)
+        at_least = (math.ceil(scale * size[0]), math.ceil(scale * size[1]))
+        read = partial(self.read, at_least=at_least)
+        return Part({name: ArraySpec((*size, channels), np.float32, low, high)}, read, make)
 
-    def read(self, record: Mapping[str, Any]) -> np.ndarray:
-        """The record's picture, uint8 `[H, W, 3]`."""
-        return decode_image(record[find_column(record, self.column, OBVIOUS, "a picture")], name=record["id"])
+    def read(self, record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        """The record's picture, uint8 `[H, W, 3]`; much larger ones are shrunk, never below `at_least`."""
+        found = find_column(record, self.column, OBVIOUS, "a picture")
+        return decode_image(record[found], name=record["id"], at_least=at_least)
 
     def to_float(self, picture: np.ndarray) -> np.ndarray:
         """uint8 `[H, W, 3]` as the model takes it."""
