@@ -73,7 +73,10 @@ SLIPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("train", "--config={scratch}/broken.py", WORKDIR),
         ("broken.py, line 7", "ZeroDivisionError: division by zero"),
     ),
-    "an unknown flag": (("train", GPT, WORKDIR, "--workdri=3"), ("train has no flag --workdri; did you mean workdir?",)),
+    "an unknown flag": (
+        ("train", GPT, WORKDIR, "--workdri=3"),
+        ("train has no flag --workdri; did you mean workdir?",),
+    ),
     "another command's flag": (("train", GPT, WORKDIR, "--step=3"), ("train has no flag --step",)),
     "a flag without its value": (("train", GPT, "--workdir"), ("--workdir needs a value: --workdir=DIR",)),
     "a step that is none": (("eval", WORKDIR, "--step=last"), ("--step must be a whole number, but is 'last'",)),
@@ -300,7 +303,10 @@ def test_eval_needs_the_workdir_alone(runs: Runs) -> None:
     code, _, err = runs.ended["eval at no step"]
     assert code == 2 and len(err.splitlines()) == 1, err
     code, _, err = runs.ended["eval of fake data"]
-    assert (code, err) == (2, f"error: {runs.scratch / 'fake'} was trained on random batches: there is nothing to evaluate it on\n")
+    assert (code, err) == (
+        2,
+        f"error: {runs.scratch / 'fake'} was trained on random batches: there is nothing to evaluate it on\n",
+    )
 
 
 def test_a_config_that_a_run_has_left_can_be_built(runs: Runs) -> None:
@@ -387,7 +393,9 @@ def test_a_second_interrupt_is_one_line(tmp_path: Path) -> None:
     said = (tmp_path / "err").read_text()
     assert "Traceback" not in said, said
     assert code in (75, 130)  # 75: it had stopped in order before the second came
-    assert code == 75 or said.endswith("error: interrupted; the same command goes on from the last checkpoint, if there is one\n")
+    assert code == 75 or said.endswith(
+        "error: interrupted; the same command goes on from the last checkpoint, if there is one\n"
+    )
 
 
 def test_an_interrupt_anywhere_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -404,7 +412,9 @@ def test_an_interrupt_anywhere_is_one_line(monkeypatch: pytest.MonkeyPatch, caps
     ]
 
 
-def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import launch
     from unimodal.command import runs as program
 

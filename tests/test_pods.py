@@ -547,7 +547,9 @@ def test_control_characters_are_refused(platform: str, character: str) -> None:
         assert len(str(caught.value).splitlines()) == 1
     for flag in ("--name", "--zone", "--image", "--partition", "--account", "--project", "--time"):
         with pytest.raises(UsageError, match="holds a control character"):
-            launch_pod([f"--platform={platform}", *EACH[platform], f"{flag}=a{character}b", "--dry_run"], accept, tiny.ROOT)
+            launch_pod(
+                [f"--platform={platform}", *EACH[platform], f"{flag}=a{character}b", "--dry_run"], accept, tiny.ROOT
+            )
 
 
 def shell_writes(script: str, folder: Path) -> dict[str, str]:

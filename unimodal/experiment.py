@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -154,11 +157,25 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
         tasks=tasks,
     )
     check_batches(tasks, experiment.program)
-    shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
-    jax.eval_shape(experiment.program.optimizer.init, nnx.state(experiment.model, nnx.Param))  # and what cannot freeze
-    for task in tasks:
-        _rehearse(task, experiment.model)
+    with _sizes():
+        shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
+        jax.eval_shape(
+            experiment.program.optimizer.init, nnx.state(experiment.model, nnx.Param)
+        )  # and what cannot freeze
+        for task in tasks:
+            _rehearse(task, experiment.model)
     return experiment
+
+
+@contextlib.contextmanager
+def _sizes() -> Iterator[None]:
+    """Turn what a size of zero, or an endless one, ends in into a UsageError that says where."""
+    try:
+        yield
+    except (ZeroDivisionError, OverflowError) as error:
+        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+        place = f"{ours[-1].filename}, line {ours[-1].lineno}: {ours[-1].line}"
+        raise UsageError(f"a size in the config is 0 or too large: {error} ({place})") from error
 
 
 def describe(experiment: Experiment) -> str:
@@ -194,6 +211,11 @@ def _make_task(
     cls = task_class(group(fields, f"tasks.{name}").get("kind", name))
     rest = {key: value for key, value in fields.items() if key != "kind"}
     task = typed(cls, {"name": name, **rest}, f"tasks.{name}")
+    for field in cls.__dataclass_fields__:
+        value = getattr(task, field)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not 0 <= number < math.inf:  # nor NaN
+                raise UsageError(f"tasks.{name}.{field} must be finite and at least 0, but is {value}")
     # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
     for field in cls.__dataclass_fields__:
         for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
