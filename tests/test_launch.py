@@ -205,7 +205,7 @@ FAKE = """    c = tiny.get_config('vit')
 BOTH = (
     f"{TINY}:gpt,vit", "--config.steps=4", "--config.log_every=2", "--config.tasks.gpt.source=folder:{scratch}/book"
 )  # fmt: skip
-MORE = ("--config.steps=8", "--config.eval_limit=1", "--config.log_every=4", "--config.backbones.shared.remat=full")
+MORE = ("--config.steps=8", "--config.eval_limit=1", "--config.log_every=4")
 AGAIN: dict[str, tuple[str, ...]] = {
     "eval": ("eval", *BOTH, "--workdir={scratch}/run"),
     "eval alone": ("eval", "--workdir={scratch}/alone"),
@@ -325,7 +325,7 @@ def test_more_steps_train_longer(runs: Runs) -> None:
     said = "steps: 4 there, 8 now; from step 4 on the learning rate is that of 8 steps: 0.0024 here, where it was 0.003"
     assert said in out
     config = json.loads((runs.scratch / "longer" / "config.json").read_text(encoding="utf-8"))
-    assert (config["steps"], config["eval_limit"], config["backbones"]["shared"]["remat"]) == (8, 1, "full")
+    assert (config["steps"], config["eval_limit"], config["log_every"]) == (8, 1, 4)
     assert runs.ended["eval of more steps"][0] == 0
     code, _, err = runs.ended["fewer steps"]
     assert code == 2
@@ -333,6 +333,26 @@ def test_more_steps_train_longer(runs: Runs) -> None:
         f"error: {runs.scratch / 'run'} has been trained for 4 steps, more than steps=3: give at least as many, or "
         f"another workdir\n"
     )
+
+
+def test_what_may_differ_is_named_by_patterns(tmp_path: Path) -> None:
+    from unimodal.command.runs import MAY_DIFFER
+    from unimodal.training.checkpoint import claim_workdir
+
+    old = dict(steps=2, mesh=dict(data=1), tasks=dict(a=dict(beam=0, length=3)), backbones=dict(b=dict(remat="none")))
+    assert claim_workdir(tmp_path, old, may_differ=MAY_DIFFER) == {}
+    new = dict(steps=3, mesh=dict(data=2), tasks=dict(a=dict(beam=4, length=3)), backbones=dict(b=dict(remat="full")))
+    differ = claim_workdir(tmp_path, new, may_differ=MAY_DIFFER)
+    assert differ == {
+        "steps": (2, 3), "mesh.data": (1, 2), "tasks.a.beam": (0, 4), "backbones.b.remat": ("none", "full")
+    }  # fmt: skip
+    assert claim_workdir(tmp_path, old, may_differ=MAY_DIFFER, renew=True) == {}
+    assert claim_workdir(tmp_path, new, may_differ=MAY_DIFFER, renew=True) == differ
+    assert claim_workdir(tmp_path, new) == {}
+    with pytest.raises(unimodal.UsageError, match=r"tasks\.a\.length: 3 there, 4 now"):
+        claim_workdir(tmp_path, {**new, "tasks": dict(a=dict(beam=4, length=4))}, may_differ=MAY_DIFFER)
+    with pytest.raises(unimodal.UsageError, match=r"steps_more: None there, 4 now"):
+        claim_workdir(tmp_path, {**new, "steps_more": 4}, may_differ=MAY_DIFFER)
 
 
 def test_a_folder_for_a_file_is_said_before_training(runs: Runs) -> None:
@@ -359,7 +379,7 @@ def test_help_and_version_are_quick() -> None:
     """They import neither the tasks nor what trains."""
     program = (
         "import sys; sys.argv = ['launch.py', *sys.argv[1:]]; import launch; code = launch.main(sys.argv); "
-        "heavy = {'orbax', 'grain', 'ml_collections', 'optax'} & set(sys.modules); "
+        "heavy = {'orbax', 'grain', 'unimodal.command.runs', 'unimodal.experiment'} & set(sys.modules); "
         "from jax._src import xla_bridge; sys.exit(code or bool(heavy) or xla_bridge.backends_are_initialized())"
     )
     for words, says in {
@@ -380,8 +400,8 @@ def test_help_and_version_are_quick() -> None:
 def test_a_second_interrupt_is_one_line(tmp_path: Path) -> None:
     """The first asks the loop to stop; the second ends it where it is."""
     line = tiny.command("train", GPT, f"--workdir={tmp_path / 'run'}", "--config.steps=1000000", "--fake_data")
-    log = (tmp_path / "err").open("wb")
-    child = subprocess.Popen(line, cwd=tiny.ROOT, env=tiny.environment(1), stdout=subprocess.DEVNULL, stderr=log)
+    with (tmp_path / "err").open("wb") as log:
+        child = subprocess.Popen(line, cwd=tiny.ROOT, env=tiny.environment(1), stdout=subprocess.DEVNULL, stderr=log)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (metrics.exists() and metrics.stat().st_size) and child.poll() is None and time.monotonic() < deadline:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
@@ -163,7 +164,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
 
 def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str:
     """One line on what other steps mean for the learning rate."""
-    then, here = (float(experiment.optimizer.schedule(steps)(step)) for steps in (before, now))
+    then, here = (jnp.asarray(experiment.optimizer.schedule(steps)(step)).item() for steps in (before, now))
     return (
         f"steps: {before} there, {now} now; from step {step} on the learning rate is that of {now} steps: "
         f"{here:.3g} here, where it was {then:.3g}"
