@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.backbone import Attention, BackboneConfig, Mlp
+from unimodal.errors import UsageError
 from unimodal.kernels.dense import attend
 from unimodal.layers import Embedding, Linear, Norm, activate, dropout
 from unimodal.sharding import copied
@@ -31,7 +32,7 @@ def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.A
         place = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
         last = jnp.where(segment != 0, place, 0).max(axis=1)  # padding may stand before, between or after
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    raise ValueError(f"pool {how!r} is not one of first, mean, last")
+    raise UsageError(f"pool {how!r} is not one of first, mean, last")
 
 
 class Classifier(nnx.Module):

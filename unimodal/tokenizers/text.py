@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.errors import UsageError
+from unimodal.errors import DTYPES, UsageError, check_fields
 from unimodal.layers import Embedding, Norm, dropout
 from unimodal.tokens import Tokens, tokens
 
@@ -28,6 +28,10 @@ class Config:
     dropout: float = 0.0
     init_std: float = 0.02
     param_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        least = dict(vocabulary=1, max_length=1, types=0)
+        check_fields("text", self, least=least, among=dict(param_dtype=DTYPES))
 
 
 class Tokenizer(nnx.Module):
