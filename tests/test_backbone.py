@@ -332,6 +332,31 @@ def test_scanned_and_unrolled_start_from_the_same_weights():
     assert (first != second).all()
 
 
+@pytest.mark.parametrize("scan", [True, False])
+def test_shared_layers_are_one_layer_used_over_and_over(scan):
+    """As a deep backbone whose layers are copies, and the gradient is the sum over the copies."""
+    shared = lively(depth=3, shared_layers=True)
+    deep = lively(depth=3)
+    deep.layers = jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=0), shared.layers)
+    deep.final_norm = shared.final_norm
+    shared = shared if scan else shared.unstacked()
+
+    def loss(backbone, made):
+        hidden, captured = backbone(made, capture=("hidden",))
+        return (jnp.sin(hidden)).sum(), (hidden, captured["hidden"])
+
+    (_, ours), gradients = quick(jax.value_and_grad(loss, has_aux=True))(shared, given())
+    (_, theirs), wanted = quick(jax.value_and_grad(loss, has_aux=True))(deep, given())
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    wanted = {name: value.sum(0, keepdims=name.startswith("layers")) for name, value in named(wanted).items()}
+    gradients = gradients if scan else gradients.stacked()
+    assert {name: len(value) for name, value in named(gradients.layers).items()} == dict.fromkeys(named(deep.layers), 1)
+    for name, value in named(gradients).items():
+        if name.startswith("layers"):
+            np.testing.assert_allclose(value, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_every_remat_policy_gives_the_same_gradients():
     assert set(REMAT) == {"none", "full", "dots"}
     results = {}

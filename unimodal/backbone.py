@@ -45,7 +45,8 @@ class BackboneConfig:
     (factor,) all wavelengths, or (factor, low, high, length) those longer than length/low by the factor, those shorter
     than length/high not at all, and smoothly between (Llama 3.1). layer_scale: initial value (Touvron 2021).
     dropout: on both residual branches and the attention output; stochastic_depth: rate of the last layer, growing
-    linearly from 0. final_norm: a norm after the last layer. scan: layers stacked and scanned, or an unrolled list.
+    linearly from 0. final_norm: a norm after the last layer. shared_layers: one layer, used `depth` times (Lan 2020, §3.1
+    "Cross-layer parameter sharing"). scan: layers stacked and scanned, or an unrolled list.
     remat: a key of REMAT. dtype: compute; param_dtype: storage. attention: a kernel by name, or "auto".
     window: tokens see only those less than this many places away (causal: itself and the window - 1 before), None: all
     that the layout shows; global_tokens: so many at the start of each document see and are seen all the same
@@ -75,6 +76,7 @@ class BackboneConfig:
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     final_norm: bool = True
+    shared_layers: bool = False
     scan: bool = True
     remat: str = "none"
     dtype: str = "float32"
@@ -124,6 +126,11 @@ class BackboneConfig:
     def M(self) -> int:
         """MLP width."""
         return 4 * self.width if self.mlp_width is None else self.mlp_width
+
+    @property
+    def blocks(self) -> int:
+        """Layers with weights of their own."""
+        return 1 if self.shared_layers else self.depth
 
     def make_norm(self, size: int | None = None) -> Norm:
         return Norm(
@@ -338,7 +345,7 @@ class Backbone(nnx.Module):
         def make(key: jax.Array) -> Block:
             return Block(config, rngs=nnx.Rngs(key))
 
-        keys = jax.random.split(rngs.params(), config.depth)
+        keys = jax.random.split(rngs.params(), config.blocks)
         self.layers: Any = jax.vmap(make)(keys) if config.scan else nnx.List([make(key) for key in keys])
         self.final_norm = config.make_norm() if config.final_norm else None
 
@@ -403,10 +410,15 @@ class Backbone(nnx.Module):
 
     def _run(self, layer: Callable[..., Any], x: jax.Array, per_layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
         """Thread x through the layers, scanned or one by one; what each returns beside x comes back stacked."""
-        if self.config.scan:
+        c = self.config
+        if c.scan and c.shared_layers:
+            block = jax.tree.map(lambda leaf: leaf[0], self.layers)
+            return jax.lax.scan(lambda x, rest: layer(x, (block, *rest)), x, per_layer, length=c.depth)
+        if c.scan:
             return jax.lax.scan(layer, x, (self.layers, *per_layer))
         outs = []
-        for i, block in enumerate(self.layers):
+        for i in range(c.depth):
+            block = self.layers[0 if c.shared_layers else i]
             x, out = layer(x, (block, *jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)))
             outs.append(out)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
@@ -421,7 +433,7 @@ class Backbone(nnx.Module):
         """The same weights as a list of Blocks, unrolled: `backbone.layers[3].mlp` can be looked at or replaced."""
         if not self.config.scan:
             return self
-        blocks = [jax.tree.map(lambda leaf, i=i: leaf[i], self.layers) for i in range(self.config.depth)]
+        blocks = [jax.tree.map(lambda leaf, i=i: leaf[i], self.layers) for i in range(self.config.blocks)]
         return self._with_layers(nnx.List(blocks), scan=False)
 
     def _with_layers(self, layers: Any, *, scan: bool) -> Backbone:

@@ -89,6 +89,8 @@ class LanguageModel(nnx.Module):
     def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """What the logits are made of, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
         bias [V] or None of `logits = x·kernel + bias`."""
+        if self.linear is None:
+            table.check(hidden)
         kernel = table.table.get_value().T if self.linear is None else self.linear.kernel.get_value()
         # The barrier has the kernel's gradient finished, and summed over devices, before the backbone's begins: else the
         # compiler may keep what each device has of it, whole and in float32, until the end of the step.

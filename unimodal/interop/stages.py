@@ -122,9 +122,10 @@ class Normed:
     name: str
     width: int
     epsilon: float
+    bias: bool = True
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
-        return {self.name: Norm(self.width, epsilon=self.epsilon)}
+        return {self.name: Norm(self.width, epsilon=self.epsilon, bias=self.bias)}
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return context.heads[self.name](x)
@@ -150,9 +151,10 @@ class Vocabulary:
     width: int
     vocabulary: int
     tied: bool = True
+    bias: bool = False
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
-        return {self.name: LanguageModel(self.width, self.vocabulary, tied=self.tied, rngs=rngs)}
+        return {self.name: LanguageModel(self.width, self.vocabulary, tied=self.tied, bias=self.bias, rngs=rngs)}
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return context.heads[self.name](x, context.tokenizer.table)

@@ -245,7 +245,7 @@ def _same_make(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...])
     match head, stages:
         case MaskedLanguageModel(), (MaskedVocabulary() as stage,) if stage.activation == head.activation:
             return {stage.name: ""}
-        case LanguageModel(), (Vocabulary() as stage,) if stage.tied == (head.linear is None):
+        case LanguageModel(), (Vocabulary() as stage,) if _alike(head, stage):
             return {stage.name: ""}
         case Classifier(), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
             return {dense.name: ".linear"}
@@ -258,6 +258,10 @@ def _same_make(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...])
         case Projection(), (Pool() as pool, Dense(bias=False) as dense, Unit()) if _pooling(pool) == head.pooling:
             return {dense.name: ".linear"}
     return {}
+
+
+def _alike(head: LanguageModel, stage: Vocabulary) -> bool:
+    return (stage.tied, stage.bias) == (head.linear is None, head.bias is not None)
 
 
 def _pooling(pool: Pool) -> str:

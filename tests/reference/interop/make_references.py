@@ -504,7 +504,7 @@ def valid_places(model: Any, inputs: Arrays) -> np.ndarray | None:
     if "text_mask" in inputs:
         return inputs["text_mask"] == 1
     if "audio_mask" in inputs:
-        base = getattr(model, "wav2vec2", getattr(model, "hubert", model))
+        base = getattr(model, model.base_model_prefix, model)
         frames = base._get_feat_extract_output_lengths(torch.from_numpy(inputs["audio_mask"].sum(1))).numpy()
         length = int(base._get_feat_extract_output_lengths(torch.tensor(inputs["audio"].shape[1])))
         return np.arange(length)[None] < frames[:, None]
@@ -560,6 +560,112 @@ def make(name: str) -> None:
     np.savez_compressed(directory / "reference.npz", **arrays)
     size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
     print(f"{name:<32} {size / 1024:6.0f} KB   {', '.join(f'{n} {tuple(v.shape)}' for n, v in outputs.items())}")
+
+
+def run_text_tower(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With its projection to unit length, if it has one."""
+    out = model(input_ids=x["text"].long(), attention_mask=x.get("text_mask"))
+    found = {"hidden": out.last_hidden_state}
+    if "text_embeds" in out:
+        return {**found, "text_embedding": torch.nn.functional.normalize(out.text_embeds, dim=-1)}
+    return {**found, "pooled": out.pooler_output}
+
+
+def run_image_tower(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same for pictures of another size than the position table was made for."""
+    out = model(pixel_values=pixels(x), interpolate_pos_encoding=True)
+    found = {"hidden": out.last_hidden_state}
+    if "image_embeds" in out:
+        return {**found, "image_embedding": torch.nn.functional.normalize(out.image_embeds, dim=-1)}
+    return found if out.pooler_output is None else {**found, "pooled": out.pooler_output}
+
+
+def run_discriminator(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = run_with_base("electra")(model, x)
+    return {**found, "logits": found["logits"][:, :, None]}
+
+
+def run_order(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = model(input_ids=x["text"].long(), token_type_ids=x["text_types"].long())
+    return {"logits": out.prediction_logits, "sentence_order_logits": out.sop_logits}
+
+
+def clip_words() -> Arrays:
+    return {name: value for name, value in clip_text().items() if name != "image"}
+
+
+SIGLIP_TEXT = dict(**SIZES, vocab_size=61, max_position_embeddings=12, projection_size=24)
+ELECTRA = dict(**SIZES, embedding_size=16, vocab_size=61, max_position_embeddings=20)
+DATA2VEC = {**CONVOLUTIONS, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
+
+CASES |= {
+    "clip_text_model": Case(
+        lambda: t.CLIPTextModel(t.CLIPTextConfig(**CLIP_TEXT)), clip_words, run_text_tower,
+        ("embeddings.token_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "final_layer_norm.weight"),
+    ),
+    "clip_text_projection": Case(
+        lambda: t.CLIPTextModelWithProjection(t.CLIPTextConfig(**CLIP_TEXT)), clip_words, run_text_tower,
+        ("text_model.embeddings.position_embedding.weight", "text_model.encoder.layers.1.mlp.fc1.weight", "text_projection.weight"),
+    ),
+    "clip_vision_model": Case(
+        lambda: t.CLIPVisionModel(t.CLIPVisionConfig(**VIT, projection_dim=24)), lambda: image(24, 16), run_image_tower,
+        ("embeddings.class_embedding", "encoder.layers.1.self_attn.v_proj.weight", "post_layernorm.weight"),
+    ),
+    "clip_vision_projection": Case(
+        lambda: t.CLIPVisionModelWithProjection(t.CLIPVisionConfig(**VIT, projection_dim=24)), lambda: image(24, 16), run_image_tower,
+        ("vision_model.pre_layrnorm.bias", "vision_model.encoder.layers.1.self_attn.k_proj.weight", "visual_projection.weight"),
+    ),
+    "siglip_text_model": Case(
+        lambda: t.SiglipTextModel(t.SiglipTextConfig(**SIGLIP_TEXT)), lambda: text(9, padded=False), run_text_tower,
+        ("embeddings.token_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "head.weight"),
+    ),
+    "siglip_vision_model": Case(
+        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**VIT)), lambda: image(16, 32), run_image_tower,
+        ("embeddings.position_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "head.probe"),
+    ),
+    "siglip_vision_headless": Case(
+        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**VIT, vision_use_head=False)), image, run_image_tower,
+        ("embeddings.patch_embedding.weight", "encoder.layers.1.mlp.fc2.weight", "post_layernorm.weight"),
+    ),
+    "electra_discriminator": Case(
+        lambda: t.ElectraForPreTraining(t.ElectraConfig(**ELECTRA)), text, run_discriminator,
+        ("electra.embeddings.word_embeddings.weight", f"electra.{LAYER}attention.self.key.weight", "discriminator_predictions.dense.weight"),
+    ),
+    "electra_masked_lm": Case(
+        lambda: t.ElectraForMaskedLM(t.ElectraConfig(**ELECTRA)), text, run_with_base("electra"),
+        ("electra.embeddings_project.weight", f"electra.{LAYER}attention.self.value.weight", "generator_predictions.dense.weight"),
+    ),
+    "electra_classifier": Case(
+        lambda: t.ElectraForSequenceClassification(labelled(t.ElectraConfig(**{**ELECTRA, "embedding_size": 32}))), text,
+        run_with_base("electra"),
+        ("electra.embeddings.LayerNorm.weight", f"electra.{LAYER}output.dense.weight", "classifier.dense.weight"),
+    ),
+    "electra_token_classifier": Case(
+        lambda: t.ElectraForTokenClassification(labelled(t.ElectraConfig(**ELECTRA))), lambda: text(9), run_with_base("electra"),
+        ("electra.embeddings.token_type_embeddings.weight", f"electra.{LAYER}intermediate.dense.weight", "classifier.weight"),
+    ),
+    "data2vec_text": Case(
+        lambda: t.Data2VecTextForMaskedLM(t.Data2VecTextConfig(**ROBERTA)), lambda: text(pad=1), run_with_base("data2vec_text"),
+        ("data2vec_text.embeddings.position_embeddings.weight", f"data2vec_text.{LAYER}attention.self.key.weight", "lm_head.dense.weight"),
+    ),
+    "data2vec_audio": Case(
+        lambda: t.Data2VecAudioForCTC(t.Data2VecAudioConfig(**SIZES, **DATA2VEC)), audio, run_with_base("data2vec_audio"),
+        ("data2vec_audio.encoder.pos_conv_embed.layers.0.conv.weight", f"data2vec_audio.{SPEECH}", "lm_head.weight"),
+    ),
+    "albert_pretraining": Case(
+        lambda: t.AlbertForPreTraining(t.AlbertConfig(**{**ELECTRA, "num_hidden_layers": 3})), text_types, run_order,
+        (
+            "albert.embeddings.word_embeddings.weight",
+            "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.key.weight",
+            "albert.encoder.embedding_hidden_mapping_in.weight",
+        ),
+    ),
+    "albert_classifier": Case(
+        lambda: t.AlbertForSequenceClassification(labelled(t.AlbertConfig(**{**ELECTRA, "embedding_size": 32}))), text,
+        run_with_base("albert"),
+        ("albert.pooler.weight", "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "classifier.weight"),
+    ),
+}  # fmt: skip
 
 
 if __name__ == "__main__":
