@@ -221,14 +221,14 @@ class _Reader:
         real_BS = (slot[None] < self.lengths[:, None]) | (slot[None] >= self.length)
         query = start + jnp.arange(ids.shape[1], dtype=jnp.int32)
         mask = real_BS[:, None, :] & (slot[None, None, :] <= query[None, :, None])
-        c = self.backbone.config
+        c, near = self.backbone.config, None
         if c.window is not None:
             # In places of the text, as when it was trained: what is written follows the prompt, not its padding.
             place_BS = jnp.where(slot[None] < self.length, slot[None], slot[None] - self.length + self.lengths[:, None])
             near = position[:, :, None] - place_BS[:, None, :] < c.window
-            mask = mask & (near | (place_BS < c.global_tokens)[:, None, :] | (position < c.global_tokens)[:, :, None])
+            near = near | (place_BS < c.global_tokens)[:, None, :] | (position < c.global_tokens)[:, :, None]
         x = self.tokenizer(ids, causal=True, position=position).x
-        return self.backbone.extend(x, position, mask, cache, start)
+        return self.backbone.extend(x, position, mask, cache, start, near)
 
 
 def _is_stop(ids: jax.Array, stop: tuple[int, ...]) -> jax.Array:

@@ -158,6 +158,9 @@ def read_leaf(
         slices = sharding.addressable_devices_indices_map(shape)
         placed = {device: _bounds(index or (), shape) for device, index in slices.items()}
     buffers = {index: _aligned([stop - start for start, stop in index], dtype) for index in set(placed.values())}
+    if pieces[0].layer is not None and pieces[0].row.first:  # layers that nothing there fills
+        for buffer in buffers.values():
+            buffer.fill(pieces[0].row.before)
     for piece in pieces:
         value = piece.row.read(source.tensors[piece.source].read()).reshape(piece.shape)
         value = value if piece.layer is None else value[None]

@@ -261,7 +261,8 @@ def _same_make(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...])
 
 
 def _alike(head: LanguageModel, stage: Vocabulary) -> bool:
-    return (stage.tied, stage.bias) == (head.linear is None, head.bias is not None)
+    theirs = stage.tied, stage.bias, stage.soft_cap
+    return theirs == (head.linear is None, head.bias is not None, head.soft_cap)
 
 
 def _pooling(pool: Pool) -> str:

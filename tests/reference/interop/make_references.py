@@ -596,6 +596,13 @@ def clip_words() -> Arrays:
 
 SIGLIP_TEXT = dict(**SIZES, vocab_size=61, max_position_embeddings=12, projection_size=24)
 ELECTRA = dict(**SIZES, embedding_size=16, vocab_size=61, max_position_embeddings=20)
+MODERNBERT = dict(
+    **SIZES, vocab_size=61, max_position_embeddings=40, local_attention=6, global_attn_every_n_layers=2, pad_token_id=0,
+    bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    rope_parameters=dict(
+        full_attention=dict(rope_type="default", rope_theta=1000.0), sliding_attention=dict(rope_type="default", rope_theta=50.0)
+    ),
+)  # fmt: skip
 DATA2VEC = {**CONVOLUTIONS, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
 
 CASES |= {
@@ -664,6 +671,49 @@ CASES |= {
         lambda: t.AlbertForSequenceClassification(labelled(t.AlbertConfig(**{**ELECTRA, "embedding_size": 32}))), text,
         run_with_base("albert"),
         ("albert.pooler.weight", "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "classifier.weight"),
+    ),
+    "modernbert_masked_lm": Case(
+        lambda: t.ModernBertForMaskedLM(t.ModernBertConfig(**MODERNBERT)), lambda: text(13), run_with_base("model"),
+        ("model.embeddings.norm.weight", "model.layers.0.attn.Wqkv.weight", "model.layers.1.attn_norm.weight"),
+    ),
+    "modernbert_classifier": Case(
+        lambda: t.ModernBertForSequenceClassification(
+            labelled(t.ModernBertConfig(**MODERNBERT, classifier_pooling="mean", norm_bias=True, attention_bias=True, mlp_bias=True))
+        ),
+        left_padded, run_with_base("model"),
+        ("model.layers.1.attn_norm.bias", "model.layers.1.attn.Wqkv.bias", "head.dense.weight"),
+    ),
+    "modernbert_token_classifier": Case(
+        lambda: t.ModernBertForTokenClassification(
+            labelled(t.ModernBertConfig(**MODERNBERT, layer_types=["sliding_attention"] * 2, classifier_bias=True))
+        ),
+        lambda: text(9), run_with_base("model"),
+        ("model.embeddings.tok_embeddings.weight", "model.layers.0.mlp.Wi.weight", "head.dense.bias"),
+    ),
+    "smollm3": Case(
+        decoder(t.SmolLM3Config, t.SmolLM3ForCausalLM, num_key_value_heads=2, no_rope_layers=[1, 0], pad_token_id=0, eos_token_id=1),
+        text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.layers.1.self_attn.q_proj.weight"),
+    ),
+    "gemma2": Case(
+        decoder(
+            t.Gemma2Config, t.Gemma2ForCausalLM, num_key_value_heads=2, head_dim=12, sliding_window=4, query_pre_attn_scalar=10,
+            attn_logit_softcapping=0.5, final_logit_softcapping=1.5,
+        ),
+        text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "model.layers.0.post_feedforward_layernorm.weight"),
+    ),
+    "gemma3_text": Case(
+        decoder(
+            t.Gemma3TextConfig, t.Gemma3ForCausalLM, num_key_value_heads=1, head_dim=12, sliding_window=4, query_pre_attn_scalar=20,
+            layer_types=["full_attention", "sliding_attention"],
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", rope_theta=1000.0, factor=4.0),
+                sliding_attention=dict(rope_type="default", rope_theta=50.0),
+            ),
+        ),
+        text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_proj.weight"),
     ),
 }  # fmt: skip
 
