@@ -49,18 +49,24 @@ def attention(
     implementation: str = "auto",
     scale: float | None = None,
     soft_cap: float | None = None,
+    bias: jax.Array | None = None,
     right_padded: bool = False,
 ) -> jax.Array:
     """Self-attention of tokens laid out as `layout`; [B,T,H,K]. `implementation`: see the head of this file.
 
     window: a token sees only those less than `window` places away, as far as the layout lets it; None: all.
     global_tokens: that many at the start of each document see and are seen at any distance (Beltagy 2020). scale and
-    soft_cap: of the logits, as in `kernels.dense.attend`; cuDNN has no soft_cap. right_padded: the promise of `Tokens` about `segment`. On a mesh with `sequence` > 1, rows are computed in pieces. Raises ValueError
+    soft_cap: of the logits, as in `kernels.dense.attend`; cuDNN has no soft_cap. bias:
+    [H,T,T], added to the logits, by the kernel "xla" alone. right_padded: the promise of `Tokens` about `segment`. On a mesh with `sequence` > 1, rows are computed in pieces. Raises ValueError
     for an unknown implementation, and UsageError for one whose needs the mesh, the heads or the pattern do not meet.
     """
     pattern, packed = Pattern(layout, window, global_tokens), segment is not None and not right_padded
     factor = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
     parts = placed.sequence_parts()
+    if bias is not None:
+        if implementation not in ("auto", "xla"):
+            raise UsageError(f"attention {implementation!r} has no bias on the logits: choose 'xla' or 'auto'")
+        implementation = "xla"
     local, spread = _choose(
         implementation,
         placed.platform(),
@@ -93,7 +99,7 @@ def attention(
             return placed.ring(q, k, v, segment, pattern, tile=tile, **given)
         if local == "xla":
             mask = visible(layout, segment, window=window, global_tokens=global_tokens)
-            return attend(q, k, v, mask, scale=scale, soft_cap=soft_cap)[0]
+            return attend(q, k, v, mask, scale=scale, soft_cap=soft_cap, bias=bias)[0]
         if local == "cudnn":
             return cudnn(q, k, v, segment, pattern, scale=factor, right_padded=right_padded)
         # Only here, because Pallas for TPUs takes long to import and few have one.

@@ -15,7 +15,7 @@ from flax import nnx
 from unimodal.attention import IMPLEMENTATIONS, attention
 from unimodal.errors import UsageError
 from unimodal.kernels.dense import attend
-from unimodal.layers import Linear, Norm, activate, dropout
+from unimodal.layers import Embedding, Linear, Norm, activate, dropout
 from unimodal.sharding import constrain
 from unimodal.tokens import Layout, Tokens
 from unimodal.visibility import Pattern, visible
@@ -45,7 +45,10 @@ class BackboneConfig:
     norm_offset is added to the learned scale. key_bias=False: no bias on the keys even with qkv_bias.
     activation: a key of MLP_ACTIVATIONS. qk_norm: RMS- or LayerNorm (as `norm`) on each head's query and key.
     attention_scale: factor on the products of query and key, None: 1/√K; attention_soft_cap: c, which bends the logits
-    z to c·tanh(z/c), so that none is beyond ±c (Bello 2016).
+    z to c·tanh(z/c), so that none is beyond ±c (Bello 2016). relative_buckets: a learned bias of each head on the logits,
+    by the distance of query and key, shared by all layers: half of so many buckets for keys before and half for those
+    after, single distances first and then ever longer stretches up to relative_distance (Raffel 2020, §2.1); it takes
+    the kernel "xla" and has no cache.
     rope_theta: base of rotary position embedding (Su 2021), None for none; rope_scaling stretches it:
     (factor,) all wavelengths, or (factor, low, high, length) those longer than length/low by the factor, those shorter
     than length/high not at all, and smoothly between (Llama 3.1). rope_layers: which layers (from 0) rotate, None: all.
@@ -83,6 +86,8 @@ class BackboneConfig:
     rope_layers: tuple[int, ...] | None = None
     attention_scale: float | None = None
     attention_soft_cap: float | None = None
+    relative_buckets: int | None = None
+    relative_distance: int = 128
     layer_scale: float | None = None
     dropout: float = 0.0
     stochastic_depth: float = 0.0
@@ -140,6 +145,18 @@ class BackboneConfig:
         ):
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(f"backbone.{name} means nothing without {needed}: set both, or neither")
+        if self.relative_buckets is not None:
+            if self.attention not in ("auto", "xla"):
+                raise UsageError(f"backbone.attention={self.attention!r} has no relative_buckets: choose auto or xla")
+            if (
+                self.relative_buckets < 4
+                or self.relative_buckets % 4
+                or self.relative_distance <= self.relative_buckets
+            ):
+                raise UsageError(
+                    f"backbone.relative_buckets must be a multiple of 4 below relative_distance={self.relative_distance}, but "
+                    f"is {self.relative_buckets}"
+                )
         if not self.first_attention_norm and self.norm_position == "post":
             raise UsageError("backbone.first_attention_norm=False leaves out a norm that norm_position='post' has not")
         for name in ("attention_scale", "attention_soft_cap"):
@@ -223,6 +240,15 @@ def _stretched(
     return frequency * (kept + (1 - kept) / factor)
 
 
+def relative_bucket(distance: np.ndarray, buckets: int, longest: int) -> np.ndarray:
+    """The bucket of each distance (place of the key less that of the query), as BackboneConfig.relative_buckets says."""
+    half, single = buckets // 2, buckets // 4
+    away = np.abs(distance).astype(np.float32)
+    far = np.log(np.maximum(away, 1) / np.float32(single)) / np.float32(math.log(longest / single))
+    stretch = np.minimum(single + (far * np.float32(half - single)).astype(np.int32), half - 1)
+    return np.where(distance > 0, half, 0).astype(np.int32) + np.where(away < single, away.astype(np.int32), stretch)
+
+
 def rotate(x_BTHK: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotate the pairs (i, i+K/2) of each head by the angles of `rope`."""
     cos, sin = rope
@@ -303,12 +329,14 @@ class Attention(nnx.Module):
         right_padded: bool = False,
         capture: bool = False,
         windowed: Any = None,
+        bias_HTT: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Attended [B,T,D], and the weights [B,H,T,T] if `capture` (which needs the plain kernel). right_padded: as in
-        `Tokens`. windowed: whether the window holds here, None: it does."""
+        `Tokens`. windowed: whether the window holds here, None: it does. bias_HTT: added to the logits."""
         q, k, v = self.project(x_BTD, rope)
         q = constrain(q, "batch", "tokens", "heads", "head_size")
-        always, bent = self.global_tokens, dict(scale=self.scale, soft_cap=self.soft_cap)
+        always: int = self.global_tokens
+        bent: dict[str, Any] = dict(scale=self.scale, soft_cap=self.soft_cap, bias=bias_HTT)
 
         def run(window: int | None) -> tuple[jax.Array, jax.Array | None]:
             if capture:
@@ -436,6 +464,9 @@ class Backbone(nnx.Module):
         keys = jax.random.split(rngs.params(), config.blocks)
         self.layers: Any = jax.vmap(make)(keys) if config.scan else nnx.List([make(key) for key in keys])
         self.final_norm = config.make_norm() if config.final_norm else None
+        buckets, dtype = config.relative_buckets, jnp.dtype(config.param_dtype)
+        axes = ("place", "heads")
+        self.relative = Embedding(buckets, config.heads, axes=axes, dtype=dtype, rngs=rngs) if buckets else None
 
     def __call__(
         self, tokens: Tokens, *, key: jax.Array | None = None, capture: Sequence[str] = ()
@@ -449,7 +480,7 @@ class Backbone(nnx.Module):
         unknown = set(capture) - {"hidden", "attention"}
         if unknown:
             raise ValueError(f"capture {sorted(unknown)} is not among 'hidden', 'attention'")
-        ropes, kinds = self._kinds(tokens.position)
+        (ropes, kinds), bias_HTT = self._kinds(tokens.position), self._relative_bias(tokens.x.shape[1])
 
         def layer(x: jax.Array, inputs: tuple[Block, Any, Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
             block, layer_key, rate, kind = inputs
@@ -463,6 +494,7 @@ class Backbone(nnx.Module):
                     right_padded=tokens.right_padded,
                     capture="attention" in capture,
                     windowed=kind.windowed,
+                    bias_HTT=bias_HTT,
                 )
 
             x, weights = block(x, attend_to, key=layer_key, depth_rate=rate, bare=kind.bare)
@@ -494,8 +526,10 @@ class Backbone(nnx.Module):
         near_BTS: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Hidden states [B,T,D] of new tokens that see the cache under `mask_BTS`, and the cache with them in it. near_BTS:
-        all that layers with a window see of it."""
+        all that layers with a window see of it. Raises UsageError for a backbone with relative_buckets."""
         c = self.config
+        if c.relative_buckets is not None:
+            raise UsageError("backbone.relative_buckets has no cache, so nothing can be generated with it")
         ropes, kinds = self._kinds(position_BT)
 
         def layer(x: jax.Array, inputs: tuple[Block, KVCache, LayerKind]) -> tuple[jax.Array, KVCache]:
@@ -507,6 +541,14 @@ class Backbone(nnx.Module):
 
         x, cache = self._run(layer, x_BTD.astype(c.dtype), (cache, kinds))
         return (x if self.final_norm is None else self.final_norm(x)), cache
+
+    def _relative_bias(self, length: int) -> jax.Array | None:
+        """What distance adds to each head's logits, [H,T,T]."""
+        c, place = self.config, np.arange(length)
+        if self.relative is None or c.relative_buckets is None:
+            return None
+        bucket = relative_bucket(place[None, :] - place[:, None], c.relative_buckets, c.relative_distance)
+        return self.relative(jnp.asarray(bucket)).transpose(2, 0, 1)
 
     def _kinds(self, position_BT: jax.Array) -> tuple[Any, LayerKind]:
         """The rotations (one after the other, if layers differ), and how each layer differs from the others."""
@@ -555,5 +597,5 @@ class Backbone(nnx.Module):
     def _with_layers(self, layers: Any, *, scan: bool) -> Backbone:
         config = replace(self.config, scan=scan)
         other = jax.eval_shape(lambda: Backbone(config, rngs=nnx.Rngs(0)))  # the structure alone
-        other.layers, other.final_norm = layers, self.final_norm
+        other.layers, other.final_norm, other.relative = layers, self.final_norm, self.relative
         return other

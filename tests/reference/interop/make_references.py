@@ -603,6 +603,7 @@ MODERNBERT = dict(
         full_attention=dict(rope_type="default", rope_theta=1000.0), sliding_attention=dict(rope_type="default", rope_theta=50.0)
     ),
 )  # fmt: skip
+MPNET = dict(**SIZES, vocab_size=61, max_position_embeddings=40)
 DATA2VEC = {**CONVOLUTIONS, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
 
 CASES |= {
@@ -714,6 +715,19 @@ CASES |= {
         ),
         text, run_with_base("model"),
         ("model.embed_tokens.weight", "model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_proj.weight"),
+    ),
+    "mpnet_masked_lm": Case(
+        lambda: t.MPNetForMaskedLM(t.MPNetConfig(**MPNET)), lambda: text(31, pad=1), run_with_base("mpnet"),
+        ("mpnet.encoder.relative_attention_bias.weight", f"mpnet.{LAYER}attention.attn.k.weight", "lm_head.dense.weight"),
+    ),
+    "mpnet_sentence": Case(
+        lambda: t.MPNetModel(t.MPNetConfig(**MPNET)), lambda: text(9, pad=1), run_sentence,
+        ("encoder.relative_attention_bias.weight", "embeddings.position_embeddings.weight", f"{LAYER}attention.attn.o.bias"),
+        files=(("1_Pooling/config.json", POOLING), ("modules.json", MODULES)),
+    ),
+    "mpnet_classifier": Case(
+        lambda: t.MPNetForSequenceClassification(labelled(t.MPNetConfig(**MPNET))), lambda: text(pad=1), run_with_base("mpnet"),
+        ("mpnet.embeddings.word_embeddings.weight", f"mpnet.{LAYER}output.dense.weight", "classifier.dense.weight"),
     ),
 }  # fmt: skip
 

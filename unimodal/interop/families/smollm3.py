@@ -28,6 +28,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         config,
         names,
         tied=True,
+        kv_heads=config.get("num_key_value_heads", 4),
         biased=("q_proj", "k_proj", "v_proj", "o_proj") if bias else (),
         mlp_bias=mlp_bias,
         qkv_bias=bias,
