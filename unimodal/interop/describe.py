@@ -45,9 +45,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Description:
+    """leftovers: regular expressions of whole names; tensors that are known, and rightly go unread."""
+
     towers: tuple[Tower, ...]
     outputs: tuple[Output, ...]
     rows: tuple[Row, ...]
+    leftovers: tuple[str, ...] = ()
 
 
 ACTIVATION_NAMES = {

@@ -590,37 +590,54 @@ def run_order(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return {"logits": out.prediction_logits, "sentence_order_logits": out.sop_logits}
 
 
+def run_language_model(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The text model of one that sees pictures, given none."""
+    seen = {}
+    hook = model.model.language_model.register_forward_hook(lambda _, __, out: seen.update(picked(out)))
+    try:
+        out = model(input_ids=x["text"].long(), attention_mask=x["text_mask"])
+    finally:
+        hook.remove()
+    return {**seen, "logits": out.logits}
+
+
 def clip_words() -> Arrays:
     return {name: value for name, value in clip_text().items() if name != "image"}
 
 
-SIGLIP_TEXT = dict(**SIZES, vocab_size=61, max_position_embeddings=12, projection_size=24)
-ELECTRA = dict(**SIZES, embedding_size=16, vocab_size=61, max_position_embeddings=20)
+SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+SMALL_TEXT = dict(**SMALL, vocab_size=61, max_position_embeddings=40)
+SMALL_ROBERTA = dict(**SMALL_TEXT, type_vocab_size=1, pad_token_id=1)
+SMALL_VIT = dict(**SMALL, image_size=8, patch_size=4)
+SMALL_CLIP = dict(**SMALL, vocab_size=61, max_position_embeddings=12, eos_token_id=60, projection_dim=12)
+SIGLIP_TEXT = dict(**SMALL, vocab_size=61, max_position_embeddings=12, projection_size=12)
+ELECTRA = dict(**SMALL, embedding_size=8, vocab_size=61, max_position_embeddings=20)
 MODERNBERT = dict(
-    **SIZES, vocab_size=61, max_position_embeddings=40, local_attention=6, global_attn_every_n_layers=2, pad_token_id=0,
+    **SMALL, vocab_size=61, max_position_embeddings=40, local_attention=6, global_attn_every_n_layers=2, pad_token_id=0,
     bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
     rope_parameters=dict(
         full_attention=dict(rope_type="default", rope_theta=1000.0), sliding_attention=dict(rope_type="default", rope_theta=50.0)
     ),
 )  # fmt: skip
-MPNET = dict(**SIZES, vocab_size=61, max_position_embeddings=40)
+TINY_VISION = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+MPNET = dict(**SMALL, vocab_size=61, max_position_embeddings=40)
 DATA2VEC = {**CONVOLUTIONS, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
 
 CASES |= {
     "clip_text_model": Case(
-        lambda: t.CLIPTextModel(t.CLIPTextConfig(**CLIP_TEXT)), clip_words, run_text_tower,
+        lambda: t.CLIPTextModel(t.CLIPTextConfig(**SMALL_CLIP)), clip_words, run_text_tower,
         ("embeddings.token_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "final_layer_norm.weight"),
     ),
     "clip_text_projection": Case(
-        lambda: t.CLIPTextModelWithProjection(t.CLIPTextConfig(**CLIP_TEXT)), clip_words, run_text_tower,
+        lambda: t.CLIPTextModelWithProjection(t.CLIPTextConfig(**SMALL_CLIP)), clip_words, run_text_tower,
         ("text_model.embeddings.position_embedding.weight", "text_model.encoder.layers.1.mlp.fc1.weight", "text_projection.weight"),
     ),
     "clip_vision_model": Case(
-        lambda: t.CLIPVisionModel(t.CLIPVisionConfig(**VIT, projection_dim=24)), lambda: image(24, 16), run_image_tower,
+        lambda: t.CLIPVisionModel(t.CLIPVisionConfig(**SMALL_VIT, projection_dim=12)), lambda: image(12, 8), run_image_tower,
         ("embeddings.class_embedding", "encoder.layers.1.self_attn.v_proj.weight", "post_layernorm.weight"),
     ),
     "clip_vision_projection": Case(
-        lambda: t.CLIPVisionModelWithProjection(t.CLIPVisionConfig(**VIT, projection_dim=24)), lambda: image(24, 16), run_image_tower,
+        lambda: t.CLIPVisionModelWithProjection(t.CLIPVisionConfig(**SMALL_VIT, projection_dim=12)), lambda: image(12, 8), run_image_tower,
         ("vision_model.pre_layrnorm.bias", "vision_model.encoder.layers.1.self_attn.k_proj.weight", "visual_projection.weight"),
     ),
     "siglip_text_model": Case(
@@ -628,11 +645,11 @@ CASES |= {
         ("embeddings.token_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "head.weight"),
     ),
     "siglip_vision_model": Case(
-        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**VIT)), lambda: image(16, 32), run_image_tower,
+        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**SMALL_VIT)), lambda: image(8, 16), run_image_tower,
         ("embeddings.position_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "head.probe"),
     ),
     "siglip_vision_headless": Case(
-        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**VIT, vision_use_head=False)), image, run_image_tower,
+        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**SMALL_VIT, vision_use_head=False)), lambda: image(8, 8), run_image_tower,
         ("embeddings.patch_embedding.weight", "encoder.layers.1.mlp.fc2.weight", "post_layernorm.weight"),
     ),
     "electra_discriminator": Case(
@@ -644,7 +661,7 @@ CASES |= {
         ("electra.embeddings_project.weight", f"electra.{LAYER}attention.self.value.weight", "generator_predictions.dense.weight"),
     ),
     "electra_classifier": Case(
-        lambda: t.ElectraForSequenceClassification(labelled(t.ElectraConfig(**{**ELECTRA, "embedding_size": 32}))), text,
+        lambda: t.ElectraForSequenceClassification(labelled(t.ElectraConfig(**{**ELECTRA, "embedding_size": 16}))), text,
         run_with_base("electra"),
         ("electra.embeddings.LayerNorm.weight", f"electra.{LAYER}output.dense.weight", "classifier.dense.weight"),
     ),
@@ -653,11 +670,11 @@ CASES |= {
         ("electra.embeddings.token_type_embeddings.weight", f"electra.{LAYER}intermediate.dense.weight", "classifier.weight"),
     ),
     "data2vec_text": Case(
-        lambda: t.Data2VecTextForMaskedLM(t.Data2VecTextConfig(**ROBERTA)), lambda: text(pad=1), run_with_base("data2vec_text"),
+        lambda: t.Data2VecTextForMaskedLM(t.Data2VecTextConfig(**SMALL_ROBERTA)), lambda: text(pad=1), run_with_base("data2vec_text"),
         ("data2vec_text.embeddings.position_embeddings.weight", f"data2vec_text.{LAYER}attention.self.key.weight", "lm_head.dense.weight"),
     ),
     "data2vec_audio": Case(
-        lambda: t.Data2VecAudioForCTC(t.Data2VecAudioConfig(**SIZES, **DATA2VEC)), audio, run_with_base("data2vec_audio"),
+        lambda: t.Data2VecAudioForCTC(t.Data2VecAudioConfig(**SMALL, **DATA2VEC)), audio, run_with_base("data2vec_audio"),
         ("data2vec_audio.encoder.pos_conv_embed.layers.0.conv.weight", f"data2vec_audio.{SPEECH}", "lm_head.weight"),
     ),
     "albert_pretraining": Case(
@@ -669,7 +686,7 @@ CASES |= {
         ),
     ),
     "albert_classifier": Case(
-        lambda: t.AlbertForSequenceClassification(labelled(t.AlbertConfig(**{**ELECTRA, "embedding_size": 32}))), text,
+        lambda: t.AlbertForSequenceClassification(labelled(t.AlbertConfig(**{**ELECTRA, "embedding_size": 16}))), text,
         run_with_base("albert"),
         ("albert.pooler.weight", "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "classifier.weight"),
     ),
@@ -692,13 +709,13 @@ CASES |= {
         ("model.embeddings.tok_embeddings.weight", "model.layers.0.mlp.Wi.weight", "head.dense.bias"),
     ),
     "smollm3": Case(
-        decoder(t.SmolLM3Config, t.SmolLM3ForCausalLM, num_key_value_heads=2, no_rope_layers=[1, 0], pad_token_id=0, eos_token_id=1),
+        decoder(t.SmolLM3Config, t.SmolLM3ForCausalLM, **SMALL, num_key_value_heads=2, no_rope_layers=[1, 0], pad_token_id=0, eos_token_id=1),
         text, run_with_base("model"),
         ("model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.layers.1.self_attn.q_proj.weight"),
     ),
     "gemma2": Case(
         decoder(
-            t.Gemma2Config, t.Gemma2ForCausalLM, num_key_value_heads=2, head_dim=12, sliding_window=4, query_pre_attn_scalar=10,
+            t.Gemma2Config, t.Gemma2ForCausalLM, **SMALL, num_key_value_heads=2, head_dim=12, sliding_window=4, query_pre_attn_scalar=10,
             attn_logit_softcapping=0.5, final_logit_softcapping=1.5,
         ),
         text, run_with_base("model"),
@@ -706,7 +723,7 @@ CASES |= {
     ),
     "gemma3_text": Case(
         decoder(
-            t.Gemma3TextConfig, t.Gemma3ForCausalLM, num_key_value_heads=1, head_dim=12, sliding_window=4, query_pre_attn_scalar=20,
+            t.Gemma3TextConfig, t.Gemma3ForCausalLM, **SMALL, num_key_value_heads=1, head_dim=12, sliding_window=4, query_pre_attn_scalar=20,
             layer_types=["full_attention", "sliding_attention"],
             rope_parameters=dict(
                 full_attention=dict(rope_type="linear", rope_theta=1000.0, factor=4.0),
@@ -715,6 +732,38 @@ CASES |= {
         ),
         text, run_with_base("model"),
         ("model.embed_tokens.weight", "model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_proj.weight"),
+    ),
+    "gemma3": Case(
+        lambda: t.Gemma3ForConditionalGeneration(
+            t.Gemma3Config(
+                text_config=dict(
+                    **SMALL_TEXT, num_key_value_heads=2, head_dim=8, sliding_window=4, query_pre_attn_scalar=8, pad_token_id=0,
+                    layer_types=["sliding_attention", "full_attention"],
+                ),
+                vision_config=dict(**{**TINY_VISION, "intermediate_size": 16}, image_size=8, patch_size=4), mm_tokens_per_image=1,
+                image_token_index=60, boi_token_index=59, eoi_token_index=58,
+            )
+        ),
+        text, run_language_model,
+        (
+            "language_model.model.embed_tokens.weight", "language_model.model.layers.0.self_attn.k_norm.weight",
+            "language_model.model.layers.1.mlp.gate_proj.weight",
+        ),
+    ),
+    "qwen2_5_vl": Case(
+        lambda: t.Qwen2_5_VLForConditionalGeneration(
+            t.Qwen2_5_VLConfig(
+                text_config=dict(
+                    **SMALL_TEXT, num_key_value_heads=2, rope_parameters=dict(rope_type="default", rope_theta=500.0, mrope_section=[1, 1, 2])
+                ),
+                vision_config=dict(depth=1, hidden_size=8, num_heads=2, intermediate_size=8, out_hidden_size=16, patch_size=2, spatial_merge_size=1),
+                image_token_id=60, video_token_id=59, vision_start_token_id=58, vision_end_token_id=57,
+            )
+        ),
+        left_padded, run_language_model,
+        (
+            "model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.v_proj.weight", "lm_head.weight",
+        ),
     ),
     "mpnet_masked_lm": Case(
         lambda: t.MPNetForMaskedLM(t.MPNetConfig(**MPNET)), lambda: text(31, pad=1), run_with_base("mpnet"),

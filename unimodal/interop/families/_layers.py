@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
@@ -20,7 +21,7 @@ def layer_types(config: Fields, usual: Sequence[str]) -> list[str]:
     return kinds
 
 
-def windows(kinds: Sequence[str], window: int | None) -> dict[str, object]:
+def windows(kinds: Sequence[str], window: int | None) -> dict[str, Any]:
     """The fields `window` and `window_layers` of a BackboneConfig."""
     narrow = tuple(i for i, kind in enumerate(kinds) if kind == NARROW)
     if window is None or not narrow:
@@ -37,4 +38,5 @@ def rope_of(config: Fields, kind: str, theta: str, usual: float, *, scaled: bool
     else:
         parameters = dict(config.part("rope_scaling").values) if scaled else {}
         parameters |= {"rope_theta": config.get(theta, usual)}
-    return Fields({**config.values, "rope_parameters": parameters}, config.where)
+    others = {key: value for key, value in config.values.items() if key not in ("rope_scaling", "rope_theta")}
+    return Fields({**others, "rope_parameters": parameters}, config.where)

@@ -22,7 +22,8 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
     sentence = sentence_pooling(directory)
     if sentence is not None:
         outputs, rows = (Output("pooled", "text", sentence),), ()
-    return Description((made,), outputs, (*_rows(prefix), *rows))
+    leftovers = () if sentence is None else (r"(\w+\.)?pooler\..*", r"predictions\..*", r"sop_classifier\..*")
+    return Description((made,), outputs, (*_rows(prefix), *rows), leftovers)
 
 
 def _rows(prefix: str) -> tuple[Row, ...]:

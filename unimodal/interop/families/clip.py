@@ -46,26 +46,19 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         *linear("visual_projection", "heads.image_projection", bias=False),
         same("logit_scale", "heads.similarity.log_scale"),
     )
-    towers = (text_tower(words, causal=True), image_tower(pixels))
-    return Description(towers, outputs, (*text_rows(), *image_rows(), *head_rows))
+    image_tokenizer = tokenizer(
+        pixels, registers=1, bias=False, norm=True, norm_epsilon=epsilon, resize=True, dropout=0.0
+    )
+    towers = (
+        text_tower(words, causal=True),
+        Tower("image", "image", "image", image_tokenizer, encoder(pixels, 768, 12, final_norm=False)),
+    )
+    return Description(towers, outputs, (*text_rows(), *_image_rows(), *head_rows))
 
 
 def text_tower(config: Fields, *, causal: bool) -> Tower:
     tokenizer = text.Config(config.get("vocab_size", 49408), max_length=config.get("max_position_embeddings", 77))
     return Tower("text", "text", "text", tokenizer, encoder(config, 512, 8), causal=causal)
-
-
-def image_tower(config: Fields) -> Tower:
-    patches = tokenizer(
-        config,
-        registers=1,
-        bias=False,
-        norm=True,
-        norm_epsilon=config.get("layer_norm_eps", 1e-5),
-        resize=True,
-        dropout=0.0,
-    )
-    return Tower("image", "image", "image", patches, encoder(config, 768, 12, final_norm=False))
 
 
 def encoder(
@@ -85,22 +78,22 @@ def encoder(
     return BackboneConfig(**{**fields, **choices})  # pyright: ignore[reportArgumentType]
 
 
-def text_rows(prefix: str = "text_model.") -> tuple[Row, ...]:
+def text_rows() -> tuple[Row, ...]:
     return (
-        same(f"{prefix}embeddings.token_embedding.weight", "tokenizers.text.table.table"),
-        same(f"{prefix}embeddings.position_embedding.weight", "tokenizers.text.position_table.table"),
-        *layer_rows(f"{prefix}encoder.layers.{{layer}}", "backbones.text.layers"),
-        *norm(f"{prefix}final_layer_norm", "backbones.text.final_norm"),
+        same("text_model.embeddings.token_embedding.weight", "tokenizers.text.table.table"),
+        same("text_model.embeddings.position_embedding.weight", "tokenizers.text.position_table.table"),
+        *layer_rows("text_model.encoder.layers.{layer}", "backbones.text.layers"),
+        *norm("text_model.final_layer_norm", "backbones.text.final_norm"),
     )
 
 
-def image_rows(prefix: str = "vision_model.") -> tuple[Row, ...]:
+def _image_rows() -> tuple[Row, ...]:
     return (
-        same(f"{prefix}embeddings.class_embedding", "tokenizers.image.registers.table"),
-        *patch_rows(f"{prefix}embeddings.patch_embedding", "tokenizers.image", bias=False),
-        same(f"{prefix}embeddings.position_embedding.weight", "tokenizers.image.position_table.table"),
-        *norm(f"{prefix}pre_layrnorm", "tokenizers.image.norm"),
-        *layer_rows(f"{prefix}encoder.layers.{{layer}}", "backbones.image.layers"),
+        same("vision_model.embeddings.class_embedding", "tokenizers.image.registers.table"),
+        *patch_rows("vision_model.embeddings.patch_embedding", "tokenizers.image", bias=False),
+        same("vision_model.embeddings.position_embedding.weight", "tokenizers.image.position_table.table"),
+        *norm("vision_model.pre_layrnorm", "tokenizers.image.norm"),
+        *layer_rows("vision_model.encoder.layers.{layer}", "backbones.image.layers"),
     )
 
 

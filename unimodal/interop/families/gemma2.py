@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from unimodal.interop.describe import Description, Fields, Names
 from unimodal.interop.families._layers import FULL, NARROW, layer_types, windows
 from unimodal.interop.families.llama import decoder
-from unimodal.interop.table import Row
+from unimodal.interop.stages import Stage, Vocabulary
+from unimodal.interop.table import Row, norm
 
+LAYERS = "backbones.text.layers"
+
+# Beside those that a decoder has: what stands after the branches, and before the second.
 NORMS = (
-    ("input_layernorm", "attention_norm"),
     ("post_attention_layernorm", "attention_post_norm"),
     ("pre_feedforward_layernorm", "mlp_norm"),
     ("post_feedforward_layernorm", "mlp_post_norm"),
@@ -36,19 +41,17 @@ def sandwiched(
     attention_cap: float | None,
     final_cap: float | None,
     extra: tuple[Row, ...] = (),
-    **choices: object,
+    **choices: Any,
 ) -> Description:
     """What Gemma 2 and 3 have in common. choices: further fields of the BackboneConfig."""
     config.only("attention_bias", False)
     config.only("use_bidirectional_attention", None, False)
     config.only("hidden_activation", None, "gelu_pytorch_tanh")
-    return decoder(
+    made = decoder(
         config,
         names,
         scaled=True,
         tied=True,
-        norms=NORMS,
-        soft_cap=final_cap,
         extra=extra,
         kv_heads=config.get("num_key_value_heads", 4),
         head_size=config.get("head_dim", 256),
@@ -62,3 +65,14 @@ def sandwiched(
         **windows(kinds, window),
         **choices,
     )
+    there = f"{names.prefix('model.')}layers.{{layer}}"
+    norms = [row for name, ours in NORMS for row in norm(f"{there}.{name}", f"{LAYERS}.{ours}", bias=False)]
+    rows = [row for row in made.rows if row.ours != f"{LAYERS}.mlp_norm.scale"]
+    outputs = [
+        replace(output, stages=tuple(_capped(stage, final_cap) for stage in output.stages)) for output in made.outputs
+    ]
+    return replace(made, outputs=tuple(outputs), rows=(*rows, *norms))
+
+
+def _capped(stage: Stage, cap: float | None) -> Stage:
+    return replace(stage, soft_cap=cap) if isinstance(stage, Vocabulary) else stage

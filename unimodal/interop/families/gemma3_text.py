@@ -10,8 +10,12 @@ from unimodal.interop.families.gemma2 import sandwiched
 from unimodal.interop.families.llama import rope_scaling, rope_theta
 from unimodal.interop.table import norm
 
+# Files leave out what is as in the first release.
+USUAL = {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}
+
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
+    config = Fields(USUAL | dict(config.values), config.where)
     every = config.get("sliding_window_pattern", 6)
     kinds = layer_types(config, [NARROW if (i + 1) % every else FULL for i in range(config.need("num_hidden_layers"))])
     window = config.get("sliding_window", 4096)

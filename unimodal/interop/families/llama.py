@@ -11,8 +11,6 @@ from unimodal.interop.stages import Vocabulary
 from unimodal.interop.table import Row, linear, norm, same
 from unimodal.tokenizers import text
 
-NORMS = (("input_layernorm", "attention_norm"), ("post_attention_layernorm", "mlp_norm"))
-
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     bias = config.get("attention_bias", False)
@@ -30,13 +28,10 @@ def decoder(
     extra: tuple[Row, ...] = (),
     scaled: bool = False,
     tied: bool = False,
-    norms: tuple[tuple[str, str], ...] = NORMS,
-    soft_cap: float | None = None,
     **choices: object,
 ) -> Description:
     """A decoder with these names of tensors. biased: attention matrices with a bias; extra: rows of further layer norms;
-    scaled: embeddings times √D; tied: by default; norms: their names there and ours; soft_cap: of the logits; choices:
-    fields of the BackboneConfig."""
+    scaled: embeddings times √D; tied: by default; choices: fields of the BackboneConfig."""
     width, vocabulary = config.need("hidden_size"), config.need("vocab_size")
     heads = config.need("num_attention_heads")
     fields = dict(
@@ -67,16 +62,16 @@ def decoder(
     outputs: tuple[Output, ...] = ()
     head: tuple[Row, ...] = ()
     if prefix:
-        outputs = (Output("logits", "text", (Vocabulary("lm", width, vocabulary, tied, soft_cap=soft_cap),)),)
+        outputs = (Output("logits", "text", (Vocabulary("lm", width, vocabulary, tied),)),)
         head = (
             (same("lm_head.weight", "tokenizers.text.table.table", tied=True),)
             if tied
             else linear("lm_head", "heads.lm.linear", bias=False)
         )
-    return Description((tower,), outputs, (*_rows(prefix, biased, mlp_bias, norms), *extra, *head))
+    return Description((tower,), outputs, (*_rows(prefix, biased, mlp_bias), *extra, *head))
 
 
-def _rows(prefix: str, biased: tuple[str, ...], mlp_bias: bool, norms: tuple[tuple[str, str], ...]) -> tuple[Row, ...]:
+def _rows(prefix: str, biased: tuple[str, ...], mlp_bias: bool) -> tuple[Row, ...]:
     there, ours = f"{prefix}layers.{{layer}}", "backbones.text.layers"
     attention = (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("o_proj", "output"))
     rows = [same(f"{prefix}embed_tokens.weight", "tokenizers.text.table.table")]
@@ -84,8 +79,8 @@ def _rows(prefix: str, biased: tuple[str, ...], mlp_bias: bool, norms: tuple[tup
         rows += linear(f"{there}.self_attn.{name}", f"{ours}.attention.{part}", bias=name in biased)
     for part in ("gate", "up", "down"):
         rows += linear(f"{there}.mlp.{part}_proj", f"{ours}.mlp.{part}", bias=mlp_bias)
-    for name, part in norms:
-        rows += norm(f"{there}.{name}", f"{ours}.{part}", bias=False)
+    rows += norm(f"{there}.input_layernorm", f"{ours}.attention_norm", bias=False)
+    rows += norm(f"{there}.post_attention_layernorm", f"{ours}.mlp_norm", bias=False)
     return (*rows, *norm(f"{prefix}norm", "backbones.text.final_norm", bias=False))
 
 

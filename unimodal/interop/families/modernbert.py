@@ -56,7 +56,7 @@ def _tower(config: Fields) -> Tower:
         rope_theta=rope_theta(far),
         rope_scaling=rope_scaling(far),
         window_rope_theta=rope_theta(near) if narrow else None,
-        **narrow,  # pyright: ignore[reportArgumentType]
+        **narrow,
     )
     return Tower("text", "text", "text", tokenizer, backbone)
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names
-from unimodal.interop.families.roberta import encoder
+from unimodal.interop.families import roberta
+from unimodal.interop.families._derived import renamed
 from unimodal.interop.table import Row, linear, norm, same
 
 PAD = 1  # positions are counted from after it, whatever config.json says
@@ -16,7 +17,8 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
     config.only("relative_attention_num_buckets", 32)
     prefix = names.prefix("mpnet.")
     fixed = {"pad_token_id": PAD, "layer_norm_eps": config.get("layer_norm_eps", 1e-12)}
-    made = encoder(Fields({**config.values, **fixed}, config.where), names, directory, prefix)
+    config = Fields({**config.values, **fixed}, config.where)
+    made = renamed(roberta.describe, config, names, directory, there="mpnet.", known="roberta.")
     (tower,) = made.towers
     tower = replace(
         tower,

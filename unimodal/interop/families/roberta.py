@@ -11,11 +11,7 @@ from unimodal.interop.table import Row, linear, norm, same
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
-    return encoder(config, names, directory, names.prefix("roberta."))
-
-
-def encoder(config: Fields, names: Names, directory: Path, prefix: str) -> Description:
-    width, pad = config.need("hidden_size"), config.get("pad_token_id", 1)
+    prefix, width, pad = names.prefix("roberta."), config.need("hidden_size"), config.get("pad_token_id", 1)
     outputs: list[Output] = []
     rows: list[Row] = []
     sentence = sentence_pooling(directory)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from unimodal.backbone import BackboneConfig
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
 from unimodal.interop.families.clip import encoder, layer_rows, text_rows
 from unimodal.interop.families.vit import patch_rows, tokenizer
@@ -16,11 +16,17 @@ from unimodal.tokenizers import text
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     words, pixels = config.part("text_config"), config.part("vision_config")
     width = words.get("hidden_size", 768)
-    towers = (text_tower(words), image_tower(pixels))
+    names_and_sizes: dict[str, Any] = dict(
+        activation="gelu_pytorch_tanh", norm_epsilon=words.get("layer_norm_eps", 1e-6), dropout=0.0
+    )
+    reader = encoder(words, 768, 12, **names_and_sizes)
+    viewer = encoder(pixels, 768, 12, **{**names_and_sizes, "norm_epsilon": pixels.get("layer_norm_eps", 1e-6)})
+    vocabulary = text.Config(words.get("vocab_size", 32000), max_length=words.get("max_position_embeddings", 64))
+    patches = tokenizer(pixels, registers=0, resize=True, dropout=0.0)
     outputs = (
         Output("text_pooled", "text", (Last(), Dense("text_projection", width, words.get("projection_size", width)))),
         Output("text_embedding", "text", (Unit(),), start="text_pooled"),
-        Output("image_pooled", "image", (Attended("pool", towers[1].backbone),)),
+        Output("image_pooled", "image", (Attended("pool", viewer),)),
         Output("image_embedding", "image", (Unit(),), start="image_pooled"),
         Output(
             "logits",
@@ -30,42 +36,22 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
             ("text_embedding",),
         ),
     )
+    towers = (Tower("text", "text", "text", vocabulary, reader), Tower("image", "image", "image", patches, viewer))
     rows = (
         *text_rows(),
         *linear("text_model.head", "heads.text_projection"),
-        *image_rows(),
-        *pool_rows("vision_model.head", "heads.pool"),
+        *patch_rows("vision_model.embeddings.patch_embedding", "tokenizers.image"),
+        same("vision_model.embeddings.position_embedding.weight", "tokenizers.image.position_table.table"),
+        *layer_rows("vision_model.encoder.layers.{layer}", "backbones.image.layers"),
+        *norm("vision_model.post_layernorm", "backbones.image.final_norm"),
+        *_pool_rows("vision_model.head", "heads.pool"),
         same("logit_scale", "heads.similarity.log_scale"),
         same("logit_bias", "heads.similarity.bias"),
     )
     return Description(towers, outputs, rows)
 
 
-def text_tower(config: Fields) -> Tower:
-    vocabulary = text.Config(config.get("vocab_size", 32000), max_length=config.get("max_position_embeddings", 64))
-    return Tower("text", "text", "text", vocabulary, _encoder(config))
-
-
-def image_tower(config: Fields) -> Tower:
-    patches = tokenizer(config, registers=0, resize=True, dropout=0.0)
-    return Tower("image", "image", "image", patches, _encoder(config))
-
-
-def _encoder(config: Fields) -> BackboneConfig:
-    epsilon = config.get("layer_norm_eps", 1e-6)
-    return encoder(config, 768, 12, "gelu_pytorch_tanh", norm_epsilon=epsilon, dropout=0.0)
-
-
-def image_rows(prefix: str = "vision_model.") -> tuple[Row, ...]:
-    return (
-        *patch_rows(f"{prefix}embeddings.patch_embedding", "tokenizers.image"),
-        same(f"{prefix}embeddings.position_embedding.weight", "tokenizers.image.position_table.table"),
-        *layer_rows(f"{prefix}encoder.layers.{{layer}}", "backbones.image.layers"),
-        *norm(f"{prefix}post_layernorm", "backbones.image.final_norm"),
-    )
-
-
-def pool_rows(there: str, ours: str) -> tuple[Row, ...]:
+def _pool_rows(there: str, ours: str) -> tuple[Row, ...]:
     rows = [same(f"{there}.probe", f"{ours}.probe")]
     for i, part in enumerate(("query", "key", "value")):
         path = f"{ours}.attention.{part}"
