@@ -12,7 +12,7 @@ from quick import named, quick
 from scipy.special import erf, expit
 
 from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError, tokens
-from unimodal.backbone import MLP_ACTIVATIONS, REMAT, rope_table, rotate
+from unimodal.backbone import MLP_ACTIVATIONS, REMAT, relative_bucket, rope_table, rotate
 from unimodal.layers import dropout
 from unimodal.sharding import make_mesh, path_name
 
@@ -246,6 +246,50 @@ def test_rotation_keeps_lengths_and_the_dtype():
     assert turned.dtype == jnp.bfloat16
     lengths = [np.linalg.norm(np.asarray(a, np.float32), axis=-1) for a in (x, turned)]
     np.testing.assert_allclose(*lengths, rtol=0.02)
+
+
+def test_relative_buckets_by_hand():
+    """Of 32 buckets up to distance 128: eight single distances a side, then eight that double every second one."""
+    distance = np.asarray([0, -1, -7, -8, -11, -12, -15, -16, -63, -64, -127, -128, -900])
+    found = relative_bucket(distance, 32, 128)
+    assert found.tolist() == [0, 1, 7, 8, 8, 9, 9, 10, 13, 14, 15, 15, 15]
+    assert relative_bucket(-distance[1:], 32, 128).tolist() == [16 + bucket for bucket in found[1:].tolist()]
+
+
+def test_a_learned_bias_by_distance():
+    """Read plainly: logits plus the table's row of the pair's bucket; one table for all layers, none for those without."""
+    backbone, made = lively(relative_buckets=4, relative_distance=6, rope_theta=100.0, kv_heads=2), given()
+    table = np.asarray(named(backbone)["relative.table"], np.float64)
+    assert table.shape == (4, 4) and "relative.table" not in named(lively())
+    bias = table[relative_bucket(np.arange(6)[None] - np.arange(6)[:, None], 4, 6)]  # [query,key,H]
+    _, out = quick(lambda b: b(made, capture=("attention",)))(backbone)
+    _, bare = quick(lambda b: b(made, capture=("attention",)))(_unbiased(backbone))
+    # In the first layer both see the same, so that their weights differ by the bias alone.
+    ours, plain = np.asarray(out["attention"])[0], np.asarray(bare["attention"])[0]
+    wanted = plain * np.exp(bias.transpose(2, 0, 1))[None]
+    wanted = wanted / np.maximum(wanted.sum(-1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6)
+
+    def loss(backbone):
+        return jnp.sin(backbone(made)[0]).sum()
+
+    gradient = named(quick(jax.grad(loss))(backbone))["relative.table"]
+    shifted = []
+    for step in (1e-2, -1e-2):
+        other = nnx.clone(backbone)
+        other.relative.table.set_value(backbone.relative.table.get_value().at[1, 2].add(step))
+        shifted.append(float(loss(other)))
+    assert (shifted[0] - shifted[1]) / 2e-2 == pytest.approx(float(gradient[1, 2]), rel=0.02, abs=1e-3)
+    for there_and_back in (backbone.unstacked(), backbone.unstacked().stacked()):
+        np.testing.assert_array_equal(named(there_and_back)["relative.table"], table)
+    with pytest.raises(UsageError, match="relative_buckets has no cache"):
+        backbone.extend(made.x, made.position, jnp.ones((2, 6, 6), bool), backbone.init_cache(2, 6), jnp.int32(0))
+
+
+def _unbiased(backbone: Backbone) -> Backbone:
+    other = nnx.clone(backbone)
+    other.relative.table.set_value(jnp.zeros_like(backbone.relative.table.get_value()))
+    return other
 
 
 def test_without_rope_positions_do_not_matter():
@@ -525,6 +569,8 @@ BAD = {
     "backbone.first_attention_norm=False leaves out a norm that norm_position='post' has not": dict(
         first_attention_norm=False, norm_position="post"
     ),
+    "backbone.relative_buckets must be a multiple of 4 below relative_distance=128, but is 6": dict(relative_buckets=6),
+    "backbone.attention='ring' has no relative_buckets: choose auto or xla": dict(relative_buckets=8, attention="ring"),
     "backbone.attention_soft_cap must be above 0, but is 0.0": dict(attention_soft_cap=0.0),
     "backbone.attention_scale must be above 0, but is -1.0": dict(attention_scale=-1.0),
 }

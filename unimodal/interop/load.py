@@ -23,6 +23,7 @@ import unimodal.interop.families
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names
+from unimodal.interop.families._refused import REFUSED
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.match import Piece, Plan, check_tied, named_leaves, plan
 from unimodal.interop.pretrained import Origin, Pretrained
@@ -116,6 +117,8 @@ def describe(source: Source) -> Description:
     if kind is None:
         raise UsageError(f"{config.where} has no model_type; give the directory of a Hugging Face checkpoint")
     name = str(kind).replace("-", "_")
+    if name in REFUSED:
+        raise UsageError(f"{config.where}: model_type {kind!r} does not load: {REFUSED[name]}")
     if name not in known:
         raise UsageError(f"{config.where}: model_type {kind!r} is not supported; {nearest(name, known)}")
     family = importlib.import_module(f"unimodal.interop.families.{name}")
