@@ -207,7 +207,7 @@ def test_config_as_published(name: str, published: dict[str, Any], wanted: dict[
     source = open_source(REFERENCES / name)
     today = ("layer_types", "rope_parameters", "_sliding_window_pattern")
     config = {key: value for key, value in source.config.items() if key not in today} | published
-    (tower,) = describe(replace(source, config=config)).towers
+    (tower,) = describe(replace(source, config_text=json.dumps(config))).towers
     assert {field: getattr(tower.backbone, field) for field in wanted} == wanted
     assert tower.pad_id in (None, 1)
 
@@ -219,14 +219,14 @@ def test_layer_types_are_checked() -> None:
         (["full_attention", "chunked_attention"], "layer_types has 'chunked_attention', but only full_attention and"),
     ):
         with pytest.raises(UsageError, match=line):
-            describe(replace(source, config=dict(source.config, layer_types=kinds)))
+            describe(replace(source, config_text=json.dumps(dict(source.config, layer_types=kinds))))
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED))
 def test_near_families_are_refused_with_their_reason(kind: str) -> None:
     source = open_source(REFERENCES / "bert_base")
     with pytest.raises(UsageError, match=rf"model_type '{kind}' does not load: \w+"):
-        describe(replace(source, config=dict(source.config, model_type=kind)))
+        describe(replace(source, config_text=json.dumps(dict(source.config, model_type=kind))))
     assert kind not in families()
 
 

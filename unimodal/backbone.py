@@ -41,8 +41,8 @@ class BackboneConfig:
 
     width D; depth L; heads H; kv_heads G (None: H); head_size K (None: D/H); mlp_width M (None: 4·D).
     norm_position: "pre", "post" or "sandwich", before and after each branch (Ding 2021); first_attention_norm=False: no
-    norm before the attention of layer 0, whose tokens come normed (its scale is there, unused); norm: "layer" or "rms", with norm_epsilon and norm_bias;
-    norm_offset is added to the learned scale. key_bias=False: no bias on the keys even with qkv_bias.
+    norm before the attention of layer 0, whose tokens come normed (its scale is there, unused).
+    norm: "layer" or "rms", with norm_epsilon and norm_bias; norm_offset is added to the learned scale. key_bias=False: no bias on the keys even with qkv_bias.
     activation: a key of MLP_ACTIVATIONS. qk_norm: RMS- or LayerNorm (as `norm`) on each head's query and key.
     attention_scale: factor on the products of query and key, None: 1/√K; attention_soft_cap: c, which bends the logits
     z to c·tanh(z/c), so that none is beyond ±c (Bello 2016). relative_buckets: a learned bias of each head on the logits,

@@ -16,6 +16,8 @@ def renamed(
     describe: Describe, config: Fields, names: Names, directory: Path, *, there: str, known: str
 ) -> Description:
     """What `describe` says of a checkpoint whose names begin with `there` where it knows them to begin with `known`."""
+    if not there or not names.prefix(there):
+        return describe(config, names, directory)
     seen = {known + name.removeprefix(there) if name.startswith(there) else name: s for name, s in names.names.items()}
     made = describe(config, Names(seen), directory)
     back = [
