@@ -12,25 +12,14 @@ ids of both are compared.
 from __future__ import annotations
 
 import argparse
-import functools
 import tempfile
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers as t
 from timing import in_turns
 
-from unimodal.generate import Sampling, generate
-from unimodal.interop import Pretrained, load_huggingface
-
-
-@functools.partial(jax.jit, static_argnames="steps")
-def ours(model: Pretrained, prompt: jax.Array, steps: int) -> jax.Array:
-    parts = model.backbones["text"], model.tokenizers["text"], model.heads["lm"]
-    lengths = jnp.full(prompt.shape[:1], prompt.shape[1], jnp.int32)
-    return generate(*parts, prompt, lengths, jax.random.key(0), steps=steps, sampling=Sampling(temperature=0.0))
+from unimodal.interop import load_huggingface
 
 
 def compare(directory: str, options: argparse.Namespace, batch: int) -> str:
@@ -46,7 +35,7 @@ def compare(directory: str, options: argparse.Namespace, batch: int) -> str:
             return twin.generate(ids, attention_mask=torch.ones_like(ids), **fixed)[:, options.prompt :].numpy()
 
     def here() -> np.ndarray:
-        return np.asarray(ours(model, jnp.asarray(prompt), options.steps))
+        return model.generate(text=prompt, steps=options.steps, stop=())
 
     times = in_turns({"here": here, "there": theirs}, options.rounds)
     rates = [batch * options.steps / found.median for found in times.values()]

@@ -46,7 +46,7 @@ def synthetic(experiment: Experiment) -> dict[str, dict[str, jax.Array]]:
     """Random batches, each array within its task's range, made where the step wants them."""
     names = [task.name for task in experiment.tasks]
     _, shapes = abstract_arguments(experiment, names)
-    specs = {task.name: task.spec(experiment.model) for task in experiment.tasks}
+    specs = {task.name: task.inputs(experiment.model).spec for task in experiment.tasks}
 
     def draw(key: jax.Array) -> Any:
         keys = iter(jax.random.split(key, len(jax.tree.leaves(shapes))))
@@ -145,7 +145,7 @@ def measure(model: str, experiment: Experiment, options: argparse.Namespace) -> 
         mfu = f"{model_flops(experiment, [task.name]) / second / chips / peak:.1%}"
     rate = rows / second
     figures = [f"{parameters(experiment) / 1e6:.1f}M", f"{rows:.0f}", f"{1e3 * second:,.1f}", f"{rate:,.1f}"]
-    figures += [f"{rate * task.tokens(experiment.model):,.0f}", mfu]
+    figures += [f"{rate * experiment.tokens[task.name]:,.0f}", mfu]
     for name in ("eager", "torch.compile"):
         figures += beside(times.get(name), times["unimodal"], task.batch_size * options.steps)
     return f"| {model} | {' | '.join(figures)} |"

@@ -49,7 +49,12 @@ def small(config: ConfigDict) -> None:
     config.tokenizers.spectrogram = spectrogram(image_size=(128, 256), patch=16, channels=1, stride=(10, 10))
     config.backbones.audio = common.backbone(width=384, depth=6, heads=6, stochastic_depth=0.1)
     config.tasks.audio_classifier = common.every(
-        AudioClassifier, source="folder:data/sounds", segments="", backbone="audio", blank=(24, 48), label_smoothing=0.1
+        AudioClassifier,
+        source="folder:data/sounds",
+        sounds=dict(segments=""),
+        backbone="audio",
+        blank=(24, 48),
+        label_smoothing=0.1,
     )
 
 
@@ -63,8 +68,8 @@ def paper(config: ConfigDict) -> None:
     config.tasks.audio_classifier = common.every(
         AudioClassifier,
         source="folder:data/speech_commands",
-        segments="",
-        classes=tuple(WORDS.split()),
+        sounds=dict(segments=""),
+        labels=dict(classes=tuple(WORDS.split())),
         backbone="audio",
         batch_size=128,
         mean=-6.85,

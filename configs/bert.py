@@ -43,7 +43,7 @@ def tiny(config: ConfigDict) -> None:
         width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264)
-    config.tasks.bert = common.every(Bert, batch_size=16, length=128)
+    config.tasks.bert = common.every(Bert, batch_size=16)
 
 
 def small(config: ConfigDict) -> None:
@@ -59,9 +59,8 @@ def small(config: ConfigDict) -> None:
     config.tasks.bert = common.every(
         Bert,
         source="array_record:data/enwik8",
-        encoder="data/wordpiece",
+        texts=dict(encoder="data/wordpiece", length=256),
         batch_size=128,
-        length=256,
         whole_words=True,
         next_sentence=True,
     )
@@ -78,7 +77,11 @@ def paper(config: ConfigDict, size: str) -> None:
     )
     model(config, **SHAPES[size])
     config.tasks.bert = common.every(
-        Bert, source="folder:data/books", encoder="data/bert", batch_size=256, length=512, next_sentence=True
+        Bert,
+        source="folder:data/books",
+        texts=dict(encoder="data/bert", length=512),
+        batch_size=256,
+        next_sentence=True,
     )
 
 

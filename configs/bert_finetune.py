@@ -41,7 +41,7 @@ def tiny(config: ConfigDict) -> None:
         width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.2, scan=False
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264, types=2, dropout=0.1)
-    config.tasks.text_classifier = common.every(TextClassifier, batch_size=32, length=96, label_smoothing=0.1)
+    config.tasks.text_classifier = common.every(TextClassifier, batch_size=32, label_smoothing=0.1)
 
 
 def reviews(config: ConfigDict, size: str) -> None:
@@ -59,10 +59,8 @@ def reviews(config: ConfigDict, size: str) -> None:
     config.tasks.text_classifier = common.every(
         TextClassifier,
         source="array_record:data/imdb",
-        fields=("text",),
-        classes=SENTIMENT,
-        encoder=directory,
+        texts=dict(column="text", encoder=directory, length=256 if size == "small" else 512),
+        labels=dict(classes=SENTIMENT),
         batch_size=32,
-        length=256 if size == "small" else 512,
         pooling=pooling,
     )

@@ -65,12 +65,10 @@ def paper(config: ConfigDict, size: str) -> None:
     config.tasks.clip = common.every(
         Clip,
         source="folder:data/pairs",
+        images=dict(crop=(0.9, 1.0), shift=0, jitter=(0.0, 0.0, 0.0)),
+        texts=dict(length=77),
         batch_size=32_768,
-        length=77,
         size=embedding,
         image_backbone="image",
         text_backbone="text",
-        crop=(0.9, 1.0),
-        shift=0,
-        jitter=(0.0, 0.0, 0.0),
     )

@@ -13,10 +13,16 @@ from unimodal.training.optimizer import OptimizerConfig
 
 
 def every(cls: type[Any], **given: Any) -> ConfigDict:
-    """All fields of a dataclass, `given` or at their defaults, so that each can be set from the command line."""
+    """All fields of a dataclass, `given` or at their defaults, so that each can be set from the command line.
+
+    A field that is itself a dataclass is given as a dict of what differs from its default.
+    """
     hints, fields = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
         value = given.pop(field.name, field.default)
+        if dataclasses.is_dataclass(field.default):  # a block: what is given of it, and the rest at its defaults
+            there = {f.name: getattr(field.default, f.name) for f in dataclasses.fields(field.default)}
+            value = every(type(field.default), **{**there, **(value if isinstance(value, Mapping) else {})})
         if value is None:  # unset, but of a known type
             kind = next(a for a in typing.get_args(hints[field.name]) if a is not type(None))
             value = placeholder(typing.get_origin(kind) or kind)
@@ -65,12 +71,14 @@ def base() -> ConfigDict:
             checkpoint_every=0,
             keep_checkpoints=2,
             stop_after=placeholder(int),
+            max_bad_steps=10,
             profile=dict(steps=placeholder(str)),
             mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
             optimizer=every(OptimizerConfig),
             tokenizers=dict(),
             backbones=dict(),
             tasks=dict(),
+            evaluations=dict(),
         ),
         convert_dict=True,
     )

@@ -10,7 +10,7 @@ paper       | BASE with 29 characters, fine-tuned on 100 hours                  
 paper_large | LARGE, likewise                                                           | not run
 
 Each size is the encoder of the same size there. Transcripts are spelt in lower case, without signs but hyphens and
-apostrophes inside words; stress marks ('+') are dropped (tasks.ctc.drop='' with tasks.ctc.keep='+' keeps them). The
+apostrophes inside words; stress marks ('+') are dropped (tasks.ctc.transcripts.drop='' with .keep='+' keeps them). The
 characters are those of the training transcripts.
 
 Those of the paper fine-tune as it does on 100 hours of LibriSpeech (§4.3 and table 6): 50,000 steps, the rate warmed up in
@@ -44,7 +44,13 @@ def tiny(config: ConfigDict) -> None:
     # Nine minutes are learned by heart in 600 steps; masks make it listen.
     masks = dict(mask=0.2, span=5, channel_mask=0.1, channel_span=16)
     config.tasks.ctc = common.every(
-        Ctc, backbone="audio", segments="phrases", batch_size=16, seconds=3.5, characters=80, beam=8, **masks
+        Ctc,
+        sounds=dict(segments="phrases", seconds=3.5),
+        transcripts=dict(characters=80),
+        backbone="audio",
+        batch_size=16,
+        beam=8,
+        **masks,
     )
 
 
@@ -53,7 +59,12 @@ def small(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=2e-4, warmup=2_000, hold=8_000, decay="linear", final=0.05)
     fine_tune(config)
     config.tasks.ctc = common.every(
-        Ctc, source="array_record:data/transcribed", backbone="audio", batch_size=32, seconds=16.0, beam=16
+        Ctc,
+        source="array_record:data/transcribed",
+        sounds=dict(seconds=16.0),
+        backbone="audio",
+        batch_size=32,
+        beam=16,
     )
 
 
@@ -66,11 +77,10 @@ def paper(config: ConfigDict) -> None:
     config.tasks.ctc = common.every(
         Ctc,
         source="array_record:data/transcribed",
-        alphabet=ENGLISH,
+        sounds=dict(seconds=16.0),
+        transcripts=dict(alphabet=ENGLISH, characters=400),
         backbone="audio",
         batch_size=100,
-        seconds=16.0,
-        characters=400,
         mask=0.5,
         channel_mask=0.5,
         beam=16,

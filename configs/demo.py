@@ -33,14 +33,14 @@ def get_config() -> ConfigDict:
         audio=common.every(audio.Config, channels=64, position_kernel=16, position_groups=8),
     )
     config.tasks = dict(
-        gpt=common.every(Gpt, batch_size=8, length=128, weight=2.0),
-        bert=common.every(Bert, batch_size=8, length=128, weight=2.0),
+        gpt=common.every(Gpt, batch_size=8, weight=2.0),
+        bert=common.every(Bert, batch_size=8, weight=2.0),
         vit=common.every(Vit, batch_size=32),
-        clip=common.every(Clip, batch_size=32, length=32),
+        clip=common.every(Clip, batch_size=32),
         wav2vec2=common.every(
             Wav2vec2,
             batch_size=8,
-            seconds=1.0,
+            sounds=dict(seconds=1.0),
             codes=16,
             code_size=64,
             size=64,

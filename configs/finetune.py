@@ -73,11 +73,11 @@ def text_task(found: interop.Recipe) -> tuple[str, Any, dict[str, Any]]:
 
 
 def text_fields(config: ConfigDict, task: Any, directory: str) -> dict[str, Any]:
-    """Length and encoder of the text task; changes the config where that is to be bytes."""
-    tokenizer = config.tokenizers.text
-    fields = dict(length=min(task.length, tokenizer.max_length or task.length))
-    if "encoder" in task.__dataclass_fields__ and any((Path(directory) / name).is_file() for name in FILES):
-        return fields | dict(encoder=directory)
+    """How the task encodes its texts; changes the config where that is to be as bytes."""
+    tokenizer, length = config.tokenizers.text, task().texts.length
+    texts: dict[str, Any] = dict(length=min(length, tokenizer.max_length or length))
+    if any((Path(directory) / name).is_file() for name in FILES):
+        return dict(texts={**texts, "encoder": directory})
     tokenizer.vocabulary = ByteEncoder.vocab_size
     config.init_skip = r"tokenizers\.text\.table"
-    return fields
+    return dict(texts=texts)

@@ -40,7 +40,7 @@ def tiny(config: ConfigDict) -> None:
         width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264)
-    config.tasks.gpt = common.every(Gpt, batch_size=16, length=128)
+    config.tasks.gpt = common.every(Gpt, batch_size=16)
 
 
 def small(config: ConfigDict) -> None:
@@ -53,7 +53,7 @@ def small(config: ConfigDict) -> None:
         width=512, depth=8, heads=8, activation="gelu_tanh", rope_theta=10_000.0, dtype="bfloat16", dropout=0.1
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264)
-    config.tasks.gpt = common.every(Gpt, source="array_record:data/enwik8", batch_size=64, length=512)
+    config.tasks.gpt = common.every(Gpt, source="array_record:data/enwik8", batch_size=64, texts=dict(length=512))
 
 
 def paper(config: ConfigDict, size: str) -> None:
@@ -74,5 +74,5 @@ def paper(config: ConfigDict, size: str) -> None:
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=50_257, max_length=1024, dropout=0.1)
     config.tasks.gpt = common.every(
-        Gpt, source="folder:data/webtext", encoder="data/gpt2", batch_size=512, length=1024, chunk=256
+        Gpt, source="folder:data/webtext", texts=dict(encoder="data/gpt2", length=1024), batch_size=512, chunk=256
     )

@@ -38,7 +38,7 @@ def tiny(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     config.backbones.shared = shape(width=192, depth=3, heads=6, mlp_width=512, scan=False)
     config.tokenizers.text = common.every(text.Config, vocabulary=264)
-    config.tasks.gpt = common.every(Gpt, batch_size=16, length=128, tied=False)
+    config.tasks.gpt = common.every(Gpt, batch_size=16, tied=False)
 
 
 def paper(config: ConfigDict) -> None:
@@ -53,5 +53,10 @@ def paper(config: ConfigDict) -> None:
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=32_000)
     config.tasks.gpt = common.every(
-        Gpt, source="folder:data/webtext", encoder="data/llama", batch_size=2048, length=2048, chunk=256, tied=False
+        Gpt,
+        source="folder:data/webtext",
+        texts=dict(encoder="data/llama", length=2048),
+        batch_size=2048,
+        chunk=256,
+        tied=False,
     )

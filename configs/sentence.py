@@ -35,7 +35,7 @@ def tiny(config: ConfigDict) -> None:
         width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.1, scan=False
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264, dropout=0.1)
-    config.tasks.sentence = common.every(Sentence, batch_size=64, length=48)
+    config.tasks.sentence = common.every(Sentence, batch_size=64, texts=dict(length=48))
 
 
 def small(config: ConfigDict) -> None:
@@ -49,12 +49,10 @@ def small(config: ConfigDict) -> None:
     config.tasks.sentence = common.every(
         Sentence,
         source="array_record:data/quran",
-        first=("text_en",),
-        second=("text_es",),
+        texts=dict(column="text_en", encoder="data/weights/minilm", length=64),
+        second="text_es",
         distinct=False,
-        encoder="data/weights/minilm",
         batch_size=64,
-        length=64,
         size=384,
     )
 
@@ -69,12 +67,10 @@ def paper(config: ConfigDict) -> None:
     config.tasks.sentence = common.every(
         Sentence,
         source="array_record:data/pairs",
-        first=("premise",),
-        second=("hypothesis",),
+        texts=dict(column="premise", encoder="data/bert", length=32),
+        second="hypothesis",
         distinct=False,
-        encoder="data/bert",
         batch_size=512,
-        length=32,
         size=768,
         pooling="first",
     )

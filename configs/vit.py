@@ -49,11 +49,9 @@ def paper(config: ConfigDict, size: str) -> None:
     config.tasks.vit = common.every(
         Vit,
         source="folder:data/imagenet",
-        classes=tuple(str(number) for number in range(1000)),
+        images=dict(crop=(0.05, 1.0), shift=0, jitter=(0.0, 0.0, 0.0)),
+        labels=dict(count=1000),
         batch_size=4096,
         pooling="first",
         label_smoothing=0.0,
-        crop=(0.05, 1.0),
-        shift=0,
-        jitter=(0.0, 0.0, 0.0),
     )

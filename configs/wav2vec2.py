@@ -42,7 +42,7 @@ def tiny(config: ConfigDict) -> None:
     front = dict(channels=64, kernels=(20, 8, 4), strides=(10, 8, 4), position_kernel=16, position_groups=8)
     encoder(config, front, dict(width=128, depth=3, heads=4, scan=False), dtype="float32")
     quantiser: dict[str, Any] = dict(codes=16, code_size=64, size=64, negatives=20, gumbel_decay=0.997)
-    config.tasks.wav2vec2 = common.every(Wav2vec2, backbone="audio", batch_size=8, seconds=2.0, **quantiser)
+    config.tasks.wav2vec2 = common.every(Wav2vec2, backbone="audio", batch_size=8, **quantiser)
 
 
 def small(config: ConfigDict) -> None:
@@ -57,7 +57,12 @@ def small(config: ConfigDict) -> None:
         dict(width=384, depth=8, heads=6, norm_position="post", norm_epsilon=1e-5, final_norm=False, dropout=0.1),
     )
     config.tasks.wav2vec2 = common.every(
-        Wav2vec2, source="folder:data/speech", backbone="audio", batch_size=32, seconds=10.0, feature_penalty=10.0
+        Wav2vec2,
+        source="folder:data/speech",
+        backbone="audio",
+        batch_size=32,
+        sounds=dict(seconds=10.0),
+        feature_penalty=10.0,
     )
 
 
@@ -85,7 +90,7 @@ def paper(config: ConfigDict) -> None:
         source="folder:data/speech",
         backbone="audio",
         batch_size=368,
-        seconds=15.625,
+        sounds=dict(seconds=15.625),
         feature_penalty=10.0,
         code_dropout=0.1,
     )
@@ -100,5 +105,6 @@ def paper_large(config: ConfigDict) -> None:
         dict(conv_norm="layer", conv_bias=True, norm=False),
         dict(width=1024, depth=24, heads=16, norm_position="pre", norm_epsilon=1e-5, remat="full"),
     )
-    config.tasks.wav2vec2.update(batch_size=480, seconds=20.0, feature_penalty=0.0, code_dropout=0.0)
+    config.tasks.wav2vec2.sounds.seconds = 20.0
+    config.tasks.wav2vec2.update(batch_size=480, feature_penalty=0.0, code_dropout=0.0)
     config.tasks.wav2vec2.update(code_size=768, size=768, gumbel_end=0.1)

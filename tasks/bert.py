@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,70 +12,56 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.data.blocks import Inputs, Texts
 from unimodal.errors import UsageError
-from unimodal.evaluation.baselines import bigram_bits
+from unimodal.evaluation.evaluation import Evaluation, Shown
+from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.samples import FilledText, Sample
+from unimodal.evaluation.summed import Summed
 from unimodal.heads import MaskedLanguageModel, PooledClassifier
 from unimodal.model import Model
 from unimodal.objectives import (
+    Loss,
+    Mean,
+    TaskMetrics,
     chunked_cross_entropy,
-    example_sum,
-    in_chunks,
     masked_lm,
-    position_cross_entropy,
-    ratio,
     softmax_classification,
 )
-from unimodal.task import Predictions
 from unimodal.tokens import lengths_of
 
 
 @dataclass(frozen=True)
 class Bert:
-    """Masked language modelling on rows of `length` ids; `rate` of them are predicted, 80/10/10.
-
-    encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. whole_words: all of a
-    word's ids are hidden, or none. next_sentence: rows are `[CLS] a [SEP] b [SEP]`, b following a in half of them, and
-    telling which is a second loss; the tokenizer should have two `types`. chunk: positions of a row whose logits exist at
-    a time, for large vocabularies and long rows; 0: all.
-    """
+    """Masked language modelling on windows of text, and, if asked, next-sentence prediction on pairs of stretches."""
 
     name: str = "bert"
     source: str = "embedded:book"
-    fields: tuple[str, ...] = ("text",)
-    encoder: str = "bytes"
+    texts: Texts = Texts()
     batch_size: int = 16
-    length: int = 128
-    rate: float = 0.15
-    whole_words: bool = False
-    next_sentence: bool = False
+    rate: float = 0.15  # of the ids are predicted: 80 % hidden, 10 % replaced, 10 % as they are
+    whole_words: bool = False  # all of a word's ids are hidden, or none
+    next_sentence: bool = False  # rows are `[CLS] a [SEP] b [SEP]`; whether b follows a is a second loss
     weight: float = 1.0
-    tokenizer: str = "text"
+    tokenizer: str = "text"  # for next sentences, one with two `types`
     backbone: str = "shared"
-    chunk: int = 0
-    metric = "bits per masked byte"
-    higher_is_better = False
+    chunk: int = 0  # positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all
 
     def __post_init__(self) -> None:
         if self.chunk < 0:
             raise UsageError(f"tasks.{self.name}.chunk must be 0 (all logits at once) or more, but is {self.chunk}")
 
-    def spec(self, model: Model) -> dict[str, data.ArraySpec]:
-        ids = data.ids_spec(self.encoder, self.length, self._vocabulary(model))
-        spec = {"inputs": ids, "targets": ids, "weights": data.ArraySpec((self.length,), np.float32)}
+    def inputs(self, model: Model) -> Inputs:
+        vocabulary, length = self._vocabulary(model), self.texts.length
+        ids = self.texts.spec(vocabulary)
+        spec = {"inputs": ids, "targets": ids, "weights": data.ArraySpec((length,), np.float32)}
+        spec["bytes"] = data.ArraySpec((length,), np.int32, 0, 8)
         if self.next_sentence:
-            spec["types"] = data.ArraySpec((self.length,), np.int32, 0, 2)
+            spec["types"] = data.ArraySpec((length,), np.int32, 0, 2)
             spec["next"] = data.ArraySpec((), np.int32, 0, 2)
-        return spec
-
-    def tokens(self, model: Model) -> int:
-        return self.length
-
-    def dataset(self, model: Model, split: str) -> data.Dataset:
-        encoder = data.encoder_for(self.encoder, self._vocabulary(model), "MASK")
 
         def hide(example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
-            ids = example.pop("ids")
+            encoder, ids = data.encoder_for(self.texts.encoder, vocabulary, "MASK"), example.pop("ids")
             inputs, targets, weights = data.mask_tokens(
                 ids,
                 rng,
@@ -89,11 +74,15 @@ class Bert:
             )
             return {"inputs": inputs, "targets": targets, "weights": weights, **example}
 
-        documents, random = data.with_text(data.open_source(self.source, split), self.fields), split == "train"
-        if self.next_sentence:
-            return data.next_sentence_rows(documents, encoder, self.length, random=random).map(hide)
-        windows = data.text_windows(documents, encoder.encode, self.length, random=random, pad_id=encoder.PAD)
-        return windows.map(hide)
+        def dataset(split: str) -> data.Dataset:
+            encoder = data.encoder_for(self.texts.encoder, vocabulary, "MASK")
+            documents, random = self.texts.documents(data.open_source(self.source, split)), split == "train"
+            if self.next_sentence:
+                return data.next_sentence_rows(documents, encoder, length, random=random, count=True).map(hide)
+            row = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
+            return data.text_windows(documents, encoder.encode, length, **row).map(hide)
+
+        return Inputs(spec, dataset)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -113,14 +102,14 @@ class Bert:
     def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,T,D]."""
         tokenizer, inputs = model.tokenizers[self.tokenizer], batch["inputs"]
-        lengths = lengths_of(inputs, data.pad_id(self.encoder))
+        lengths = lengths_of(inputs, self.texts.pad)
         types = batch["types"] if self.next_sentence and tokenizer.config.types else None
         inner = None if key is None else jax.random.fold_in(key, 1)
         return model.backbones[self.backbone](tokenizer(inputs, lengths=lengths, types=types, key=inner), key=key)[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         targets, weights = batch["targets"], batch["weights"]
         if self.chunk:
             hidden, heads = self.hidden(model, batch, key), model.heads[self.name]
@@ -130,59 +119,46 @@ class Bert:
         else:
             language, following = self.logits(model, batch, key)
             _, sums = masked_lm(language, targets, weights)
-        loss, metrics = ratio(sums["objective"], sums["tokens"]), {"accuracy": ratio(sums["correct"], sums["tokens"])}
-        if following is not None:
-            losses, sums = softmax_classification(following, batch["next"])
-            loss, metrics["next_accuracy"] = loss + losses.mean(), ratio(sums["correct"], sums["examples"])
-        return loss, metrics
+        loss = Mean(sums["objective"], sums["tokens"])
+        metrics = {"accuracy": Mean(sums["correct"], sums["tokens"])}
+        if following is None:
+            return loss, metrics
+        losses, sums = softmax_classification(following, batch["next"])
+        return (loss, losses.mean()), {**metrics, "next_accuracy": Mean(sums["correct"], sums["examples"])}
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        likelihood = Summed(
+            metric="bits per masked byte",
+            higher_is_better=False,
+            inputs=self.inputs,
+            predict=self.predict,
+            finish=self._score,
+            batch_size=self.batch_size,
+            against=bigram(self.source, self.texts, self.texts.opened.encode, self.texts.opened.byte_counts),
+            show=self.samples,
+        )
+        return {self.name: likelihood}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        targets, weights = batch["targets"], batch["weights"]
         hidden, heads = self.hidden(model, batch), model.heads[self.name]
-        x, kernel, bias = heads["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
-
-        def read(logits: jax.Array, targets: jax.Array) -> Any:
-            return position_cross_entropy(logits, targets), jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-        chunk = self.chunk or self.length
-        positions, guesses = in_chunks(read, x, kernel, targets, chunk=chunk, bias_V=bias)
-        lengths = jnp.asarray(data.open_encoder(self.encoder).byte_lengths)[targets]
-        counted = {
-            "nats": positions.nats,
-            "correct": positions.correct,
-            "bytes": lengths,
-            "tokens": jnp.ones_like(weights),
-        }
-        found = {name: example_sum(values, weights) for name, values in counted.items()} | {"guesses": guesses}
+        factors = heads["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
+        chunk = self.chunk or self.texts.length
+        found = likelihood_rows(factors, batch["targets"], batch["weights"], batch["bytes"], chunk=chunk)
         if self.next_sentence:
             following = heads["next_sentence"](hidden)
             found["next"] = (jnp.argmax(following, axis=-1) == batch["next"]).astype(jnp.float32)
         return found
 
-    def score(self, predictions: Predictions) -> dict[str, float]:
-        found = {
-            "value": predictions["nats"].sum() / predictions["bytes"].sum() / math.log(2),
-            "accuracy": predictions["correct"].sum() / predictions["tokens"].sum(),
-        }
-        return found | ({"next_accuracy": predictions["next"].mean()} if "next" in predictions else {})
+    def _score(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        found = bits_per_byte(sums)
+        return found | ({"next_accuracy": float(sums["next"] / sums["examples"])} if "next" in sums else {})
 
-    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        encoder = data.open_encoder(self.encoder)
-        train, valid = (
-            data.all_ids(data.with_text(data.open_source(self.source, split), self.fields), encoder.encode)
-            for split in ("train", "validation")
-        )
-        bits = bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size)
-        return bits / float(encoder.byte_lengths[valid[1:]].mean()), "bigram"
-
-    def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
-        return [
-            self._filled(batch["targets"][i], batch["weights"][i], predictions["guesses"][i])
-            for i in range(min(3, len(batch["targets"])))
-        ]
+    def samples(self, model: Model, shown: Shown) -> list[Sample]:
+        batch, guesses = shown.batch, shown.rows["guesses"]
+        return [self._filled(batch["targets"][i], batch["weights"][i], guesses[i]) for i in range(min(3, len(guesses)))]
 
     def _filled(self, targets: np.ndarray, weights: np.ndarray, guesses: np.ndarray) -> FilledText:
-        encoder = data.open_encoder(self.encoder)
+        encoder = self.texts.opened
         real = int((targets != encoder.PAD).sum())
         pieces = [encoder.surface(int(i)) for i in targets[:real]]
         ends = np.cumsum([len(piece) for piece in pieces])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,71 +12,50 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.data.blocks import Images, Inputs, Texts, columns
 from unimodal.evaluation.baselines import chance_recall
-from unimodal.evaluation.retrieval import recall
+from unimodal.evaluation.evaluation import Evaluation, Shown
+from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.samples import ImageSample, Sample
 from unimodal.heads import Projection
 from unimodal.model import Model
-from unimodal.objectives import clip, ratio
-from unimodal.task import Predictions
+from unimodal.objectives import Loss, TaskMetrics, clip, row_codes, whole_batch
 from unimodal.tokens import lengths_of
 
 
 class Temperature(nnx.Module):
-    """The learned logit scale, kept as its logarithm and capped at 100 (§2.5)."""
+    """The learned logit scale, kept as its logarithm. Updates do not lead beyond a scale of 100 (§2.5)."""
 
     def __init__(self, start: float):
-        self.log_scale = nnx.Param(jnp.full((), math.log(1 / start), jnp.float32), axes=())
+        bounds = (None, math.log(100.0))
+        first = jnp.full((), math.log(1 / start), jnp.float32)
+        self.log_scale = nnx.Param(first, axes=(), kind="vector", bounds=bounds)
 
     def __call__(self) -> jax.Array:
-        return jnp.exp(jnp.minimum(self.log_scale.get_value(), math.log(100.0)))
+        return jnp.exp(self.log_scale.get_value())
 
 
 @dataclass(frozen=True)
 class Clip:
-    """InfoNCE between images and captions over the global batch. In training a caption is the name or a shuffled few
-    of the keywords; in validation it is the name."""
+    """InfoNCE between images and their captions over the global batch. Equal captions are not each other's negatives."""
 
     name: str = "clip"
     source: str = "embedded:emoji"
+    # No mirror images: "left arrow" and "right arrow" are different words.
+    images: Images = Images(crop=(0.6, 1.0), shift=2, jitter=(0.2, 0.2, 0.2))
+    texts: Texts = Texts(phrases="keywords", length=32)
     batch_size: int = 32
-    length: int = 32
-    size: int = 64
+    size: int = 64  # of the embeddings
     weight: float = 1.0
-    temperature: float = 0.07
+    temperature: float = 0.07  # to start from; it is learned
     image_tokenizer: str = "image"
     text_tokenizer: str = "text"
     image_backbone: str = "shared"
     text_backbone: str = "shared"
-    crop: tuple[float, float] = (0.6, 1.0)
-    shift: int = 2
-    jitter: tuple[float, float, float] = (0.2, 0.2, 0.2)
-    metric = "recall@5"
-    higher_is_better = True
 
-    def spec(self, model: Model) -> dict[str, data.ArraySpec]:
-        c, encoder = model.tokenizers[self.image_tokenizer].config, data.ByteEncoder()
-        return {
-            "image": data.ArraySpec((*c.image_size, c.channels), np.float32, -1, 1),
-            "ids": data.ArraySpec((self.length,), np.int32, encoder.first_ordinary_id, encoder.vocab_size),
-        }
-
-    def tokens(self, model: Model) -> int:
-        return model.tokenizers[self.image_tokenizer].config.tokens + self.length
-
-    def dataset(self, model: Model, split: str) -> data.Dataset:
-        size, encoder = model.tokenizers[self.image_tokenizer].config.image_size, data.ByteEncoder()
-        # No mirror images: "left arrow" and "right arrow" are different words.
-        augment = data.Augmentation(size, scale=self.crop, flip=0.0, shift=self.shift, jitter=self.jitter)
-
-        def example(record: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
-            if split == "train":
-                image, caption = augment(record["image"], rng), _caption(record, rng)
-            else:
-                image, caption = data.resize(record["image"], *size), record["name"]
-            return {"image": data.to_float(image), "ids": data.fit_length(encoder.encode(caption), self.length)}
-
-        return data.Dataset(data.cached(data.open_source(self.source, split), data.decode_picture), example)
+    def inputs(self, model: Model) -> Inputs:
+        c, vocabulary = model.tokenizers[self.image_tokenizer].config, model.tokenizers[self.text_tokenizer].config
+        return columns(self.source, self.images.part(c.image_size, c.channels), self.texts.part(vocabulary.vocabulary))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         widths = [model.backbones[name].config.width for name in (self.image_backbone, self.text_backbone)]
@@ -92,50 +70,44 @@ class Clip:
     ) -> tuple[jax.Array, jax.Array]:
         """Unit embeddings [B,size] of the images and of the captions."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        heads, lengths = model.heads[self.name], lengths_of(batch["ids"], data.ByteEncoder.PAD)
-        pixels = model.tokenizers[self.image_tokenizer](batch["image"])
-        words = model.tokenizers[self.text_tokenizer](batch["ids"], lengths=lengths)
+        heads, lengths = model.heads[self.name], lengths_of(batch["ids"], self.texts.pad)
+        inner = (None, None) if key is None else tuple(jax.random.split(jax.random.fold_in(key, 1)))
+        pixels = model.tokenizers[self.image_tokenizer](batch["image"], key=inner[0])
+        words = model.tokenizers[self.text_tokenizer](batch["ids"], lengths=lengths, key=inner[1])
         image, _ = model.backbones[self.image_backbone](pixels, key=keys[0])
         text, _ = model.backbones[self.text_backbone](words, key=keys[1])
         return heads["image"](image), heads["text"](text, words.segment)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         image, text = self.embed(model, batch, key)
         scale = model.heads[self.name]["temperature"]()
-        losses, sums = clip(image, text, scale)
-        accuracy = ratio(0.5 * (sums["correct_a_to_b"] + sums["correct_b_to_a"]), sums["examples"])
-        return losses.mean(), {"accuracy": accuracy, "scale": scale}
+        return whole_batch(clip, image, text, scale, ids_B=row_codes(batch["ids"])), {"scale": scale}
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        retrieval = Retrieval(
+            inputs=self.inputs,
+            predict=self.predict,
+            batch_size=self.batch_size,
+            against=lambda _: (chance_recall(len(data.open_source(self.source, "validation")), 5), "chance"),
+            show=self.samples,
+        )
+        return {self.name: retrieval}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         image, text = self.embed(model, batch)
-        return {"image": image, "text": text}
+        return {"first": image, "second": text, "same": row_codes(batch["ids"])}
 
-    def score(self, predictions: Predictions) -> dict[str, float]:
-        found = recall(predictions["image"], predictions["text"])
-        return {"value": found["recall@5"], **found}
-
-    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        return chance_recall(len(data.open_source(self.source, "validation")), 5), "chance"
-
-    def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
+    def samples(self, model: Model, shown: Shown) -> list[Sample]:
         source = data.open_source(self.source, "validation")
-        names = [str(source[i]["name"]) for i in range(len(source))]
+        texts, places = shown.tally.all("second"), shown.tally.all("index")
         scale = float(model.heads[self.name]["temperature"]())
-        shown: list[Sample] = []
-        for i in np.linspace(0, len(names) - 1, 8).astype(int):
-            logits = scale * predictions["image"][i] @ predictions["text"].T
+        found: list[Sample] = []
+        for i, image in zip(shown.index, shown.rows["first"], strict=True):
+            logits = scale * image @ texts.T
             p = np.exp(logits - logits.max())
             p /= p.sum()
-            best = tuple((names[k], float(p[k])) for k in p.argsort()[::-1][:4])
-            shown.append(ImageSample(data.decode_image(source[int(i)]["image"]), best, names[i]))
-        return shown
-
-
-def _caption(record: Any, rng: np.random.Generator) -> str:
-    words = list(record["keywords"])
-    if not words or rng.random() < 0.5:
-        return record["name"]
-    rng.shuffle(words)
-    return " ".join([record["name"], *words[:2]]) if rng.random() < 0.5 else " ".join(words[:4])
+            best = tuple((self.texts.text(source[int(places[k])]), float(p[k])) for k in p.argsort()[::-1][:4])
+            found.append(ImageSample(self.images.read(source[int(i)]), best, self.texts.text(source[int(i)])))
+        return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import jax
@@ -13,115 +12,95 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.errors import UsageError
-from unimodal.evaluation.decoding import collapse, prefix_beam
-from unimodal.evaluation.error_rates import constant_answer, error_rates
+from unimodal.evaluation.error_rates import constant_answer
+from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import AudioSample, Sample
+from unimodal.evaluation.transcription import Transcription, frame_labels, heard
 from unimodal.layers import Linear, dropout
 from unimodal.model import Model
-from unimodal.objectives import ctc_loss, ratio
-from unimodal.task import Predictions
+from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
 
 
 @dataclass(frozen=True)
 class Ctc:
     """Characters from speech.
 
-    seconds of sound at `rate` Hz and `characters` of transcript at most; the record's field `transcript` holds it, or
-    `segments` a list of [start, end, transcript] in milliseconds, each of which is then an example of its own.
-    `alphabet`: the characters told apart ("": all of the training transcripts); `drop` and `keep`: signs, as
-    `unimodal.data.spell` treats them (stress marks are dropped). `labelled`: use so many training examples only (0: all).
-    Fine-tuning masks frames (`mask`, `span`) and channels (`channel_mask`, `channel_span`) as pre-training does;
-    `dropout` before the last layer. `beam`: width of the prefix beam search that is scored too (0: greedy only).
-
-    Training leaves out what has no alignment, and counts it in `skipped`: no frame, more than `seconds` or `characters`,
-    or more characters than frames.
+    Training leaves out what has no alignment, and counts it in `skipped`: no frame, more than `sounds.seconds` or
+    `transcripts.characters`, or more characters than frames. Fine-tuning masks frames and channels as pre-training does.
     """
 
     name: str = "ctc"
     source: str = "embedded:speech"
-    transcript: str = "text"
-    segments: str = ""
+    sounds: Sounds = Sounds(seconds=10.0)
+    transcripts: Transcripts = Transcripts()
     batch_size: int = 8
-    seconds: float = 10.0
-    rate: int = 16_000
-    characters: int = 240
-    alphabet: str = ""
-    drop: str = "+"
-    keep: str = ""
-    labelled: int = 0
-    mask: float = 0.0
-    span: int = 10
-    channel_mask: float = 0.0
+    labelled: int = 0  # use so many training examples only, to see what few labels do; 0: all
+    mask: float = 0.0  # share of frames that spans would cover if they never overlapped
+    span: int = 10  # frames
+    channel_mask: float = 0.0  # the same for channels of the backbone's width
     channel_span: int = 64
-    dropout: float = 0.0
-    beam: int = 0
+    dropout: float = 0.0  # before the last layer
+    beam: int = 0  # width of the prefix beam search that is scored too; 0: greedy only
     weight: float = 1.0
     tokenizer: str = "audio"
     backbone: str = "shared"
-    metric = "character error rate"
-    higher_is_better = False
-
-    @property
-    def samples_at_most(self) -> int:
-        return int(self.seconds * self.rate)
 
     @property
     def letters(self) -> data.Alphabet:
         """The alphabet. Reads the training transcripts unless the config gives it."""
-        if self.alphabet:
-            return data.Alphabet(self.alphabet)
-        return data.collect_alphabet(self._spelt("train"))
+        return self.transcripts.letters(self.source, self.sounds.segments)
 
-    def _spelt(self, split: str) -> tuple[str, ...]:
-        raw = _transcripts(self.source, split, self.transcript, self.segments)
-        return tuple(data.spell(text, drop=self.drop, keep=self.keep) for text in raw)
-
-    def spec(self, model: Model) -> dict[str, data.ArraySpec]:
-        width = model.backbones[self.backbone].config.width
-        return {
-            "audio": data.ArraySpec((self.samples_at_most,), np.float32, -1, 1),
-            "length": data.ArraySpec((), np.int32, self.samples_at_most, self.samples_at_most + 1),
-            "text": data.ArraySpec((self.characters,), np.int32, 0, self.letters.classes),
-            "masked": data.ArraySpec((self.tokens(model),), np.bool_),
+    def inputs(self, model: Model) -> Inputs:
+        config, width = model.tokenizers[self.tokenizer].config, model.backbones[self.backbone].config.width
+        frames, letters = config.frames(self.sounds.samples), self.letters
+        spec = {
+            **self.sounds.spec,
+            "text": self.transcripts.spec(letters.classes),
+            "masked": data.ArraySpec((frames,), np.bool_),
             "silenced": data.ArraySpec((width,), np.bool_),
         }
 
-    def tokens(self, model: Model) -> int:
-        return model.tokenizers[self.tokenizer].config.frames(self.samples_at_most)
+        def dataset(split: str) -> data.Dataset:
+            def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
+                audio, length = data.crop_or_pad(record["audio"], self.sounds.samples)
+                text, whole = self.transcripts.ids(letters, self.transcripts.spell(record["text"]))
+                if not whole and split != "train":
+                    raise UsageError(
+                        f"{record['id']}: a transcript of {len(record['text'])} characters, where "
+                        f"tasks.{self.name}.transcripts.characters={self.transcripts.characters}"
+                    )
+                if not whole or len(record["audio"]) > self.sounds.samples:
+                    length = 0  # the whole text is not in what is left of the sound
+                masked, silenced = np.zeros(frames, np.bool_), np.zeros(width, np.bool_)
+                if split == "train":
+                    masked = data.span_mask(frames, rng, self.mask, self.span, valid=int(config.frames(length)))
+                    silenced = data.span_mask(width, rng, self.channel_mask, min(width, self.channel_span))
+                return {
+                    "audio": audio,
+                    "length": np.int32(length),
+                    "text": text,
+                    "masked": masked,
+                    "silenced": silenced,
+                }
 
-    def dataset(self, model: Model, split: str) -> data.Dataset:
-        config, width = model.tokenizers[self.tokenizer].config, model.backbones[self.backbone].config.width
-        frames, letters, training = self.tokens(model), self.letters, split == "train"
+            source = self._recordings(split)
+            few = split == "train" and self.labelled
+            return data.Dataset(data.first(source, self.labelled) if few else source, example)
+
+        return Inputs(spec, dataset)
+
+    def _recordings(self, split: str) -> data.Source:
+        """Records of id, decoded audio and text."""
+        opened = self.sounds.open(self.source, split)
+        if self.sounds.segments:
+            return opened
 
         def decode(record: Any) -> dict[str, Any]:
-            audio = data.normalize(data.decode_audio(record["audio"], self.rate, name=record["id"]))
-            return {"id": record["id"], "audio": audio, "text": record.get(self.transcript)}
+            return {"id": record["id"], "audio": self.sounds.read(record), "text": self.transcripts.of(record)}
 
-        def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
-            audio, length = data.crop_or_pad(record["audio"], self.samples_at_most)
-            ids = letters.encode(data.spell(record["text"], drop=self.drop, keep=self.keep))
-            text, too_long = np.zeros(self.characters, np.int32), len(ids) > self.characters
-            if too_long and not training:
-                raise UsageError(
-                    f"{record['id']}: a transcript of {len(ids)} characters, where "
-                    f"tasks.{self.name}.characters={self.characters}"
-                )
-            text[: len(ids)] = ids[: self.characters]
-            if training and (too_long or len(record["audio"]) > self.samples_at_most):
-                length = 0  # the whole text is not in what is left of the sound
-            masked, silenced = np.zeros(frames, np.bool_), np.zeros(width, np.bool_)
-            if training:
-                masked = data.span_mask(frames, rng, self.mask, self.span, valid=int(config.frames(length)))
-                silenced = data.span_mask(width, rng, self.channel_mask, min(width, self.channel_span))
-            return {"audio": audio, "length": np.int32(length), "text": text, "masked": masked, "silenced": silenced}
-
-        source = data.open_source(self.source, split)
-        if self.segments:
-            source = data.segments(source, decode, self.segments, self.rate)
-        else:
-            source = data.cached(source, decode)
-        return data.Dataset(data.first(source, self.labelled) if training and self.labelled else source, example)
+        return data.cached(opened, decode)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -143,74 +122,46 @@ class Ctc:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         known = (batch["text"] > 0) & (batch["text"] < self.letters.classes)
         # Characters that the alphabet lacks cannot be learned: the known ones close up over them.
         order = jnp.argsort(~known, axis=1, stable=True)
         labels = jnp.take_along_axis(batch["text"], order, axis=1)
         frames = model.tokenizers[self.tokenizer].config.frames(batch["length"])
         _, sums = ctc_loss(self.logits(model, batch, key), labels, frames, known.sum(axis=1, dtype=jnp.int32))
-        return ratio(sums["objective"], sums["examples"]), {
-            "nats_per_character": ratio(sums["nats"], sums["labels"]),
-            "skipped": jnp.float32(len(batch["length"])) - sums["examples"],
-            "unknown_characters": ((batch["text"] > 0) & ~known).astype(jnp.float32).sum(),
+        return Mean(sums["objective"], sums["examples"]), {
+            "nats_per_character": Mean(sums["nats"], sums["labels"]),
+            "skipped": Sum(jnp.float32(len(batch["length"])) - sums["examples"]),
+            "unknown_characters": Sum(((batch["text"] > 0) & ~known).astype(jnp.float32).sum()),
         }
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        transcription = Transcription(
+            inputs=self.inputs,
+            predict=self.predict,
+            letters=lambda: self.letters,
+            beam=self.beam,
+            batch_size=self.batch_size,
+            against=self._against,
+            show=self.samples,
+        )
+        return {self.name: transcription}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        log_probabilities = jax.nn.log_softmax(self.logits(model, batch).astype(jnp.float32))
         frames = model.tokenizers[self.tokenizer].config.frames(batch["length"])
-        made = {
-            "path": jnp.argmax(log_probabilities, axis=-1).astype(jnp.int32),
-            "frames": frames,
-            "text": batch["text"],
-        }
-        return {**made, "log_probabilities": log_probabilities} if self.beam else made
+        found = frame_labels(self.logits(model, batch), frames, whole=self.beam > 0)
+        return {**found, "text": batch["text"]}
 
-    def score(self, predictions: Predictions) -> dict[str, float]:
-        letters = self.letters
-        references = [letters.decode(ids) for ids in predictions["text"]]
-        greedy = error_rates(references, _greedy(letters, predictions))
-        scores = {"value": greedy["character_error_rate"], "word_error_rate": greedy["word_error_rate"]}
-        if self.beam:
-            found = error_rates(references, self._beam(letters, predictions))
-            scores |= {f"beam_{name}": value for name, value in found.items()}
-        unknown = int((predictions["text"] == letters.classes).sum())
-        return {**scores, "unknown_characters": unknown} if unknown else scores
+    def _against(self, _untrained: Mapping[str, float]) -> tuple[float, str]:
+        splits = (self.transcripts.all(self.source, s, self.sounds.segments) for s in ("train", "validation"))
+        return constant_answer(*splits)[0], "the best constant answer"
 
-    def _beam(self, letters: data.Alphabet, predictions: Predictions) -> list[str]:
-        rows = zip(predictions["log_probabilities"], predictions["frames"], strict=True)
-        return [letters.decode(prefix_beam(table[:n], self.beam, labels_per_frame=8)[0][0]) for table, n in rows]
-
-    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        return constant_answer(self._spelt("train"), self._spelt("validation"))[0], "the best constant answer"
-
-    def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
-        letters, shown = self.letters, []
-        heard = self._beam(letters, predictions) if self.beam else _greedy(letters, predictions)
-        for i in range(min(3, len(batch["audio"]))):
-            wave = batch["audio"][i][: int(batch["length"][i])]
+    def samples(self, model: Model, shown: Shown) -> list[Sample]:
+        letters, found = self.letters, []
+        for i in range(min(3, len(shown.index))):
+            wave = shown.batch["audio"][i][: int(shown.batch["length"][i])]
             wave = (wave / max(1e-6, float(np.abs(wave).max(initial=0.0)))).astype(np.float32)
-            truth = letters.decode(predictions["text"][i])
-            shown.append(AudioSample(wave, self.rate, output=heard[i], truth=truth))
-        return shown
-
-
-def _greedy(letters: data.Alphabet, predictions: Predictions) -> list[str]:
-    rows = zip(predictions["path"], predictions["frames"], strict=True)
-    return [letters.decode(collapse(path[:frames])) for path, frames in rows]
-
-
-@cache
-def _transcripts(uri: str, split: str, field: str, segments: str) -> tuple[str, ...]:
-    source = data.open_source(uri, split)
-    if segments:
-        return tuple(text for found in data.marks(source, segments) for _, _, text in found)
-    texts = []
-    for i in range(len(source)):
-        record = source[i]
-        if not isinstance(text := record.get(field), str):
-            raise UsageError(
-                f"{record['id']}: no transcript under {field!r}; the record has {', '.join(sorted(record))}"
-            )
-        texts.append(text)
-    return tuple(texts)
+            truth = letters.decode(shown.rows["text"][i])
+            output = heard(letters, shown.rows, i, self.beam)
+            found.append(AudioSample(wave, self.sounds.rate, output=output, truth=truth))
+        return found

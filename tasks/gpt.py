@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,62 +13,60 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.data.blocks import Inputs, Texts
 from unimodal.errors import UsageError
-from unimodal.evaluation.baselines import bigram_bits
+from unimodal.evaluation.evaluation import Evaluation, Shown
+from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.samples import Sample, TextSample
+from unimodal.evaluation.summed import Summed
 from unimodal.generate import Sampling, generate
 from unimodal.heads import LanguageModel
 from unimodal.model import Model
-from unimodal.objectives import Metrics, causal_lm, chunked_causal_lm, next_token_targets, ratio
-from unimodal.task import Predictions
+from unimodal.objectives import Loss, Mean, Metrics, TaskMetrics, causal_lm, chunked_causal_lm, next_token_targets
 
 
 @dataclass(frozen=True)
 class Gpt:
-    """Causal language modelling on rows of `length` ids.
-
-    tied: the embedding table serves as output weights, too.
-    encoder: "bytes", or the path of a vocabulary. fields: of a record, that make up its text. packed: rows hold whole
-    documents with their BOS and EOS, which do not see each other; otherwise they are windows of long documents. chunk:
-    positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all.
-    """
+    """Causal language modelling on rows of ids: windows of long documents, or whole documents packed together."""
 
     name: str = "gpt"
     source: str = "embedded:book"
-    fields: tuple[str, ...] = ("text",)
-    encoder: str = "bytes"
-    packed: bool = False
+    texts: Texts = Texts()
+    packed: bool = False  # rows hold whole documents with their BOS and EOS, which do not see each other
     batch_size: int = 16
-    length: int = 128
     weight: float = 1.0
     tokenizer: str = "text"
     backbone: str = "shared"
     z_loss: float = 0.0
-    chunk: int = 0
-    tied: bool = True
-    metric = "bits per byte"
-    higher_is_better = False
+    chunk: int = 0  # positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all
+    tied: bool = True  # the embedding table serves as output weights, too
 
     def __post_init__(self) -> None:
         if self.chunk < 0:
             raise UsageError(f"tasks.{self.name}.chunk must be 0 (all logits at once) or more, but is {self.chunk}")
 
-    def spec(self, model: Model) -> dict[str, data.ArraySpec]:
-        ids = data.ids_spec(self.encoder, self.length, self._vocabulary(model))
-        if not self.packed:
-            return {"ids": ids}
-        place = data.ArraySpec((self.length,), np.int32, 0, self.length)
-        return {"ids": ids, "segment": data.ArraySpec((self.length,), np.int32, 1, 2), "position": place}
+    @property
+    def length(self) -> int:
+        """Ids in a row."""
+        return self.texts.length
 
-    def tokens(self, model: Model) -> int:
-        return self.length
-
-    def dataset(self, model: Model, split: str) -> data.Dataset:
-        encoder = data.encoder_for(self.encoder, self._vocabulary(model))
-        documents = data.with_text(data.open_source(self.source, split), self.fields)
+    def inputs(self, model: Model) -> Inputs:
+        vocabulary = self._vocabulary(model)
+        spec = {"ids": self.texts.spec(vocabulary), "bytes": data.ArraySpec((self.length,), np.int32, 0, 8)}
         if self.packed:
-            return data.packed_rows(documents, self._document, self.length, pad_id=encoder.PAD)
-        return data.text_windows(documents, encoder.encode, self.length, random=split == "train", pad_id=encoder.PAD)
+            place = data.ArraySpec((self.length,), np.int32, 0, self.length)
+            spec |= {"segment": data.ArraySpec((self.length,), np.int32, 1, 2), "position": place}
+
+        def dataset(split: str) -> data.Dataset:
+            encoder = data.encoder_for(self.texts.encoder, vocabulary)
+            documents = self.texts.documents(data.open_source(self.source, split))
+            if self.packed:
+                row = dict(pad_id=encoder.PAD, count=self._document_bytes)
+                return data.packed_rows(documents, self._document, self.length, **row)
+            row = dict(random=split == "train", pad_id=encoder.PAD, count=encoder.byte_counts)
+            return data.text_windows(documents, encoder.encode, self.length, **row)
+
+        return Inputs(spec, dataset)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -93,47 +90,39 @@ class Gpt:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         ids, segment = batch["ids"], self._segment(batch)
         if self.chunk:
             _, sums = self._chunked(model, self.hidden(model, batch, key), ids, segment)
         else:
             _, sums = causal_lm(self.logits(model, batch, key), ids, segment, z_loss=self.z_loss)
-        accuracy = ratio(sums["correct"], sums["tokens"])
-        return ratio(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
+        accuracy = Mean(sums["correct"], sums["tokens"])
+        return Mean(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        encoder = self.texts.opened
+        ways = (self._document, self._document_bytes) if self.packed else (encoder.encode, encoder.byte_counts)
+        likelihood = Summed(
+            metric="bits per byte",
+            higher_is_better=False,
+            inputs=self.inputs,
+            predict=self.predict,
+            finish=bits_per_byte,
+            batch_size=self.batch_size,
+            against=bigram(self.source, self.texts, *ways),
+            show=self.samples,
+        )
+        return {self.name: likelihood}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        segment = self._segment(batch)
-        states = self.hidden(model, batch) if self.chunk else self.logits(model, batch)
-        objective = partial(self._chunked, model) if self.chunk else causal_lm
-        _, sums = jax.vmap(lambda x, ids, segment: objective(x[None], ids[None], segment[None]))(
-            states, batch["ids"], segment
-        )
-        targets, weights = next_token_targets(batch["ids"], segment)
-        lengths = jnp.asarray(data.open_encoder(self.encoder).byte_lengths)[targets].astype(jnp.float32)
-        counted = {name: sums[name] for name in ("nats", "tokens", "correct")}
-        return counted | {"bytes": (lengths * weights).sum(axis=1)}
+        hidden, table = self.hidden(model, batch), model.tokenizers[self.tokenizer].table
+        factors = model.heads[self.name]["language"].factors(hidden, table)
+        targets, weights = next_token_targets(batch["ids"], self._segment(batch))
+        sizes = jnp.roll(batch["bytes"], -1, axis=1)  # of the id after each
+        return likelihood_rows(factors, targets, weights, sizes, chunk=self.chunk or self.length)
 
-    def score(self, predictions: Predictions) -> dict[str, float]:
-        count, nats = predictions["tokens"].sum(), predictions["nats"].sum()
-        return {
-            "value": nats / predictions["bytes"].sum() / math.log(2),
-            "accuracy": predictions["correct"].sum() / count,
-            "perplexity": math.exp(min(nats / count, 700.0)),
-        }
-
-    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        encoder = data.open_encoder(self.encoder)
-        encode = self._document if self.packed else encoder.encode
-        train, valid = (
-            data.all_ids(data.with_text(data.open_source(self.source, split), self.fields), encode)
-            for split in ("train", "validation")
-        )
-        bits = bigram_bits(train, valid[:-1], valid[1:], encoder.vocab_size)
-        return bits / float(encoder.byte_lengths[valid[1:]].mean()), "bigram"
-
-    def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
-        encoder = data.open_encoder(self.encoder)
+    def samples(self, model: Model, shown: Shown) -> list[Sample]:
+        encoder, batch = self.texts.opened, shown.batch
         first = batch["segment"] == 1 if self.packed else batch["ids"] != encoder.PAD
         whole = first.sum(axis=1) >= (4 if self.packed else self.length)  # of packed rows, the first document
         ids, sizes = batch["ids"][whole][:4], first[whole][:4].sum(axis=1)
@@ -165,14 +154,29 @@ class Gpt:
         return model.tokenizers[self.tokenizer].config.vocabulary
 
     def _segment(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return batch["segment"] if self.packed else (batch["ids"] != data.pad_id(self.encoder)).astype(jnp.int32)
+        return batch["segment"] if self.packed else (batch["ids"] != self.texts.pad).astype(jnp.int32)
 
     def _document(self, text: str) -> np.ndarray:
         """A document of a packed row, with where it begins and ends; nothing of a text without any ids."""
-        encoder = data.open_encoder(self.encoder)
-        ids, ends = encoder.encode(text), [i for i in (encoder.EOS,) if i != data.NO_ID]
-        begins = [i for i in (encoder.BOS,) if i != data.NO_ID and i not in ends]
+        begins, ends = self._ends()
+        ids = self.texts.opened.encode(text)
         return np.concatenate([begins, ids, ends]).astype(np.int32) if len(ids) else ids
+
+    def _document_bytes(self, text: str) -> np.ndarray:
+        """The bytes of each id of `_document`: where it begins and ends is no text."""
+        begins, ends = self._ends()
+        sizes = self.texts.opened.byte_counts(text)
+        return (
+            np.concatenate([np.zeros(len(begins)), sizes, np.zeros(len(ends))]).astype(np.int32)
+            if len(sizes)
+            else sizes
+        )
+
+    def _ends(self) -> tuple[list[int], list[int]]:
+        """What stands before and after a document, as far as the vocabulary has it."""
+        encoder = self.texts.opened
+        ends = [i for i in (encoder.EOS,) if i != data.NO_ID]
+        return [i for i in (encoder.BOS,) if i != data.NO_ID and i not in ends], ends
 
 
 def continue_text(

@@ -12,81 +12,64 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.data.blocks import Inputs, Sounds, columns
+from unimodal.evaluation.evaluation import Evaluation, Shown, untrained_value
 from unimodal.evaluation.samples import AudioSample, Sample
+from unimodal.evaluation.summed import Summed
 from unimodal.heads import Quantiser
 from unimodal.layers import Linear, dropout
 from unimodal.model import Model
-from unimodal.objectives import diversity, gumbel_codes, ratio, sample_negatives, wav2vec2_contrastive
-from unimodal.task import Predictions
+from unimodal.objectives import (
+    Loss,
+    Mean,
+    Sum,
+    TaskMetrics,
+    diversity_term,
+    gumbel_codes,
+    sample_negatives,
+    wav2vec2_contrastive,
+)
 
 
 @dataclass(frozen=True)
 class Wav2vec2:
-    """Mask spans of the convolutional frames and pick each masked frame's quantised self among distractors.
-
-    seconds of each crop at `rate` Hz; mask: expected share of frames that spans of `span` frames would cover if they
-    never overlapped (the paper's p is mask/span); groups·codes: the product codebook; negatives: distractors per frame,
-    from the same utterance; diversity: weight of the codebook-use loss; gumbel_start/end/decay: annealed temperature;
-    feature_penalty: weight of the mean square of the last convolution's output; code_dropout: on the frames that the
-    quantiser sees. A codebook that uses fewer than perplexity_floor of its codes has collapsed, and the score says so.
-    """
+    """Mask spans of the convolutional frames and pick each masked frame's quantised self among distractors."""
 
     name: str = "wav2vec2"
     source: str = "embedded:speech"
+    sounds: Sounds = Sounds()
     batch_size: int = 8
-    seconds: float = 2.0
-    rate: int = 16_000
-    mask: float = 0.65
-    span: int = 10
-    groups: int = 2
-    codes: int = 320
-    code_size: int = 256
-    size: int = 256
-    negatives: int = 100
+    mask: float = 0.65  # share of frames that spans would cover if they never overlapped (the paper's p is mask/span)
+    span: int = 10  # frames
+    groups: int = 2  # codebooks
+    codes: int = 320  # in each codebook
+    code_size: int = 256  # of all groups' codes together
+    size: int = 256  # of the projections that are compared
+    negatives: int = 100  # distractors per frame, from the same utterance
     temperature: float = 0.1
-    diversity: float = 0.1
-    gumbel_start: float = 2.0
+    diversity: float = 0.1  # weight of the codebook-use loss
+    gumbel_start: float = 2.0  # temperature of the choice of codes, annealed by a factor of gumbel_decay each step
     gumbel_end: float = 0.5
     gumbel_decay: float = 0.999995
-    feature_penalty: float = 0.0
-    code_dropout: float = 0.0
-    perplexity_floor: float = 4.0
+    feature_penalty: float = 0.0  # weight of the mean square of the last convolution's output
+    code_dropout: float = 0.0  # on the frames that the quantiser sees
+    perplexity_floor: float = 4.0  # a codebook that uses fewer codes has collapsed, and the score says so
     weight: float = 1.0
     tokenizer: str = "audio"
     backbone: str = "shared"
-    metric = "accuracy among distractors"
-    higher_is_better = True
 
-    @property
-    def samples_per_crop(self) -> int:
-        return int(self.seconds * self.rate)
-
-    def spec(self, model: Model) -> dict[str, data.ArraySpec]:
-        frames = model.tokenizers[self.tokenizer].config.frames(self.samples_per_crop)
-        return {
-            "audio": data.ArraySpec((self.samples_per_crop,), np.float32, -1, 1),
-            "length": data.ArraySpec((), np.int32, self.samples_per_crop, self.samples_per_crop + 1),
-            "masked": data.ArraySpec((frames,), np.bool_),
-        }
-
-    def tokens(self, model: Model) -> int:
-        return model.tokenizers[self.tokenizer].config.frames(self.samples_per_crop)
-
-    def dataset(self, model: Model, split: str) -> data.Dataset:
+    def inputs(self, model: Model) -> Inputs:
         config = model.tokenizers[self.tokenizer].config
-        frames = config.frames(self.samples_per_crop)
+        frames = config.frames(self.sounds.samples)
 
-        def decode(record: Any) -> dict[str, Any]:
-            audio = data.decode_audio(record["audio"], self.rate, name=record["id"])
-            return {"id": record["id"], "audio": data.normalize(audio)}
+        def mask(example: Any, rng: np.random.Generator) -> dict[str, Any]:
+            valid = int(config.frames(int(example["length"])))
+            return {**example, "masked": data.span_mask(frames, rng, self.mask, self.span, min_masks=1, valid=valid)}
 
-        def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
-            audio, length = data.crop_or_pad(record["audio"], self.samples_per_crop, rng)
-            valid = int(config.frames(length))
-            masked = data.span_mask(frames, rng, self.mask, self.span, min_masks=1, valid=valid)
-            return {"audio": audio, "length": np.int32(length), "masked": masked}
-
-        return data.Dataset(data.cached(data.open_source(self.source, split), decode), example)
+        # Crops are drawn in validation, too: a recording's beginning is often silence.
+        made = columns(self.source, self.sounds.part(random=True))
+        spec = {**made.spec, "masked": data.ArraySpec((frames,), np.bool_)}
+        return Inputs(spec, lambda split: made.dataset(split).map(mask))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -127,7 +110,7 @@ class Wav2vec2:
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[Loss, TaskMetrics]:
         negatives_key, key = jax.random.split(key)
         decayed = self.gumbel_start * jnp.float32(self.gumbel_decay) ** step.astype(jnp.float32)
         made = self.forward(
@@ -142,17 +125,27 @@ class Wav2vec2:
             self.temperature,
             codes_BTG=jnp.argmax(made["codes"], axis=-1),
         )
-        unused, use = diversity(made["probabilities"], masked)
-        loss = ratio(sums["objective"], sums["frames"]) + self.diversity * unused
+        loss = Mean(sums["objective"], sums["frames"]), diversity_term(made["probabilities"], masked, self.diversity)
         if self.feature_penalty:
-            loss = loss + self.feature_penalty * jnp.square(made["convolved"].astype(jnp.float32)).mean()
+            loss += (self.feature_penalty * jnp.square(made["convolved"].astype(jnp.float32)).mean(),)
         return loss, {
-            "accuracy": ratio(sums["correct"], sums["frames"]),
+            "accuracy": Mean(sums["correct"], sums["frames"]),
             "mask_coverage": masked.astype(jnp.float32).mean(),
-            "skipped": (~masked.any(axis=1)).astype(jnp.float32).sum(),  # too short for a span
-            "diversity_loss": unused,
-            **use,
+            "skipped": Sum((~masked.any(axis=1)).astype(jnp.float32).sum()),  # too short for a span
         }
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        picking = Summed(
+            metric="accuracy among distractors",
+            higher_is_better=True,
+            inputs=self.inputs,
+            predict=self.predict,
+            finish=self._score,
+            batch_size=self.batch_size,
+            against=untrained_value,
+            show=self.samples,
+        )
+        return {self.name: picking}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         made = self.forward(model, batch, jax.random.key(0))
@@ -165,34 +158,33 @@ class Wav2vec2:
             return sums["correct"], sums["frames"]
 
         correct, frames = jax.vmap(count)(made["context"], made["target"], batch["masked"], made["negatives"], chosen)
+        # No comparison with NaN is true, so that a sick model would seem never to be beaten.
+        correct = jnp.where(jnp.isnan(made["context"]).any(axis=(1, 2)), jnp.nan, correct)
         used = (made["codes"] * batch["masked"][:, :, None, None].astype(jnp.float32)).sum(axis=1)
-        return {"correct": correct, "frames": frames, "used": used, "chosen": chosen, "masked": batch["masked"]}
+        return {"correct": correct, "frames": frames, "used": used, "chosen": chosen}
 
-    def score(self, predictions: Predictions) -> dict[str, float]:
-        use = predictions["used"].sum(axis=0)
-        share = use / use.sum(axis=1, keepdims=True)
-        entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=1)
+    def _score(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        share = sums["used"] / sums["used"].sum(axis=1, keepdims=True)
+        entropy = -(share * np.log(np.where(share == 0, 1.0, share))).sum(axis=1)
         perplexity = np.exp(entropy)  # of each codebook
         return {
-            "value": predictions["correct"].sum() / predictions["frames"].sum(),
-            "code_perplexity": perplexity.mean(),
-            "collapsed": float(perplexity.min() < self.perplexity_floor),
+            "value": float(sums["correct"] / sums["frames"]),
+            "code_perplexity": float(perplexity.mean()),
+            "collapsed": float(not perplexity.min() >= self.perplexity_floor),  # NaN is a collapse, too
         }
 
-    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        return untrained["value"], "the untrained model"
-
-    def samples(self, model: Model, batch: Mapping[str, np.ndarray], predictions: Predictions) -> list[Sample]:
-        shown: list[Sample] = []
-        frame = self.seconds / predictions["masked"].shape[1]
-        for i in range(min(2, len(batch["audio"]))):
-            wave = batch["audio"][i] / max(1e-6, float(np.abs(batch["audio"][i]).max()))
-            edges = np.flatnonzero(np.diff(np.concatenate([[0], batch["masked"][i].astype(np.int8), [0]])))
+    def samples(self, model: Model, shown: Shown) -> list[Sample]:
+        found: list[Sample] = []
+        masked, rows = shown.batch["masked"], shown.rows
+        frame = self.sounds.seconds / masked.shape[1]
+        for i in range(min(2, len(masked))):
+            wave = shown.batch["audio"][i] / max(1e-6, float(np.abs(shown.batch["audio"][i]).max()))
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], masked[i].astype(np.int8), [0]])))
             segments = tuple(
                 (float(a * frame), float(b * frame), "masked") for a, b in zip(edges[::2], edges[1::2], strict=True)
             )
-            codes = len({tuple(c) for c in predictions["chosen"][i]})
-            right = predictions["correct"][i] / max(1.0, float(predictions["frames"][i]))
-            note = f"{right:.0%} of the masked frames picked right; {codes} different codes in {len(batch['masked'][i])} frames"
-            shown.append(AudioSample(wave.astype(np.float32), self.rate, segments, note))
-        return shown
+            codes = len({tuple(c) for c in rows["chosen"][i]})
+            right = rows["correct"][i] / max(1.0, float(rows["frames"][i]))
+            note = f"{right:.0%} of the masked frames picked right; {codes} different codes in {len(masked[i])} frames"
+            found.append(AudioSample(wave.astype(np.float32), self.sounds.rate, segments, note))
+        return found

@@ -233,11 +233,27 @@ def test_layer_scale_starts_at_its_value():
 def test_rope_sees_only_differences_of_position():
     backbone = lively(rope_theta=100.0)
     run = quick(lambda made: backbone(made)[0])
-    here, there = run(given()), run(given(shift=1000))
-    np.testing.assert_allclose(there, here, rtol=1e-3, atol=1e-3)  # float32 angles of a thousand
+    here = run(given())
+    for shift in (1000, 10**6):
+        np.testing.assert_allclose(run(given(shift=shift)), here, rtol=1e-5, atol=1e-5)
     made = given()
     stretched = run(dataclasses.replace(made, position=made.position * 2))
     assert np.abs(stretched - here).max() > 0.01
+
+
+@pytest.mark.parametrize("theta", [100.0, 1e4, 5e5])
+@pytest.mark.parametrize("scaling", [None, (8.0,), (8.0, 1.0, 4.0, 8192.0)])
+def test_angles_are_exact_at_any_position(theta, scaling):
+    place = np.array([[0, 1, 7, 1000, 131_071, 10**6, 2**31 - 1, -5]], np.int32)
+    frequency = theta ** (-np.arange(0, 64, 2) / 64)
+    if scaling is not None:  # as Llama 3 has it: slow ones divided, fast ones kept, in between a blend
+        turns = scaling[3] * frequency / (2 * np.pi) if len(scaling) > 1 else 0 * frequency
+        kept = np.clip((turns - 1) / (4 - 1), 0, 1)
+        frequency = frequency * (kept + (1 - kept) / 8)
+    angle = place[0].astype(np.float64)[:, None] * frequency
+    cos, sin = rope_table(jnp.asarray(place), 64, theta, scaling)
+    np.testing.assert_allclose(cos[0, :, 0], np.cos(angle), atol=1e-6)
+    np.testing.assert_allclose(sin[0, :, 0], np.sin(angle), atol=1e-6)
 
 
 def test_rotation_keeps_lengths_and_the_dtype():

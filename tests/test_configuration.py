@@ -88,6 +88,7 @@ def test_nearest() -> None:
     [
         (LoopConfig, dict(steps=0), "steps must be at least 1"),
         (LoopConfig, dict(log_every=0), "log_every must be at least 1"),
+        (LoopConfig, dict(max_bad_steps=0), "max_bad_steps must be at least 1"),
         (LoopConfig, dict(schedule="sometimes"), "schedule 'sometimes' is not one of sum, alternate"),
         (OptimizerConfig, dict(accumulate=0), "optimizer.accumulate must be at least 1"),
         (OptimizerConfig, dict(learning_rate=0.0), "optimizer.learning_rate must be positive"),
@@ -160,8 +161,8 @@ def test_every_recipe_can_be_built(name: str) -> None:
     assert sum(math.prod(leaf.shape) for leaf in arrays) > 1000
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in arrays)
     for task in experiment.tasks:
-        assert task.spec(experiment.model)
-        assert task.tokens(experiment.model) > 0
+        assert task.inputs(experiment.model).spec
+        assert experiment.tokens[task.name] > 0
         assert task.name in experiment.model.heads
 
 
@@ -204,8 +205,8 @@ def test_the_tiny_config_is_right() -> None:
             dict(optimizer__weight_decay=float("inf")),
             r"optimizer\.weight_decay must be finite and at least 0, but is inf",
         ),
-        (dict(tasks__gpt__length=32), "text of 32 tokens is longer than the position table, max_length=16"),
-        (dict(tasks__wav2vec2=dict(seconds=0.001)), "16 audio samples are too short for one frame"),
+        (dict(tasks__gpt__texts__length=32), "text of 32 tokens is longer than the position table, max_length=16"),
+        (dict(tasks__wav2vec2=dict(sounds=dict(seconds=0.001))), "16 audio samples are too short for one frame"),
         (dict(optimizer__accumulate=0), "accumulate must be at least 1"),
         (dict(optimizer__warmup=-1), "warmup must be finite and at least 0"),
         (dict(optimizer__b1=1.0), r"optimizer\.b1 must be at least 0 and below 1"),
@@ -225,7 +226,7 @@ def test_the_tiny_config_is_right() -> None:
         (dict(tasks__gpt=None), r"tasks\.gpt must be a group of fields, but is None"),
         (dict(tokenizers__image__patch=5), "image_size 16x16 is not divisible by patch=5"),
         (dict(tokenizers__speech=dict()), r"tokenizer kind 'speech' is not one of .*audio"),
-        (dict(tasks__gpt__lenght=5), r"tasks\.gpt\.lenght; did you mean length\?"),
+        (dict(tasks__gpt__texts__lenght=5), r"tasks\.gpt\.texts\.lenght; did you mean length\?"),
         (dict(tasks__gptt=dict()), r"there is no task 'gptt' in tasks/; did you mean gpt\?"),
         (dict(tasks__gpt__tokenizer="txt"), r"tasks\.gpt\.tokenizer='txt' is not among the tokenizers: text"),
         (dict(tasks__vit__backbone="other"), r"tasks\.vit\.backbone='other' is not among the backbones: shared"),
@@ -238,6 +239,6 @@ def test_wrong_configs_are_named(changes: dict[str, Any], says: str) -> None:
 
 
 def test_two_tasks_of_one_kind() -> None:
-    experiment = build(tasks__second=dict(kind="gpt", batch_size=8, length=8))
+    experiment = build(tasks__second=dict(kind="gpt", batch_size=8, texts=dict(length=8)))
     assert [type(task).__name__ for task in experiment.tasks] == ["Gpt", "Vit", "Gpt"]
     assert set(experiment.model.heads) == {"gpt", "vit", "second"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import gc
 import itertools
 import json
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 from unimodal.data import (
     ArraySpec,
     BatchIterator,
+    Budget,
     Dataset,
+    TaskBatches,
     cached,
     check_example,
     eval_batches,
@@ -21,6 +25,7 @@ from unimodal.data import (
     mix,
     train_batches,
 )
+from unimodal.data.pipeline import order_seed
 from unimodal.errors import UsageError
 
 
@@ -112,6 +117,34 @@ def test_resuming_goes_on_bit_for_bit(stop: int, prefetch: bool) -> None:
     assert_same(take(second, 16 - stop), expected[stop:])
 
 
+def test_tasks_on_one_source_see_it_in_orders_of_their_own() -> None:
+    make = lambda seed: train_batches(Dataset(Numbers(50), noisy), batch_size=4, seed=seed, prefetch=False)  # noqa: E731
+    first, second, again = (take(TaskBatches(make, 3, name), 6) for name in ("a", "b", "a"))
+    assert_same(first, again)
+    assert all((x["value"] != y["value"]).any() for x, y in zip(first, second, strict=True))
+    assert_same(first, take(make(order_seed(3, "a")), 6))
+    assert len({order_seed(seed, name) for seed in range(20) for name in ("a", "b", "gpt")}) == 60
+
+
+def test_a_state_from_before_goes_on_in_the_order_of_the_seed_alone() -> None:
+    make = lambda seed: train_batches(Dataset(Numbers(50), noisy), batch_size=4, seed=seed, prefetch=False)  # noqa: E731
+    whole, old = take(make(3), 8), make(3)
+    take(old, 3)
+    resumed = TaskBatches(make, 3, "a")
+    resumed.set_state(old.get_state())
+    assert_same(take(resumed, 2), whole[3:5])
+    later = TaskBatches(make, 3, "a")
+    later.set_state(json.loads(json.dumps(resumed.get_state())))  # and so does what is saved from then on
+    assert_same(take(later, 3), whole[5:8])
+
+    new = TaskBatches(make, 3, "a")
+    whole = take(TaskBatches(make, 3, "a"), 5)
+    take(new, 2)
+    fresh = TaskBatches(make, 3, "a")
+    fresh.set_state(json.loads(json.dumps(new.get_state())))
+    assert_same(take(fresh, 3), whole[2:])
+
+
 def test_evaluation_sees_everything_once_in_order_with_weights() -> None:
     batches = eval_batches(NUMBERS, batch_size=4)
     assert len(batches) == 3
@@ -156,6 +189,68 @@ def test_cached_decodes_once_and_guards_its_arrays() -> None:
     assert calls == [0, 1, 2, 3] and "value" in source[0]
     with pytest.raises(ValueError, match="read-only"):
         source[0]["array"][0] = 1.0
+
+
+def big(record: dict[str, Any]) -> dict[str, Any]:
+    return {"id": record["id"], "array": np.full(1000, record["value"])}  # 8,000 bytes and a little
+
+
+def test_what_has_no_room_is_decoded_again_and_comes_out_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    budget, calls = Budget(30_000), []
+
+    def decode(record: dict[str, Any]) -> dict[str, Any]:
+        calls.append(record["value"])
+        return big(record)
+
+    source = cached(Numbers(6), decode, budget=budget)
+    with caplog.at_level("WARNING"):
+        for _ in range(3):
+            for index in (5, 4, 3, 2, 1, 0):
+                assert (source[index]["array"] == index).all() and not source[index]["array"].flags.writeable
+    assert [calls.count(index) for index in (5, 4, 3)] == [1, 1, 1]  # the first three fill the budget
+    assert [calls.count(index) for index in (2, 1, 0)] == [6, 6, 6]
+    assert 24_000 < budget.used <= 30_000
+    assert [record.message for record in caplog.records] == [
+        "decoded records beyond 2.8e-05 GiB are decoded anew each time (said once)"
+    ]
+
+
+def test_sources_share_a_budget_and_give_it_back() -> None:
+    budget = Budget(30_000)
+    one, other = (cached(Numbers(3), big, budget=budget) for _ in range(2))
+    for index in range(3):
+        one[index], other[index]
+    assert budget.used <= 30_000
+    del one
+    gc.collect()
+    assert 0 <= budget.used < 10_000
+    for index in range(3):
+        other[index]
+    assert budget.used > 24_000
+    del other
+    gc.collect()
+    assert budget.used == 0
+
+
+def test_a_view_counts_as_what_it_keeps_alive() -> None:
+    budget = Budget(30_000)
+    source = cached(Numbers(5), lambda r: {"id": r["id"], "array": big(r)["array"][:10], "text": "x"}, budget=budget)
+    for index in range(5):
+        source[index]
+    assert 24_000 < budget.used <= 30_000
+
+
+def test_many_threads_keep_within_the_budget() -> None:
+    budget = Budget(50_000)
+    source = cached(Numbers(20), big, budget=budget)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda index: source[index % 20]["array"][0], range(400)))
+    assert found == [index % 20 for index in range(400)]
+    assert 40_000 < budget.used <= 50_000
+    examples = Dataset(source, lambda record, rng: {"x": record["array"][:2], "noise": rng.random(2)})
+    whole = Dataset(cached(Numbers(20), big), examples.transform)
+    batches = [take(train_batches(dataset, batch_size=8, seed=0), 6) for dataset in (examples, whole)]
+    assert_same(*batches)
 
 
 def test_fake_batches() -> None:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from unimodal.data import open_source, write_array_record
+from unimodal.data import EMOJI_GROUPS, cached, class_names, column, first, folder, open_source, write_array_record
 from unimodal.errors import UsageError
 
 RECORDS: list[dict[str, Any]] = [
@@ -94,11 +94,16 @@ def test_folder_of_classes_with_splits(tmp_path: Path) -> None:
                 picture(tmp_path / split / name / f"{index}.png", index)
     source = open_source(f"folder:{tmp_path}", "validation")
     assert len(source) == 6
-    assert source[0].keys() == {"id", "image", "group", "label"}
-    assert [(r["id"], r["group"], r["label"]) for r in (source[0], source[5])] == [
-        ("validation/b/0.png", "b", 1),
-        ("validation/c/2.png", "c", 2),
+    assert source[0].keys() == {"id", "image", "class", "group", "label"}
+    assert [(r["id"], r["class"], r["group"], r["label"]) for r in (source[0], source[5])] == [
+        ("validation/b/0.png", "b", "b", 1),
+        ("validation/c/2.png", "c", "c", 2),
     ]
+    # A class that only one split has is found without reading a picture.
+    for split, found in (("train", {"a", "b"}), ("validation", {"b", "c"})):
+        part = open_source(f"folder:{tmp_path}", split)
+        assert class_names(part) == class_names(first(part, 2)) == ("a", "b", "c")
+        assert set(column(part, "class")) == found
     assert source[1]["image"] == (tmp_path / "validation/b/1.png").read_bytes()
     refused(f"folder:{tmp_path}", "test", "no split 'test' in .*: it has train, validation")
 
@@ -121,6 +126,119 @@ def test_flat_folder_with_captions_is_split_by_hash(tmp_path: Path) -> None:
     assert names["validation"] <= {later[i]["id"] for i in range(len(later))}
     (tmp_path / "7.txt").unlink()
     refused(f"folder:{tmp_path}", "train", r"7.png has no caption 7.txt, but other files in .* have one")
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    for number in range(12):
+        picture(tmp_path / "digits" / "train" / str(number) / "a.png", number)
+    source = open_source(f"folder:{tmp_path}/digits", "train")
+    assert class_names(source) == tuple(str(number) for number in range(12))
+    assert [record["class"] for record in (source[i] for i in range(12))] == sorted(map(str, range(12)))  # by path
+    assert all(record["label"] == int(record["class"]) for record in (source[i] for i in range(12)))
+    assert column(source, "label") == [source[i]["label"] for i in range(12)]
+    for name in ("10", "9", "1b"):
+        picture(tmp_path / "words" / "train" / name / "a.png", 0)
+    assert class_names(open_source(f"folder:{tmp_path}/words", "train")) == ("10", "1b", "9")
+
+
+def test_names_of_classes_live_with_the_source(tmp_path: Path) -> None:
+    emoji = open_source("embedded:emoji", "validation")
+    assert class_names(cached(first(emoji, 5), lambda record: record)) == EMOJI_GROUPS
+    assert class_names(emoji, "name") == class_names(open_source("embedded:book", "train")) == ()
+    assert [EMOJI_GROUPS[label] for label in column(first(emoji, 9), "label")] == column(first(emoji, 9), "group")
+    write_array_record(tmp_path / "train.array_record", RECORDS)
+    assert class_names(open_source(f"array_record:{tmp_path}", "train")) == ()
+    (tmp_path / "classes.txt").write_text("cat\nžába\n", "utf-8")
+    assert class_names(open_source(f"array_record:{tmp_path}", "train")) == ("cat", "žába")
+    for text in ("cat\ncat\n", "", "cat\n\ndog"):
+        (tmp_path / "classes.txt").write_text(text, "utf-8")
+        refused(f"array_record:{tmp_path}", "train", "classes.txt should have one class a line, each another one")
+    with pytest.raises(UsageError, match=r"record r0 has no 'label': there is blob, id, tags, text"):
+        (tmp_path / "classes.txt").unlink()
+        column(open_source(f"array_record:{tmp_path}", "train"), "label")
+
+
+CSV = 'file_name,text,stars,score,zip\na.png,a cat,5,1,007\n{b},"a dog, wet",-3,2.5,100\n'
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+def test_columns_of_metadata_are_kept_by_name(tmp_path: Path, place: str) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "train" / f"{name}.png", 1)
+    prefix = "" if place else "train/"
+    text = CSV.format(b="b.png").replace("a.png", f"{prefix}a.png").replace("b.png", f"{prefix}b.png")
+    (tmp_path / place / "metadata.csv").write_text("\ufeff" + text, "utf-8")
+    source = open_source(f"folder:{tmp_path}", "train")
+    picked = [{key: value for key, value in source[i].items() if key != "image"} for i in (0, 1)]
+    assert picked == [
+        {"id": "train/a.png", "text": "a cat", "stars": 5, "score": 1.0, "zip": "007"},
+        {"id": "train/b.png", "text": "a dog, wet", "stars": -3, "score": 2.5, "zip": "100"},
+    ]
+    assert source[0]["image"] and column(source, "text") == ["a cat", "a dog, wet"]
+    with pytest.raises(UsageError, match="have no 'keywords': there is id, score, stars, text, zip"):
+        column(source, "keywords")
+
+
+def test_metadata_of_json_lines_and_labels_of_ones_own(tmp_path: Path) -> None:
+    for split, names in (("train", "ab"), ("validation", "c")):
+        lines = []
+        for name in names:
+            picture(tmp_path / split / "images" / f"{name}.png", 1)
+            lines.append(f'{{"file_name": "images/{name}.png", "label": "{name}!", "tags": [1, "x"]}}')
+        (tmp_path / split / "metadata.jsonl").write_text("\n".join(lines) + "\n\n", "utf-8")
+    source = open_source(f"folder:{tmp_path}", "train")
+    # A label of one's own stands, so that images/ is no class.
+    assert class_names(source) == () and column(source, "label") == ["a!", "b!"]
+    assert source[1].keys() == {"id", "image", "label", "tags"} and source[1]["tags"] == [1, "x"]
+
+
+def test_types_of_csv_columns_are_those_of_all_splits(tmp_path: Path) -> None:
+    for split, value in (("train", "1"), ("validation", "one")):
+        picture(tmp_path / split / "a.png", 1)
+        (tmp_path / split / "metadata.csv").write_text(f"file_name,label\na.png,{value}\n", "utf-8")
+    assert [column(open_source(f"folder:{tmp_path}", s), "label") for s in ("train", "validation")] == [["1"], ["one"]]
+
+
+def test_metadata_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    for index, (name, text, message) in enumerate(
+        (
+            ("metadata.csv", "text\nx\n", "metadata.csv, line 2: no file_name; the columns are text"),
+            ("metadata.csv", CSV.format(b="c.png"), "metadata.csv, line 3: there is no file c.png to read in "),
+            ("metadata.csv", CSV.format(b="../a.png"), "metadata.csv, line 3: there is no file ../a.png to read in "),
+            ("metadata.csv", CSV.format(b="a.png"), "metadata.csv, line 3: a.png is named twice"),
+            ("metadata.csv", "file_name,text\na.png,x\n", "b.png has no row in metadata.csv or metadata.jsonl, but "),
+            ("metadata.csv", "file_name,text\na.png,x,y\n", "metadata.csv, line 2: expected 2 values"),
+            ("metadata.csv", 'file_name,text\na.png,"x\n', "metadata.csv, line .: not a table of UTF-8 text"),
+            ("metadata.csv", "file_name,id\na.png,x\nb.png,y\n", "column 'id' of the metadata in .* rename it"),
+            ("metadata.jsonl", "{", "metadata.jsonl, line 1: not JSON"),
+            ("metadata.jsonl", "[1]", "metadata.jsonl, line 1: expected an object such as"),
+        )
+    ):
+        root = tmp_path / str(index)
+        for file in ("a", "b"):
+            picture(root / "train" / f"{file}.png", 1)
+        (root / "train" / name).write_text(text, "utf-8")
+        refused(f"folder:{root}", "train", message)
+    (tmp_path / "8" / "train" / "metadata.csv").write_text(CSV.format(b="b.png"), "utf-8")
+    refused(f"folder:{tmp_path}/8", "train", "has both metadata.csv and metadata.jsonl: keep one")
+    (tmp_path / "3" / "train" / "metadata.csv").write_bytes(b"file_name,text\na.png,\xff\n")
+    refused(f"folder:{tmp_path}/3", "train", "metadata.csv, line .: not a table of UTF-8 text")
+
+
+def test_files_that_are_not_read_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder._say_once.cache_clear()
+    for place in ("train/a.png", "train/b.png", "val/c.png"):
+        picture(tmp_path / place, 1)
+    for name in ("captions.txt", "labels.csv", "README.md"):
+        (tmp_path / "train" / name).write_text("x", "utf-8")
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            open_source(f"folder:{tmp_path}", "train")
+    assert [record.message for record in caplog.records] == [
+        f"3 of 6 files in {tmp_path} are not read, such as train/captions.txt: a folder of this kind has image files, "
+        "captions NAME.txt and metadata.csv or metadata.jsonl"
+    ]
+    refused(f"folder:{tmp_path}", "validation", "no split 'validation' in .*: it has train; rename val to validation")
 
 
 def test_folders_of_sound_and_text(tmp_path: Path) -> None:

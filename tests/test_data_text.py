@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unimodal.data import ByteEncoder, fit_length, mask_tokens, pack, random_window, text_windows
+from unimodal.data import ByteEncoder, fit_length, mask_tokens, pack, packed_rows, text_windows
+from unimodal.data.text import window_phases
 from unimodal.errors import UsageError
 
 ENCODER = ByteEncoder()
@@ -45,14 +46,65 @@ def test_decoding_skips_specials_replaces_halves_and_refuses_strangers() -> None
             ENCODER.decode([stranger])
 
 
-def test_windows() -> None:
+def test_fitting() -> None:
     ids = np.arange(10, 20, dtype=np.int32)
     assert fit_length(ids, 3).tolist() == [10, 11, 12]
     assert fit_length(ids[:2], 4).tolist() == [10, 11, 0, 0]
-    rng = np.random.default_rng(0)
-    starts = {int(random_window(ids, 4, rng)[0]) for _ in range(300)}
-    assert starts == set(range(10, 17))  # every start that fits, and no other
-    assert random_window(ids, 12, rng).tolist() == [*ids, 0, 0]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 128])
+def test_at_every_phase_each_id_is_in_one_window_and_none_is_empty(length: int) -> None:
+    for size in range(1, 4 * length + 2):
+        count, lowest, highest = window_phases(size, length)
+        assert 0 <= lowest <= highest < length
+        if size > length:  # as many beginnings as half of all, or more
+            assert highest - lowest + 1 >= length // 2
+        for phase in range(lowest, highest + 1):
+            windows = [range(max(0, i * length - phase), min(size, (i + 1) * length - phase)) for i in range(count)]
+            assert [i for window in windows for i in window] == list(range(size)) and all(windows)
+        assert size <= length * count < size + 2 * length
+
+
+@pytest.mark.parametrize(("size", "length"), [(192, 128), (130, 128), (128, 128), (256, 128), (700, 128), (5, 128)])
+def test_training_windows_see_every_id_about_equally(size: int, length: int) -> None:
+    letters = np.random.default_rng(1).integers(0, 1 << 30, size)
+    document: Any = [{"id": "a", "text": "x"}]
+    windows = text_windows(document, lambda text: letters, length, random=True, pad_id=-1)
+    place, rng, epochs, seen = (
+        {int(x): i for i, x in enumerate(letters)},
+        np.random.default_rng(0),
+        1000,
+        np.zeros(size),
+    )
+    for _ in range(epochs):
+        for slot in range(len(windows)):
+            ids = windows.transform(windows.source[slot], rng)["ids"]
+            real = ids[ids >= 0]
+            assert real.size and (ids[real.size :] == -1).all()
+            seen[[place[int(x)] for x in real]] += 1
+    # An id near the border of two windows is in the one or the other, each drawn for itself: at most a variance of 1/2.
+    assert abs(seen / epochs - 1).max() < 5 * (0.5 / epochs) ** 0.5
+    assert size > length or (seen == epochs).all()
+
+
+def test_bytes_go_with_their_ids() -> None:
+    def count(text: str) -> np.ndarray:
+        return np.arange(len(text.encode()), dtype=np.int32) % 7 + 1
+
+    for random in (True, False):
+        windows = text_windows(DOCUMENTS, ENCODER.encode, 16, random=random, count=count)
+        row, rng = windows.transform(windows.source[0], np.random.default_rng(0)), None
+        start = DOCUMENTS[0]["text"].find(ENCODER.decode(row["ids"]))
+        size = int((row["ids"] > 0).sum())
+        assert size and not row["bytes"][size:].any() and row["bytes"].dtype == np.int32
+        text = windows.source[0]["rows"]
+        at = next(i for i in range(100) if (text["bytes"][i : i + size] == row["bytes"][:size]).all())
+        assert start >= 0 and rng is None and (text["ids"][at : at + size] == row["ids"][:size]).all()
+    packed = packed_rows(DOCUMENTS, ENCODER.encode, 16, count=count)
+    total = sum(int(packed[i]["bytes"].sum()) for i in range(len(packed)))
+    assert total == count(DOCUMENTS[0]["text"]).sum() + count("xyz").sum()
+    last = packed[len(packed) - 1]
+    assert (last["bytes"] > 0).tolist() == (last["segment"] > 0).tolist()
 
 
 def test_masking_is_80_10_10() -> None:
@@ -113,10 +165,12 @@ def test_fixed_text_windows_cover_every_id_once() -> None:
 
 def test_random_text_windows_follow_length_and_crop_anew() -> None:
     windows = text_windows(DOCUMENTS, ENCODER.encode, 16, random=True)
-    assert [windows.source[i]["id"] for i in range(len(windows))] == [f"long#{i}" for i in range(6)] + ["short#0"]
+    assert [windows.source[i]["id"] for i in range(len(windows))] == [f"long#{i}" for i in range(7)] + ["short#0"]
     rng = np.random.default_rng(0)
-    crops = {ENCODER.decode(windows.transform(windows.source[0], rng)["ids"]) for _ in range(40)}
-    assert len(crops) > 5 and all(len(crop) == 16 and crop in DOCUMENTS[0]["text"] for crop in crops)
+    for slot in (1, 5):
+        crops = {ENCODER.decode(windows.transform(windows.source[slot], rng)["ids"]) for _ in range(40)}
+        assert len(crops) > 5 and all(len(crop) == 16 and crop in DOCUMENTS[0]["text"] for crop in crops)
+    assert ENCODER.decode(windows.transform(windows.source[7], rng)["ids"]) == "xyz"
 
 
 def test_text_windows_refuse() -> None:

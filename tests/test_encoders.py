@@ -149,7 +149,7 @@ def test_specs_and_padding_need_no_file() -> None:
     ("content", "says"),
     [
         (None, "^no encoder '.*': expected 'bytes' or the path of a vocabulary; python -m unimodal.data.train_encoder"),
-        ("{}", "tokenizer.json is no vocabulary that can be read: "),
+        ("{}", "tokenizer.json: its tokenizer cannot be read: Model missing"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: str | None, says: str) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimodal.evaluation.report import write_report
 from unimodal.evaluation.samples import AttentionMap, AudioSample, FilledText, ImageSample, TextSample
-from unimodal.evaluation.views.media import encode_png, encode_wav
+from unimodal.report import write_report
+from unimodal.report.views.media import encode_png, encode_wav
 
 VOID = {"meta", "link", "img", "br", "input", "hr", "line", "circle", "path", "rect", "image"}
 

@@ -96,11 +96,6 @@ def test_bad_entries(entry: str) -> None:
         OptimizerConfig(freeze=(entry,))
 
 
-def test_the_optimizer_without_freezing_is_what_it_was() -> None:
-    plain = make_optimizer(OptimizerConfig(), 3).init(toy())
-    assert not isinstance(plain[0], jax.Array)  # no counter of its own
-
-
 @pytest.mark.parametrize("factor", [0.0, 0.1])
 def test_the_feature_gradient_is_scaled_and_the_value_is_not(factor: float) -> None:
     rng = np.random.default_rng(0)

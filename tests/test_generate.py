@@ -324,6 +324,32 @@ def test_a_beam_that_holds_everything_is_an_exhaustive_search(small, stop, penal
             assert made.tolist() == [*wanted, *[-1] * (3 - len(wanted))]
 
 
+def beam_slowly(parts, prompt, steps, beams, stop, penalty):
+    """The docstring of `beam_decode`, word by word: (score, ids), best first."""
+    held = [((), 0.0, False)]
+    for _ in range(steps):
+        ways = []
+        for ids, total, done in held:
+            if done:
+                ways.append((ids, total, True))
+                continue
+            nats = next_nats(parts, [*prompt, *ids])
+            ways += [((*ids, token), total + float(nats[token]), token in stop) for token in range(len(nats))]
+        held = sorted(ways, key=lambda way: -way[1] / len(way[0]) ** penalty)[:beams]
+    return [(total / len(ids) ** penalty, ids) for ids, total, _ in held]
+
+
+@pytest.mark.parametrize(("beams", "stop", "penalty"), [(2, (), 0.0), (3, (2,), 0.6), (3, (1, 2), 1.0)])
+def test_a_narrow_beam_is_the_slow_reading_of_it(small, beams, stop, penalty):
+    prompt, lengths = np.asarray([[1, 3, 2], [3, 0, 0]], np.int32), np.asarray([3, 1], np.int32)
+    ids, scores = searched(small, prompt, lengths, beams=beams, steps=4, stop=stop, length_penalty=penalty)
+    for row in range(2):
+        truth = beam_slowly(small, prompt[row, : lengths[row]], 4, beams, stop, penalty)
+        np.testing.assert_allclose(scores[row], [score for score, _ in truth], rtol=1e-4, atol=1e-5)
+        for made, (_, wanted) in zip(ids[row], truth, strict=True):
+            assert made.tolist() == [*wanted, *[-1] * (4 - len(wanted))]
+
+
 def test_a_beam_of_one_is_greedy_and_a_wider_one_never_worse(rope):
     greedy = rope()
     narrow, low = searched(rope.parts, PROMPT, LENGTHS, beams=1, steps=STEPS)

@@ -9,6 +9,7 @@ from quick import named, quick
 from scipy.special import erf
 
 from unimodal.heads import Classifier, LanguageModel, MaskedLanguageModel, Projection, Quantiser, pool
+from unimodal.interop.stages import Context, Pool
 from unimodal.layers import Embedding
 
 rng = np.random.default_rng(0)
@@ -21,6 +22,19 @@ def normal(*shape):
 
 def make(kind, *sizes, **options):
     return quick(lambda: kind(*sizes, **options, rngs=nnx.Rngs(0)))()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_the_mean_over_thousands_of_tokens_in_half_precision(dtype):
+    length = 3001  # which bfloat16 does not have, nor float16 the sum
+    hidden = jnp.full((1, length + 9, 2), 40.0, dtype)
+    segment = jnp.asarray(np.arange(length + 9)[None] < length, jnp.int32)
+    for given in (None, segment):
+        mean = pool(hidden, "mean", given)
+        assert mean.dtype == dtype
+        np.testing.assert_allclose(mean.astype(jnp.float32), 40.0, rtol=1e-3)
+    context = Context({}, None, jnp.zeros((1, length + 9), jnp.int32), segment, {})
+    np.testing.assert_allclose(Pool(0, None)(hidden, context).astype(jnp.float32), 40.0, rtol=1e-3)
 
 
 def test_pool():

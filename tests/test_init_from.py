@@ -74,7 +74,7 @@ def test_text_computes_what_the_checkpoint_does(name: str, scan: bool) -> None:
 
 def test_images_and_their_classifier() -> None:
     name, classes = "vit_classifier", tuple("abcde")
-    config = config_for(name, "vit", tasks__vit__pooling="first", tasks__vit__classes=classes)
+    config = config_for(name, "vit", tasks__vit__pooling="first", tasks__vit__labels__classes=classes)
     experiment, model = started(config)
     assert experiment.start.fresh == ()
     assert experiment.start.unused == ()

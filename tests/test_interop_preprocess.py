@@ -319,4 +319,4 @@ except UsageError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'unimodal[interop]'" in done.stdout and done.stdout.count("\n") == 1
+    assert "pip install tokenizers" in done.stdout and done.stdout.count("\n") == 1

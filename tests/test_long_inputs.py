@@ -15,6 +15,7 @@ from flax import nnx
 from quick import named, quick
 
 from unimodal import UsageError, sharding
+from unimodal.objectives import as_scalars
 from unimodal.tokenizers import audio, image, spectrogram
 
 # Windows and global tokens; one task sees both ways and has padding, the other is causal with packed documents.
@@ -36,7 +37,7 @@ def gradients(kind: str, chunk: int = 0, remat: str = "none", **mesh: int) -> tu
     model, batch = quick(experiment.program.make_model)(jax.random.key(0)), dict(next(experiment.train_batches(task)))
 
     def loss(model: Any, batch: Any) -> jax.Array:
-        return task.loss(model, batch, key=jax.random.key(0), step=jnp.int32(0))[0]
+        return as_scalars(*task.loss(model, batch, key=jax.random.key(0), step=jnp.int32(0)))[0]
 
     with jax.set_mesh(experiment.mesh):
         model = jax.device_put(model, sharding.shardings(model, experiment.mesh))
@@ -120,7 +121,7 @@ def test_bfloat16_leaves_softmax_norms_loss_and_optimizer_in_float32() -> None:
     )
     task, program = experiment.tasks[0], experiment.program
     state = program.abstract_state()
-    shapes = {k: jax.ShapeDtypeStruct((8, *a.shape), a.dtype) for k, a in task.spec(experiment.model).items()}
+    shapes = {k: jax.ShapeDtypeStruct((8, *a.shape), a.dtype) for k, a in task.inputs(experiment.model).spec.items()}
     traced = program.step({"gpt": (task.loss, 1.0)}).trace(state, {"gpt": shapes})
     found: dict[str, set[str]] = {}
     for equation in equations(traced.jaxpr.jaxpr):

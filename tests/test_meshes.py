@@ -90,7 +90,7 @@ def test_parameters_and_moments_are_in_pieces(mesh: str) -> None:
         assert leaf.addressable_shards[0].data.nbytes == table[name]["bytes_per_device"], name
     moments = names(run.state.optimizer)
     for name, leaf in leaves.items():
-        own = [where for where in moments if where.endswith(f".mu.{name}") or where.endswith(f".nu.{name}")]
+        own = [where for where in (f"inner.{name}.0.mu", f"inner.{name}.0.nu") if where in moments]
         assert len(own) == 2, name
         for where in own:
             assert moments[where].sharding.is_equivalent_to(leaf.sharding, leaf.ndim), where

@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from unimodal.errors import UsageError
-from unimodal.training.metrics import MetricsWriter, curves, read_metrics, verdict
+from unimodal.training.metrics import MetricsWriter, curves, finite_only, read_metrics, verdict
 
 
 def _write(workdir, steps, resume_step=None):
@@ -154,6 +154,15 @@ def test_curves_by_task(tmp_path):
     assert curves(read_metrics(tmp_path), "accuracy") == {"vit": [(1, 0.5), (2, 0.5)]}
 
 
+def test_finite_only_is_valid_json():
+    record = {"tasks": {"gpt": {"value": math.nan, "details": {"a": np.float32(np.inf), "b": 1.5}}}, "step": 3}
+    clean = finite_only(record)
+    assert clean["tasks"] == {"gpt": {"value": None, "details": {"a": None, "b": 1.5}}}
+    assert clean["nonfinite"] == ["tasks.gpt.value", "tasks.gpt.details.a"]
+    json.dumps(clean, allow_nan=False)
+    assert finite_only({"step": 3, "who": ["a"]}) == {"step": 3, "who": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("value", "baseline", "higher", "expected"),
     [
@@ -161,7 +170,10 @@ def test_curves_by_task(tmp_path):
         (0.5, 0.1, False, "worse"),
         (2.0, 3.0, False, "better"),
         (0.1, 0.1, True, "equal"),
-        (math.nan, 0.1, True, "unknown"),
+        (math.nan, 0.1, True, "failed"),
+        (math.inf, 0.1, True, "failed"),
+        (math.nan, None, False, "failed"),
+        (0.5, math.nan, True, "unknown"),
         (None, 0.1, False, "unknown"),
         (0.1, None, True, "unknown"),
     ],

@@ -1,120 +1,116 @@
-"""A task is two new files and no edit anywhere: the mean colour of an emoji, by regression, in a copy of the project."""
+"""A task is two new files, and no edit anywhere: those of docs/add_a_task.md, in an empty folder, beside an installed wheel."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import tiny
 
-TASK = '''
-"""Toy: the mean colour of a picture."""
-
-from dataclasses import dataclass
-
-import jax.numpy as jnp
-import numpy as np
-
-from unimodal import data
-from unimodal.evaluation.samples import ImageSample
-from unimodal.layers import Linear
+PAGE = (tiny.ROOT / "docs" / "add_a_task.md").read_text(encoding="utf-8")
+TASK, CONFIG = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SOURCES = ("unimodal", "tasks", "configs")
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "launch.py", "constraints.txt")
 
 
-@dataclass(frozen=True)
-class Toy:
-    """Regression of three numbers, a channel each."""
-
-    name: str = "toy"
-    batch_size: int = 16
-    weight: float = 1.0
-    tokenizer: str = "image"
-    backbone: str = "shared"
-    metric = "mean squared error"
-    higher_is_better = False
-
-    def spec(self, model):
-        c = model.tokenizers[self.tokenizer].config
-        picture = data.ArraySpec((*c.image_size, 3), np.float32, -1, 1)
-        return {"image": picture, "colour": data.ArraySpec((3,), np.float32, -1, 1)}
-
-    def tokens(self, model):
-        return model.tokenizers[self.tokenizer].config.tokens
-
-    def dataset(self, model, split):
-        size = model.tokenizers[self.tokenizer].config.image_size
-
-        def example(record, rng):
-            image = data.to_float(data.resize(data.decode_image(record["image"]), *size))
-            return {"image": image, "colour": image.mean(axis=(0, 1))}
-
-        return data.Dataset(data.open_source("embedded:emoji", split), example)
-
-    def heads(self, model, rngs):
-        width = model.backbones[self.backbone].config.width
-        return {"colour": Linear((width,), (3,), ("embed", "classes"), rngs=rngs)}
-
-    def guess(self, model, image):
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](image))
-        return model.heads[self.name]["colour"](hidden.mean(axis=1))
-
-    def loss(self, model, batch, *, key, step):
-        return jnp.square(self.guess(model, batch["image"]) - batch["colour"]).mean(), {}
-
-    def predict(self, model, batch):
-        return {"guess": self.guess(model, batch["image"]), "colour": batch["colour"]}
-
-    def score(self, predictions):
-        return {"value": np.square(predictions["guess"] - predictions["colour"]).mean()}
-
-    def baseline(self, untrained):
-        return untrained["value"], "untrained"
-
-    def samples(self, model, batch, predictions):
-        best = (("red", float(predictions["guess"][0, 0])),)
-        return [ImageSample(data.to_uint8(batch["image"][0]), best, f"red {predictions['colour'][0, 0]:.2f}")]
-'''
-
-CONFIG = '''
-"""The toy alone."""
-
-from configs import common
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the wheel is installed in, without its dependencies."""
+    scratch = tmp_path_factory.mktemp("wheel")
+    source, wheels, target = scratch / "source", scratch / "wheels", scratch / "site"
+    source.mkdir()
+    for name in SOURCES:
+        shutil.copytree(tiny.ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(tiny.ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
+    build = [*pip, "wheel", *offline, f"--wheel-dir={wheels}", str(source)]
+    install = [*pip, "install", "--no-deps", "--no-index", "--no-compile", f"--target={target}"]
+    for step in (build, [*install, f"--find-links={wheels}", "unimodal"]):
+        done = subprocess.run(step, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    shutil.rmtree(source)
+    return target
 
 
-def get_config():
-    config = common.base()
-    config.steps = 30
-    config.mesh.data = 1
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warmup = 3
-    config.backbones.shared = dict(width=32, depth=2, heads=4)
-    config.tokenizers.image = dict(image_size=(16, 16), patch=8)
-    config.tasks.toy = dict(batch_size=16)
-    return config
-'''
+@pytest.fixture
+def unimodal(site: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The console command, run in a folder that is empty at first."""
+    (tmp_path / "mine").mkdir()
+
+    def command(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        paths = os.pathsep.join(p for p in (str(site), os.environ.get("PYTHONPATH", "")) if Path(p) != tiny.ROOT)
+        line = [sys.executable, str(site / "bin" / "unimodal"), *arguments]
+        environment = {**tiny.environment(1), "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(line, cwd=tmp_path / "mine", env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr[-3000:]
+        return done
+
+    return command
 
 
-def test_a_new_task_is_two_files(tmp_path: Path) -> None:
-    project, workdir = tmp_path / "project", tmp_path / "run"
-    project.mkdir()
-    shutil.copy(tiny.ROOT / "launch.py", project)
-    for folder in ("tasks", "configs"):
-        shutil.copytree(tiny.ROOT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (project / "tasks" / "toy.py").write_text(TASK, encoding="utf-8")
-    (project / "configs" / "toy.py").write_text(CONFIG, encoding="utf-8")
+def lines(text: str) -> int:
+    return len(text.strip().splitlines())
 
-    line = tiny.command("train", "--config=configs/toy.py", f"--workdir={workdir}", launch=project / "launch.py")
-    # The package is found where it lies; launch.py, tasks/ and configs/ are those of the copy, which come first.
-    done = subprocess.run(line, cwd=project, env=tiny.environment(1), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
 
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert lines(done.stderr) == 1, done.stderr
+    return done.stderr
+
+
+def test_a_new_task_is_two_short_files(unimodal: Any, tmp_path: Path) -> None:
+    assert lines(TASK) <= 60
+    assert lines(CONFIG) <= 20
+    for room, text in (("tasks", TASK), ("configs", CONFIG)):
+        (tmp_path / "mine" / room).mkdir()
+        (tmp_path / "mine" / room / "mean_colour.py").write_text(text, encoding="utf-8")
+
+    done = unimodal("train", "--config=mean_colour", "--workdir=run")
+    assert "note" not in done.stderr
+    workdir = tmp_path / "mine" / "run"
     results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
-    toy = results["tasks"]["toy"]
+    colour = results["tasks"]["mean_colour"]
     assert results["step"] == 30
-    assert toy["metric"] == "mean squared error"
-    assert math.isfinite(toy["value"])
-    assert toy["value"] < 0.5 * toy["baseline"]
-    assert set(tiny.logged(workdir)) == {"toy"}
-    assert "toy" in (workdir / "report.html").read_text(encoding="utf-8")
+    assert colour["metric"] == "mean squared error"
+    assert math.isfinite(colour["value"])
+    assert colour["value"] < 0.5 * colour["baseline"]
+    assert set(tiny.logged(workdir)) == {"mean_colour"}
+    assert "mean_colour" in (workdir / "report.html").read_text(encoding="utf-8")
+
+    # An own file of a name that comes along is used, and a line says so; one that does not load is a line, too.
+    (tmp_path / "mine" / "tasks" / "vit.py").write_text("class Vit:\n    x = (\n", encoding="utf-8")
+    broken = one_line(unimodal("train", "--config=vit", "--workdir=other", code=2))
+    assert f"{tmp_path / 'mine' / 'tasks' / 'vit.py'}, line 2: SyntaxError" in broken
+    shutil.copy(tmp_path / "mine" / "configs" / "mean_colour.py", tmp_path / "mine" / "configs" / "vit.py")
+    clash = unimodal("train", "--config=vit", "--workdir=other", "--dry_run").stderr
+    assert (
+        clash == f"note: {tmp_path / 'mine' / 'configs' / 'vit.py'} is used, not the configs/vit.py that comes along\n"
+    )
+
+
+def test_recipes_come_along(unimodal: Any, site: Path, tmp_path: Path) -> None:
+    assert not (site / "tasks").exists() and not (site / "configs").exists()  # names that anybody may have
+    shown = unimodal("train", "--config=demo", "--dry_run").stdout
+    assert all(f"task       {name}: batch" in shown for name in ("gpt", "bert", "vit", "clip", "wav2vec2"))
+    assert unimodal("train", "--config=configs/demo.py", "--dry_run").stdout == shown
+    small = ("--config.steps=2", "--config.tasks.vit.batch_size=4", "--config.eval_every=0", "--fake_data")
+    unimodal("train", "--config=vit:size=tiny", "--workdir=run", *small)
+    assert set(tiny.logged(tmp_path / "mine" / "run")["vit"]) == {2}
+    assert "did you mean demo" in one_line(unimodal("train", "--config=demmo", "--workdir=run", code=2))
+
+
+def test_a_pod_of_this_machine_needs_no_repository(unimodal: Any) -> None:
+    shown = unimodal("pod", "--platform=local", "--config=demo", "--workdir=run", "--dry_run").stdout
+    assert "python -m unimodal train --config=demo --workdir=run" in shown
+    refused = ("pod", "--platform=tpu-vm", "--topology=v5e:2x2", "--zone=z", "--config=demo", "--workdir=gs://some/run")
+    assert "clone" in one_line(unimodal(*refused, "--dry_run", code=2))

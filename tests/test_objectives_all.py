@@ -21,6 +21,7 @@ from unimodal.objectives import (
     gumbel_codes,
     masked_lm,
     nt_xent,
+    ratio,
     sample_negatives,
     siglip,
     sigmoid_classification,
@@ -123,6 +124,31 @@ def test_padded_example_is_silent(name):
     np.testing.assert_array_equal(sick_loss, loss)
     jax.tree.map(np.testing.assert_array_equal, sick_sums, sums)
     assert all(np.isfinite(grad).all() for grad in sick_grads.values())
+
+
+@each
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_in_nan_out_and_never_right(name, bad):
+    batch = arrays()
+    sick = {k: np.where(np.arange(B).reshape(-1, *[1] * (batch[k].ndim - 1)) < B - 1, bad, batch[k]) for k in FLOATS}
+    loss, sums, _ = run(name, {**batch, **{k: v.astype(np.float32) for k, v in sick.items()}})
+    assert not np.isfinite(loss[:-1]).any() and loss[-1] == 0
+    right = {key: value for key, value in sums.items() if key.startswith(("correct", "true_"))}
+    assert not any(value > 0 for value in right.values()), right
+
+
+def test_one_nan_among_the_rivals_spoils_the_answer():
+    for objective, more in ((clip, (10.0,)), (siglip, (10.0, -10.0)), (nt_xent, ())):
+        a = np.eye(4, 5, dtype=np.float32)
+        b = a.copy()
+        assert objective(a, b, *more)[1]["correct_a_to_b"] == 4
+        b[3] = np.nan
+        assert objective(a, b, *more)[1]["correct_a_to_b"] == 0  # each had it as a rival
+
+
+def test_a_count_that_is_nan_gives_nan():
+    assert np.isnan(ratio(jnp.float32(1), jnp.float32(np.nan)))
+    assert ratio(jnp.float32(np.nan), jnp.float32(0)) == 0
 
 
 @each

@@ -77,7 +77,7 @@ def test_the_papers_step_can_be_lowered(name: str) -> None:
     found = experiment(name, "paper")
     (task,) = found.tasks
     step = found.program.step({task.name: (task.loss, task.weight)})
-    spec = task.spec(found.model).items()
+    spec = task.inputs(found.model).spec.items()
     batch = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in spec}
     with jax.set_mesh(found.mesh):
         lowered = step.lower(found.program.abstract_state(), {task.name: batch})

@@ -17,10 +17,11 @@ import tiny
 import yaml
 
 from unimodal.errors import UsageError
-from unimodal.pods import gke, sky, tpu_vm
+from unimodal.pods import gke, local, sky, tpu_vm
 from unimodal.pods.command import launch_pod
 from unimodal.pods.description import Pod, split_flags, tpu_slice
 from unimodal.pods.environment import PYTHON, SETTINGS, environment
+from unimodal.pods.tools import Step, spell
 
 SNAPSHOTS = tiny.ROOT / "tests" / "reference" / "pods"
 RUN = ("--config=configs/demo.py", "--workdir=gs://bucket/runs/demo")
@@ -198,7 +199,7 @@ def test_a_tpu_that_is_always_taken_away_is_given_up(tools: Tools) -> None:
     assert verbs(tools.calls()).count("create") == 3
 
 
-@pytest.mark.parametrize(("code", "runs", "end"), [(75, 3, 75), (76, 3, 76), (2, 1, 2), (1, 1, 1)])
+@pytest.mark.parametrize(("code", "runs", "end"), [(75, 3, 75), (76, 3, 76), (2, 1, 2), (3, 1, 3), (1, 1, 1)])
 def test_a_run_is_started_again_on_its_tpu_if_that_helps(tools: Tools, code: int, runs: int, end: int) -> None:
     tools.answer(ACTIVE, ("tail -n", code, "the run's output"))
     assert pod(*TPU, "--restarts=2", *RUN) == end
@@ -525,6 +526,50 @@ def test_a_slip_is_one_line(arguments: tuple[str, ...], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         launch_pod([*arguments, "--dry_run"] if "--dry_run=perhaps" not in arguments else arguments, accept, tiny.ROOT)
     assert words in str(caught.value)
+
+
+EACH = {
+    "tpu-vm": ("--topology=v5e:2x2", "--zone=us-west4-a"),
+    "gke": ("--topology=v5e:2x2", "--image=REGISTRY/unimodal:1"),
+    "slurm": ("--accelerator=H100:8",),
+    "sky": ("--accelerator=H100:8",),
+    "local": (),
+}
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b", "\x85", "\u2028"])
+@pytest.mark.parametrize("platform", EACH)
+def test_control_characters_are_refused(platform: str, character: str) -> None:
+    for word in (f"--workdir=gs://bucket/a{character}END{character}touch /tmp/x", f"--config.name=a{character}b"):
+        given = [f"--platform={platform}", *EACH[platform], "--config=demo", "--workdir=gs://bucket/run", word]
+        with pytest.raises(UsageError, match="holds a control character") as caught:
+            launch_pod([*given, "--dry_run"], accept, tiny.ROOT)
+        assert len(str(caught.value).splitlines()) == 1
+    for flag in ("--name", "--zone", "--image", "--partition", "--account", "--project", "--time"):
+        with pytest.raises(UsageError, match="holds a control character"):
+            launch_pod(
+                [f"--platform={platform}", *EACH[platform], f"{flag}=a{character}b", "--dry_run"], accept, tiny.ROOT
+            )
+
+
+def shell_writes(script: str, folder: Path) -> dict[str, str]:
+    """The files that a script leaves in a folder, where sbatch writes what it reads."""
+    (folder / "sbatch").write_text("#!/bin/sh\ncat > job\n")
+    (folder / "sbatch").chmod(0o755)
+    subprocess.run(["bash", "-c", script], cwd=folder, env={"PATH": f"{folder}:/usr/bin:/bin"}, check=True)
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != "sbatch"}
+
+
+def test_a_printed_script_reads_its_text_whole(tmp_path: Path) -> None:
+    text = "a\nEND\nEND_\ntouch wrong\nEND__ \n$(touch wrong)\n"
+    found = shell_writes(spell(Step(("sbatch",), stdin=text, files=(("a file", text),))), tmp_path)
+    assert found == {"job": text, "a file": text}
+
+
+def test_a_printed_line_is_quoted(tmp_path: Path) -> None:
+    pod = Pod(platform="local", processes=1)
+    script = local.dry_run(pod, ("echo", "a; touch wrong", "$(touch wrong)"))
+    assert shell_writes(script, tmp_path) == {}
 
 
 def test_the_runs_own_flags_are_checked_before_anything_is_rented(tools: Tools) -> None:

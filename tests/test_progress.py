@@ -125,6 +125,31 @@ def test_terminal_shows_a_bar_and_notes_stay():
     assert output.endswith("\x1b[?25h")  # the cursor is back
 
 
+def test_time_left_is_whole_at_80_columns():
+    clock, (console, _) = Clock(), _console(True)
+    console.width = 80
+    with Progress(1_000_000, console=console, clock=clock, chips=8, peak=1e12) as progress:
+        _run(progress, clock, [10, 20], 10.0)
+        progress.update(20, {"gpt": 2.0}, 0, 0, waited=100.0)
+        text = _lines(progress, console)
+    assert "ETA 11d13h" in text[0] and all(len(line) <= 80 for line in text)
+
+
+def _lines(progress, console):
+    with console.capture() as captured:
+        console.print(progress._render())
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_remarks_stand_beside_the_loss(terminal):
+    clock, (console, file) = Clock(), _console(terminal)
+    with Progress(10, console=console, clock=clock) as progress:
+        progress.update(1, {"ctc": 2.5, "vit": 1.0}, 1, 1, remarks={"ctc": "3 of 8 skipped"})
+        shown = " ".join(_lines(progress, console)) if terminal else file.getvalue()
+    assert "ctc 2.5 (3 of 8 skipped)" in shown and "vit 1" in shown
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_disabled_says_nothing(terminal):
     clock, (console, file) = Clock(), _console(terminal)

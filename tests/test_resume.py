@@ -124,3 +124,34 @@ def test_who_trains_when_depends_on_the_step_alone(schedule: str) -> None:
     assert [first(step) for step in range(8)] == [second(step) for step in range(8)]
     count = sum("gpt" in first(step) for step in range(8))
     assert count == (8 if schedule == "sum" else 6)
+
+
+def test_a_break_within_a_logging_window_loses_no_row(tmp_path: Path) -> None:
+    config = tiny.plain("gpt", "vit", steps=8, log_every=4, schedule="alternate", tasks__vit__weight=3.0)
+    whole = tiny.train(config, tmp_path / "whole", fake_data=True)
+    # gpt has its turns at steps 2 and 6, and a row each at 4 and 8.
+    assert list(whole.losses("gpt")) == list(whole.losses("vit")) == [4, 8]
+    tiny.train({**config, "stop_after": 6}, tmp_path / "parts", fake_data=True)
+    rest = tiny.train(config, tmp_path / "parts", fake_data=True)
+    assert numbers(rest) == numbers(whole)
+    assert rest.fingerprint == whole.fingerprint
+
+
+def test_interrupts_are_answered_at_once(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import launch
+    from unimodal.training.loop import _StopSignal
+
+    def interrupted(_: list[str]) -> None:
+        with _StopSignal(None) as stop:
+            assert not stop.now(0)
+            signal.raise_signal(signal.SIGINT)
+            assert stop.now(0)
+            assert capfd.readouterr().err == "stopping after this step, with a checkpoint; Ctrl-C again ends at once\n"
+            signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second is not to be outlived")
+
+    monkeypatch.setattr(launch, "parse", interrupted)
+    assert launch.main(["launch.py", "train"]) == 130
+    assert (
+        capfd.readouterr().err == "error: interrupted; run the same command again to go on from the last checkpoint\n"
+    )

@@ -2,12 +2,15 @@
 
 import itertools
 import math
+import unicodedata
 
 import numpy as np
 import pytest
+from rapidfuzz.process import cdist
 
 from unimodal import data
 from unimodal.errors import UsageError
+from unimodal.evaluation import error_rates as rates
 from unimodal.evaluation.decoding import collapse, greedy, prefix_beam
 from unimodal.evaluation.error_rates import constant_answer, error_rates
 
@@ -89,6 +92,32 @@ def test_the_constant_answer_is_the_middle_of_the_training_set():
     assert constant_answer([""], ["ab"]) == (1.0, 1.0)
 
 
+def test_the_constant_answer_needs_little_memory_and_is_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    train = ["".join(rng.choice(list("abc"), rng.integers(1, 12))) for _ in range(60)]
+    far = [sum(distance(a, b) for b in train) for a in train]
+    guess = train[int(np.argmin(far))]
+    wanted = min(1.0, distance("abba", guess) / 4)
+    assert constant_answer(train, ["abba"])[0] == pytest.approx(wanted)
+    held = []
+    monkeypatch.setattr(rates, "_HELD", 128)
+    monkeypatch.setattr(rates, "cdist", lambda a, b, **more: held.append(len(a) * len(b)) or cdist(a, b, **more))
+    assert constant_answer(train, ["abba"])[0] == pytest.approx(wanted)
+    assert len(held) > 20 and max(held) <= 128
+    monkeypatch.setattr(rates, "_COMPARED", 20)
+    assert constant_answer(train, ["abba"]) == constant_answer(train, ["abba"]) and held[-1] <= 400
+
+
+def distance(a: str, b: str) -> int:
+    """Levenshtein's, by the table of prefixes."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row, above = [i], row
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
+
+
 def test_spelling():
     assert data.spell("Мальчик, ворона, - кто-то зовёт!") == "мальчик ворона кто-то зовёт"
     assert data.spell("прядь вол+ос") == "прядь волос"
@@ -96,6 +125,30 @@ def test_spelling():
     assert data.spell("Don’t 'quote' — x") == "don't quote x"
     assert data.spell("и\u0306ё е\u0308") == "йё ё"  # letters and their marks are one character
     assert data.spell(" ,. ") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("हिन्दी, क्या?", "हिन्दी क्या"),
+        ("العَرَبِيَّة!", unicodedata.normalize("NFC", "العَرَبِيَّة")),
+        ("İstanbul", "i\u0307stanbul"),  # Unicode's own lower case of İ
+        ("ภาษาไทย ที่นี่", "ภาษาไทย ที่นี่"),
+        ("தமிழ்-நாடு", "தமிழ்-நாடு"),  # a hyphen after a mark is inside the word
+        ("Cafe\u0301 \u0301x", "café x"),  # a mark without a letter is none
+        ("می\u200cخواهم", "می\u200cخواهم"),  # a joiner inside a word is spelling
+        ("a\u200c b co\u00adop \u200fx", "a b coop x"),  # elsewhere, and other signs without extent, it is nothing
+        ("вода\u0301", "вода\u0301"),
+        ("x² Ⅷ 42", "x² ⅷ 42"),
+    ],
+)
+def test_spelling_keeps_the_marks_of_every_script(text, wanted):
+    assert data.spell(text) == wanted
+    assert data.spell(unicodedata.normalize("NFD", text)) == wanted and data.spell(wanted) == wanted
+
+
+def test_marks_of_stress_may_be_dropped():
+    assert data.spell("вода\u0301", drop="\u0301") == "вода"
 
 
 def test_alphabet():

@@ -40,7 +40,7 @@ def test_the_step_can_be_lowered(recipe: Any, size: str) -> None:
     (task,) = made.tasks
     batch = {
         name: jax.ShapeDtypeStruct((task.batch_size, *spec.shape), np.dtype(spec.dtype))
-        for name, spec in task.spec(made.model).items()
+        for name, spec in task.inputs(made.model).spec.items()
     }
     with jax.set_mesh(made.mesh):
         lowered = made.program.step({task.name: (task.loss, 1.0)}).lower(

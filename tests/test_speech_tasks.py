@@ -18,22 +18,22 @@ from quick import quick
 from tasks.audio_classifier import blanked
 from unimodal import data
 from unimodal.errors import UsageError
+from unimodal.evaluation.evaluation import Shown
+from unimodal.objectives import as_scalars
 
 rng = np.random.default_rng(0)
 
 
 def task_and_model(kind: str, **fields: Any) -> tuple[Any, Any]:
     """A task, and its model as shapes."""
-    config = tiny.plain(kind)
-    config["tasks"][kind].update(fields)
+    config = tiny.plain(kind, **{f"tasks__{kind}__{field}": value for field, value in fields.items()})
     experiment = tiny.build(config)
     return experiment.tasks[0], experiment.model
 
 
 def weights(kind: str, **fields: Any) -> tuple[Any, Any]:
     """A task, and its model with weights."""
-    config = tiny.plain(kind)
-    config["tasks"][kind].update(fields)
+    config = tiny.plain(kind, **{f"tasks__{kind}__{field}": value for field, value in fields.items()})
     experiment = tiny.build(config)
     return experiment.tasks[0], quick(experiment.program.make_model)(jax.random.key(0))
 
@@ -43,6 +43,13 @@ def wav(seconds: float, rate: int = 16_000, channels: int = 1) -> bytes:
     sound = 0.1 * rng.standard_normal((int(seconds * rate), channels))
     soundfile.write(out, sound, rate, format="WAV")
     return out.getvalue()
+
+
+def score(task: Any, rows: Mapping[str, Any]) -> dict[str, float]:
+    """What the task's evaluation makes of the rows of one batch."""
+    tally = task.evaluations()[task.name].tally()
+    tally.add({"index": np.arange(len(next(iter(rows.values())))), **rows})
+    return tally.score()
 
 
 def recordings(folder: Path, train: Mapping[str, Any], validation: Mapping[str, Any] | None = None) -> str:
@@ -58,16 +65,16 @@ def recordings(folder: Path, train: Mapping[str, Any], validation: Mapping[str, 
 
 def test_a_forced_collapse_is_flagged() -> None:
     task, model = weights("wav2vec2", diversity=0.0)
-    dataset = task.dataset(model, "validation")
-    batch = {k: np.stack([dataset[i][k] for i in range(8)]) for k in task.spec(model)}
+    dataset = task.inputs(model).dataset("validation")
+    batch = {k: np.stack([dataset[i][k] for i in range(8)]) for k in task.inputs(model).spec}
     predict = quick(task.predict)
-    free = task.score(jax.device_get(predict(model, batch)))
+    free = score(task, jax.device_get(predict(model, batch)))
     assert free["code_perplexity"] > 1.5
 
     scores = model.heads["wav2vec2"]["quantiser"].scores
     scores.kernel.set_value(0.0 * scores.kernel.get_value())
     scores.bias.set_value(scores.bias.get_value().at[:, 3].set(9.0))
-    forced = task.score(jax.device_get(predict(model, batch)))
+    forced = score(task, jax.device_get(predict(model, batch)))
     assert forced["code_perplexity"] == pytest.approx(1.0)
     assert forced["collapsed"] == 1.0
     assert forced["value"] == 0.0  # nothing to tell apart is nothing told apart
@@ -80,18 +87,20 @@ def test_the_floor(codes: int, collapsed: float) -> None:
     used = np.zeros((5, 2, 16))
     used[:, 0, :codes] = 7.0  # one codebook below the floor is enough, whatever the other does
     used[:, 1, :] = 7.0
-    score = task.score({"used": used, "correct": np.ones(5), "frames": np.full(5, 2.0)})
-    assert score["collapsed"] == collapsed
-    assert score["value"] == 0.5
+    found = score(task, {"used": used, "correct": np.ones(5), "frames": np.full(5, 2.0)})
+    assert found["collapsed"] == collapsed
+    assert found["value"] == 0.5
 
 
 def test_too_short_for_a_frame_or_a_span_is_counted(tmp_path: Path) -> None:
     source = recordings(tmp_path, {"empty": (wav(0), ""), "tiny": (wav(0.01), ""), "good": (wav(1), "")})
     task, model = weights("wav2vec2", source=source)
-    dataset = task.dataset(model, "train")
-    batch = {k: np.stack([dataset[i][k] for i in range(3)]) for k in task.spec(model)}
+    dataset = task.inputs(model).dataset("train")
+    batch = {k: np.stack([dataset[i][k] for i in range(3)]) for k in task.inputs(model).spec}
     assert batch["length"].tolist() == [0, 160, 4800]
-    loss, metrics = quick(lambda m, b: task.loss(m, b, key=jax.random.key(0), step=np.int32(0)))(model, batch)
+    loss, metrics = quick(lambda m, b: as_scalars(*task.loss(m, b, key=jax.random.key(0), step=np.int32(0))))(
+        model, batch
+    )
     assert metrics["skipped"] == 2
     assert np.isfinite(loss)
 
@@ -102,16 +111,16 @@ def test_too_short_for_a_frame_or_a_span_is_counted(tmp_path: Path) -> None:
 def test_alphabet_of_the_embedded_speech() -> None:
     task, model = task_and_model("ctc")
     assert task.letters.characters == " -абвгдежзийклмнопрстуфхцчшщъыьэюяё"
-    spec = task.spec(model)
+    spec = task.inputs(model).spec
     assert spec["text"].high == task.letters.classes == 36
-    assert tiny.plain("ctc")["tasks"]["ctc"]["segments"] == "phrases"
-    value, what = task.baseline({})
+    assert tiny.plain("ctc")["tasks"]["ctc"]["sounds"]["segments"] == "phrases"
+    value, what = task.evaluations()["ctc"].baseline({})
     assert what == "the best constant answer" and 0.7 < value < 1.0
 
 
 def test_phrases_lie_where_their_words_are_spoken() -> None:
     task, model = task_and_model("ctc")
-    dataset = task.dataset(model, "validation")
+    dataset = task.inputs(model).dataset("validation")
     first = dataset[0]
     assert task.letters.decode(first["text"]) == "мальчик"
     assert first["length"] == 16 * (1132 - 362)
@@ -128,11 +137,11 @@ def test_what_has_no_alignment_is_skipped_and_counted(tmp_path: Path) -> None:
         "strange": (wav(1), "да xyz"),
     }
     source = recordings(tmp_path, records, {"good": (wav(1), "да")})
-    task, model = weights("ctc", source=source, segments="", alphabet=" ад")
-    dataset = task.dataset(model, "train")
-    batch = {k: np.stack([dataset[i][k] for i in range(6)]) for k in task.spec(model)}
+    task, model = weights("ctc", source=source, sounds__segments="", transcripts__alphabet=" ад")
+    dataset = task.inputs(model).dataset("train")
+    batch = {k: np.stack([dataset[i][k] for i in range(6)]) for k in task.inputs(model).spec}
     assert batch["length"].tolist() == [16000, 0, 0, 1600, 0, 16000]
-    run = quick(lambda m, b: task.loss(m, b, key=jax.random.key(0), step=np.int32(0)))
+    run = quick(lambda m, b: as_scalars(*task.loss(m, b, key=jax.random.key(0), step=np.int32(0))))
     loss, metrics = run(model, batch)
     assert metrics["skipped"] == 4
     assert metrics["unknown_characters"] == 3
@@ -147,16 +156,16 @@ def test_what_has_no_alignment_is_skipped_and_counted(tmp_path: Path) -> None:
 
 def test_bad_transcripts_are_one_line(tmp_path: Path) -> None:
     source = recordings(tmp_path, {"a": (wav(1), "да")}, {"b": (wav(1), "д" * 50)})
-    task, model = task_and_model("ctc", source=source, segments="")
-    with pytest.raises(UsageError, match="b: a transcript of 50 characters, where tasks.ctc.characters=48"):
-        task.dataset(model, "validation")[0]
-    with pytest.raises(UsageError, match="a: no transcript under 'words'; the record has audio, id, text"):
-        task_and_model("ctc", source=source, segments="", transcript="words")
+    task, model = task_and_model("ctc", source=source, sounds__segments="")
+    with pytest.raises(UsageError, match="b: a transcript of 50 characters, where tasks.ctc.transcripts.characters=48"):
+        task.inputs(model).dataset("validation")[0]
+    with pytest.raises(UsageError, match="record 'a' has no column 'words' for a transcript; it has audio, text"):
+        task_and_model("ctc", source=source, sounds__segments="", transcripts__column="words")
     with pytest.raises(UsageError, match="a: no marks under 'words'; the record has audio, id, text"):
-        task_and_model("ctc", source=source, segments="words")
+        task_and_model("ctc", source=source, sounds__segments="words")
     with pytest.raises(UsageError, match="the first 9 records were asked for, of 1"):
-        few, model = task_and_model("ctc", source=source, segments="", labelled=9)
-        few.dataset(model, "train")
+        few, model = task_and_model("ctc", source=source, sounds__segments="", labelled=9)
+        few.inputs(model).dataset("train")
 
 
 def test_transcripts_are_decoded_scored_and_shown() -> None:
@@ -172,19 +181,23 @@ def test_transcripts_are_decoded_scored_and_shown() -> None:
     frames = np.array([60, 40])
     table = np.log(np.full((2, 60, letters.classes), 1e-3))
     np.put_along_axis(table, path[:, :, None], 0.0, axis=2)
-    predictions = {"path": path, "frames": frames, "text": text, "log_probabilities": table}
-    score = task.score(predictions)
-    assert score["value"] == score["word_error_rate"] == score["beam_word_error_rate"] == 0.0
+    predictions = {"path": path, "frames": frames, "text": text, "log_probabilities": table, "likeliest": np.zeros(2)}
+    found = score(task, predictions)
+    assert found["value"] == found["word_error_rate"] == found["beam_word_error_rate"] == 0.0
     path[0, 0] = 0  # the first letter unheard: one of eight characters, one of three words
-    score = task.score(predictions)
-    assert score["value"] == pytest.approx(1 / 8) and score["word_error_rate"] == pytest.approx(1 / 3)
-    assert score["beam_character_error_rate"] == 0.0  # whose table still has it
+    found = score(task, predictions)
+    assert found["value"] == pytest.approx(1 / 8) and found["word_error_rate"] == pytest.approx(1 / 3)
+    assert found["beam_character_error_rate"] == 0.0  # whose table still has it
     text[1, 0] = letters.classes  # a character that the alphabet lacks cannot be heard
-    assert task.score(predictions)["value"] == pytest.approx(2 / 8)
-    assert task.score(predictions)["unknown_characters"] == 1
+    assert score(task, predictions)["value"] == pytest.approx(2 / 8)
+    assert score(task, predictions)["unknown_characters"] == 1
 
     batch = {"audio": np.ones((2, 100), np.float32), "length": np.array([100, 50])}
-    shown = task.samples(model, batch, predictions)
+    assert np.isnan(score(task, {**predictions, "likeliest": np.array([0.0, np.nan])})["value"])
+    cut = score(task, {**predictions, "frames": np.array([60, 0])})  # a recording that does not fit is not judged
+    assert cut["left_out"] == 1 and cut["value"] == pytest.approx(1 / 7)
+
+    shown = task.samples(model, Shown(np.arange(2), batch, predictions, None))
     assert [(s.output, s.truth, len(s.waveform)) for s in shown] == [("кто там", "кто там", 100), ("я", "\ufffd", 50)]
 
 
@@ -193,8 +206,9 @@ def test_transcripts_are_decoded_scored_and_shown() -> None:
 
 def test_phones_and_their_stretches() -> None:
     task, model = task_and_model("audio_classifier")
-    assert len(task.names) == 51 and "pau" in task.names
-    dataset = task.dataset(model, "validation")
+    names = task.labels.names(task.source, "phones")
+    assert task.classes == len(names) == 51 and "pau" in names
+    dataset = task.inputs(model).dataset("validation")
     assert len(dataset) == 597
     seen = task.samples_seen(model)
     assert seen == 23 * 160 + 400
@@ -203,8 +217,8 @@ def test_phones_and_their_stretches() -> None:
     first = 16 * (start + end) // 2 - seen // 2
     wanted = data.kaldi_log_mel(whole[first : first + seen], 16_000, bins=16)
     np.testing.assert_allclose(dataset[7]["spectrogram"][:, :, 0], (wanted.T + 4.27) / 9.14, atol=1e-6)
-    assert task.names[dataset[7]["label"]] == phone
-    value, what = task.baseline({})
+    assert names[dataset[7]["label"]] == phone
+    value, what = task.evaluations()["audio_classifier"].baseline({})
     assert what == "majority class" and 0.03 < value < 0.15
 
 
@@ -229,9 +243,9 @@ def test_blanks_are_stripes_of_at_most_that_size() -> None:
 
 
 def test_a_class_that_is_not_among_those_configured() -> None:
-    task, model = task_and_model("audio_classifier", classes=("a", "pau"))
-    with pytest.raises(UsageError, match="class '[a-z]+' is not among the 2 classes of tasks.audio_classifier"):
-        list(task.dataset(model, "validation").ordered())
+    task, model = task_and_model("audio_classifier", labels__classes=("a", "pau"))
+    with pytest.raises(UsageError, match="labels.classes lacks 'aa', .* of embedded:speech"):
+        list(task.inputs(model).dataset("validation").ordered())
 
 
 # ---- Bad input -----------------------------------------------------------------------------------------------------

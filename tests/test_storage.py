@@ -16,7 +16,7 @@ from etils import epath
 
 from unimodal import storage
 from unimodal.errors import UsageError
-from unimodal.training.checkpoint import Checkpoints, claim_workdir, has_checkpoint, is_workdir
+from unimodal.training.checkpoint import Checkpoints, claim_workdir, is_workdir, saved_steps
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs:/bucket/run", "gs://", "gs:///run", "http://host/run"])
@@ -78,13 +78,13 @@ def test_a_run_in_a_bucket_is_a_run_in_a_folder(bucket: epath.Path, tmp_path: Pa
     config = tiny.plain("vit", steps=4, checkpoint_every=2)
     here = tiny.train(config, tmp_path, fake_data=True)
     there = bucket / "a"
-    assert not is_workdir(there) and not has_checkpoint(there)
+    assert not is_workdir(there) and not saved_steps(there)
     claim_workdir(there, config)
     claim_workdir(there, config)
     with pytest.raises(UsageError, match="gs://bucket/runs/a belongs to another config"):
         claim_workdir(there, {**config, "steps": 5})
     assert not tiny.train({**config, "stop_after": 2}, there, fake_data=True).done
-    assert is_workdir(there) and has_checkpoint(there)
+    assert is_workdir(there) and saved_steps(there)
     resumed = tiny.train(config, there, fake_data=True)
     assert resumed.fingerprint == here.fingerprint
     assert resumed.losses("vit") == here.losses("vit")

@@ -9,7 +9,7 @@ from quick import named, quick
 from scipy.special import erf
 
 from unimodal import Span, UsageError
-from unimodal.tokenizers import audio, image, text
+from unimodal.tokenizers import audio, image, spectrogram, text
 
 rng = np.random.default_rng(0)
 AUDIO = dict(channels=8, kernels=(10, 3, 2), strides=(5, 2, 2), position_groups=2)
@@ -66,6 +66,24 @@ def test_wrong_image_sizes():
     tokenizer = make(image, 5, image_size=(4, 4), patch=2)
     with pytest.raises(UsageError, match=r"shape \(4, 6, 3\) where \(4, 4, 3\) was configured"):
         tokenizer(normal(1, 4, 6, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "shape"),
+    [(image, dict(image_size=(16, 16), patch=2), (2, 16, 16, 3)), (spectrogram, dict(bins=5), (2, 80, 5))],
+)
+def test_dropout_falls_on_all_tokens_after_their_positions(module, options, shape):
+    """As ViT (Dosovitskiy 2021, appendix B.1) and the spectrogram models have it: class token and positions included."""
+    whole, dropped = (make(module, 8, **options, dropout=rate) for rate in (0.0, 0.25))
+    x = normal(*shape)
+    want = np.asarray(whole(x, key=jax.random.key(0)).x)
+    np.testing.assert_array_equal(dropped(x).x, want)  # no key, as in evaluation: nothing is dropped
+    got = np.asarray(dropped(x, key=jax.random.key(0)).x)
+    kept = got != 0
+    np.testing.assert_allclose(got[kept], (want / 0.75)[kept], rtol=1e-6)
+    assert 0.7 < kept.mean() < 0.8 and not kept[:, 0].all()
+    other = np.asarray(dropped(x, key=jax.random.key(1)).x)
+    assert (other != got).any()
 
 
 # ---- Audio ---------------------------------------------------------------------------------------------------------

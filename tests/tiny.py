@@ -23,13 +23,13 @@ KINDS = sorted(path.stem for path in (ROOT / "tasks").glob("*.py") if path.stem 
 
 # What each task needs to be small; a task that is not named here is run with its own defaults and a batch of 8.
 SMALL: dict[str, dict[str, Any]] = {
-    "gpt": dict(length=16, source="embedded:book"),  # named, so that a command line can name another
-    "bert": dict(length=16),
-    "clip": dict(length=16, size=16),
-    "sentence": dict(length=16, size=16),
-    "text_classifier": dict(length=16),
-    "wav2vec2": dict(seconds=0.3, codes=8, code_size=16, size=16, negatives=5, span=3),
-    "ctc": dict(segments="phrases", seconds=2.4, characters=48),
+    "gpt": dict(texts=dict(length=16), source="embedded:book"),  # named, so that a command line can name another
+    "bert": dict(texts=dict(length=16)),
+    "clip": dict(texts=dict(length=16), size=16),
+    "sentence": dict(texts=dict(length=16), size=16),
+    "text_classifier": dict(texts=dict(length=16)),
+    "wav2vec2": dict(sounds=dict(seconds=0.3), codes=8, code_size=16, size=16, negatives=5, span=3),
+    "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
 }
 OPTIMIZER = dict(learning_rate=3e-3, warmup=5, final=0.1, b1=0.9, b2=0.98, weight_decay=0.05, clip=1.0, accumulate=1)
 
@@ -117,9 +117,8 @@ def train(config: Mapping[str, Any], workdir: Path, *, wrap: Any = None, fake_da
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     if wrap is not None:
         batches = {name: wrap(name, iterator) for name, iterator in batches.items()}
-    tokens = {task.name: task.tokens(experiment.model) for task in experiment.tasks}
     state, fingerprint, done = run(
-        experiment.program, experiment.tasks, batches, experiment.loop, workdir, tokens=tokens
+        experiment.program, experiment.tasks, batches, experiment.loop, workdir, tokens=experiment.tokens
     )
     return Run(experiment, state, fingerprint, done, logged(workdir))
 
@@ -153,7 +152,7 @@ def command(*arguments: str, launch: Path = ROOT / "launch.py") -> list[str]:
 _FORKS = """
 import json, os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-import launch
+import launch, unimodal.command.runs
 for number, arguments in enumerate(json.load(sys.stdin)):
     folder = pathlib.Path(sys.argv[2], str(number))
     folder.mkdir()

@@ -35,6 +35,9 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 }
 
 
+NO_CACHE = "backbone.relative_buckets has no cache, so nothing can be generated with it"
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """Everything a published transformer encoder or decoder varies. An unused option costs nothing.
@@ -213,7 +216,8 @@ class BackboneConfig:
     def make_layer_scale(self) -> nnx.Param | None:
         if self.layer_scale is None:
             return None
-        return nnx.Param(jnp.full((self.width,), self.layer_scale, jnp.dtype(self.param_dtype)), axes=("hidden",))
+        scale = jnp.full((self.width,), self.layer_scale, jnp.dtype(self.param_dtype))
+        return nnx.Param(scale, axes=("hidden",), kind="vector")
 
 
 def rope_table(
@@ -221,22 +225,30 @@ def rope_table(
 ) -> tuple[jax.Array, jax.Array]:
     """cos and sin [B,T,1,K/2] of rotary position embedding (Su 2021, eq. 34), the halves of K rotated together.
 
-    `scaling`: as BackboneConfig.rope_scaling."""
-    frequency = theta ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    `scaling`: as BackboneConfig.rope_scaling. Exact at any position: an angle of millions of radians has but one digit
+    after the point in float32, so whole turns are left out before anything is rounded."""
+    frequency = theta ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)
     if scaling is not None:
         frequency = _stretched(frequency, *scaling)
-    angle = position_BT[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
+    # Turns per place: 32 bits after the point, the product of which wraps just where a turn is whole, and what is left.
+    turns = frequency / (2 * math.pi) % 1.0
+    high = np.round(turns * 2**32)
+    rest = (turns - high / 2**32).astype(np.float32)
+    steps = (high % 2**32).astype(np.uint32).view(np.int32)
+    place = position_BT[:, :, None, None].astype(jnp.int32)
+    turned = (place * steps[None, None, None, :]).astype(jnp.float32) * 2.0**-32
+    angle = 2 * math.pi * (turned + place.astype(jnp.float32) * rest[None, None, None, :])
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def _stretched(
-    frequency: jax.Array, factor: float, low: float | None = None, high: float | None = None, length: float = 0.0
-) -> jax.Array:
+    frequency: np.ndarray, factor: float, low: float | None = None, high: float | None = None, length: float = 0.0
+) -> np.ndarray:
     """Frequencies divided by `factor`, wholly or only as far as they are slow (see BackboneConfig.rope_scaling)."""
     if low is None or high is None:
         return frequency / factor
     turns = length * frequency / (2 * math.pi)  # in the length that it was trained for
-    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    kept = np.minimum(np.maximum((turns - low) / (high - low), 0.0), 1.0)
     return frequency * (kept + (1 - kept) / factor)
 
 
@@ -510,11 +522,27 @@ class Backbone(nnx.Module):
         x, out = self._run(layer, x, (keys, rates, kinds))
         return (x if self.final_norm is None else self.final_norm(x)), out
 
-    def init_cache(self, batch: int, length: int) -> KVCache:
-        """An empty cache of `length` slots for every layer: [L,B,S,G,K]."""
+    def prefill(self, tokens: Tokens) -> tuple[jax.Array, KVCache]:
+        """Hidden states [B,T,D] as a call gives them, and the keys and values of every layer: [L,B,T,G,K]. Raises UsageError
+        for a backbone with relative_buckets."""
         c = self.config
-        empty = jnp.zeros((c.depth, batch, length, c.G, c.K), c.dtype)
-        return KVCache(empty, empty)
+        if c.relative_buckets is not None:
+            raise UsageError(NO_CACHE)
+        ropes, kinds = self._kinds(tokens.position)
+
+        def layer(x: jax.Array, inputs: tuple[Block, LayerKind]) -> tuple[jax.Array, KVCache]:
+            block, kind = inputs
+            rope, options = _chosen(ropes, kind), dict(right_padded=tokens.right_padded, windowed=kind.windowed)
+
+            def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, KVCache]:
+                result, _ = attention(x, tokens.layout, tokens.segment, rope, **options)
+                _, k, v = attention.project(x, rope)  # as the call above does; the compiler makes one of the two
+                return result, KVCache(k, v)
+
+            return block(x, attend_to, bare=kind.bare)
+
+        x, cache = self._run(layer, constrain(tokens.x.astype(c.dtype), "batch", "tokens", "hidden"), (kinds,))
+        return (x if self.final_norm is None else self.final_norm(x)), cache
 
     def extend(
         self,
@@ -529,7 +557,7 @@ class Backbone(nnx.Module):
         all that layers with a window see of it. Raises UsageError for a backbone with relative_buckets."""
         c = self.config
         if c.relative_buckets is not None:
-            raise UsageError("backbone.relative_buckets has no cache, so nothing can be generated with it")
+            raise UsageError(NO_CACHE)
         ropes, kinds = self._kinds(position_BT)
 
         def layer(x: jax.Array, inputs: tuple[Block, KVCache, LayerKind]) -> tuple[jax.Array, KVCache]:

@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 
 def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """`cls(**mapping)` with every key and type checked. Lists become tuples, and whole numbers floats where asked.
+    """`cls(**mapping)` with every key and type checked. Lists become tuples, whole numbers floats where asked, and groups
+    the dataclasses that fields are declared as; of such a group, what is not given is as in the field's default.
 
     Raises UsageError for an unknown key (with the nearest right one), a missing one, or a wrong type; `where` is the
     dotted place in the config.
@@ -26,7 +27,7 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     for key, value in group(mapping, where).items():
         if key not in fields:
             raise UsageError(f"unknown config field {where}.{key}; {nearest(key, list(fields))}")
-        values[key] = _checked(value, hints[key], f"{where}.{key}")
+        values[key] = _checked(_filled(value, fields[key].default), hints[key], f"{where}.{key}")
     required = (
         name
         for name, f in fields.items()
@@ -37,6 +38,13 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     return cls(**values)
 
 
+def changed(instance: T, mapping: Mapping[str, Any], where: str) -> T:
+    """The dataclass with the fields of a mapping changed, checked as `typed` checks them; of groups, what is given."""
+    there: dict[str, Any] = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}  # pyright: ignore
+    given = {name: _filled(value, there.get(name)) for name, value in group(mapping, where).items()}
+    return typed(type(instance), {**there, **given}, where)
+
+
 def group(value: Any, where: str) -> Mapping[str, Any]:
     """`value` if it is a mapping. Raises UsageError if it is anything else."""
     if not isinstance(value, Mapping):
@@ -45,13 +53,16 @@ def group(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """ "did you mean …?", or the list of what there is."""
-    close = difflib.get_close_matches(word, known, n=1)
+    """ "did you mean …?", or the list of what there is. Initials count: lr is near learning_rate."""
+    close = [name for name in known if "_" in name and "".join(part[:1] for part in name.split("_")) == word]
+    close = close or difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else typed(hint, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -71,6 +82,13 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
     ):
         return value
     raise _wrong(value, hint, where)
+
+
+def _filled(value: Any, default: Any) -> Any:
+    """A group with what it leaves out taken from the default of its field: a task's own block, say."""
+    if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
+        return {**{f.name: getattr(default, f.name) for f in dataclasses.fields(default)}, **value}
+    return value
 
 
 def _wrong(value: Any, hint: Any, where: str) -> UsageError:

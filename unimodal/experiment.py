@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,52 +13,21 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
-from unimodal.configuration import group, typed
 from unimodal.errors import UsageError
-from unimodal.evaluation.run import Evaluator
+from unimodal.evaluation.attached import attach
+from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
-from unimodal.model import Model, assemble, tokenizer_module
+from unimodal.model import Model, assemble, watch
+from unimodal.objectives.terms import as_scalars
+from unimodal.settings import read_settings
 from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
-from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
-
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip")
-_GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Sizes of the mesh axes; -1 takes the devices that are left."""
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
-
-
-@dataclass(frozen=True)
-class GeneralConfig:
-    """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all).
-
-    init_from: directory of a published checkpoint to start from (see `interop.start`), or a workdir of ours; init_skip:
-    a regular expression, parameters whose path it is found in start afresh all the same.
-    """
-
-    seed: int = 0
-    eval_limit: int | None = None
-    init_from: str | None = None
-    init_skip: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"seed must be 0 or more, but is {self.seed}")
-        if self.eval_limit is not None and self.eval_limit < 1:
-            raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +45,7 @@ class Experiment:
     init_from: str | None = None
     init_skip: str | None = None
     fake_data: bool = False
+    attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
     def program(self) -> Program:
@@ -105,18 +75,49 @@ class Experiment:
         return start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
 
     def train_batches(self, task: Task) -> data.BatchIterator:
-        spec = task.spec(self.model)
+        inputs = task.inputs(self.model)
         rows = local_rows(self.mesh, task.batch_size, self.program.accumulate)
         if self.fake_data:
-            return data.fake_batches(spec, task.batch_size, self.seed, rows)
-        dataset = task.dataset(self.model, "train")
-        data.check_example(spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
-        return data.train_batches(dataset, batch_size=task.batch_size, seed=self.seed, rows=rows)
+            fake = lambda seed: data.fake_batches(inputs.spec, task.batch_size, seed, rows)  # noqa: E731
+            return data.TaskBatches(fake, self.seed, task.name)
+        dataset = inputs.dataset("train")
+        data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
+        make = lambda seed: data.train_batches(dataset, batch_size=task.batch_size, seed=seed, rows=rows)  # noqa: E731
+        return data.TaskBatches(make, self.seed, task.name)
 
-    def evaluator(self, task: Task) -> Evaluator:
-        dataset = task.dataset(self.model, "validation")
-        rows = local_rows(self.mesh, task.batch_size)
-        return Evaluator(task, self.mesh, data.eval_batches(dataset, batch_size=task.batch_size, rows=rows))
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Every evaluation by name: those that tasks offer, then those that the config attaches."""
+        found: dict[str, Evaluation] = {}
+        for name, evaluation in [
+            *(e for task in self.tasks for e in task.evaluations().items()),
+            *self.attached.items(),
+        ]:
+            if name in found:
+                raise UsageError(f"two evaluations are called {name!r}; give evaluations.{name} another name")
+            found[name] = evaluation
+        return found
+
+    @cached_property
+    def reader(self) -> MeshReader:
+        """What evaluations run their functions with."""
+        return MeshReader(self.mesh)
+
+    def scores(self, model: Model, step: int) -> dict[str, Mapping[str, float]]:
+        """What the evaluations give during training, on `eval_limit` batches each."""
+        return {
+            name: evaluation.measure(model, self.reader, limit=self.eval_limit).score
+            for name, evaluation in self.evaluations.items()
+            if _due(evaluation, step)
+        }
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """Tokens that backbones see of one example of each task, for the meters.
+
+        Counted while the loss is traced on shapes alone, which also finds what tokenizers and heads refuse.
+        """
+        return {task.name: _rehearse(task, self.model) for task in self.tasks}
 
 
 def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, fake_data: bool = False) -> Experiment:
@@ -124,37 +125,22 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
 
     Raises UsageError for anything that cannot be right, before data is read or an array made.
     """
-    config = group(config, "config")
-    for name in ("backbones", "tasks"):
-        if not group(config.get(name, {}), name):
-            raise UsageError(f"the config has no {name}")
-    general = {key: config[key] for key in _GENERAL if key in config}
-    loop = {key: value for key, value in config.items() if key not in _GROUPS}
-    backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config["backbones"].items()}
-    tokenizers = {}
-    for name, fields in group(config.get("tokenizers", {}), "tokenizers").items():
-        kind = group(fields, f"tokenizers.{name}").get("kind", name)
-        rest = {key: value for key, value in fields.items() if key != "kind"}
-        tokenizers[name] = (kind, typed(tokenizer_module(kind).Config, rest, f"tokenizers.{name}"))
-    tasks = [_make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config["tasks"].items()]
-    mesh = make_mesh(**vars(typed(MeshConfig, config.get("mesh", {}), "mesh")))
+    found = read_settings({**config, "fake_data": True} if fake_data else config, task_class)
+    mesh = make_mesh(**vars(found.mesh))
     experiment = Experiment(
-        **vars(typed(GeneralConfig, general, "config")),
-        loop=replace(
-            typed(LoopConfig, loop, "config"), profile=typed(ProfileConfig, config.get("profile", {}), "profile")
-        ),
-        optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
+        **vars(found.general),
+        loop=found.loop,
+        optimizer=found.optimizer,
         mesh=mesh,
-        tokenizers=tokenizers,
-        backbones=backbones,
-        tasks=tasks,
-        fake_data=fake_data,
+        tokenizers=found.tokenizers,
+        backbones=found.backbones,
+        tasks=found.tasks,
+        attached=attach(found.evaluations, found.tasks, found.tokenizers, found.backbones),
     )
-    check_batches(tasks, experiment.program)
+    check_batches(found.tasks, experiment.program)
     shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
     jax.eval_shape(experiment.program.optimizer.init, nnx.state(experiment.model, nnx.Param))  # and what cannot freeze
-    for task in tasks:
-        _rehearse(task, experiment.model)
+    assert experiment.tokens  # rehearses every loss, before anything is written
     return experiment
 
 
@@ -181,26 +167,20 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def _make_task(
-    name: str,
-    fields: Mapping[str, Any],
-    task_class: Callable[[str], type[Any]],
-    tokenizers: Mapping[str, Any],
-    backbones: Mapping[str, Any],
-) -> Task:
-    cls = task_class(group(fields, f"tasks.{name}").get("kind", name))
-    rest = {key: value for key, value in fields.items() if key != "kind"}
-    task = typed(cls, {"name": name, **rest}, f"tasks.{name}")
-    # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
-    for field in cls.__dataclass_fields__:
-        for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
-            if field.endswith(suffix) and (value := getattr(task, field)) not in made:
-                raise UsageError(f"tasks.{name}.{field}={value!r} is not among the {suffix}s: {', '.join(made)}")
-    return task
+def _due(evaluation: Evaluation, step: int) -> bool:
+    """Whether an evaluation runs at this step of training: attached ones have a rhythm of their own, 0 for never."""
+    every = getattr(evaluation, "every", 1)
+    return every > 0 and step % every == 0
 
 
-def _rehearse(task: Task, model: Model) -> None:
-    """The loss on shapes alone: what its tokenizers and heads refuse is an error now, before anything is written."""
-    shapes = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.spec(model).items()}
-    loss = lambda model, batch, key: task.loss(model, batch, key=key, step=jnp.int32(0))[0]  # noqa: E731
+def _rehearse(task: Task, model: Model) -> int:
+    """The loss on shapes alone, and how many tokens of each example its backbones see."""
+    shapes = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.inputs(model).spec.items()}
+    seen: list[int] = []
+
+    def loss(model: Model, batch: Any, key: jax.Array) -> Any:
+        watch(model, lambda tokens, _config: seen.append(tokens.x.shape[0] * tokens.x.shape[1]))
+        return as_scalars(*task.loss(model, batch, key=key, step=jnp.int32(0)))[0]
+
     jax.eval_shape(loss, model, shapes, jax.eval_shape(lambda: jax.random.key(0)))
+    return sum(seen) // task.batch_size

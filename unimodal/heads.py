@@ -23,8 +23,9 @@ def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.A
     if how == "mean":
         if segment is None:
             return hidden.mean(axis=1)
-        real = (segment != 0).astype(hidden.dtype)[:, :, None]
-        return (hidden * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        # In float32: a sum over some thousand tokens is beyond float16, and their number beyond bfloat16's digits.
+        real = (segment != 0).astype(jnp.float32)[:, :, None]
+        return ((hidden.astype(jnp.float32) * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(hidden.dtype)
     if how == "last":
         if segment is None:
             return hidden[:, -1]
@@ -89,7 +90,7 @@ class LanguageModel(nnx.Module):
     ):
         self.soft_cap = soft_cap
         self.linear = None if tied else Linear((width,), (vocabulary,), ("embed", "vocabulary"), bias=False, rngs=rngs)
-        self.bias = nnx.Param(jnp.zeros((vocabulary,)), axes=("vocabulary",)) if bias else None
+        self.bias = nnx.Param(jnp.zeros((vocabulary,)), axes=("vocabulary",), kind="vector") if bias else None
 
     def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
         logits = table.logits(hidden) if self.linear is None else self.linear(hidden)
@@ -117,15 +118,23 @@ class LanguageModel(nnx.Module):
 
 
 class MaskedLanguageModel(nnx.Module):
-    """Linear, activation, norm, then the tokenizer's table and a bias: hidden [...,D] → [...,V] (Devlin 2019)."""
+    """Linear, activation, norm, then the tokenizer's table (or a matrix of its own, if not `tied`) and a bias: hidden
+    [...,D] → [...,V] (Devlin 2019)."""
 
     def __init__(
-        self, width: int, vocabulary: int, *, activation: str = "gelu", norm_epsilon: float = 1e-6, rngs: nnx.Rngs
+        self,
+        width: int,
+        vocabulary: int,
+        *,
+        activation: str = "gelu",
+        norm_epsilon: float = 1e-6,
+        tied: bool = True,
+        rngs: nnx.Rngs,
     ):
         self.activation = activation
         self.transform = Linear((width,), (width,), ("embed", "hidden"), rngs=rngs)
         self.norm = Norm(width, epsilon=norm_epsilon)
-        self.decoder = LanguageModel(width, vocabulary, bias=True, rngs=rngs)
+        self.decoder = LanguageModel(width, vocabulary, tied=tied, bias=True, rngs=rngs)
 
     def __call__(self, hidden: jax.Array, table: Embedding) -> jax.Array:
         return self.decoder(self._transformed(hidden), table)
@@ -143,7 +152,7 @@ class AttentionPool(nnx.Module):
     "multihead attention pooling"). `config` gives width, heads, MLP and norm, as in a backbone."""
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
-        self.probe = nnx.Param(jax.random.normal(rngs.params(), (config.width,)), axes=("embed",))
+        self.probe = nnx.Param(jax.random.normal(rngs.params(), (config.width,)), axes=("embed",), kind="vector")
         self.attention = Attention(config, rngs=rngs)
         self.norm = config.make_norm()
         self.mlp = Mlp(config, rngs=rngs)
@@ -167,7 +176,7 @@ class Quantiser(nnx.Module):
     def __init__(self, channels: int, groups: int, codes: int, size: int, *, rngs: nnx.Rngs):
         self.scores = Linear((channels,), (groups, codes), ("hidden", "hidden", "codes"), rngs=rngs)
         table = jax.random.uniform(rngs.params(), (groups, codes, size))
-        self.table = nnx.Param(table, axes=("hidden", "codes", "embed"))
+        self.table = nnx.Param(table, axes=("hidden", "codes", "embed"), kind="table")
 
     def look_up(self, choices: jax.Array) -> jax.Array:
         chosen = jnp.einsum("btgv,gvc->btgc", choices, self.table.get_value().astype(choices.dtype))

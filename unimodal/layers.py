@@ -1,4 +1,10 @@
-"""The few parametrised layers everything else is made of. Each names the logical axes of its parameters.
+"""The few parametrised layers everything else is made of. Each says of its parameters, as metadata of the `nnx.Param`:
+
+- axes: the logical axes of its dimensions, by which it is split over devices (see `sharding`);
+- kind: "matrix", "table" (rows that are looked up) or "vector" (biases, scales), which weight decay leaves alone. Without
+  it a parameter is a vector up to one dimension, and a matrix above;
+- contracted: how many of a matrix's dimensions, from the first, are summed over;
+- bounds: (lowest, highest), either of them None. An update does not lead beyond.
 
 Norms and activations are under `jax.checkpoint`: of them the backward pass keeps what went in, and computes the rest again.
 What lies between would be written to memory and read again, six arrays where two serve, which takes longer than the
@@ -63,8 +69,14 @@ class Linear(nnx.Module):
     ):
         shape = (*inputs, *outputs)
         self.contracted = len(inputs)
-        self.kernel = nnx.Param(fan_in(init_scale, inputs)(rngs.params(), shape, dtype), axes=tuple(axes))
-        self.bias = nnx.Param(jnp.zeros(tuple(outputs), dtype), axes=tuple(axes[len(inputs) :])) if bias else None
+        self.kernel = nnx.Param(
+            fan_in(init_scale, inputs)(rngs.params(), shape, dtype),
+            axes=tuple(axes),
+            kind="matrix",
+            contracted=len(inputs),
+        )
+        bias_axes = tuple(axes[len(inputs) :])
+        self.bias = nnx.Param(jnp.zeros(tuple(outputs), dtype), axes=bias_axes, kind="vector") if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel.get_value().astype(x.dtype)
@@ -96,8 +108,9 @@ class Norm(nnx.Module):
         if kind not in ("layer", "rms"):
             raise ValueError(f"norm {kind!r} is not one of layer, rms")
         self.kind, self.epsilon, self.offset = kind, epsilon, offset
-        self.scale = nnx.Param(jnp.full((size,), 1 - offset, dtype), axes=(axis,))
-        self.bias = nnx.Param(jnp.zeros((size,), dtype), axes=(axis,)) if bias and kind == "layer" else None
+        self.scale = nnx.Param(jnp.full((size,), 1 - offset, dtype), axes=(axis,), kind="vector")
+        shifted = bias and kind == "layer"
+        self.bias = nnx.Param(jnp.zeros((size,), dtype), axes=(axis,), kind="vector") if shifted else None
 
     @jax.checkpoint
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -130,7 +143,7 @@ class Embedding(nnx.Module):
         rngs: nnx.Rngs,
     ):
         table = init_std * jax.random.normal(rngs.params(), (entries, width), dtype)
-        self.table = nnx.Param(table, axes=axes)
+        self.table = nnx.Param(table, axes=axes, kind="table")
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """ids int [...] → [..., D]."""

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from flax import nnx
 import unimodal.tokenizers
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.errors import UsageError
+from unimodal.tokens import Tokens
 
 
 class Model(nnx.Module):
@@ -42,6 +44,37 @@ def tokenizer_module(kind: str) -> Any:
     if kind not in tokenizer_kinds():
         raise UsageError(f"tokenizer kind {kind!r} is not one of {', '.join(tokenizer_kinds())}")
     return importlib.import_module(f"unimodal.tokenizers.{kind}")
+
+
+Note = Callable[[Tokens, BackboneConfig], None]
+
+
+def watch(model: Model, note: Note) -> None:
+    """Have `note(tokens, config)` called whenever a backbone of the model is, while tracing, say. For a copy to throw away."""
+    for name, backbone in list(model.backbones.items()):
+        model.backbones[name] = _Watched(backbone, note)
+
+
+@dataclass(frozen=True)
+class _Note:
+    """Hashable, as what a module holds must be."""
+
+    call: Note
+
+
+class _Watched(nnx.Module):
+    """A backbone that tells what it is called with."""
+
+    def __init__(self, backbone: Backbone, note: Note):
+        self.backbone, self.note = backbone, _Note(note)
+
+    @property
+    def config(self) -> BackboneConfig:
+        return self.backbone.config
+
+    def __call__(self, tokens: Tokens, **options: Any) -> Any:
+        self.note.call(tokens, self.config)
+        return self.backbone(tokens, **options)
 
 
 def assemble(

@@ -11,20 +11,22 @@ import jax
 from etils import epath
 
 from unimodal.errors import UsageError
-from unimodal.evaluation.report import write_report
-from unimodal.evaluation.run import Evaluator, Result
+from unimodal.evaluation.evaluation import Evaluation, Reader, Result, result
 from unimodal.evaluation.samples import AttentionMap
 from unimodal.experiment import Experiment
+from unimodal.report import write_report
 from unimodal.sharding import parameter_count, parameter_table
 from unimodal.storage import write_whole
-from unimodal.training.metrics import curves, read_metrics
+from unimodal.training.metrics import curves, finite_only, read_metrics
 from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
+
+# The files that a run writes at its end.
+RESULTS = ("results.json", "report.html")
 
 
 def finish(
     experiment: Experiment,
-    evaluators: Mapping[str, Evaluator],
     state: TrainState,
     fingerprint: str,
     workdir: epath.Path,
@@ -35,22 +37,21 @@ def finish(
 ) -> None:
     """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
     program, step = experiment.program, int(state.step)
-    untrained = _score_untrained(program, evaluators, say)
+    evaluations, reader = experiment.evaluations, experiment.reader
+    untrained = _score_untrained(program, evaluations, reader, say)
     model = program.model(state)
     results: dict[str, Result] = {}
     samples: dict[str, list[Any]] = {}
-    for task in experiment.tasks:
-        evaluator = evaluators[task.name]
-        predictions = evaluator.predictions(model)
-        score = {name: float(value) for name, value in task.score(predictions).items()}
-        results[task.name] = evaluator.result(score, untrained[task.name])
-        batch = evaluator.first_batch()
-        samples[task.name] = list(task.samples(model, batch, predictions)) if jax.process_count() == 1 else []
+    for name, evaluation in evaluations.items():
+        measured = evaluation.measure(model, reader)
+        results[name] = result(evaluation, measured.score, untrained[name])
+        alone = jax.process_count() == 1 and measured.shown is not None
+        samples[name] = list(evaluation.samples(model, measured.shown)) if alone else []
     if jax.process_index() != 0:
         return
     rows = {name: result.as_dict() for name, result in results.items()}
     summary = {"tasks": rows, "step": step, "fingerprint": fingerprint}
-    write_whole(workdir / "results.json", json.dumps(summary, indent=2))
+    write_whole(workdir / "results.json", json.dumps(finite_only(summary), indent=2, allow_nan=False))
     logged = read_metrics(workdir)
     table = parameter_table(experiment.model, experiment.mesh)
     total = parameter_count(table)
@@ -78,12 +79,12 @@ def finish(
 
 
 def _score_untrained(
-    program: Program, evaluators: Mapping[str, Evaluator], say: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
-    """What each task scores before the first step; with random weights if what training started from is gone since."""
+    program: Program, evaluations: Mapping[str, Evaluation], reader: Reader, say: Callable[[str], None]
+) -> dict[str, Mapping[str, float]]:
+    """What each evaluation gives before the first step; with random weights if what training started from is gone since."""
     try:
         model = program.first_model()
     except UsageError as error:
         say(f"{error}; so 'untrained' is of random weights")
         model = replace(program, start=None).first_model()
-    return {name: evaluator.score(model) for name, evaluator in evaluators.items()}
+    return {name: evaluation.measure(model, reader).score for name, evaluation in evaluations.items()}

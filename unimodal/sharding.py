@@ -184,7 +184,7 @@ def local_rows(mesh: Mesh, batch: int, micro: int = 1) -> list[int]:
 
 def from_local_rows(rows: Mapping[str, np.ndarray], mesh: Mesh, micro: int = 1) -> dict[str, jax.Array]:
     """This process's rows of each array, `[n, …]` as `local_rows` names them → global arrays `[B, …]`, or
-    `[micro, B/micro, …]`, split over the mesh."""
+    `[micro, B/micro, …]`, split over the mesh. Arrays of strings, such as ids, stay on the host and are left out."""
     parts, leading = _local_parts(mesh), int(micro > 1)
     where = batch_sharding(mesh, leading=leading)
 
@@ -199,7 +199,7 @@ def from_local_rows(rows: Mapping[str, np.ndarray], mesh: Mesh, micro: int = 1) 
         shape = (micro,) * leading + (share * batch_parts(mesh), *local.shape[1:])
         return jax.make_array_from_callback(shape, where, block)
 
-    return {name: placed(local) for name, local in rows.items()}
+    return {name: placed(local) for name, local in rows.items() if local.dtype.kind not in "US"}
 
 
 def _local_parts(mesh: Mesh) -> list[int]:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimodal.data.image import decode_image, encode_image
+from unimodal.data.image import encode_image
+from unimodal.data.pictures import decode_image
 from unimodal.data.sources import EMOJI_GROUPS, write_array_record
 
 SIZE = 32

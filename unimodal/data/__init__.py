@@ -2,40 +2,42 @@
 
 | module | what it does |
 |---|---|
-| `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id |
-| `records`, `tfds`, `folder` | the readers behind `sources`; `write_array_record` |
+| `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id; names of classes |
+| `records`, `tfds`, `folder`, `metadata` | the readers behind `sources`; `write_array_record` |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
-| `encoders`, `vocabulary`, `subwords` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
+| `encoders`, `vocabulary`, `subwords`, `sentencepieces` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
+| `tokenizer_files` | a checkpoint's tokenizer files, read for training and preprocessing alike |
+| `around`, `byte_counts` | the specials around texts; the bytes of a text that each id stands for |
 | `train_encoder` | makes a vocabulary from a corpus |
 | `pairs` | one text or two as a row of ids; next-sentence rows |
-| `image` | bytes to uint8, augmentation with an explicit generator, uint8 to float |
-| `audio` | bytes to waveform at a rate, cropping, wav2vec 2.0's span masks |
+| `pictures` | a picture in any form to uint8 |
+| `image` | augmentation with an explicit generator, uint8 to float |
+| `audio` | a sound in any form to a waveform at a rate, cropping, wav2vec 2.0's span masks |
 | `spectrogram` | waveform to log-mel frames, Whisper's and Kaldi's |
 | `segments` | marked stretches of recordings as records of their own |
 | `transcripts` | one plain spelling of a transcript; `Alphabet`, characters as ids |
 | `pack` | several documents in one row |
 | `pipeline` | `Dataset` = source + transform; `train_batches`, `eval_batches`, `fake_batches`; the iterator's state |
+| `cache` | `cached(source, decode)`: decoded records in memory, within a budget |
 | `mix` | several datasets in fixed shares |
 
 The usual path: `open_source` → `cached` (decode once) → `Dataset(source, transform)` → `train_batches`. What the user
 can mend raises `unimodal.errors.UsageError` with one line.
 """
 
-from unimodal.data.audio import crop_or_pad, decode_audio, normalize, resample, span_mask
+from unimodal.data.audio import crop_or_pad, decode_audio, decode_sound, normalize, resample, span_mask
+from unimodal.data.cache import Budget, cached
 from unimodal.data.encoders import NO_ID, Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.image import (
     Augmentation,
     center_crop,
     color_jitter,
-    decode_image,
-    decode_picture,
     encode_image,
     random_flip,
     random_resized_crop,
     random_shift,
     resize,
     to_float,
-    to_rgb,
     to_uint8,
 )
 from unimodal.data.mix import Mixture, mix
@@ -50,6 +52,7 @@ from unimodal.data.pairs import (
     text_pairs,
     text_rows,
 )
+from unimodal.data.pictures import decode_image, decode_picture, to_rgb
 from unimodal.data.pipeline import (
     ArraySpec,
     BatchIterator,
@@ -57,21 +60,20 @@ from unimodal.data.pipeline import (
     EvalBatches,
     Examples,
     Source,
-    cached,
+    TaskBatches,
     check_example,
     eval_batches,
     fake_batches,
     train_batches,
 )
 from unimodal.data.segments import marks, segments
-from unimodal.data.sources import EMOJI_GROUPS, first, open_source, write_array_record
+from unimodal.data.sources import EMOJI_GROUPS, class_names, column, first, open_source, write_array_record
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.data.text import (
     ByteEncoder,
     all_ids,
     fit_length,
     mask_tokens,
-    random_window,
     text_of,
     text_windows,
     with_text,
@@ -85,6 +87,7 @@ __all__ = [
     "ArraySpec",
     "Augmentation",
     "BatchIterator",
+    "Budget",
     "ByteEncoder",
     "Dataset",
     "Encoder",
@@ -93,16 +96,20 @@ __all__ = [
     "Mixture",
     "Rows",
     "Source",
+    "TaskBatches",
     "all_ids",
     "cached",
     "center_crop",
     "check_example",
+    "class_names",
     "collect_alphabet",
     "color_jitter",
+    "column",
     "crop_or_pad",
     "decode_audio",
     "decode_image",
     "decode_picture",
+    "decode_sound",
     "encode_image",
     "encoder_for",
     "eval_batches",
@@ -127,7 +134,6 @@ __all__ = [
     "random_flip",
     "random_resized_crop",
     "random_shift",
-    "random_window",
     "resample",
     "resize",
     "segments",

@@ -1,4 +1,4 @@
-"""Speech on the host: bytes to a waveform, and wav2vec 2.0's span masks."""
+"""Sound on the host: bytes or arrays to a waveform, and wav2vec 2.0's span masks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import io
 import logging
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -15,27 +17,104 @@ from unimodal.errors import UsageError
 logger = logging.getLogger(__name__)
 
 
-def decode_audio(data: bytes, rate: int, *, name: str = "audio") -> np.ndarray:
-    """Sound as float32 mono `[samples]` in [-1, 1] at `rate` Hz.
+MOST_RATE = 1_000_000
+"""Samples a second, at most: the filter that resamples holds twenty values for each."""
+MOST_SAMPLES = 1 << 30
+"""Samples of one sound, all its channels together, at most: four gigabytes, or three hours at 44.1 kHz in stereo."""
+_MOST_CHANNELS = 8  # in arrays, where more of them than samples would be an array that lies on its side
 
-    Reads what libsndfile reads: wav, flac, Ogg Vorbis and Opus, mp3. Channels are averaged and other rates resampled;
-    that is logged, once. Sound without a single sample stays empty.
 
-    Raises UsageError, naming `name`, when the bytes are not sound.
+def decode_audio(
+    data: bytes | np.ndarray, rate: int, *, name: str = "audio", found_rate: int | None = None
+) -> np.ndarray:
+    """Sound as float32 mono `[samples]` at `rate` Hz; full scale is [-1, 1].
+
+    Reads what libsndfile reads: wav, flac, Ogg Vorbis and Opus, mp3; or an array, see `to_mono`, recorded at
+    `found_rate`. Whole numbers are scaled to full scale; floats stay as they are, also those beyond it. Channels are
+    averaged and other rates resampled; that is logged, once. Sound without a single sample stays empty.
+
+    Raises UsageError, naming `name`, when the bytes are not sound, for samples that are not finite or beyond 2³¹, for
+    more than MOST_SAMPLES, and for a rate that is missing or beyond MOST_RATE.
     """
+    if isinstance(data, np.ndarray):
+        if found_rate is None:
+            raise UsageError(f"{name}: its samples come without a rate; say it under 'rate', or by tfds:NAME?rate=HZ")
+        mono, channels = to_mono(data, name), data.shape[1] if data.ndim == 2 else 1
+    else:
+        mono, found_rate, channels = _read(data, name)
+    if channels > 1:
+        _say_once(f"sound of {channels} channels is averaged to one")
     try:
-        samples, found_rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:
-        raise UsageError(f"{name}: not a sound libsndfile can read ({error})") from error
-    if samples.shape[1] > 1:
-        _say_once(f"sound of {samples.shape[1]} channels is averaged to one")
-    if found_rate != rate:
+        made = resample(mono, found_rate, rate)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+    if found_rate != rate and len(mono):
         _say_once(f"sound of {found_rate} Hz is resampled to {rate} Hz")
-    if not len(samples):
-        return np.zeros(0, np.float32)
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    # Resampling and lossy codecs can overshoot full scale by a hair; the promise is [-1, 1].
-    return np.clip(resample(mono, found_rate, rate), -1.0, 1.0)
+    peak = float(np.abs(made).max(initial=0.0))
+    if not peak <= 2.0**31:  # nor if it is not a number
+        raise UsageError(f"{name}: it has samples that are not finite, or far beyond full scale (a peak of {peak:g})")
+    if peak > 2.0:
+        _say_once("sound of floats reaches beyond twice full scale, which is 1; it is taken as it is")
+    return made
+
+
+def decode_sound(record: Mapping[str, Any], rate: int) -> dict[str, Any]:
+    """The record with its "audio" as float32 mono at `rate` Hz and that "rate"; its id is named if that fails."""
+    found = record.get("rate")
+    return {**record, "audio": decode_audio(record["audio"], rate, name=record["id"], found_rate=found), "rate": rate}
+
+
+class _File(io.BytesIO):
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Stay at the start where a damaged file leads before it: an exception would be printed, from C, and no more."""
+        return super().seek(max(0, offset) if whence == io.SEEK_SET else offset, whence)
+
+
+def sound_rate(data: bytes, name: str) -> int:
+    """Samples a second, as the header says. Raises UsageError when the bytes are not sound."""
+    try:
+        return soundfile.info(_File(data)).samplerate
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"{name} is not a sound libsndfile can read") from error
+
+
+def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int]:
+    """The channels' mean, the rate, the number of channels."""
+    try:
+        with soundfile.SoundFile(_File(data)) as file:
+            rate, channels = file.samplerate, file.channels
+            if file.frames * channels > MOST_SAMPLES:  # a header may promise any number
+                raise UsageError(f"{name}: sound of more than {MOST_SAMPLES:,} samples; cut it into pieces")
+            # In one go: soundfile seeks after every read, which for lossy formats is not exact.
+            samples = file.read(dtype="float32", always_2d=True)
+    except UsageError:
+        raise
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise UsageError(f"{name}: not a sound libsndfile can read ({' '.join(str(error).split())})") from error
+    mono = samples[:, 0] if channels == 1 else samples.mean(axis=1)
+    # A shorter file than its header says leaves a view of a larger array, which would live as long as the samples.
+    return mono if mono.base is None else mono.copy(), rate, channels
+
+
+def to_mono(samples: np.ndarray, name: str) -> np.ndarray:
+    """An array [samples] or [samples,channels] as float32 [samples], the channels' mean.
+
+    int16 and int32 are divided by 2¹⁵ and 2³¹. So is int64, in which TFDS and numpy hold numbers of 16 bits, by 2¹⁵.
+    Raises UsageError, naming `name`, for another shape or dtype, and for int64 of more than 16 bits.
+    """
+    found = f"{samples.dtype}{list(samples.shape)}"
+    if samples.ndim == 2 and (samples.shape[0] <= samples.shape[1] or samples.shape[1] > _MOST_CHANNELS):
+        raise UsageError(f"{name} should be [samples] or [samples,channels], but is {found}; transpose it?")
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fi" or samples.dtype.itemsize == 1:
+        wanted = "floats in [-1, 1], int16 or int32, [samples] or [samples,channels]"
+        raise UsageError(f"{name} should be {wanted}, but is {found}")
+    if samples.dtype.kind == "i":
+        full = 2.0**31 if samples.dtype.itemsize == 4 else 2.0**15
+        if samples.dtype.itemsize == 8 and samples.size and not -full <= samples.min() <= samples.max() < full:
+            raise UsageError(f"{name}: int64 samples of more than 16 bits; give them as int32 or float32")
+        samples = samples / full
+    samples = samples.astype(np.float32)
+    return samples if samples.ndim == 1 else samples.mean(axis=1)
 
 
 @functools.cache
@@ -44,12 +123,21 @@ def _say_once(text: str) -> None:
 
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """float32 `[n]` at `from_rate` to `[ceil(n * to_rate / from_rate)]` at `to_rate`, polyphase with anti-aliasing."""
-    if from_rate == to_rate:
+    """float32 `[n]` at `from_rate` to `[ceil(n * to_rate / from_rate)]` at `to_rate`, polyphase with anti-aliasing.
+
+    Raises UsageError for a rate that is no whole number from 1 to MOST_RATE, and for a result beyond MOST_SAMPLES.
+    """
+    for rate in (from_rate, to_rate):
+        if not (1 <= rate <= MOST_RATE and rate == int(rate)):
+            raise UsageError(f"a rate of {rate} Hz; expected a whole number from 1 to {MOST_RATE}")
+    if from_rate == to_rate or not len(samples):
         return samples
+    if len(samples) * to_rate > MOST_SAMPLES * from_rate:
+        raise UsageError(f"{len(samples)} samples at {from_rate} Hz are more than {MOST_SAMPLES:,} at {to_rate} Hz")
     # Here and not above: scipy.signal takes most of a second to import, and 16 kHz data never needs it.
     from scipy.signal import resample_poly
 
+    from_rate, to_rate = int(from_rate), int(to_rate)
     common = math.gcd(from_rate, to_rate)
     return resample_poly(samples, to_rate // common, from_rate // common).astype(np.float32)
 

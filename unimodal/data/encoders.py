@@ -3,9 +3,12 @@
 | file | what |
 |---|---|
 | `tokenizer.json` | anything that the `tokenizers` library can say: WordPiece, byte-level BPE, Unigram |
-| `vocab.txt` | WordPiece of the BERT family; `tokenizer_config.json` beside it may say `do_lower_case` |
-| `vocab.json` + `merges.txt`, `encoder.json` + `vocab.bpe` | byte-level BPE of the GPT-2 family |
+| `vocab.txt` | WordPiece of the BERT family |
+| `vocab.json` + `merges.txt`, `encoder.json` + `vocab.bpe` | byte-level BPE of GPT-2, RoBERTa and CLIP |
 | `*.model` | SentencePiece, where the package `sentencepiece` is installed |
+
+The vocabulary of a checkpoint is read as its preprocessing reads it (`unimodal.data.tokenizer_files`), but for one thing: a
+special token spelt out in a text ("a [MASK] b") is text here.
 
 `python -m unimodal.data.train_encoder` makes a `tokenizer.json` from a corpus of one's own.
 """
@@ -18,12 +21,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unimodal.data.around import NO_ID, Around
 from unimodal.data.pipeline import ArraySpec
 from unimodal.data.text import ByteEncoder
-from unimodal.data.vocabulary import NO_ID, SPELLINGS, VocabularyEncoder, read_vocabulary
+from unimodal.data.vocabulary import SPELLINGS, VocabularyEncoder, read_vocabulary
 from unimodal.errors import UsageError
 
-FILES = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt", "tokenizer.model", "spiece.model")
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "encoder.json", "tokenizer.model", "spiece.model")
 
 
 class Encoder(Protocol):
@@ -45,16 +49,29 @@ class Encoder(Protocol):
     @property
     def CLS(self) -> int: ...
     @property
+    def around(self) -> Around:
+        """The specials that go around one text, and around and between two."""
+        ...
+
+    @property
     def first_ordinary_id(self) -> int: ...
     @property
     def vocab_size(self) -> int: ...
     @property
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes of text that each id stands for, int32 `[vocab_size]`."""
+        """UTF-8 bytes of text that each id stands for by itself, int32 `[vocab_size]`; of a whole text see `byte_counts`."""
         ...
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids `[T]` int32, without any special."""
+        """Ids `[T]` int32, without any special, whatever the text spells."""
+        ...
+
+    def byte_counts(self, text: str) -> np.ndarray:
+        """UTF-8 bytes of `text` that each id of `encode(text)` stands for, int32 `[T]`.
+
+        They sum to `len(text.encode())`: bytes of the text as it was, before lower case, spaces or accents went. Two
+        things count nothing: what became the unknown id, and a text that has no id at all (spaces alone, in WordPiece).
+        """
         ...
 
     def decode(self, ids: Any) -> str:

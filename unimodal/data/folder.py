@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import io
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
+from unimodal.data import metadata
+from unimodal.data.audio import sound_rate
 from unimodal.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 KINDS = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),
-    "audio": (".wav", ".flac", ".ogg", ".opus", ".mp3"),
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    "audio": (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"),
 }
 SPLITS = ("train", "validation", "test")
+_OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
 _VALIDATION_IN_TEN = 1
+_OF_CLASS = ("class", "group", "label")
+_UNREAD = ("readme", "license", "licence")
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderFiles:
-    """Files of one kind. Records: `id` (path below the folder), `label` and `group` if there are class folders, and
+    """Files of one kind. Records have `id` (path below the folder) and
 
-    for images `image` (bytes), for sounds `audio` (bytes) and `rate`, both with `text` if a caption lies beside them
-    (same name, .txt); for texts `text`.
+    - for images `image` (bytes), for sounds `audio` (bytes) and `rate`, for texts `text`;
+    - `text`, if a caption lies beside the file (same name, .txt);
+    - the columns of the file's row in `metadata.csv` or `metadata.jsonl`, by their names;
+    - if there are class folders and no columns of such a name, `class` and `group`, the folder's name, and `label`, its
+      place in `classes`.
     """
 
     root: Path
@@ -33,25 +43,44 @@ class FolderFiles:
     files: tuple[Path, ...]
     classes: tuple[str, ...]
     captions: frozenset[Path]
+    rows: Mapping[Path, Mapping[str, Any]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.files[index]
-        record: dict[str, Any] = {"id": path.relative_to(self.root).as_posix()}
-        if self.kind == "text":
-            record["text"] = _read_text(path)
-        else:
+        record: dict[str, Any] = {}
+        if self.kind != "text":
             record[self.kind] = path.read_bytes()
             if self.kind == "audio":
-                record["rate"] = _rate(path, record["audio"])
-            if self.captions:
-                record["text"] = _read_text(path.with_suffix(".txt")).strip()
-        if self.classes:
-            record["group"] = _class_of(self.root, path)
-            record["label"] = self.classes.index(record["group"])
-        return record
+                record["rate"] = sound_rate(record["audio"], str(path))
+        return {**record, **{name: self._beside(path, name) for name in self._columns()}}
+
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """What the numbers under `column` stand for, () if they stand for nothing."""
+        return self.classes if column == "label" else ()
+
+    def column(self, name: str) -> list[Any]:
+        """One value of every record, without reading pictures or sounds. Raises UsageError for what records have not."""
+        if name not in self._columns():
+            raise UsageError(f"files in {self.root} have no {name!r}: there is {', '.join(self._columns())}")
+        return [self._beside(path, name) for path in self.files]
+
+    def _columns(self) -> list[str]:
+        """All but the picture or sound itself."""
+        text = ["text"] if self.kind == "text" or self.captions else []
+        return ["id", *text, *next(iter(self.rows.values()), ()), *(_OF_CLASS if self.classes else ())]
+
+    def _beside(self, path: Path, name: str) -> Any:
+        if path in self.rows and name in self.rows[path]:
+            return self.rows[path][name]
+        if name == "id":
+            return path.relative_to(self.root).as_posix()
+        if name == "text":
+            return _read_text(path) if self.kind == "text" else _read_text(path.with_suffix(".txt")).strip()
+        found = _class_of(self.root, path)
+        return self.classes.index(str(found)) if name == "label" else found
 
 
 def open_folder(root: Path, split: str) -> FolderFiles:
@@ -59,30 +88,67 @@ def open_folder(root: Path, split: str) -> FolderFiles:
 
     With folders ROOT/train, ROOT/validation, ROOT/test those are the splits. Without, about one file in ten is
     validation and the rest train, chosen by a hash of the file's path, so a file stays where it is when others come.
-    Labels are the places of the class folders' names in sorted order, over all splits.
+    Labels are the places of the class folders' names in sorted order, over all splits: by value where all are whole
+    numbers, by letter otherwise. Files that are not read are warned of, once.
 
     Raises UsageError for a missing folder, an unknown or empty split, files of several kinds, files beside class
-    folders, and captions that only some files have.
+    folders, captions or rows of metadata that only some files have, and for columns that would hide each other.
     """
     if not root.is_dir():
         raise UsageError(f"no folder {root}: expected one with images, sounds or .txt files, or with class folders")
     divided = [name for name in SPLITS if (root / name).is_dir()]
     allowed = divided or ["train", "validation"]
     if split not in allowed:
-        raise UsageError(f"no split {split!r} in {root}: it has {', '.join(allowed)}")
+        other = next((n for n, right in _OTHER_NAMES.items() if right == split and (root / n).is_dir()), None)
+        hint = f"; rename {other} to {split}" if other else ""
+        raise UsageError(f"no split {split!r} in {root}: it has {', '.join(allowed)}{hint}")
     everything = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(root, path))
-    if divided:
-        everything = [path for path in everything if path.relative_to(root).parts[0] in divided]
-    kind, files = _one_kind(root, everything)
-    classes = _classes(root, files)
-    captions = _captions(root, kind, files, set(everything))
+    inside = [path for path in everything if not divided or path.relative_to(root).parts[0] in divided]
+    tables = [path for path in everything if path.name in metadata.NAMES and (path.parent == root or path in inside)]
+    kind, files = _one_kind(root, inside)
+    captions = _captions(root, kind, files, set(inside))
+    rows = metadata.read_rows(tables, files)
+    labelled = any(name in row for name in _OF_CLASS for row in rows.values())
+    classes = () if labelled else _classes(root, files)
+    _warn_of_unread(root, kind, len(everything), sorted(set(everything) - {*tables, *files, *captions}))
     if divided:
         chosen = [path for path in files if path.relative_to(root).parts[0] == split]
     else:
         chosen = [path for path in files if _hashed_split(root, path) == split]
     if not chosen:
         raise UsageError(f"split {split!r} of {root} is empty: make {root / 'train'} and {root / 'validation'} folders")
-    return FolderFiles(root, kind, tuple(chosen), classes, frozenset(captions))
+    rows = {path: rows[path] for path in chosen if path in rows}
+    source = FolderFiles(root, kind, tuple(chosen), classes, frozenset(captions), rows)
+    _check_rows(source)
+    return source
+
+
+def _check_rows(source: FolderFiles) -> None:
+    """Every file of the split has a row of metadata, or none has; no column hides what the file itself has."""
+    if not source.rows:
+        return
+    bare = next((path for path in source.files if path not in source.rows), None)
+    if bare is not None:
+        raise UsageError(f"{bare} has no row in metadata.csv or metadata.jsonl, but other files of its split have one")
+    row = next(iter(source.rows.values()))
+    own = [source.kind, "id", *(["rate"] if source.kind == "audio" else []), *(["text"] if source.captions else [])]
+    if hidden := next((name for name in own if name in row), None):
+        raise UsageError(f"column {hidden!r} of the metadata in {source.root} would hide the file's own: rename it")
+
+
+def _warn_of_unread(root: Path, kind: str, total: int, unread: list[Path]) -> None:
+    unread = [path for path in unread if path.stem.lower() not in _UNREAD]
+    if unread:
+        beside = "" if kind == "text" else ", captions NAME.txt"
+        _say_once(
+            f"{len(unread)} of {total} files in {root} are not read, such as {unread[0].relative_to(root)}: "
+            f"a folder of this kind has {kind} files{beside} and metadata.csv or metadata.jsonl"
+        )
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning("%s", text)
 
 
 def _one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path]]:
@@ -106,7 +172,10 @@ def _classes(root: Path, files: list[Path]) -> tuple[str, ...]:
     if None in names:
         loose = next(path for path in files if _class_of(root, path) is None)
         raise UsageError(f"{loose} lies beside class folders: put every file in one, or none")
-    return tuple(sorted(name for name in names if name is not None))
+    found = sorted(name for name in names if name is not None)
+    if all(name.isdecimal() for name in found):
+        found = sorted(found, key=int)
+    return tuple(found)
 
 
 def _class_of(root: Path, path: Path) -> str | None:
@@ -143,10 +212,3 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
-
-
-def _rate(path: Path, data: bytes) -> int:
-    try:
-        return soundfile.info(io.BytesIO(data)).samplerate
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UsageError(f"{path} is not a sound libsndfile can read") from error

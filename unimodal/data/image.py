@@ -1,43 +1,14 @@
-"""Images on the host: bytes to uint8 `[H, W, 3]`, augmentation with an explicit generator, uint8 to float."""
+"""Images on the host: uint8 `[H, W, 3]` to bytes, sizes, augmentation with an explicit generator, uint8 to float."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from unimodal.errors import UsageError
-
-
-def decode_image(data: bytes, *, name: str = "image") -> np.ndarray:
-    """Any format Pillow reads, as uint8 `[H, W, 3]` RGB; transparency is laid over white.
-
-    Raises UsageError, naming `name`, when the bytes are not an image or are cut short.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return to_rgb(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UsageError(f"{name}: not an image Pillow can read ({error})") from error
-
-
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """A picture of any mode as uint8 `[H, W, 3]` RGB; transparency is laid over white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
-
-
-def decode_picture(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its encoded "image" as uint8 [H,W,3]; its id is named if that fails."""
-    return {**record, "image": decode_image(record["image"], name=record["id"])}
+from PIL import Image
 
 
 def encode_image(image: np.ndarray) -> bytes:

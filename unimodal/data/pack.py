@@ -29,16 +29,29 @@ def pack(documents: Iterable[np.ndarray], length: int, *, open_rows: int = 16, p
     return _pack(documents, length, open_rows, pad_id)
 
 
-def packed_rows(documents: Source, encode: Encode, length: int, *, field: str = "text", pad_id: int = 0) -> Dataset:
+def packed_rows(
+    documents: Source,
+    encode: Encode,
+    length: int,
+    *,
+    count: Encode | None = None,
+    field: str = "text",
+    pad_id: int = 0,
+) -> Dataset:
     """All documents, encoded once and packed once, as a Dataset of the rows that `pack` gives.
 
-    Raises UsageError when all documents are empty, and as `pack` does.
+    count: text → the bytes of each id that `encode` makes of it; rows then have `bytes` `[length]` int32 too. Raises
+    UsageError when all documents are empty, and as `pack` does.
     """
-    texts = (encode(documents[i][field]) for i in range(len(documents)))
-    rows: Any = [row | {"id": f"row{i}"} for i, row in enumerate(pack(texts, length, pad_id=pad_id))]
+    texts = [documents[i][field] for i in range(len(documents))]
+    rows: Any = [row | {"id": f"row{i}"} for i, row in enumerate(pack(map(encode, texts), length, pad_id=pad_id))]
     if not rows:
         raise UsageError("no text: every document is empty")
-    return Dataset(rows, lambda row, rng: {key: row[key] for key in ("ids", "segment", "position")})
+    if count is not None:
+        # Where a document goes depends on its length alone.
+        for row, other in zip(rows, pack(map(count, texts), length), strict=True):
+            row["bytes"] = other["ids"]
+    return Dataset(rows, lambda row, rng: {key: value for key, value in row.items() if key != "id"})
 
 
 def _pack(documents: Iterable[np.ndarray], length: int, open_rows: int, pad_id: int) -> Iterator[Row]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from unimodal.data.encoders import NO_ID, Encoder
+from unimodal.data.around import Around
+from unimodal.data.encoders import Encoder
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.data.text import fit_length, text_of
+from unimodal.data.transcripts import words_of
 from unimodal.errors import UsageError
 
 logger = logging.getLogger(__name__)
-_WORD = re.compile(r"\w+")
 
 
 @functools.cache
@@ -28,29 +29,40 @@ def _say_once(message: str) -> None:
 def pair_row(
     encoder: Encoder, length: int, first: np.ndarray, second: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]` as ids and types (0, and 1 for the second), int32 `[length]`.
+    """One text, or two, with the specials that the encoder puts around them: ids and types, int32 `[length]`.
 
-    Specials that the encoder lacks are left out. What is too long loses ids from the end of the longer text.
-    Raises UsageError for a length that leaves no room for text.
+    That is `[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]`, types 0 and 1, unless the vocabulary comes from a
+    checkpoint with an arrangement of its own. What is too long loses ids from the end of the longer text. Raises
+    UsageError for a length that leaves no room for text.
     """
-    start, end = ([i] if i != NO_ID else [] for i in (encoder.CLS, encoder.SEP))
-    room = length - len(start) - len(end) * (1 if second is None else 2)
+    return _arrange(encoder.around, length, first, second, fill=encoder.PAD)
+
+
+def _arrange(
+    around: Around, length: int, first: np.ndarray, second: np.ndarray | None = None, *, fill: int
+) -> tuple[np.ndarray, np.ndarray]:
+    room = length - around.count(two=second is not None)
     if room < (1 if second is None else 2):
         raise UsageError(f"rows of length={length} ids have no room for text beside the specials")
     if second is None:
-        first = first[:room]
-        rest = np.zeros(0, np.int32)
+        parts = [(around.before, 0), (first[:room], 0), (around.after, 0)]
     else:
         cut = max(0, len(first) + len(second) - room)
         longer = len(first) - len(second)
         # First the longer one down to the other, then both alike.
         from_first = min(cut, max(0, longer)) + max(0, cut - abs(longer)) // 2
         first, second = first[: len(first) - from_first], second[: len(second) - (cut - from_first)]
-        rest = np.concatenate([second, end])
-    head = np.concatenate([start, first, end])
-    types = np.concatenate([np.zeros(len(head)), np.ones(len(rest))])
-    ids = fit_length(np.concatenate([head, rest]).astype(np.int32), length, pad_id=encoder.PAD)
-    return ids, fit_length(types.astype(np.int32), length)
+        between = [((i,), kind) for i, kind in zip(around.between, around.between_types, strict=True)]
+        parts = [
+            (around.before, 0),
+            (first, 0),
+            *between,
+            (second, around.second_type),
+            (around.after, around.second_type),
+        ]
+    ids = np.concatenate([np.asarray(part, np.int32) for part, _ in parts])
+    types = np.concatenate([np.full(len(part), kind, np.int32) for part, kind in parts])
+    return fit_length(ids, length, pad_id=fill), fit_length(types, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,28 +87,27 @@ def text_rows(
     first: Sequence[str],
     second: Sequence[str] = (),
     *,
-    keep: Sequence[str] = (),
+    keep: Mapping[str, Callable[[dict[str, Any]], Any]] = MappingProxyType({}),
     what: str = "the source",
 ) -> Rows:
-    """Every record of a source as a row: `id`, `ids` and `types` of `pair_row`, and the fields in `keep`.
+    """Every record of a source as a row: `id`, `ids` and `types` of `pair_row`, and what each function in `keep` makes
+    of the record.
 
     first, second: the fields that make each text (see `text_of`). Records in which one of the texts is empty are left
-    out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left, or a field
-    in `keep` is missing.
+    out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left.
     """
-    rows, skipped, cut, specials = [], 0, 0, 3 if second else 2
+    rows, skipped, cut, specials = [], 0, 0, encoder.around.count(two=bool(second))
     for index in range(len(source)):
         record = source[index]
         texts = [encoder.encode(text_of(record, fields).strip()) for fields in (first, second) if fields]
         if not all(len(ids) for ids in texts):
             skipped += 1
             continue
-        for field in keep:
-            if field not in record:
-                raise UsageError(f"record {record['id']!r} has no {field!r}; it has {', '.join(sorted(record))}")
         cut += sum(map(len, texts)) > length - specials
         ids, types = pair_row(encoder, length, *texts)
-        rows.append({"id": record["id"], "ids": ids, "types": types, **{field: record[field] for field in keep}})
+        rows.append(
+            {"id": record["id"], "ids": ids, "types": types, **{field: make(record) for field, make in keep.items()}}
+        )
     if not rows:
         raise UsageError(f"no text in {what}: every record is empty")
     if skipped:
@@ -137,8 +148,8 @@ def text_pairs(
         record = source[index]
         a, b = phrases(record, first), phrases(record, second)
         if distinct:
-            seen = set(_WORD.findall(" ".join(a).lower()))
-            b = [phrase for phrase in b if not seen & set(_WORD.findall(phrase.lower()))]
+            seen = words_of(" ".join(a))
+            b = [phrase for phrase in b if not seen & words_of(phrase)]
         if a and b:
             rows.append({"id": record["id"], "first": a, "second": b})
     if len(rows) < 2:
@@ -155,59 +166,87 @@ def some_phrases(texts: list[str], rng: np.random.Generator, keep: float = 0.7) 
 
 
 def next_sentence_rows(
-    documents: Source, encoder: Encoder, length: int, *, random: bool, field: str = "text"
+    documents: Source, encoder: Encoder, length: int, *, random: bool, count: bool = False, field: str = "text"
 ) -> Dataset:
     """Rows of two stretches of text for next-sentence prediction (Devlin 2019, appendix A.2): a Dataset of
-    `{"ids", "types": [length] int32, "next": int32}`.
+    `{"ids", "types": [length] int32, "next": int32}`, and with `count` the `bytes` `[length]` int32 of each id.
 
     Half of the time the second stretch goes on where the first ended (`next` = 1), else it is from another document.
     Stretches begin and end between words. Documents are met in proportion to their length: `random` draws where the
-    first stretch begins, otherwise rows follow each other. Raises UsageError with fewer than two documents with text.
+    first stretch begins, otherwise rows follow each other. Ids at a document's edges are then read from half as often
+    to half as often again as those in its midst, as stretches begin and end there instead of beyond. Raises UsageError
+    with fewer than two documents with text.
     """
-    encoded, names = [], []
-    for index in range(len(documents)):
-        ids = encoder.encode(text_of(documents[index], (field,)))
-        if len(ids) > 1:
-            encoded.append(ids)
-            names.append(documents[index]["id"])
-    if len(encoded) < 2:
-        raise UsageError(f"next-sentence prediction needs two documents with text or more, found {len(encoded)}")
-    starts = [_word_starts(encoder, ids) for ids in encoded]
-    room = max(2, length - 3)
+    read = _read_documents(documents, encoder, field, count)
+    room = max(2, length - encoder.around.count(two=True))
     places: Any = [
-        {"id": f"{names[d]}@{start}", "document": d, "start": start}
-        for d, ids in enumerate(encoded)
+        {"id": f"{name}@{start}", "document": d, "start": start}
+        for d, (name, ids) in enumerate(zip(read.names, read.ids, strict=True))
         for start in range(0, max(1, len(ids) - room // 2), room)
     ]
 
-    def stretch(document: int, wanted: int, size: int) -> tuple[np.ndarray, int]:
-        """At most `size` ids of whole words, from the first that starts at `wanted` or after; and where they end."""
-        ids, at = encoded[document], starts[document]
+    def row(place: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        document, size = place["document"], int(rng.integers(max(1, room // 4), max(2, room * 3 // 4)))
+        follows, start = False, place["start"]
+        if random:
+            follows = bool(rng.random() < 0.5)
+            start = read.draw(document, room if follows else size, rng)
+        first = read.stretch(document, start, size)
+        follows = (follows if random else bool(rng.random() < 0.5)) and first.stop + 1 < len(read.ids[document])
+        if follows:
+            other, second = document, read.stretch(document, first.stop, room - size)
+        else:
+            other = int(rng.integers(0, len(read.ids) - 1))
+            other += other >= document
+            free = max(1, len(read.ids[other]) - (room - size))
+            begin = read.draw(other, room - size, rng) if random else int(rng.integers(0, free))
+            second = read.stretch(other, begin, room - size)
+        ids, types = pair_row(encoder, length, read.ids[document][first], read.ids[other][second])
+        made = {"ids": ids, "types": types, "next": np.int32(follows)}
+        if read.bytes:
+            sizes = read.bytes[document][first], read.bytes[other][second]
+            made["bytes"] = _arrange(encoder.around.filled(0), length, *sizes, fill=0)[0]
+        return made
+
+    return Dataset(places, row)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Documents:
+    """Names, ids, starts of words, and the bytes of ids where they are counted, of each document that has two ids."""
+
+    names: list[str]
+    ids: list[np.ndarray]
+    starts: list[np.ndarray]
+    bytes: list[np.ndarray]
+
+    def stretch(self, document: int, wanted: int, size: int) -> slice:
+        """Where at most `size` ids of whole words are, from the first word that starts at `wanted` or after."""
+        ids, at = self.ids[document], self.starts[document]
         begin = int(at[min(np.searchsorted(at, wanted), len(at) - 1)])
         end = min(begin + size, len(ids))
         if end < len(ids):
             whole = int(at[np.searchsorted(at, end, side="right") - 1])
             end = whole if whole > begin else end  # a word longer than the stretch is cut after all
-        return ids[begin:end], end
+        return slice(begin, end)
 
-    def row(place: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        document, size = place["document"], int(rng.integers(max(1, room // 4), max(2, room * 3 // 4)))
-        start = int(rng.integers(0, max(1, len(encoded[document]) - room // 2))) if random else place["start"]
-        first, end = stretch(document, start, size)
-        follows = bool(rng.random() < 0.5) and end + 1 < len(encoded[document])
-        if follows:
-            second, _ = stretch(document, end, room - size)
-        else:
-            other = int(rng.integers(0, len(encoded) - 1))
-            other += other >= document
-            begin = int(rng.integers(0, max(1, len(encoded[other]) - (room - size))))
-            second, _ = stretch(other, begin, room - size)
-        ids, types = pair_row(encoder, length, first, second)
-        return {"ids": ids, "types": types, "next": np.int32(follows)}
-
-    return Dataset(places, row)
+    def draw(self, document: int, size: int, rng: np.random.Generator) -> int:
+        """Where `size` ids begin, drawn so that the edges of the document have their share."""
+        last = max(0, len(self.ids[document]) - size)
+        return min(max(0, int(rng.integers(-(size // 2), last + size - size // 2))), last)
 
 
-def _word_starts(encoder: Encoder, ids: np.ndarray) -> np.ndarray:
-    words = encoder.words(ids)
-    return np.flatnonzero(np.diff(words, prepend=-1))
+def _read_documents(documents: Source, encoder: Encoder, field: str, count: bool) -> _Documents:
+    read = _Documents([], [], [], [])
+    for index in range(len(documents)):
+        text = text_of(documents[index], (field,))
+        ids = encoder.encode(text)
+        if len(ids) > 1:
+            read.names.append(documents[index]["id"])
+            read.ids.append(ids)
+            read.starts.append(np.flatnonzero(np.diff(encoder.words(ids), prepend=-1)))
+            if count:
+                read.bytes.append(encoder.byte_counts(text))
+    if len(read.ids) < 2:
+        raise UsageError(f"next-sentence prediction needs two documents with text or more, found {len(read.ids)}")
+    return read

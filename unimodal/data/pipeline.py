@@ -1,6 +1,6 @@
 """From records to batches: what an example is, the order examples come in, and the iterator that is checkpointed.
 
-The order is a pure function of (seed, step). Step s of a run is the global batch of the examples at positions
+The order is a pure function of (seed, task, step). Step s of a run is the global batch of the examples at positions
 s*B … s*B + B - 1 of one endless stream, whatever the number of processes: process p of P reads rows
 p*B/P … (p+1)*B/P - 1 of it and nothing else. An example's random generator depends on (seed, position) only.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -92,44 +93,21 @@ class Dataset:
         return Dataset(self.source, lambda record, rng: function(first(record, rng), rng))
 
     def stream(self, seed: int) -> grain.MapDataset:
-        """The endless stream of examples for training: every epoch all records, in an order of its own."""
+        """The endless stream of examples for training: every epoch all records, in an order of its own.
+
+        Each example carries the `id` of its record, a string, beside its arrays.
+        """
         # Grain shuffles epoch e with seed + e, so consecutive seeds would share epochs: hash the seed first.
         order, draws = (int(word) for word in np.random.SeedSequence(_checked_seed(seed)).generate_state(2))
         records = grain.MapDataset.source(_non_empty(self.source)).shuffle(seed=order).repeat()
-        return records.random_map(self.transform, seed=draws)
+        return records.random_map(self._named, seed=draws)
+
+    def _named(self, record: Any, rng: np.random.Generator) -> dict[str, Any]:
+        return {"id": str(record["id"]), **self.transform(record, rng)}
 
     def ordered(self) -> grain.MapDataset:
         """One pass in the source's order with a generator fixed per index."""
         return grain.MapDataset.source(_non_empty(self.source)).random_map(self.transform, seed=EVALUATION_SEED)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cached:
-    source: Source
-    decode: Callable[[dict[str, Any]], dict[str, Any]]
-    memory: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.memory.get(index)
-        if record is None:
-            # Two threads may decode the same record once each; both results are equal, so no lock is needed.
-            record = self.decode(self.source[index])
-            for value in record.values():
-                if isinstance(value, np.ndarray):
-                    value.flags.writeable = False
-            self.memory[index] = record
-        return dict(record)
-
-
-def cached(source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]]) -> Source:
-    """The source with `decode(record)` applied once per record and kept in memory for good.
-
-    Arrays come back read-only, so that a transform that writes in place fails at once and not an epoch later.
-    """
-    return _Cached(source, decode)
 
 
 class _GlobalBatches(grain.MapDataset):
@@ -175,24 +153,59 @@ def train_batches(
     return iter(batches.to_iter_dataset(options))
 
 
+def order_seed(seed: int, task: str) -> int:
+    """The seed of a task's order, its own: two tasks on one source must not see the same examples at the same step."""
+    return int(np.random.SeedSequence([_checked_seed(seed), zlib.crc32(task.encode())]).generate_state(1)[0])
+
+
+class TaskBatches:
+    """The batches of one task, in an order that depends on the run's seed and the task's name.
+
+    It once depended on the seed alone. The state of an iterator from then has no "order", and goes on in that order.
+
+    make: gives the batches for a seed.
+    """
+
+    def __init__(self, make: Callable[[int], BatchIterator], seed: int, task: str):
+        self._make, self._seed, self._own = make, seed, True
+        self._batches = make(order_seed(seed, task))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        state = self._batches.get_state()
+        return {**state, "order": "seed and task"} if self._own else state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        if "order" not in state and self._own:
+            self._batches, self._own = self._make(self._seed), False
+        self._batches.set_state({name: value for name, value in state.items() if name != "order"})
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """A finite sequence of batches, in order; iterate as often as wanted."""
+    """A finite sequence of batches, in order; iterate as often as wanted. `order` [N] are the examples' places."""
 
     examples: grain.MapDataset[Any]
-    total: int
+    order: np.ndarray
     batch_size: int
     rows: Sequence[int]
 
     def __len__(self) -> int:
-        return -(-self.total // self.batch_size)
+        return -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         places = [index * self.batch_size + row for row in self.rows]
-        batch = _stack([self.examples[min(place, self.total - 1)] for place in places])
-        return batch | {"example_weight": np.array([place < self.total for place in places], dtype=np.float32)}
+        chosen = np.array([self.order[min(place, len(self.order) - 1)] for place in places], np.int32)
+        batch = _stack([self.examples[int(place)] for place in chosen])
+        weight = np.array([place < len(self.order) for place in places], dtype=np.float32)
+        return batch | {"index": chosen, "example_weight": weight}
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(grain.MapDataset.source(self).to_iter_dataset(grain.ReadOptions(2, 4)))
@@ -205,18 +218,22 @@ def eval_batches(
     limit: int | None = None,
     rows: Sequence[int] | None = None,
 ) -> EvalBatches:
-    """All examples (or the first `limit`) once, in order, as a sequence of equally sized batches, or `rows` of each.
+    """All examples once, in order, as a sequence of equally sized batches, or `rows` of each.
 
-    The last batch is filled up by repeating the last example; `example_weight` `[rows]` float32 is 1 for true
-    examples and 0 for repeated ones, in every batch. The generator of each example depends on its index alone.
+    limit: so many examples instead, drawn from the whole split and always the same ones: the first of a folder would be
+    of one class. The last batch is filled up by repeating the last example; `example_weight` `[rows]` float32 is 1 for
+    true examples and 0 for repeated ones, and `index` `[rows]` int32 is their place in the split, in every batch. The
+    generator of each example depends on its place alone.
     Raises UsageError as `train_batches` does, and for `limit` < 1.
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1 example or None for all, found {limit}")
     rows = _checked_rows(batch_size, rows)
     examples = dataset.ordered()
-    total = len(examples) if limit is None else min(limit, len(examples))
-    return EvalBatches(examples, total, batch_size, rows)
+    order = np.arange(len(examples))
+    if limit is not None and limit < len(examples):
+        order = np.sort(np.random.default_rng(EVALUATION_SEED).permutation(order)[:limit])
+    return EvalBatches(examples, order, batch_size, rows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,11 +60,15 @@ def _packed(record: Mapping[str, Any], seen: set[str]) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class ArrayRecords:
-    """Records of one split by index. `names` are the paths; a record without an id gets "SPLIT/INDEX"."""
+    """Records of one split by index. `names` are the paths; a record without an id gets "SPLIT/INDEX".
+
+    classes: what the numbers under `label` stand for, () if nobody says.
+    """
 
     split: str
     names: tuple[str, ...]
     reader: Any = dataclasses.field(repr=False, compare=False)
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -79,6 +83,10 @@ class ArrayRecords:
             raise UsageError(f"record {index} of {self._where()} is a {type(record).__name__}, expected a msgpack map")
         record.setdefault("id", f"{self.split}/{index}")
         return record
+
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """What the numbers under `column` stand for, () if they stand for nothing."""
+        return self.classes if column == "label" else ()
 
     def _where(self) -> str:
         return self.names[0] if len(self.names) == 1 else f"{self.names[0]} … ({len(self.names)} shards)"
@@ -96,6 +104,8 @@ def splits_in(directory: Path) -> dict[str, list[Path]]:
 
 def open_array_record(directory: Path, split: str) -> ArrayRecords:
     """DIRECTORY/SPLIT.array_record, or all of DIRECTORY/SPLIT-*-of-*.array_record.
+
+    DIRECTORY/classes.txt, if it is there, names the classes in the order of their numbers, one a line.
 
     Raises UsageError when the directory or the split is not there, a shard is missing, or a file cannot be read.
     """
@@ -120,7 +130,19 @@ def open_array_record(directory: Path, split: str) -> ArrayRecords:
         raise UsageError(f"{paths[0]} is not a whole ArrayRecord file: {_one_line(error)}") from error
     if len(reader) == 0:
         raise UsageError(f"{paths[0]} has no records: expected at least one")
-    return ArrayRecords(split, tuple(str(path) for path in paths), reader)
+    return ArrayRecords(split, tuple(str(path) for path in paths), reader, _class_names(directory / "classes.txt"))
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        names = tuple(path.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"{path} should have one class a line, each another one")
+    return names
 
 
 def _check_shards(directory: Path, split: str, paths: list[Path]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Source, cached
+from unimodal.data.cache import cached
+from unimodal.data.pipeline import Source
 from unimodal.errors import UsageError
 
 Mark = tuple[int, int, str]
@@ -33,6 +34,8 @@ class _Segments:
             first = (first + last - self.window) // 2
             last = first + self.window
         samples = recording["audio"]
+        if start * self.rate // 1000 > len(samples):
+            raise UsageError(f"{recording['id']}: the mark at {start} ms lies behind its end ({len(samples)} samples)")
         kept = samples[max(0, first) : max(0, last)]
         if self.window is not None and len(kept) < self.window:
             kept = np.pad(kept, (max(0, -first), self.window - len(kept) - max(0, -first)))
@@ -40,14 +43,28 @@ class _Segments:
 
 
 def marks(source: Source, field: str) -> list[list[Mark]]:
-    """The marks that each record has under `field`. Raises UsageError for a record without."""
+    """The marks that each record has under `field`. Raises UsageError for a record without, and for a
+    mark that is none."""
     found = []
     for i in range(len(source)):
         record = source[i]
         if not isinstance(record.get(field), list):
             raise UsageError(f"{record['id']}: no marks under {field!r}; the record has {', '.join(sorted(record))}")
-        found.append([(int(start), int(end), str(text)) for start, end, text in record[field]])
+        found.append([_checked_mark(mark, f"{record['id']}: {field}") for mark in record[field]])
     return found
+
+
+def _checked_mark(mark: Any, where: str) -> Mark:
+    try:
+        start, end, text = mark
+        checked = int(start), int(end), str(text)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{where}: a mark should be [start, end, text], times in milliseconds, but is {mark!r}"
+        ) from None
+    if not 0 <= checked[0] <= checked[1]:
+        raise UsageError(f"{where}: a mark from {checked[0]} to {checked[1]} ms; expected 0 ≤ start ≤ end")
+    return checked
 
 
 def segments(

@@ -34,9 +34,11 @@ def kaldi_log_mel(samples: np.ndarray, rate: int, *, bins: int = 128) -> np.ndar
     x[t] - 0.97·x[t-1] emphasises the treble; power over the next power of two; bands from 20 Hz to half the rate that
     are triangles on the mel scale 1127·ln(1 + f/700); at least 2⁻²³ before the logarithm.
 
-    Raises UsageError for sound shorter than one window.
+    Raises UsageError for sound shorter than one window, and for a rate below 100 Hz.
     """
     window, hop = rate * 25 // 1000, rate // 100
+    if hop < 1:
+        raise UsageError(f"a rate of {rate} Hz is too low for a spectrogram of 10 ms: at least 100 is needed")
     if len(samples) < window:
         raise UsageError(f"{len(samples)} samples are too few for a spectrogram: one frame takes {window}")
     frames = _frames(samples.astype(np.float64), window, hop)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unimodal.data.around import bert_around
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.errors import UsageError
 
@@ -29,6 +30,7 @@ class ByteEncoder:
     CLS = 5
     first_ordinary_id = 8
     vocab_size = 264
+    around = bert_around(CLS, SEP)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids `[len(utf-8 bytes)]` int32, without BOS or EOS. Lone surrogates become "?"."""
@@ -52,6 +54,10 @@ class ByteEncoder:
     def byte_lengths(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, int32 `[vocab_size]`."""
         return (np.arange(self.vocab_size) >= self.first_ordinary_id).astype(np.int32)
+
+    def byte_counts(self, text: str) -> np.ndarray:
+        """UTF-8 bytes of `text` that each id of `encode(text)` stands for: ones."""
+        return np.ones(len(text.encode("utf-8", errors="replace")), np.int32)
 
     def ordinary(self, ids: np.ndarray) -> np.ndarray:
         """Which of `ids` are text and no special, bool of the same shape."""
@@ -88,10 +94,19 @@ def fit_length(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
     return out
 
 
-def random_window(ids: np.ndarray, length: int, rng: np.random.Generator, *, pad_id: int = 0) -> np.ndarray:
-    """A window `[length]` int32 of `ids` at a uniformly drawn start; shorter documents are padded at their end."""
-    start = int(rng.integers(0, len(ids) - length + 1)) if len(ids) > length else 0
-    return fit_length(ids[start : start + length], length, pad_id=pad_id)
+def window_phases(size: int, length: int) -> tuple[int, int, int]:
+    """How many windows of `length` a document of `size` ids takes, and the lowest and highest phase of their tiling.
+
+    At phase p, window i holds the ids i·length - p … (i + 1)·length - p - 1 that the document has. At each of the phases
+    all windows have an id and each id is in one window, so it is seen once an epoch in expectation, whatever each
+    window draws for itself. A document that fits into a window stays whole. Others take as many windows as hold it, if
+    that leaves half of all phases, else one more.
+    """
+    count = max(1, -(-size // length))
+    slack = count * length - size
+    if count == 1 or 2 * slack >= length - 1:
+        return count, 0, 0 if count == 1 else slack
+    return count + 1, slack + 1, length - 1
 
 
 def mask_tokens(
@@ -190,45 +205,58 @@ def with_text(source: Source, fields: Sequence[str]) -> Source:
 
 
 def all_ids(documents: Source, encode: Encode, *, field: str = "text") -> np.ndarray:
-    """The ids of all documents, one after another, `[N]` int32: what a count-based baseline reads."""
+    """The ids of all documents, one after another, `[N]` int32: what a count-based baseline reads. With an encoder's
+    `byte_counts` for `encode`: the bytes of each."""
     return np.concatenate([encode(documents[i][field]) for i in range(len(documents))])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Windows:
-    """A source of places in documents: `starts[i]` is a fixed start, or None where the transform draws one."""
+    """A source of places in documents, whose rows hold ids, and bytes if they are counted."""
 
     names: tuple[str, ...]
-    documents: tuple[np.ndarray, ...]
-    places: tuple[tuple[int, int, bool], ...]  # (document, start or slot, random)
+    documents: tuple[dict[str, np.ndarray], ...]
+    places: tuple[tuple[int, int], ...]  # (document, start), or (document, window) where the transform draws the start
+    random: bool
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        document, where, random = self.places[index]
-        start = None if random else where
-        name = f"{self.names[document]}{'#' if random else '@'}{where}"
-        return {"id": name, "ids": self.documents[document], "start": start}
+        document, where = self.places[index]
+        return {
+            "id": f"{self.names[document]}{'#' if self.random else '@'}{where}",
+            "rows": self.documents[document],
+            "where": where,
+        }
 
 
 def text_windows(
-    documents: Source, encode: Encode, length: int, *, random: bool, field: str = "text", pad_id: int = 0
+    documents: Source,
+    encode: Encode,
+    length: int,
+    *,
+    random: bool,
+    count: Encode | None = None,
+    field: str = "text",
+    pad_id: int = 0,
 ) -> Dataset:
     """Windows of `length` ids over all documents: a Dataset whose examples are `{"ids": [length] int32}`.
 
     `random=False` (validation): non-overlapping windows that cover every id once; the last of each document is padded.
-    `random=True` (training): each document has `max(1, round(len / length))` slots and each visit to a slot crops
-    anew, so documents are met in proportion to their length and one epoch reads about as many ids as there are.
+    `random=True` (training): every id of every document is seen once an epoch in expectation. Windows draw their phase
+    anew at each visit (see `window_phases`), so the first and the last of a document are mostly shorter than `length`;
+    like documents shorter than a window, they begin at the row's first place and are padded at its end.
 
-    Every document is encoded once, here, and its ids stay in memory. Ids of records: "DOCUMENT@START" or
-    "DOCUMENT#SLOT". Raises UsageError when `length` < 1, `field` is missing, or all documents are empty.
+    count: text → the bytes of each of its ids (an encoder's `byte_counts`); examples then have `bytes` `[length]` too, 0
+    for padding. Every document is encoded once, here, and its ids stay in memory. Ids of records: "DOCUMENT@START" or
+    "DOCUMENT#WINDOW". Raises UsageError when `length` < 1, `field` is missing, or all documents are empty.
     """
     if length < 1:
         raise UsageError(f"window length must be at least 1, found {length}")
     names: list[str] = []
-    encoded: list[np.ndarray] = []
-    places: list[tuple[int, int, bool]] = []
+    encoded: list[dict[str, np.ndarray]] = []
+    places: list[tuple[int, int]] = []
     for index in range(len(documents)):
         record = documents[index]
         if field not in record:
@@ -238,17 +266,18 @@ def text_windows(
             continue
         document = len(names)
         names.append(record["id"])
-        encoded.append(ids)
-        if random:
-            places += [(document, slot, True) for slot in range(max(1, round(ids.size / length)))]
-        else:
-            places += [(document, start, False) for start in range(0, ids.size, length)]
+        encoded.append({"ids": ids} | ({} if count is None else {"bytes": count(record[field])}))
+        starts = range(window_phases(ids.size, length)[0]) if random else range(0, ids.size, length)
+        places += [(document, start) for start in starts]
     if not places:
         raise UsageError("no text: every document is empty")
 
     def window(record: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        if record["start"] is None:
-            return {"ids": random_window(record["ids"], length, rng, pad_id=pad_id)}
-        return {"ids": fit_length(record["ids"][record["start"] :], length, pad_id=pad_id)}
+        rows, start = record["rows"], record["where"]
+        if random:
+            _, lowest, highest = window_phases(len(rows["ids"]), length)
+            start = start * length - (int(rng.integers(lowest, highest + 1)) if highest else 0)
+        place, fill = slice(max(0, start), start + length), {"ids": pad_id, "bytes": 0}
+        return {name: fit_length(row[place], length, pad_id=fill[name]) for name, row in rows.items()}
 
-    return Dataset(_Windows(tuple(names), tuple(encoded), tuple(places)), window)
+    return Dataset(_Windows(tuple(names), tuple(encoded), tuple(places), random), window)

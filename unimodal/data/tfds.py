@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
+import logging
 import re
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unimodal.errors import UsageError
 
-_URI = re.compile(r"(?P<name>[A-Za-z]\w*)(?::(?P<config>[^@]+))?(?:@(?P<data_dir>.+))?")
+logger = logging.getLogger(__name__)
+
+_URI = re.compile(r"(?P<name>[A-Za-z]\w*)(?::(?P<config>[^@?]+))?(?:@(?P<data_dir>.+?))?(?:\?rate=(?P<rate>\d{1,9}))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -17,28 +26,44 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 class TfdsRecords:
     """Decoded records of one split. `id` is "NAME/SPLIT/INDEX" and takes the place of any feature called id.
 
-    Text features (`texts`, at the top level) come as str, images as uint8 arrays, the rest as TFDS gives it.
+    Text features (`texts`, at the top level) come as str, images as uint8 arrays, sounds as the numbers of their
+    samples with `rate`, the rest as TFDS gives it. A record with `label` of a named class has its name under `class`.
+    places: the records of the split that are taken.
     """
 
     name: str
     split: str
     texts: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]]
+    rate: int | None
+    places: range
     reader: Any = dataclasses.field(repr=False, compare=False)
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
-        record = self.reader[index]
+        place = self.places[index]
+        record = self.reader[place]
         fields = dict(record) if isinstance(record, dict) else {"value": record}
         for key in self.texts:
             fields[key] = bytes(fields[key]).decode("utf-8", errors="replace")
-        return fields | {"id": f"{self.name}/{self.split}/{index}"}
+        if "label" in self.classes and "class" not in fields and fields["label"] >= 0:  # -1: TFDS's "unknown"
+            fields["class"] = self.classes["label"][int(fields["label"])]
+        if self.rate is not None:
+            fields.setdefault("rate", self.rate)
+        return fields | {"id": f"{self.name}/{self.split}/{place}"}
+
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """What the numbers under `column` stand for, () if they stand for nothing."""
+        return self.classes.get(column, ())
 
 
 def open_tfds(rest: str, split: str) -> TfdsRecords:
-    """`NAME[:CONFIG][@DATA_DIR]` as `tfds.data_source` reads it; CONFIG may also be a version such as 3.0.1.
+    """`NAME[:CONFIG][@DATA_DIR][?rate=HZ]` as `tfds.data_source` reads it; CONFIG may also be a version such as 3.0.1.
+
+    A set without a split "validation" is validated on its "test"; one that has neither, on the last tenth of "train",
+    which then is not trained on. That is logged. HZ is for sounds whose set does not tell their rate.
 
     Nothing is downloaded or generated: the set must have been prepared as ArrayRecord in DATA_DIR (by default
     ~/tensorflow_datasets). Raises UsageError when tensorflow-datasets is not installed, and for a set or split that
@@ -46,29 +71,70 @@ def open_tfds(rest: str, split: str) -> TfdsRecords:
     """
     match = _URI.fullmatch(rest)
     if match is None:
-        raise UsageError(
-            f"cannot read 'tfds:{rest}': expected tfds:NAME, tfds:NAME:CONFIG or tfds:NAME:CONFIG@DATA_DIR"
-        )
+        raise UsageError(f"cannot read 'tfds:{rest}': expected tfds:NAME[:CONFIG][@DATA_DIR][?rate=HZ]")
     try:
         # Optional: it brings many packages along, and only tfds: uris need it.
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UsageError("tfds: needs the package tensorflow-datasets: pip install tensorflow-datasets") from error
+    _sounds_without_tensorflow()
     name, config = match["name"], match["config"]
     full = name if config is None else f"{name}:{config}" if _VERSION.fullmatch(config) else f"{name}/{config}"
     data_dir = match["data_dir"] and str(Path(match["data_dir"]).expanduser())
     builder = _builder(tfds, full, data_dir)
     if not builder.info.splits:
         raise UsageError(f"tfds:{rest} is not prepared: run `tfds build {full} --file_format=array_record` first")
-    if split not in builder.info.splits:
-        raise UsageError(f"no split {split!r} in tfds:{rest}: it has {', '.join(sorted(builder.info.splits))}")
-    reader = _reader(tfds, full, split, data_dir)
+    found, share = _split(builder.info.splits, split, rest)
+    reader = _reader(tfds, full, found, data_dir)
     if len(reader) == 0:
-        raise UsageError(f"split {split!r} of tfds:{rest} is empty")
+        raise UsageError(f"split {found!r} of tfds:{rest} is empty")
     features = builder.info.features
-    named = features.items() if isinstance(features, tfds.features.FeaturesDict) else ()
-    texts = tuple(key for key, feature in named if isinstance(feature, tfds.features.Text))
-    return TfdsRecords(name, split, texts, reader)
+    named = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    texts = tuple(key for key, feature in named.items() if isinstance(feature, tfds.features.Text))
+    classes = {
+        key: tuple(feature.names)
+        for key, feature in named.items()
+        if isinstance(feature, tfds.features.ClassLabel) and feature.names
+    }
+    rates = [feature.sample_rate for feature in named.values() if isinstance(feature, tfds.features.Audio)]
+    rate = int(match["rate"]) if match["rate"] else next((int(r) for r in rates if r), None)
+    return TfdsRecords(name, found, texts, classes, rate, _places(len(reader), share, rest), reader)
+
+
+def _split(splits: Mapping[str, Any], wanted: str, rest: str) -> tuple[str, str]:
+    """The split to read, and which share of it: "all", "first" nine tenths or "last" tenth."""
+    if wanted in splits:
+        return wanted, "first" if wanted == "train" and not {"validation", "test"} & set(splits) else "all"
+    if wanted == "validation" and "test" in splits:
+        _say_once(f"tfds:{rest} has no split validation; its test is taken")
+        return "test", "all"
+    if wanted == "validation" and "train" in splits:
+        _say_once(f"tfds:{rest} has neither validation nor test; the last tenth of train is taken")
+        return "train", "last"
+    raise UsageError(f"no split {wanted!r} in tfds:{rest}: it has {', '.join(sorted(splits))}")
+
+
+def _places(count: int, share: str, rest: str) -> range:
+    if share == "all":
+        return range(count)
+    kept = count - max(1, count // 10)
+    if not kept:
+        raise UsageError(f"tfds:{rest} has one record, which cannot be both trained on and validated on")
+    return range(kept) if share == "first" else range(kept, count)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning("%s (said once)", text)
+
+
+def _sounds_without_tensorflow() -> None:
+    """Let sound features be made: they ask TensorFlow for a dtype, and for nothing else where records are arrays."""
+    if importlib.util.find_spec("tensorflow") is None:
+        from tensorflow_datasets.core.features import audio_feature
+
+        dtypes = types.SimpleNamespace(as_dtype=np.dtype)
+        setattr(audio_feature, "tf", types.SimpleNamespace(dtypes=dtypes, string=np.object_))  # noqa: B010
 
 
 def _builder(tfds: Any, full: str, data_dir: str | None) -> Any:

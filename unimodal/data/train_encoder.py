@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     encoder = open_encoder(str(given.out))
-    ids = all_ids(documents, encoder.encode) if fields == ["text"] else None
-    each = "" if ids is None else f", {encoder.byte_lengths[ids].mean():.2f} bytes per id on what it was trained on"
+    sizes = all_ids(documents, encoder.byte_counts) if fields == ["text"] else None
+    each = "" if sizes is None else f", {sizes.mean():.2f} bytes per id on what it was trained on"
     print(f"wrote {given.out}: {encoder.vocab_size} ids{each}")
     return 0
 

@@ -14,18 +14,38 @@ UNKNOWN = "\ufffd"
 """How a character that the alphabet lacks is written: no transcript holds it, so it always counts as an error."""
 
 
-def spell(text: str, *, drop: str = "+", keep: str = "") -> str:
-    """`text` in lower case with single spaces, and of its signs only hyphens and apostrophes inside words.
+_JOINERS = "\u200c\u200d"  # between letters they are part of a word's spelling, as in Persian and in Indic scripts
 
-    drop: characters that vanish without a trace (stress marks stand inside words). keep: further signs that stay.
-    Any other sign is a space. To keep stress marks: drop="", keep="+".
+
+def spell(text: str, *, drop: str = "+", keep: str = "") -> str:
+    """`text` in lower case and Unicode's NFC with single spaces, and of its signs only hyphens and apostrophes inside words.
+
+    Marks that combine with a letter (vowel signs, accents, points) belong to it and stay. drop: characters that vanish
+    without a trace (stress marks stand inside words), as characters without any extent do. keep: further signs that
+    stay. Any other sign is a space. To keep stress marks: drop="", keep="+".
     """
-    characters = [c for c in unicodedata.normalize("NFC", text).lower() if c not in drop]
+    lower = unicodedata.normalize(
+        "NFC", unicodedata.normalize("NFC", text).lower()
+    )  # "İ" in lower case is two characters
+    characters = [c for c in lower if c not in drop and (unicodedata.category(c) != "Cf" or c in _JOINERS or c in keep)]
     spelt = []
     for i, c in enumerate(characters):
-        inside = 0 < i < len(characters) - 1 and characters[i - 1].isalnum() and characters[i + 1].isalnum()
-        spelt.append("'" if c == "’" and inside else c if c.isalnum() or c in keep or (c in "-'" and inside) else " ")
+        after = i > 0 and _of_word(characters[i - 1])
+        inside = after and i < len(characters) - 1 and characters[i + 1].isalnum()
+        mark = after and _of_word(c)
+        stays = c.isalnum() or mark or c in keep or (c in "-'" + _JOINERS and inside)
+        spelt.append("'" if c == "’" and inside else c if stays else " ")
     return " ".join("".join(spelt).split())
+
+
+def _of_word(character: str) -> bool:
+    """A letter, a digit, or a mark that combines with one."""
+    return character.isalnum() or unicodedata.category(character).startswith("M")
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text in lower case: runs of letters, digits, underscores and the marks that combine with them."""
+    return set("".join(c if _of_word(c) or c == "_" else " " for c in text.lower()).split())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jiwer
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
@@ -34,13 +35,27 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[st
     return rates
 
 
+# Training transcripts that are all compared with each other, which takes minutes, and distances that are held at once.
+_COMPARED, _HELD = 10_000, 1 << 20
+
+
 def constant_answer(train: Sequence[str], references: Sequence[str]) -> tuple[float, float]:
     """Character and word error rate of giving every recording the same answer: the training transcript that is
-    nearest to all the others, or silence (1.0) where that is better. What one reaches without listening."""
+    nearest to all the others, or silence (1.0) where that is better. What one reaches without listening.
+
+    Of more than 10,000 training transcripts, the nearest is sought among 10,000 of them, always the same.
+    """
     spoken = [text for text in train if text.split()]
     if not spoken:
         return 1.0, 1.0
-    # Not through jiwer, which takes the time to line up every pair.
-    guess = spoken[int(cdist(spoken, spoken, scorer=Levenshtein.distance).sum(axis=1).argmin())]
+    if len(spoken) > _COMPARED:
+        chosen = np.random.default_rng(0).permutation(len(spoken))[:_COMPARED]
+        spoken = [spoken[i] for i in np.sort(chosen)]
+    rows, far = max(1, _HELD // len(spoken)), []
+    for start in range(0, len(spoken), rows):
+        # Not through jiwer, which takes the time to line up every pair.
+        found = cdist(spoken[start : start + rows], spoken, scorer=Levenshtein.distance, workers=-1)
+        far.append(found.sum(axis=1, dtype=np.int64))
+    guess = spoken[int(np.concatenate(far).argmin())]
     rates = error_rates(references, [guess] * len(references))
     return min(1.0, rates["character_error_rate"]), min(1.0, rates["word_error_rate"])

@@ -17,7 +17,10 @@ from unimodal.objectives import cross_entropy
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Sums over the tokens that were foretold: their nats, how many they are, and the bytes they stand for."""
+    """Sums over the tokens that were foretold: their nats, how many they are, and the bytes they stand for.
+
+    The unknown is foretold like any token, but stands for no bytes: an encoder that lacks characters pays for them.
+    """
 
     nats: float
     tokens: int
@@ -26,12 +29,13 @@ class Likelihood:
     @property
     def perplexity(self) -> float:
         """Per token: comparable between models of one vocabulary only."""
-        return math.exp(self.nats / self.tokens)
+        with np.errstate(over="ignore"):
+            return float(np.exp(np.float64(self.nats / self.tokens)))  # infinite where math.exp would raise
 
     @property
     def bits_per_byte(self) -> float:
-        """Comparable whatever the vocabulary."""
-        return self.nats / self.bytes / math.log(2)
+        """Comparable whatever the vocabulary; NaN where every token is unknown."""
+        return self.nats / self.bytes / math.log(2) if self.bytes else math.nan
 
 
 def text_likelihood(
@@ -62,41 +66,45 @@ def text_likelihood(
         _, sums = cross_entropy(logits(ids), targets, weights)
         return sums["nats"]
 
-    lengths, nats, tokens, size = encoder.byte_lengths, 0.0, 0, 0
-    for ids, weights in _batches(_windows(texts, encoder, length, stride), batch_size, length):
+    nats, tokens, size = 0.0, 0, 0
+    for ids, sizes, weights in _batches(_windows(texts, encoder, length, stride), batch_size, length):
         nats += float(count(jnp.asarray(ids), jnp.asarray(weights)))
-        foretold = ids[:, 1:][weights[:, :-1] > 0]
-        tokens, size = tokens + foretold.size, size + int(lengths[foretold].sum())
+        foretold = sizes[:, 1:][weights[:, :-1] > 0]
+        tokens, size = tokens + foretold.size, size + int(foretold.sum())
     if not tokens:
         raise UsageError("no text has two tokens or more, so there is nothing to foretell")
     return Likelihood(nats, tokens, size)
 
 
-def _windows(texts: Iterable[str], encoder: Encoder, length: int, stride: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Windows, and how many of each one's tokens were counted already."""
+def _windows(
+    texts: Iterable[str], encoder: Encoder, length: int, stride: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Windows of ids, the bytes of each id, and how many of a window's tokens were counted already."""
     begin = [i for i in (encoder.BOS,) if i >= 0]
     for text in texts:
         ids = np.concatenate([begin, encoder.encode(text)]).astype(np.int32)
+        sizes = np.concatenate([[0] * len(begin), encoder.byte_counts(text)]).astype(np.int32)
         counted = 1  # the first token has nothing before it
         for start in range(0, len(ids), stride):
             window = ids[start : start + length]
             if start + len(window) > counted:
-                yield window, counted - start
+                yield window, sizes[start : start + length], counted - start
                 counted = start + len(window)
 
 
 def _batches(
-    windows: Iterable[tuple[np.ndarray, int]], batch_size: int, length: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids [batch_size,length], padded with 0 at their ends, and weights: 1 where the next token is to be counted."""
+    windows: Iterable[tuple[np.ndarray, np.ndarray, int]], batch_size: int, length: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Ids and their bytes [batch_size,length], padded with 0 at their ends, and weights: 1 where the next token is to be
+    counted."""
     ids, weights = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.float32)
-    row = 0
-    for window, counted in windows:
-        ids[row, : len(window)] = window
+    sizes, row = np.zeros_like(ids), 0
+    for window, size, counted in windows:
+        ids[row, : len(window)], sizes[row, : len(window)] = window, size
         weights[row, counted - 1 : len(window) - 1] = 1.0
         row += 1
         if row == batch_size:
-            yield ids, weights
-            ids, weights, row = np.zeros_like(ids), np.zeros_like(weights), 0
+            yield ids, sizes, weights
+            ids, sizes, weights, row = np.zeros_like(ids), np.zeros_like(sizes), np.zeros_like(weights), 0
     if row:
-        yield ids, weights
+        yield ids, sizes, weights

@@ -6,6 +6,16 @@
 from unimodal.hosts.doctor import check_shared
 from unimodal.hosts.join import as_one, join
 from unimodal.hosts.lifeline import Lifeline
-from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE, LostError
+from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_STOPPED, EXIT_USAGE, LostError
 
-__all__ = ["EXIT_LOST", "EXIT_STOPPED", "EXIT_USAGE", "Lifeline", "LostError", "as_one", "check_shared", "join"]
+__all__ = [
+    "EXIT_DIVERGED",
+    "EXIT_LOST",
+    "EXIT_STOPPED",
+    "EXIT_USAGE",
+    "Lifeline",
+    "LostError",
+    "as_one",
+    "check_shared",
+    "join",
+]

@@ -72,6 +72,7 @@ def examine(
     workdir: epath.PathLike | None,
     say: Callable[[str], None],
     *,
+    own: Sequence[Path] = (),
     psum_seconds: float = 60.0,
 ) -> None:
     """Ask everything; `say` gets a line each. Raises UsageError or LostError with what is wrong, after the last line.
@@ -79,7 +80,7 @@ def examine(
     `join` has made sure already that code, config, versions and devices are the same, and that process 0 is reached.
     """
     body = Examination(lifeline, say)
-    facts = run_facts(root, config, str(workdir))
+    facts = run_facts(root, config, str(workdir), own)
     packages = ", ".join(f"{name} {facts[name]}" for name in ("python", "jax", "jaxlib", "flax"))
     same = "the same in all" if body.count > 1 else "this process alone"
     said = "one" if lifeline is None else f"{body.count}, all in reach of process 0"

@@ -17,12 +17,14 @@ from unimodal.hosts.peer import listed
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def code_hash(root: Path) -> str:
-    """12 hexadecimal digits over launch.py, unimodal/ and tasks/ below `root`."""
+def code_hash(root: Path, own: Sequence[Path] = ()) -> str:
+    """12 hexadecimal digits over launch.py, unimodal/ and tasks/ below `root`, and tasks/ below `own`."""
     digest = hashlib.sha256()
     paths = [root / "launch.py", *(p for folder in ("unimodal", "tasks") for p in (root / folder).rglob("*.py"))]
-    for path in sorted(path for path in paths if path.is_file()):
-        digest.update(f"{path.relative_to(root)}\n".encode())
+    found = [(path, root) for path in sorted(path for path in paths if path.is_file())]
+    found += [(path, home) for home in own for path in sorted((home / "tasks").glob("*.py"))]
+    for path, home in found:
+        digest.update(f"{path.relative_to(home)}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -38,10 +40,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_facts(root: Path, config: Mapping[str, Any], workdir: str) -> dict[str, str]:
+def run_facts(root: Path, config: Mapping[str, Any], workdir: str, own: Sequence[Path] = ()) -> dict[str, str]:
     """Flat, by the name that a user knows each under."""
     said = {f"config.{name}": value for name, value in _flat(config).items()}
-    return {"code": code_hash(root), **versions(), "workdir": workdir, **said}
+    return {"code": code_hash(root, own), **versions(), "workdir": workdir, **said}
 
 
 def device_facts() -> dict[str, str]:

@@ -7,17 +7,17 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from unimodal.errors import UsageError
+from unimodal.errors import DivergedError, UsageError
 from unimodal.hosts.facts import device_facts, difference, run_facts
 from unimodal.hosts.lifeline import Lifeline, end_now
-from unimodal.hosts.peer import EXIT_LOST, EXIT_USAGE, LostError
+from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_USAGE, LostError
 from unimodal.hosts.roll import call_the_roll
 
 PATIENCE = 50.0  # seconds for all processes to be there: less than a minute, so that nobody watches a hang for longer
@@ -80,8 +80,12 @@ def _detected(numbers: Mapping[str, int]) -> tuple[Any, Any, Any, Any]:
     return ClusterEnv.auto_detect_unset_distributed_params(address, count, process, None, None, int(patience()))
 
 
-def join(root: Path, config: Mapping[str, Any], workdir: str, *, seconds: float | None = None) -> Lifeline | None:
+def join(
+    root: Path, config: Mapping[str, Any], workdir: str, *, own: Sequence[Path] = (), seconds: float | None = None
+) -> Lifeline | None:
     """Join the others, make sure that all are there and alike, and start JAX across them. None: there are no others.
+
+    The code that must be alike is that below `root`, and the tasks below `own`.
 
     Raises, in every process, LostError that names who is missing, or UsageError that names who differs, and in what.
     """
@@ -94,7 +98,7 @@ def join(root: Path, config: Mapping[str, Any], workdir: str, *, seconds: float 
     lifeline = Lifeline(place.process, place.count, peers, end_now)
     names = [lifeline.name(process) for process in range(place.count)]
     judge = lambda everyone: difference(everyone, names)  # noqa: E731
-    lifeline.agree("code, config and versions", run_facts(root, config, workdir), judge, seconds)
+    lifeline.agree("code, config and versions", run_facts(root, config, workdir, own), judge, seconds)
     # SIGTERM is ours: the loop of every process stops after the same step, wherever the signal arrives.
     jax.config.update("jax_enable_preemption_service", False)
     devices: Any = None if place.local_devices is None else list(place.local_devices)
@@ -117,9 +121,10 @@ def as_one(lifeline: Lifeline | None, *, leave: bool = True) -> Iterator[Lifelin
         return
     try:
         yield lifeline
-    except (UsageError, LostError) as error:
+    except (UsageError, LostError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        _give_up(lifeline, str(error), EXIT_USAGE if isinstance(error, UsageError) else EXIT_LOST)
+        codes = {UsageError: EXIT_USAGE, LostError: EXIT_LOST, DivergedError: EXIT_DIVERGED}
+        _give_up(lifeline, str(error), next(code for kind, code in codes.items() if isinstance(error, kind)))
     except Exception as error:
         time.sleep(3)  # if this is but the echo of another's death, that is heard meanwhile and ends this process
         traceback.print_exc()

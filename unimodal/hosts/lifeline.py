@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unimodal.errors import UsageError
-from unimodal.hosts.peer import EXIT_LOST, EXIT_USAGE, LostError, Peer, listed
+from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_USAGE, LostError, Peer, listed
 
 BEAT_SECONDS = 3.0
 SILENCE_SECONDS = 40.0  # of a process that is taken for dead then; a compilation never blocks a thread for so long
@@ -207,6 +207,10 @@ class Lifeline:
 def end_now(text: str, code: int) -> None:
     """Say why and end this process at once: its main thread may be waiting for the dead in a collective."""
     sys.stdout.flush()
-    advice = "; run the same command again to resume from the last checkpoint" if code != EXIT_USAGE else ""
+    advice = (
+        "; run the same command again to resume from the last checkpoint"
+        if code not in (EXIT_USAGE, EXIT_DIVERGED)
+        else ""
+    )
     print(f"error: {text}{advice}", file=sys.stderr, flush=True)
     os._exit(code)

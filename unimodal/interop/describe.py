@@ -18,7 +18,8 @@ class Tower:
     """One tokenizer and its backbone, both called `name`, which read the argument `input` (text, image or audio).
 
     kind and tokenizer: as in `unimodal.model.assemble`. causal: tokens see only what came before. first_position: of
-    the first text token in the position table. pad_id: ids that positions do not count, if any.
+    the first text token in the position table. pad_id: ids that positions do not count, if any. skip_padding: positions
+    do not count what the mask hides, so that padding on the left moves nothing. masked: whether it takes a mask.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Tower:
     causal: bool = False
     first_position: int = 0
     pad_id: int | None = None
+    skip_padding: bool = False
+    masked: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class Fields:
             raise UsageError(f"{self.where}: {key}={name!r} is an unknown activation; {hint}")
         return ACTIVATION_NAMES[name]
 
+    def head(self, kind: str) -> bool:
+        """Whether the file says that it holds a model with this head: `architectures` names a class that ends so."""
+        return any(str(name).endswith(kind) for name in self.values.get("architectures") or ())
+
     def gated(self, key: str, default: str) -> str:
         """Our name of a gated MLP with this activation."""
         name = self.activation(key, default)
@@ -148,6 +155,6 @@ class Names:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.names[name]
 
-    def prefix(self, prefix: str) -> str:
-        """`prefix` if tensors bear it (a model with heads), "" if not (the bare model)."""
-        return prefix if any(name.startswith(prefix) for name in self.names) else ""
+    def prefix(self, *prefixes: str) -> str:
+        """The first of `prefixes` that tensors bear (a model with heads), "" if they bear none (the bare model)."""
+        return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in self.names)), "")

@@ -21,7 +21,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # All tensors, heads too, under their names; weights_only refuses whatever else the pickle holds.
 CONVERT = (
     'python -c "import torch, safetensors.torch as s; '
-    "s.save_file({{k: v.contiguous().clone() for k, v in torch.load('{}', weights_only=True).items()}}, "
+    "s.save_file({{k: v.contiguous().clone() for k, v in torch.load('{}', map_location='cpu', weights_only=True).items()}}, "
     "'model.safetensors')\""
 )
 

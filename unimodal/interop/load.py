@@ -25,22 +25,25 @@ from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names
 from unimodal.interop.families._refused import REFUSED
 from unimodal.interop.files import Source, open_source
-from unimodal.interop.match import Piece, Plan, check_tied, named_leaves, plan
+from unimodal.interop.match import Piece, Plan, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.sharding import shardings
 
 logger = logging.getLogger(__name__)
 
 
-def load_huggingface(path: str | Path, *, mesh: Mesh | None = None, dtype: DTypeLike | None = None) -> Pretrained:
+def load_huggingface(
+    path: str | Path, *, mesh: Mesh | None = None, dtype: DTypeLike | None = None, ignore: str | None = None
+) -> Pretrained:
     """The checkpoint in a local directory (or, with `huggingface_hub` installed, of a hub name) as a callable model.
 
     mesh: every parameter is read straight into its shards on it; None: the default device, whole. dtype: of parameters
-    and computation; None: as in the file. `model.origin.fresh` and `.unused` name what the file did not fill and what
-    of it went unread. Raises UsageError, before any weight is read, for a directory that is no checkpoint, a truncated
-    or pickled file, a missing tensor, an unexpected shape, an unknown model_type or activation.
+    and computation; None: as in the file. ignore: a regular expression; tensors in whose name it is found may go unread.
+    `model.origin.fresh` and `.unused` name what the file did not fill and what of it went unread. Raises UsageError,
+    before any weight is read, for a directory that is no checkpoint, a truncated or pickled file, a missing tensor, an
+    unexpected shape, a tensor that nothing reads, an unknown model_type or activation.
     """
-    prepared = prepare(resolve(path), dtype)
+    prepared = prepare(resolve(path), dtype, ignore)
     return prepared.read(None if mesh is None else mesh)
 
 
@@ -92,7 +95,7 @@ class Prepared:
         return dict(zip(names, jax.jit(make, out_shardings=out)(), strict=True))
 
 
-def prepare(directory: Path, dtype: DTypeLike | None = None) -> Prepared:
+def prepare(directory: Path, dtype: DTypeLike | None = None, ignore: str | None = None) -> Prepared:
     """Open and check a checkpoint. Raises UsageError as `load_huggingface` does."""
     source = open_source(directory)
     wanted = None if dtype is None else jnp.dtype(dtype)
@@ -106,6 +109,7 @@ def prepare(directory: Path, dtype: DTypeLike | None = None) -> Prepared:
     )
     leaves = named_leaves(_abstract(description, origin))
     matched = plan(description.rows, leaves, source)
+    check_unread(matched, description.leftovers, source, ignore)
     origin = replace(origin, unused=tuple(matched.unused), fresh=tuple(matched.fresh))
     return Prepared(source, description, _abstract(description, origin), matched, wanted)
 

@@ -110,6 +110,30 @@ def plan(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Plan
     )
 
 
+# Constants that older releases saved beside the weights: 0, 1, 2, …, and the frequencies of rotary positions.
+CONSTANTS = (r"(.*\.)?position_ids", r"(.*\.)?rotary_emb\.inv_freq")
+
+
+def check_unread(plan: Plan, leftovers: Sequence[str], source: Source, ignore: str | None = None) -> None:
+    """Raises UsageError, naming the first, if tensors go unread that are neither known leftovers nor to be ignored.
+
+    leftovers: regular expressions of whole names; ignore: a regular expression that is found in a name.
+    """
+    try:
+        known = re.compile("|".join(f"(?:{pattern})" for pattern in (*CONSTANTS, *leftovers)))
+        chosen = None if ignore is None else re.compile(ignore)
+    except re.error as error:
+        raise UsageError(f"ignore={ignore!r} is no regular expression: {error}") from error
+    unread = [n for n in plan.unused if not known.fullmatch(n) and not (chosen is not None and chosen.search(n))]
+    if not unread:
+        return
+    more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+    raise UsageError(
+        f"{source.tensors[unread[0]].file} holds {unread[0]}{more}, which nothing here reads, so the model would compute "
+        f"something else; if it would not, load_huggingface(…, ignore={re.escape(unread[0])!r}) leaves it out"
+    )
+
+
 def check_shape(piece: Piece, tensor: Tensor) -> None:
     """Raises UsageError, naming file and tensor, unless the tensor can be this piece."""
     found = piece.row.read_shape(tensor.shape)
@@ -126,8 +150,8 @@ def check_tied(plan: Plan, source: Source) -> None:
         a, b = source.tensors[second.source], source.tensors[first.source]
         if a.shape != b.shape or not np.array_equal(a.read().view(np.uint8), b.read().view(np.uint8)):
             raise UsageError(
-                f"{a.file}: tensor {a.name} differs from {b.name}, although config.json says that they are tied; "
-                f"set tie_word_embeddings to false there"
+                f"{a.file}: tensor {a.name} differs from {b.name}, of which it should be a copy; "
+                + ("set tie_word_embeddings to false in config.json" if a.name.endswith("weight") else "fetch it again")
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.configuration import nearest
+from unimodal.data.tokenizer_files import NoTokenizer
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
 from unimodal.interop.files import read_json
@@ -17,7 +18,6 @@ from unimodal.interop.load import resolve
 from unimodal.interop.preprocess_audio import EXTRACTORS, AudioSteps, Sound, to_waveforms
 from unimodal.interop.preprocess_image import PROCESSORS, ImageSteps, Picture, load_image
 from unimodal.interop.preprocess_text import Strings, TextEncoder, load_text
-from unimodal.interop.vocabulary import NoTokenizer
 
 _SUFFIXES = ("Fast", "Pil", "ImageProcessor", "FeatureExtractor")
 # The processor of a family whose file does not name one.

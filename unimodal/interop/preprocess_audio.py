@@ -11,14 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from unimodal.data.audio import decode_audio, normalize, resample
+from unimodal.data.audio import decode_audio, normalize, resample, to_mono
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
 
 logger = logging.getLogger(__name__)
 Sound = np.ndarray | Sequence[float] | str | Path
-_MOST_CHANNELS = 8
 
 
 class AudioSteps(Protocol):
@@ -173,24 +172,11 @@ def _to_waveform(sound: Sound, rate: int | None, wanted: int, name: str) -> np.n
         return _checked(decode_audio(path.read_bytes(), wanted, name=str(path)), name)
     if rate is None or isinstance(rate, bool) or rate <= 0:
         raise UsageError(f"give audio with its rate: rate={wanted} (samples a second), or what it was recorded at")
-    samples = _checked(_mono(np.asarray(sound), name), name)
+    samples = _checked(to_mono(np.asarray(sound), name), name)
     if rate == wanted:
         return samples
     _say_resampled(rate, wanted)
     return resample(samples, rate, wanted)
-
-
-def _mono(samples: np.ndarray, name: str) -> np.ndarray:
-    """Floats, and the channels' mean."""
-    if samples.ndim == 2 and (samples.shape[0] <= samples.shape[1] or samples.shape[1] > _MOST_CHANNELS):
-        raise UsageError(f"{name} should be [samples] or [samples,channels], but is {_brief(samples)}; transpose it?")
-    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fi" or samples.dtype.itemsize == 1:
-        wanted = "floats in [-1, 1], int16 or int32, [samples] or [samples,channels]"
-        raise UsageError(f"{name} should be {wanted}, but is {_brief(samples)}")
-    if samples.dtype.kind == "i":
-        samples = samples / np.float64(2 ** (8 * min(samples.dtype.itemsize, 4) - 1))
-    samples = samples.astype(np.float32)
-    return samples if samples.ndim == 1 else samples.mean(axis=1)
 
 
 def _checked(samples: np.ndarray, name: str) -> np.ndarray:

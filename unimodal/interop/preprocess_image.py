@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimodal.data.image import center_crop, decode_image, nearest_color, resize, to_rgb
+from unimodal.data.image import center_crop, nearest_color, resize
+from unimodal.data.pictures import decode_image, to_rgb
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
 

@@ -1,4 +1,8 @@
-"""Strings → ids and masks, as a checkpoint's tokenizer and its settings have them."""
+"""Strings → ids and masks, as a checkpoint's tokenizer and its settings have them.
+
+A special token that is spelt out in a text becomes its id here, as it does in the published tool. The encoders of
+training (`unimodal.data.open_encoder`) take it as text.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from unimodal.data.tokenizer_files import read_tokenizer
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
-from unimodal.interop.files import read_json
-from unimodal.interop.vocabulary import STYLES, open_vocabulary
 
 Strings = str | Sequence[str | Sequence[str]]
 
@@ -83,10 +86,9 @@ def load_text(directory: Path, model: Fields) -> TextEncoder:
 
     Raises NoTokenizer if there is none or `tokenizers` is not installed, UsageError if its files are damaged.
     """
-    settings = _settings(directory)
-    name = str(settings.raw("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
-    style = STYLES.get(name.lower()) or STYLES.get(str(model.raw("model_type")))
-    tokenizer, roles = open_vocabulary(directory, settings, style)
+    files = read_tokenizer(directory)
+    tokenizer, roles, name = files.tokenizer, files.roles, files.name
+    settings = Fields(files.settings, str(directory / "tokenizer_config.json"))
     padding = tokenizer.padding or {}  # a call may need other rows than those that were padded when it was saved
     tokenizer.no_padding()
     side = settings.get("padding_side", padding.get("direction", "left" if name in _LEFT else "right"))
@@ -98,15 +100,6 @@ def load_text(directory: Path, model: Fields) -> TextEncoder:
         types=_gives_types(settings, model, name),
         length=_full_length(settings, model),
     )
-
-
-def _settings(directory: Path) -> Fields:
-    """tokenizer_config.json, and beneath it special_tokens_map.json."""
-    values: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (directory / name).exists():
-            values |= {key: value for key, value in read_json(directory / name).items() if value is not None}
-    return Fields(values, str(directory / "tokenizer_config.json"))
 
 
 def _pad_id(tokenizer: Any, roles: Mapping[str, str], padding: Mapping[str, Any], model: Fields) -> int:

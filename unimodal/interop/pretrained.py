@@ -8,12 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from unimodal.backbone import Backbone
 from unimodal.errors import UsageError
+from unimodal.generate import Sampling
 from unimodal.interop.describe import Description, Output, Tower
 from unimodal.interop.stages import Context, LogScale
+from unimodal.interop.writing import write
 from unimodal.model import tokenizer_module
 from unimodal.tokens import Tokens
 
@@ -93,6 +96,30 @@ class Pretrained(nnx.Module):
             self._run(tower, given, capture, outputs)
         return outputs if len(d.towers) == 1 else self._with_plain_names(running, outputs)
 
+    def generate(
+        self,
+        *,
+        steps: int,
+        text: Any = None,
+        text_mask: Any = None,
+        image: Any = None,
+        sampling: Sampling = Sampling(temperature=0.0),
+        key: jax.Array | None = None,
+        stop: tuple[int, ...] | None = None,
+        fill: int = 0,
+    ) -> np.ndarray:
+        """Write at most `steps` ids after each row: [B,steps] int32, `fill` after a row's stop id.
+
+        text, text_mask: prompts as a call takes them, padded at either end (`image` where a picture is ids). sampling:
+        the likeliest ids by default; other kinds need a `key`. stop: None for the ids with which the checkpoint ends a
+        text, () for none. Compiled once for all prompts that round up to the same power of two. Raises UsageError for a
+        checkpoint that does not predict the next id, an empty prompt, unknown ids, and more ids than it has places.
+        """
+        ids = image if text is None else text
+        if ids is None:
+            raise UsageError("give the model its prompt: text=…")
+        return write(self, ids, text_mask, key, steps=steps, sampling=sampling, stop=stop, fill=fill)
+
     def _run(self, tower: Tower, given: Given, capture: Sequence[str], outputs: dict[str, jax.Array]) -> None:
         """Add what one tower computes."""
         tokenizer = self.tokenizers[tower.name]
@@ -151,8 +178,15 @@ def _embed_text(tokenizer: Any, tower: Tower, given: Given) -> Embedded:
         raise UsageError(
             f"{tower.input} of {ids.shape[1]} tokens is longer than the {most} places of the position table"
         )
+    if given.mask is not None and not tower.masked:
+        raise UsageError(
+            f"this checkpoint pools the last place of a row, padding or not, and was trained without a mask: leave out "
+            f"{tower.input}_mask, and pad to the {limit} places of its position table"
+        )
     segment = None if given.mask is None else (jnp.asarray(given.mask) != 0).astype(jnp.int32)
     position = None
+    if segment is not None and tower.skip_padding:
+        position = jnp.maximum(jnp.cumsum(segment, axis=1) - 1, 0)
     if tower.pad_id is not None:
         real = (ids != tower.pad_id).astype(jnp.int32)
         position = jnp.where(real == 1, jnp.cumsum(real, axis=1) - 1 + tower.first_position, tower.pad_id)

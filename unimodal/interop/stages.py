@@ -13,6 +13,7 @@ from flax import nnx
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.heads import AttentionPool, LanguageModel, MaskedLanguageModel, Quantiser
 from unimodal.layers import Embedding, Linear, Norm, activate
+from unimodal.tokenizers.image import resize_grid
 from unimodal.tokens import tokens
 
 
@@ -49,8 +50,8 @@ class Pool:
         x = x[:, self.start : self.stop]
         if context.segment is None or self.stop is not None:
             return x.mean(axis=1)
-        real = (context.segment[:, self.start :] != 0).astype(x.dtype)[:, :, None]
-        return (x * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
+        real = (context.segment[:, self.start :] != 0).astype(jnp.float32)[:, :, None]
+        return ((x.astype(jnp.float32) * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)).astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,20 @@ class At:
 
 @dataclass(frozen=True)
 class Last:
-    """The last token of the row, padding or not (or, if `real`, the last that is none)."""
+    """The last token of the row, padding or not (or, if `real`, the last that is none: by its id if pad_id is given,
+    else by the mask). [B,T,D] → [B,D]."""
 
     real: bool = False
+    pad_id: int | None = None
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
         return {}
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        if context.segment is None or not self.real:
+        real = context.segment if self.pad_id is None else context.ids != self.pad_id
+        if real is None or not self.real:
             return x[:, -1]
-        slot = jnp.where(context.segment != 0, jnp.arange(x.shape[1], dtype=jnp.int32)[None], 0)
+        slot = jnp.where(real != 0, jnp.arange(x.shape[1], dtype=jnp.int32)[None], 0)
         return jnp.take_along_axis(x, jnp.argmax(slot, axis=1)[:, None, None], axis=1)[:, 0]
 
 
@@ -171,10 +175,16 @@ class MaskedVocabulary:
     vocabulary: int
     activation: str
     epsilon: float
+    tied: bool = True
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
         head = MaskedLanguageModel(
-            self.width, self.vocabulary, activation=self.activation, norm_epsilon=self.epsilon, rngs=rngs
+            self.width,
+            self.vocabulary,
+            activation=self.activation,
+            norm_epsilon=self.epsilon,
+            tied=self.tied,
+            rngs=rngs,
         )
         return {self.name: head}
 
@@ -236,7 +246,13 @@ class Decoded:
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         x = context.heads[f"{self.name}_embed"](x)
-        x = x + context.heads[f"{self.name}_position"].table.get_value().astype(x.dtype)[None]
+        table = context.heads[f"{self.name}_position"].table.get_value()
+        if x.shape[1] != self.length:
+            # As published: the patches' places are stretched in the order of reading, not over the grid.
+            first, places = table[: self.drop], (self.length - self.drop, x.shape[1] - self.drop)
+            stretched = resize_grid(table[self.drop :], (1, places[0]), (1, places[1]))
+            table = jnp.concatenate([first, stretched])
+        x = x + table.astype(x.dtype)[None]
         return context.heads[self.name](tokens(x))[0][:, self.drop :]
 
 

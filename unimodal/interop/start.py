@@ -18,7 +18,7 @@ from unimodal.heads import Classifier, LanguageModel, MaskedLanguageModel, Poole
 from unimodal.interop.describe import Description, Output, Tower
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.load import describe, read_leaf, resolve
-from unimodal.interop.match import Piece, check_tied, named_leaves, plan
+from unimodal.interop.match import Piece, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.match import Plan as Matched
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import check_backbone, check_tokenizer, tokenizer_config
@@ -101,6 +101,9 @@ def start_from(
             check_tokenizer(tokenizer, config, tokenizer_config(theirs), source.directory, skip)
     abstract = _abstract(_stacked_as_ours(description, places, backbones), source)
     matched = plan(description.rows, abstract, source)
+    # A head that we cannot read is no loss here, and is reported; something in the layers that we cannot read is.
+    layers = sorted({re.escape(row.source.split("{layer}")[0]) for row in description.rows if "{layer}" in row.source})
+    check_unread(matched, description.leftovers, source, ignore=f"^(?!{'|'.join(layers)})")
     names = _names(places, description, model)
     loaded, before = {}, _before(places)
     for their_name, pieces in matched.pieces.items():
@@ -243,7 +246,9 @@ def _head_names(outputs: Sequence[Output], model: Any) -> dict[str, str]:
 def _same_make(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...]) -> dict[str, str]:
     """The checkpoint's stage → the part of our head that computes just that."""
     match head, stages:
-        case MaskedLanguageModel(), (MaskedVocabulary() as stage,) if stage.activation == head.activation:
+        case MaskedLanguageModel(), (MaskedVocabulary() as stage,) if (
+            stage.activation == head.activation and stage.tied == (head.decoder.linear is None)
+        ):
             return {stage.name: ""}
         case LanguageModel(), (Vocabulary() as stage,) if _alike(head, stage):
             return {stage.name: ""}

@@ -6,6 +6,7 @@ made them. Fully padded examples have loss 0 and a finite gradient. A batch shar
 | file | holds |
 |---|---|
 | `reduction` | the rule from positions to examples and sums; `ratio` of two sums |
+| `terms` | what a task's loss and metrics are made of, so that a batch may be taken in parts |
 | `softmax` | softmax cross-entropy once for all, dense and chunked |
 | `causal` | next token (GPT) |
 | `masked` | hidden tokens (BERT) |
@@ -17,15 +18,30 @@ made them. Fully padded examples have loss 0 and a finite gradient. A batch shar
 
 from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets
 from unimodal.objectives.classification import sigmoid_classification, softmax_classification
-from unimodal.objectives.contrastive import clip, nt_xent, siglip
+from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
 from unimodal.objectives.ctc import ctc_loss
+from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
 from unimodal.objectives.reduction import Metrics, example_sum, ratio
 from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy, in_chunks, position_cross_entropy
-from unimodal.objectives.speech import code_perplexity, diversity, gumbel_codes, sample_negatives, wav2vec2_contrastive
+from unimodal.objectives.speech import (
+    code_perplexity,
+    diversity,
+    diversity_term,
+    gumbel_codes,
+    sample_negatives,
+    wav2vec2_contrastive,
+)
+from unimodal.objectives.terms import Loss, Mean, Sum, TaskMetrics, WholeBatch, as_scalars
 
 __all__ = [
+    "Loss",
+    "Mean",
     "Metrics",
+    "Sum",
+    "TaskMetrics",
+    "WholeBatch",
+    "as_scalars",
     "causal_lm",
     "chunked_causal_lm",
     "chunked_cross_entropy",
@@ -34,6 +50,7 @@ __all__ = [
     "cross_entropy",
     "ctc_loss",
     "diversity",
+    "diversity_term",
     "example_sum",
     "gumbel_codes",
     "in_chunks",
@@ -42,9 +59,11 @@ __all__ = [
     "nt_xent",
     "position_cross_entropy",
     "ratio",
+    "row_codes",
     "sample_negatives",
     "siglip",
     "sigmoid_classification",
     "softmax_classification",
     "wav2vec2_contrastive",
+    "whole_batch",
 ]

@@ -60,7 +60,7 @@ def sigmoid_classification(
     loss = example_sum(nats, weights)
     if mean_over_classes:
         loss = loss / jnp.where(counted > 0, counted, 1.0)
-    predicted, positive = logits > 0, labels > 0.5
+    predicted, positive, known = logits > 0, labels > 0.5, jnp.isfinite(logits)  # NaN > 0 is no answer
 
     def total(hits: jax.Array) -> jax.Array:
         return example_sum(hits, weights).sum()
@@ -69,8 +69,8 @@ def sigmoid_classification(
         "objective": loss.sum(),
         "examples": (counted > 0).astype(jnp.float32).sum(),
         "decisions": weights.sum(),
-        "correct": total(predicted == positive),
-        "true_positives": total(predicted & positive),
+        "correct": total((predicted == positive) & known),
+        "true_positives": total(predicted & positive & known),
         "predicted_positives": total(predicted),
         "positives": total(positive),
     }

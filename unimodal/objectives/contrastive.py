@@ -5,10 +5,15 @@ they need, so there is no collective to write and no per-device batch to mind. `
 nobody's negative and has loss 0.
 """
 
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from unimodal.objectives.reduction import Metrics, Scalar, as_scalar
+from unimodal.objectives.reduction import Metrics, Scalar, as_scalar, ratio
+from unimodal.objectives.terms import WholeBatch
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -43,7 +48,8 @@ def _all_valid(a_BD: jax.Array, valid_B: jax.Array | None) -> jax.Array:
 def _choose(logits: jax.Array, positive_B: jax.Array, allowed: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of picking the positive among the allowed along `axis`, and whether it alone is largest; `[B]`s."""
     nats = jax.nn.logsumexp(logits, axis=axis, where=allowed) - positive_B
-    rivals = (allowed & (logits >= jnp.expand_dims(positive_B, axis))).sum(axis=axis, dtype=jnp.int32)
+    # Not beaten, rather than as large: no comparison with NaN is true, and what is NaN must not count as right.
+    rivals = (allowed & ~(jnp.expand_dims(positive_B, axis) > logits)).sum(axis=axis, dtype=jnp.int32)
     return nats, rivals == 1
 
 
@@ -135,3 +141,30 @@ def nt_xent(
     a_nats, a_hit = _choose(a_logits, positive, allowed, axis=1)
     b_nats, b_hit = _choose(b_logits, positive, allowed, axis=1)
     return _report(0.5 * (a_nats + b_nats), a_hit, b_hit, valid)
+
+
+def whole_batch(
+    objective: Callable[..., tuple[jax.Array, Metrics]],
+    a_BD: jax.Array,
+    b_BD: jax.Array,
+    *shared: Scalar,
+    ids_B: jax.Array | None = None,
+    valid_B: jax.Array | None = None,
+) -> WholeBatch:
+    """The mean loss of one of the objectives above, with its `accuracy` in both directions, as a term of a loss.
+
+    When gradients accumulate, the negatives are still the whole batch's. `shared`: its scale, temperature or bias.
+    """
+    rows = {"a_BD": a_BD, "b_BD": b_BD, "ids_B": ids_B, "valid_B": valid_B}
+    return WholeBatch(_judge(objective), rows=rows, shared=tuple(as_scalar(value) for value in shared))
+
+
+@cache  # equal objectives have one judge, as the structure of a traced loss must not differ
+def _judge(objective: Callable[..., tuple[jax.Array, Metrics]]) -> Callable[..., tuple[jax.Array, Metrics]]:
+    def judge(_: Any, rows: Mapping[str, Any], shared: tuple[jax.Array, ...]) -> tuple[jax.Array, Metrics]:
+        a, b, ids, valid = (rows[name] for name in ("a_BD", "b_BD", "ids_B", "valid_B"))
+        losses, sums = objective(a, b, *shared, ids_B=ids, valid_B=valid)
+        right = 0.5 * (sums["correct_a_to_b"] + sums["correct_b_to_a"])
+        return losses.mean(), {"accuracy": ratio(right, sums["examples"])}
+
+    return judge

@@ -21,7 +21,7 @@ Scalar: TypeAlias = float | jax.Array
 def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
     """`total / count` in float32 with 0 where `count` is 0, without NaN in value or gradient. Same shapes."""
     total, count = total.astype(jnp.float32), count.astype(jnp.float32)
-    some = count > 0
+    some = ~(count <= 0)  # a count that is NaN gives NaN
     return jnp.where(some, total / jnp.where(some, count, 1.0), 0.0)
 
 

@@ -84,7 +84,8 @@ def position_cross_entropy(
     # float32, in the pass over the logits that sums their exponentials.
     largest = jax.lax.stop_gradient(logits).max(axis=-1)
     alone = (logits == largest[..., None]).sum(axis=-1, dtype=jnp.float32) == 1
-    return PositionLoss(objective, nats, (alone & (target_logit == largest)).astype(jnp.float32))
+    correct = alone & (target_logit == largest) & jnp.isfinite(log_z)
+    return PositionLoss(objective, nats, correct.astype(jnp.float32))
 
 
 def sum_positions(positions: PositionLoss, weights: jax.Array, count_name: str = "tokens") -> tuple[jax.Array, Metrics]:

@@ -3,11 +3,14 @@
 G codebooks of V entries quantise each frame; N distractors stand against each masked frame.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from unimodal.objectives.contrastive import unit
 from unimodal.objectives.reduction import Metrics, Scalar, as_scalar, example_mean, example_sum
+from unimodal.objectives.terms import WholeBatch
 
 
 def sample_negatives(key: jax.Array, mask_BT: jax.Array, n: int) -> jax.Array:
@@ -73,8 +76,9 @@ def wav2vec2_contrastive(
 
     keep = jnp.concatenate([jnp.ones_like(allowed[:, :, :1]), allowed], axis=2)
     contested = allowed.any(axis=2)
-    nats = jnp.where(contested, jax.nn.logsumexp(logits, axis=2, where=keep) - logits[:, :, 0], 0.0)
-    beaten = (allowed & (logits[:, :, 1:] >= logits[:, :, :1])).any(axis=2)
+    # Codes that are NaN look all the same, and their frames uncontested: times 0, their NaN comes through all the same.
+    nats = jnp.where(contested, jax.nn.logsumexp(logits, axis=2, where=keep) - logits[:, :, 0], 0.0 * logits[:, :, 0])
+    beaten = (allowed & ~(logits[:, :, :1] > logits[:, :, 1:])).any(axis=2)
     weights = mask.astype(jnp.float32)
     return example_mean(nats, weights), {
         "objective": example_sum(nats, weights).sum(),
@@ -108,9 +112,18 @@ def code_perplexity(probabilities_BTGV: jax.Array, mask_BT: jax.Array) -> jax.Ar
     exp of the entropy of the *average* distribution over the frames in `mask_BT`. One-hot codes give the perplexity of
     what is used, soft probabilities that of what is believed. The sum over G is what fairseq and Hugging Face log.
     """
+    return _perplexity(*_use(probabilities_BTGV, mask_BT))
+
+
+def _use(probabilities_BTGV: jax.Array, mask_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Probabilities `[G,V]` summed over the counted frames, and how many these are."""
     weights = mask_BT.astype(jnp.float32)
     kept = jnp.where((weights > 0)[:, :, None, None], probabilities_BTGV.astype(jnp.float32), 0.0)
-    mean_GV = kept.sum(axis=(0, 1)) / jnp.maximum(weights.sum(), 1.0)
+    return kept.sum(axis=(0, 1)), weights.sum()
+
+
+def _perplexity(use_GV: jax.Array, frames: jax.Array) -> jax.Array:
+    mean_GV = use_GV / jnp.maximum(frames, 1.0)
     # 0 · log 0 is 0, and an entry of exactly no probability gets no gradient rather than an infinite one.
     entropy_G = -(mean_GV * jnp.log(jnp.where(mean_GV > 0, mean_GV, 1.0))).sum(axis=-1)
     return jnp.exp(entropy_G)
@@ -129,10 +142,26 @@ def diversity(probabilities_BTGV: jax.Array, mask_BT: jax.Array) -> tuple[jax.Ar
     Returns:
         the loss, a float32 scalar, and `code_perplexity`, the mean over codebooks.
     """
-    groups, entries = probabilities_BTGV.shape[2:]
-    perplexity_G = code_perplexity(probabilities_BTGV, mask_BT)
-    loss = (groups * entries - perplexity_G.sum()) / (groups * entries)
-    return jnp.where(mask_BT.astype(bool).any(), loss, 0.0), {"code_perplexity": perplexity_G.mean()}
+    return _unused(*_use(probabilities_BTGV, mask_BT))
+
+
+def diversity_term(probabilities_BTGV: jax.Array, mask_BT: jax.Array, weight: Scalar) -> WholeBatch:
+    """`weight` times `diversity` as a term of a loss, with it as the metric `diversity_loss`.
+
+    When gradients accumulate, the average that it judges is still the whole batch's.
+    """
+    return WholeBatch(_judge, sums=_use(probabilities_BTGV, mask_BT), shared=as_scalar(weight))
+
+
+def _judge(use: tuple[jax.Array, jax.Array], _: Any, weight: jax.Array) -> tuple[jax.Array, Metrics]:
+    loss, metrics = _unused(*use)
+    return weight * loss, {"diversity_loss": loss, **metrics}
+
+
+def _unused(use_GV: jax.Array, frames: jax.Array) -> tuple[jax.Array, Metrics]:
+    perplexity_G = _perplexity(use_GV, frames)
+    loss = (use_GV.size - perplexity_G.sum()) / use_GV.size
+    return jnp.where(frames > 0, loss, 0.0), {"code_perplexity": perplexity_G.mean()}
 
 
 def gumbel_codes(logits: jax.Array, key: jax.Array | None, temperature: Scalar) -> tuple[jax.Array, jax.Array]:

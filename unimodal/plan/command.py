@@ -11,11 +11,12 @@ from typing import Any
 
 from unimodal.configuration import typed
 from unimodal.errors import UsageError
-from unimodal.experiment import Experiment, MeshConfig, build
+from unimodal.experiment import Experiment, build
 from unimodal.plan.compile import Plan, plan, step_sets
 from unimodal.plan.meshes import dividing, promising, spell, spell_some
 from unimodal.plan.show import comparison, report, verdict
 from unimodal.plan.topology import FLAT, FORMS, Topology, exists, open_topology
+from unimodal.settings import MeshConfig
 from unimodal.sharding import make_mesh, shardings
 from unimodal.training.loop import check_batches
 

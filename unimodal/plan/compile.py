@@ -176,7 +176,7 @@ def abstract_arguments(experiment: Experiment, names: Sequence[str]) -> tuple[An
     batch = {
         task.name: {
             name: jax.ShapeDtypeStruct((*rows(task.batch_size), *a.shape), a.dtype, sharding=where)
-            for name, a in task.spec(experiment.model).items()
+            for name, a in task.inputs(experiment.model).spec.items()
         }
         for task in experiment.tasks
         if task.name in names

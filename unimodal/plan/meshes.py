@@ -75,7 +75,7 @@ def _sent(experiment: Experiment, mesh: Sizes, parameters: float) -> float:
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     total = 3 * parameters / tensor * (1 - 1 / fsdp) + 2 * parameters / (fsdp * tensor) * (1 - 1 / mesh["data"])
     for task in experiment.tasks:
-        tokens = task.batch_size * task.tokens(experiment.model) / (mesh["data"] * fsdp * mesh["sequence"])
+        tokens = task.batch_size * experiment.tokens[task.name] / (mesh["data"] * fsdp * mesh["sequence"])
         layers = sum(c.depth * c.width for c in experiment.backbones.values())
         total += 4 * 2 * 2 * tokens * layers * (1 - 1 / tensor)
     return total

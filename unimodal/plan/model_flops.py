@@ -14,19 +14,19 @@ Counted on the traced forward pass, so it knows no model by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from unimodal.backbone import Backbone, BackboneConfig
+from unimodal.backbone import BackboneConfig
 from unimodal.experiment import Experiment
-from unimodal.model import Model
+from unimodal.model import Model, watch
+from unimodal.objectives.terms import as_scalars
 from unimodal.task import Task
 from unimodal.tokens import Tokens
 from unimodal.visibility import Pattern
@@ -51,11 +51,10 @@ def forward_flops(model: Model, task: Task) -> float:
             hidden_from_view.append(layers * whole * (1 - visible_share(pattern)))
 
     def loss(model: Model, batch: Any, key: jax.Array) -> jax.Array:
-        for name, backbone in list(model.backbones.items()):
-            model.backbones[name] = _Watched(backbone, note)
-        return task.loss(model, batch, key=key, step=jnp.int32(0))[0]
+        watch(model, note)
+        return as_scalars(*task.loss(model, batch, key=key, step=jnp.int32(0)))[0]
 
-    batch = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.spec(model).items()}
+    batch = {k: jax.ShapeDtypeStruct((task.batch_size, *a.shape), a.dtype) for k, a in task.inputs(model).spec.items()}
     traced = jax.make_jaxpr(loss)(model, batch, jax.eval_shape(lambda: jax.random.key(0)))
     return jaxpr_flops(traced.jaxpr) - sum(hidden_from_view)
 
@@ -99,25 +98,3 @@ def jaxpr_flops(jaxpr: Jaxpr) -> float:
 def _inside(parameters: dict[str, Any]) -> list[Jaxpr]:
     values = [x for value in parameters.values() for x in (value if isinstance(value, tuple | list) else (value,))]
     return [v.jaxpr if isinstance(v, ClosedJaxpr) else v for v in values if isinstance(v, ClosedJaxpr | Jaxpr)]
-
-
-@dataclass(frozen=True)
-class _Note:
-    """Hashable, as what a module holds must be."""
-
-    call: Callable[[Tokens, BackboneConfig], None]
-
-
-class _Watched(nnx.Module):
-    """A backbone that tells what it is called with."""
-
-    def __init__(self, backbone: Backbone, note: Callable[[Tokens, BackboneConfig], None]):
-        self.backbone, self.note = backbone, _Note(note)
-
-    @property
-    def config(self) -> BackboneConfig:
-        return self.backbone.config
-
-    def __call__(self, tokens: Tokens, **options: Any) -> Any:
-        self.note.call(tokens, self.config)
-        return self.backbone(tokens, **options)

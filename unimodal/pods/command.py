@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from unimodal.pods.description import Pod, device_count, split_flags
 from unimodal.pods.volume import volume
 
 CLOUDS = {"tpu-vm": tpu_vm, "gke": gke, "slurm": slurm, "sky": sky}
+SHIPPING = ("tpu-vm", "sky")  # these copy the repository to the machines
 
 
 def launch_pod(arguments: Sequence[str], check: Callable[[str, list[str], int], object], root: Path) -> int:
@@ -20,12 +22,19 @@ def launch_pod(arguments: Sequence[str], check: Callable[[str, list[str], int], 
     `check(command, flags, devices)` raises UsageError for what the run would refuse on so many devices: better here than
     on a rented machine.
     """
+    refuse_control_characters(arguments)
     pod, rest = split_flags(arguments)
     if pod.action == "run":
         check(pod.command, rest, device_count(pod))
     elif rest:
         raise UsageError(f"--action={pod.action} takes no {rest[0].split('=')[0]}")
-    program = ("python", "launch.py", pod.command, *rest)
+    # In a repository, or in a copy of one, launch.py; where the package is installed, its console command.
+    repository = (root / "launch.py").is_file()
+    program = ("python", *(("launch.py",) if repository else ("-m", "unimodal")), pod.command, *rest)
+    if not repository and pod.platform in SHIPPING and pod.action == "run":
+        raise UsageError(
+            f"--platform={pod.platform} takes the code along: run `python launch.py pod` in a clone of the repository"
+        )
     if pod.platform == "local":
         volume(pod)
         if pod.action != "run":
@@ -41,6 +50,18 @@ def launch_pod(arguments: Sequence[str], check: Callable[[str, list[str], int], 
             f"\nnothing of {pod.name} was stopped; --action=logs follows it, --action=delete ends it", file=sys.stderr
         )
         return 130
+
+
+def refuse_control_characters(arguments: Sequence[str]) -> None:
+    """Raises UsageError for a line break or the like: arguments become lines of scripts and manifests.
+
+    What is given in --setup is shell, of one line or more.
+    """
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if before == "--setup" or word.startswith("--setup="):
+            continue
+        if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in word):
+            raise UsageError(f"{word[:80]!r} holds a control character, such as a line break; leave it out")
 
 
 def _show(text: str) -> int:

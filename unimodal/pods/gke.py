@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.errors import UsageError
-from unimodal.hosts.peer import EXIT_STOPPED, EXIT_USAGE
+from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USAGE
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import environment
 from unimodal.pods.tools import Step, must, run, spell, to_yaml
@@ -75,7 +75,7 @@ def manifest(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
         "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": _codes(EXIT_USAGE)},  # to mend first: do not start again
+                {"action": "FailJob", "onExitCodes": _codes(EXIT_USAGE, EXIT_DIVERGED)},  # to mend first
             ]
         },
         "template": {"metadata": {"annotations": _annotations(volume(pod))}, "spec": pod_spec},
@@ -95,9 +95,9 @@ def manifest(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _codes(code: int) -> dict[str, Any]:
-    assert code != EXIT_STOPPED
-    return {"containerName": "run", "operator": "In", "values": [code]}
+def _codes(*codes: int) -> dict[str, Any]:
+    assert EXIT_STOPPED not in codes
+    return {"containerName": "run", "operator": "In", "values": sorted(codes)}
 
 
 def _nodes(pod: Pod) -> dict[str, str]:

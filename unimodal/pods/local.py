@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -38,7 +39,7 @@ def dry_run(pod: Pod, program: Sequence[str]) -> str:
     lines = []
     for process in range(pod.processes):
         set_to = " ".join(f"{key}={value!r}" for key, value in variables(pod, process, (8476, 8477)).items())
-        lines.append(f"{set_to} {' '.join(program)}")
+        lines.append(f"{set_to} {shlex.join(program)}")
     return "\n".join(["# on this machine, on two free ports, all at the same time:", *lines])
 
 
@@ -48,8 +49,9 @@ def run(pod: Pod, program: Sequence[str], root: Path) -> int:
     When one dies, the others end too, and the last line says which it was.
     """
     ports = (free_port(), free_port())
-    words = [sys.executable if word == "python" else word for word in program]
-    children = [_start(words, root, {**os.environ, **variables(pod, p, ports)}) for p in range(pod.processes)]
+    own = {"python": sys.executable, "launch.py": str(root / "launch.py")}  # from the folder that the user is in
+    words = [*(own.get(word, word) for word in program[:2]), *program[2:]]
+    children = [_start(words, {**os.environ, **variables(pod, p, ports)}) for p in range(pod.processes)]
     readers = repeat({str(number): child for number, child in enumerate(children)})
     before = {number: signal.signal(number, _pass_on(children)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -79,12 +81,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _start(words: Sequence[str], root: Path, variables: Mapping[str, str]) -> subprocess.Popen[str]:
+def _start(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[str]:
     # A session of its own: ctrl-C on the terminal reaches this process alone, which passes on a gentler signal.
     pipe = subprocess.PIPE
     return subprocess.Popen(
         words,
-        cwd=root,
         env=dict(variables),
         stdout=pipe,
         stderr=pipe,

@@ -48,10 +48,18 @@ def spell(step: Step) -> str:
     """The step as one would type it."""
     lines = [f"# {step.note}"] if step.note else []
     for path, text in step.files:
-        lines += [f"cat > {path} <<'END'", text.rstrip("\n"), "END"]
+        lines.append(_here(f"cat > {shlex.quote(path)}", text))
     line = shlex.join(step.words)
-    lines += [line] if step.stdin is None else [f"{line} <<'END'", step.stdin.rstrip("\n"), "END"]
+    lines.append(line if step.stdin is None else _here(line, step.stdin))
     return "\n".join(lines)
+
+
+def _here(line: str, text: str) -> str:
+    """A command that reads `text`, between marks that the text does not hold."""
+    mark = "END"
+    while mark in text.splitlines():
+        mark += "_"
+    return "\n".join([f"{line} <<'{mark}'", text.rstrip("\n"), mark])
 
 
 def run(step: Step, *, show: bool = False) -> Outcome:

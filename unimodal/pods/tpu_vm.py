@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from unimodal.errors import UsageError
-from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED, EXIT_USAGE
+from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_STOPPED, EXIT_USAGE
 from unimodal.pods.description import Pod, tpu_slice, usual_shape
 from unimodal.pods.environment import PYTHON, environment
 from unimodal.pods.follow import follow
@@ -76,7 +76,7 @@ def launch(pod: Pod, program: Sequence[str], root: Path) -> int:
             state = "was taken away while it was being made"
         else:
             code = _bring_code(pod, program, root) or _run_once(pod, program)
-            if code in (0, EXIT_USAGE):
+            if code in (0, EXIT_USAGE, EXIT_DIVERGED):
                 return code
             state = _now(pod)
             if code == UNREACHABLE and state == "ACTIVE":

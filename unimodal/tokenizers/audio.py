@@ -71,8 +71,11 @@ class Convolution(nnx.Module):
         shape = (kernel, inputs, c.channels)
         axes = ("taps", "hidden", "channels")
         # √2: GELU halves the variance, and seven layers without it would lose the signal (He 2015).
-        self.kernel = nnx.Param(fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype), axes=axes)
-        self.bias = nnx.Param(jnp.zeros((c.channels,), dtype), axes=("channels",)) if c.conv_bias else None
+        self.kernel = nnx.Param(
+            fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype), axes=axes, kind="matrix", contracted=2
+        )
+        bias = jnp.zeros((c.channels,), dtype) if c.conv_bias else None
+        self.bias = None if bias is None else nnx.Param(bias, axes=("channels",), kind="vector")
         self.norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype) if norm else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -139,9 +142,9 @@ class PositionConvolution(GroupedConvolution):
         super().__init__(width, config)
         dtype, shape = jnp.dtype(config.param_dtype), (self.taps, width // self.groups, width)
         direction = fan_in(2.0, shape[:2])(rngs.params(), shape, dtype)
-        self.direction = nnx.Param(direction, axes=("taps", "hidden", "embed"))
-        self.magnitude = nnx.Param(_norm_per_tap(direction), axes=("taps",))
-        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",))
+        self.direction = nnx.Param(direction, axes=("taps", "hidden", "embed"), kind="matrix")
+        self.magnitude = nnx.Param(_norm_per_tap(direction), axes=("taps",), kind="vector")
+        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         direction = self.direction.get_value()
@@ -157,8 +160,8 @@ class NormedPositionConvolution(GroupedConvolution):
         super().__init__(width, config)
         dtype, shape = jnp.dtype(config.param_dtype), (self.taps, width // self.groups, width)
         kernel = fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype)
-        self.kernel = nnx.Param(kernel, axes=("taps", "hidden", "embed"))
-        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",))
+        self.kernel = nnx.Param(kernel, axes=("taps", "hidden", "embed"), kind="matrix")
+        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.along_time(x, self.kernel.get_value().astype(x.dtype), self.bias).astype(jnp.float32)
@@ -184,9 +187,10 @@ class Tokenizer(nnx.Module):
             )
             for i, (kernel, stride) in enumerate(zip(c.kernels, c.strides, strict=True))
         )
-        self.feature_norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype)
+        self.feature_norm = Norm(c.channels, epsilon=c.norm_epsilon, axis="channels", dtype=dtype)
         self.projection = Linear((c.channels,), (width,), ("hidden", "embed"), dtype=dtype, rngs=rngs)
-        self.mask_embedding = nnx.Param(jax.random.uniform(rngs.params(), (width,), dtype), axes=("embed",))
+        start = jax.random.uniform(rngs.params(), (width,), dtype)
+        self.mask_embedding = nnx.Param(start, axes=("embed",), kind="vector")
         self.position: Any = (
             PositionConvolution(width, c, rngs=rngs)
             if c.position_layers is None

@@ -44,10 +44,9 @@ class Convolution(nnx.Module):
     def __init__(self, inputs: int, width: int, kernel: int, stride: int, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         self.stride, self.pad = stride, kernel // 2
         shape = (kernel, inputs, width)
-        self.kernel = nnx.Param(
-            fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype), axes=("taps", "hidden", "embed")
-        )
-        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",))
+        start = fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype)
+        self.kernel = nnx.Param(start, axes=("taps", "hidden", "embed"), kind="matrix", contracted=2)
+        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, numbers = self.kernel.get_value(), ("NWC", "WIO", "NWC")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from etils import epath
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
 from unimodal.storage import absolute, is_remote, one_line, write_whole
+from unimodal.training import earlier
 from unimodal.training.fingerprint import fingerprint, leaf_hashes
 from unimodal.training.step import TrainState
 
@@ -54,10 +56,17 @@ class Checkpoints:
             raise UsageError(f"no checkpoint in {self._manager.directory}; train first")
         facts = self._read(step, "facts", ocp.args.JsonRestore())
         wanted = named(abstract)
-        _check_names(set(wanted), set(facts["hashes"]), step)
-        _check_shapes(_shapes(wanted), facts["shapes"], step)
-        found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
-        _check_hashes(found, facts["hashes"], step)
+        if then := earlier.names_then(wanted, facts["shapes"]):
+            _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
+            same = {name: shape for name, shape in _shapes(wanted).items() if then[name] == name}
+            _check_shapes(same, facts["shapes"], step)
+            read = earlier.to_read(wanted, then, facts["shapes"])
+            found = earlier.as_now(wanted, then, self.read(step, read))
+        else:
+            _check_names(set(wanted), set(facts["hashes"]), step)
+            _check_shapes(_shapes(wanted), facts["shapes"], step)
+            found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
+            _check_hashes(found, facts["hashes"], step)
         structure = jax.tree.structure(abstract)
         state = jax.tree.unflatten(structure, [found[name] for name in wanted])
         return state, facts["iterators"], facts["fingerprint"]
@@ -163,36 +172,49 @@ def named(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def has_checkpoint(workdir: epath.PathLike) -> bool:
-    """Whether there is something to resume. Writes nothing. Raises UsageError for a bucket that does not answer."""
+def saved_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps that have a checkpoint. Writes nothing. Raises UsageError for a bucket that does not answer."""
     try:
-        return any(path.name.isdigit() for path in (epath.Path(workdir) / "checkpoints").glob("*"))
+        names = [path.name for path in (epath.Path(workdir) / "checkpoints").glob("*")]
     except Exception as error:
         if isinstance(error, FileNotFoundError):  # no such bucket: claim_workdir says so where it matters
-            return False
+            return []
         if not is_remote(workdir):
             raise
         raise UsageError(f"cannot read workdir {workdir}: {one_line(error)}") from error
+    return sorted(int(name) for name in names if name.isdigit())
 
 
-def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_differ: tuple[str, ...] = ()) -> None:
+def claim_workdir(
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    may_differ: tuple[str, ...] = (),
+    renew: bool = False,
+    meaning: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> dict[str, tuple[Any, Any]]:
     """Make `workdir` ours: write config.json, or check that the one that is there says the same.
 
-    `may_differ`: dotted prefixes of fields that do not change what is learned (the mesh, how often to log).
+    `may_differ`: dotted fields or groups, as patterns, that do not change what is learned (the mesh, how often to log).
+    Returns those that do differ, with their values there and now; `renew` writes the values of now. `meaning`: what both
+    configs are compared by, so that a field written in another way, or left at its default, is no difference.
     Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
     """
     workdir = epath.Path(workdir)
-    path = workdir / "config.json"
+    path, differ = workdir / "config.json", {}
     try:
         if not is_remote(workdir):  # a bucket has no folders
             workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _compare(json.loads(path.read_text(encoding="utf-8")), dict(config), workdir, may_differ)
-            return
+            there = meaning(json.loads(path.read_text(encoding="utf-8")))
+            differ = _compare(dict(there), dict(meaning(config)), workdir, may_differ)
+            if not (renew and differ):
+                return differ
         # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
         if jax.process_index() == 0 or not is_remote(workdir):
             text = json.dumps(config, indent=2, sort_keys=True)
             write_whole(path, text, suffix=f".tmp{jax.process_index()}")
+        return differ
     except UsageError:
         raise
     except json.JSONDecodeError as error:
@@ -203,17 +225,22 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], *, may_dif
         raise UsageError(f"cannot write in workdir {workdir}: {one_line(error)}") from error
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]) -> None:
+def _compare(
+    old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]
+) -> dict[str, tuple[Any, Any]]:
     before, after = _flat(old), _flat(json.loads(json.dumps(new)))
-    fields = sorted(
-        name
-        for name in before.keys() | after.keys()
-        if before.get(name) != after.get(name) and not any(f"{name}.".startswith(f"{p}.") for p in may_differ)
-    )
+    differ = {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    }
+    allowed = {name for name in differ for p in may_differ if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*")}
+    fields = [name for name in differ if name not in allowed]
     if fields:
-        shown = "; ".join(f"{name}: {before.get(name)!r} there, {after.get(name)!r} now" for name in fields[:4])
+        shown = "; ".join(f"{name}: {differ[name][0]!r} there, {differ[name][1]!r} now" for name in fields[:4])
         more = f"; and {len(fields) - 4} more" if len(fields) > 4 else ""
         raise UsageError(f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir")
+    return differ
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -242,7 +269,10 @@ def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int
             )
 
 
-def _check_names(wanted: set[str], found: set[str], step: int) -> None:
+def _check_names(wanted: set[str], found: set[str], step: int, spare: str | None = None) -> None:
+    """spare: how the names of arrays begin that the checkpoint may have although nothing wants them."""
+    if spare is not None:
+        found = {name for name in found if name in wanted or not name.startswith(spare)}
     for missing, where, other in ((wanted - found, "checkpoint", "model"), (found - wanted, "model", "checkpoint")):
         if missing:
             raise UsageError(

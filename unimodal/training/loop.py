@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,19 +20,23 @@ from unimodal.errors import UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.checkpoint import Checkpoints
+from unimodal.training.guard import BEHIND, Guard
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.metrics import MetricsWriter
 from unimodal.training.progress import Progress
 from unimodal.training.step import Program, TrainState
+from unimodal.training.turns import name_sets, turns
 
 SCHEDULES = ("sum", "alternate")
+RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what the next row of each task will hold
 
 
 @dataclass(frozen=True)
 class LoopConfig:
     """steps: how many in all. schedule: "sum" (every step takes a batch of every task) or "alternate" (one task per
     step, in turns as often as their weights say). log_every, eval_every, checkpoint_every: in steps (0: only at the
-    end). stop_after: leave off after this step, checkpointed, to be resumed. profile: which steps to trace."""
+    end). stop_after: leave off after this step, checkpointed, to be resumed. max_bad_steps: end the run after so many
+    steps in a row whose loss or gradient is not finite (such a step changes nothing). profile: which steps to trace."""
 
     steps: int
     schedule: str = "sum"
@@ -39,12 +45,13 @@ class LoopConfig:
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
     stop_after: int | None = None
+    max_bad_steps: int = 10
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
-        least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1)
+        least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
@@ -62,30 +69,14 @@ class Together(Protocol):
         ...
 
 
-def turns(tasks: Sequence[Task], schedule: str) -> Callable[[int], tuple[str, ...]]:
-    """Which tasks train at each step (a pure function of the step, so that a resumed run goes on alike)."""
-    if schedule == "sum":
-        return lambda step: tuple(task.name for task in tasks)
-    # The task that lags most behind its share goes next; the pattern repeats once each share is whole.
-    least = min(task.weight for task in tasks)
-    share = [max(1, round(task.weight / least)) for task in tasks]
-    done, order = [0] * len(tasks), []
-    for _ in range(sum(share)):
-        i = min(range(len(tasks)), key=lambda i: ((done[i] + 0.5) / share[i], i))
-        done[i] += 1
-        order.append(tasks[i].name)
-    return lambda step: (order[step % len(order)],)
-
-
 def compile_steps(
-    program: Program, tasks: Mapping[str, Task], config: LoopConfig, who: Callable[[int], tuple[str, ...]]
+    program: Program, tasks: Mapping[str, Task], config: LoopConfig
 ) -> dict[tuple[str, ...], Callable[..., Any]]:
     """One step for each set of tasks that trains together. Where tasks take turns, turns stand for their weights."""
     weigh = config.schedule == "sum"
-    sets = dict.fromkeys(who(step) for step in range(min(config.steps, 10_000)))  # turns repeat long before that
     return {
         names: program.step({name: (tasks[name].loss, tasks[name].weight if weigh else 1.0) for name in names})
-        for names in sets
+        for names in name_sets(list(tasks.values()), config.schedule)
     }
 
 
@@ -95,8 +86,13 @@ def to_device(batch: Mapping[str, np.ndarray], program: Program) -> dict[str, ja
 
 
 def check_batches(tasks: Sequence[Task], program: Program) -> None:
-    """Raises UsageError for a batch that the mesh, or accumulation, does not divide."""
+    """Raises UsageError for a batch that the mesh, or accumulation, does not divide, or a weight that is none."""
     for task in tasks:
+        if not 0 < task.weight < math.inf:
+            raise UsageError(
+                f"tasks.{task.name}.weight must be above 0 and finite, but is {task.weight}; leave out a task that "
+                f"shall not train"
+            )
         if task.batch_size < 1:
             raise UsageError(f"tasks.{task.name}.batch_size must be at least 1, but is {task.batch_size}")
         parts = batch_parts(program.mesh) * program.accumulate
@@ -127,14 +123,15 @@ def train(
     """
     by_name = {task.name: task for task in tasks}
     who = turns(tasks, config.schedule)
-    compiled = compile_steps(program, by_name, config, who)
+    compiled = compile_steps(program, by_name, config)
 
     # --- start, or go on --------------------------------------------------------------------------------------------
     checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
     start = checkpoints.latest_step() or 0
-    fingerprint = ""
+    fingerprint, recent = "", {}
     if start:
         state, iterators, fingerprint = checkpoints.restore(program.abstract_state())
+        recent: dict[str, Any] = _from_json(iterators.pop(RECENT, {}))
         for name, saved in iterators.items():
             batches[name].set_state(saved)
     else:
@@ -148,25 +145,44 @@ def train(
     stop = _StopSignal(together)
 
     def save() -> str:
-        return checkpoints.save(state, {name: iterator.get_state() for name, iterator in batches.items()})
+        states = {name: iterator.get_state() for name, iterator in batches.items()}
+        return checkpoints.save(state, {**states, RECENT: _for_json(recent)} if recent else states)
+
+    def write(step: int, device_metrics: Mapping[str, Any], more: Mapping[str, float]) -> dict[str, Any]:
+        rows = jax.device_get(dict(device_metrics))
+        for name, values in rows.items():
+            skipped = {"update_skipped": 1.0} if values["bad"] else {}
+            metrics_writer.write(step, name, {**{k: v for k, v in values.items() if k != "bad"}, **more, **skipped})
+        return rows
+
+    def is_logged(step: int) -> bool:
+        return step % config.log_every == 0 or step == config.steps
+
+    guard = Guard(
+        config.max_bad_steps,
+        program.parameter_names(),
+        progress.note,
+        lambda step, metrics: None if is_logged(step) else write(step, metrics, {}),
+    )
 
     # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
     def log(pending: tuple[int, dict[str, Any], float, dict[str, float]] | None) -> None:
         if pending is None:
             return
         step, device_metrics, waited, done = pending
-        for name, values in jax.device_get(device_metrics).items():
-            metrics_writer.write(step, name, {**values, "input_wait_seconds": waited})
+        guard.look(step)
+        skipped = {}
+        for name, values in write(step, device_metrics, {"input_wait_seconds": waited}).items():
             losses_seen[name] = float(values["loss"])
-        progress.update(
-            step, losses_seen, int(done["tokens"]), int(done["examples"]), flops=done["flops"], waited=waited
-        )
+            if values.get("skipped", 0) > 0:
+                skipped[name] = f"{values['skipped']:.0f} of {by_name[name].batch_size} skipped"
+        counts = int(done["tokens"]), int(done["examples"])
+        progress.update(step, losses_seen, *counts, flops=done["flops"], waited=waited, remarks=skipped)
 
     nothing = {"tokens": 0.0, "examples": 0.0, "flops": 0.0}
     losses_seen: dict[str, float] = {}
     seen = dict(nothing)
     pending: tuple[int, dict[str, Any], float, dict[str, float]] | None = None
-    recent: dict[str, Any] = {}
     last, saved_at, waited = start, start, 0.0
     with jax.set_mesh(program.mesh), metrics_writer, progress, stop:
         for step in itertools.count(start):
@@ -174,41 +190,75 @@ def train(
                 break
             names = who(step)
             began = time.perf_counter()
-            batch = {name: to_device(next(batches[name]), program) for name in names}
+            host = {name: dict(next(batches[name])) for name in names}
+            ids = {name: batch.pop("id") for name, batch in host.items() if "id" in batch}
+            batch = {name: to_device(arrays, program) for name, arrays in host.items()}
             waited += time.perf_counter() - began
             profiler.before(step, state)
             state, metrics = compiled[names](state, batch)
             profiler.after(step, state)
             last, recent = step + 1, {**recent, **metrics}
+            guard.watch(last, metrics, ids)
             for name in names:
                 seen["examples"] += by_name[name].batch_size
                 seen["tokens"] += by_name[name].batch_size * tokens[name]
                 seen["flops"] += cost.flops.get(name, 0.0)
             log(pending)
             pending = None
-            if last % config.log_every == 0 or last == config.steps:
+            if is_logged(last):
                 pending, recent, waited, seen = (last, recent, waited, seen), {}, 0.0, dict(nothing)
+            guard.look(last - BEHIND)
+            if guard.diverged is not None:
+                break
             if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
+                progress.note(f"evaluating after step {last:,} …")
                 for name, values in evaluate(program.model(state), last).items():
                     metrics_writer.write(last, name, {f"validation/{key}": value for key, value in values.items()})
+                    progress.note(f"validation of {name} after step {last:,}: {_listed(values)}")
             if config.checkpoint_every and last % config.checkpoint_every == 0:
                 log(pending)  # a run that resumes from the checkpoint has the numbers of every step before it
                 pending = None
-                metrics_writer.sync()
-                fingerprint, saved_at = save(), last
+                guard.look(last)
+                if guard.in_a_row == 0:  # a checkpoint from amid bad steps would push out one from before them
+                    metrics_writer.sync()
+                    fingerprint, saved_at = save(), last
         log(pending)
+        guard.look(last)
         profiler.close(state)
         metrics_writer.sync()
-        if last > saved_at:
+        if last > saved_at and guard.diverged is None:
             fingerprint = save()
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
+    if guard.diverged is not None:
+        raise guard.diverged
     if main and last > start:
         write_summary(workdir, summary(progress.mean_rates(), program.mesh.size, cost))
     return state, fingerprint, last >= config.steps
 
 
+def _for_json(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Metrics as JSON has them: no NaN, nor infinity (which comes back as NaN)."""
+    found = jax.device_get(dict(metrics))
+    finite = lambda value: float(value) if math.isfinite(value) else None  # noqa: E731
+    return {task: {name: finite(value) for name, value in values.items()} for task, values in found.items()}
+
+
+def _from_json(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    return {
+        task: {name: math.nan if value is None else value for name, value in values.items()}
+        for task, values in metrics.items()
+    }
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
 class _StopSignal:
-    """SIGTERM and SIGINT end the loop after the step at hand, with a checkpoint; a second SIGINT ends it at once."""
+    """SIGTERM and SIGINT end the loop after the step at hand, with a checkpoint; a second SIGINT ends it at once.
+
+    Each is answered in the moment it comes, as the step at hand may take long.
+    """
 
     def __init__(self, together: Together | None) -> None:
         self.wanted = False
@@ -234,6 +284,10 @@ class _StopSignal:
     def _ask(self, number: int, _frame: object) -> None:
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.wanted:
+            advice = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
+            # Not by print: the main thread may be in the midst of one.
+            os.write(2, f"stopping after this step, with a checkpoint{advice}\n".encode())
         self.wanted = True
         if self._together is not None:
             self._together.ask_to_stop()

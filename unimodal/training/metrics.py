@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import numpy as np
 from etils import epath
 from tensorboardX import SummaryWriter
 
@@ -24,7 +25,7 @@ TENSORBOARD_FOLDER = "tensorboard"
 REMOTE_SECONDS = 30.0  # between copies to a bucket, where nothing can be appended
 _RESERVED = frozenset({"step", "task", "nonfinite"})
 
-Verdict = Literal["better", "worse", "equal", "unknown"]
+Verdict = Literal["better", "worse", "equal", "unknown", "failed"]
 
 
 class MetricsWriter:
@@ -140,9 +141,30 @@ def curves(records: Iterable[Mapping[str, Any]], name: str = "loss") -> dict[str
     return found
 
 
+def finite_only(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as JSON can hold it: a number that is not finite is None, and its dotted name listed under "nonfinite"."""
+    missing: list[str] = []
+
+    def cleaned(value: Any, name: str) -> Any:
+        if isinstance(value, Mapping):
+            return {key: cleaned(each, f"{name}.{key}" if name else str(key)) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [cleaned(each, f"{name}.{place}") for place, each in enumerate(value)]
+        if isinstance(value, float | np.floating) and not math.isfinite(value):
+            missing.append(name)
+            return None
+        return value
+
+    found = cleaned(record, "")
+    return {**found, "nonfinite": missing} if missing else found
+
+
 def verdict(value: float | None, baseline: float | None, higher_is_better: bool) -> Verdict:
-    """Whether a result beats its baseline: "better", "worse" or "equal"; "unknown" if either is missing or NaN."""
-    if value is None or baseline is None or math.isnan(value) or math.isnan(baseline):
+    """Whether a result beats its baseline: "better", "worse" or "equal"; "failed" if it is not finite, and "unknown" if
+    there is no result or nothing to compare it with."""
+    if value is not None and not math.isfinite(value):
+        return "failed"
+    if value is None or baseline is None or math.isnan(baseline):
         return "unknown"
     if value == baseline:
         return "equal"

@@ -1,187 +1,178 @@
-"""AdamW with warm-up and decay, from optax, and what joint training and fine-tuning add to it."""
+"""An optimizer of optax's for each parameter by itself, and what joint training and fine-tuning add to it.
+
+Every parameter has a state of its own, steps counted included. So a parameter that is used first at step 5,000 begins as at
+step 1, and methods that look at a whole matrix (LARS, LAMB, Adafactor, Muon) see one layer of a stacked parameter at a
+time, as they do where layers are unrolled. The learning rate follows the steps of the run.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import nnx
 
-from unimodal.errors import UsageError
-from unimodal.sharding import path_name
+from unimodal.training.optimizers import OPTIMIZERS, OptimizerConfig, Rate
+from unimodal.training.parameters import Parameter, described, rate_factors, thawing
+from unimodal.training.rounding import apply_updates, bounded, full, rounded_by_chance
+
+__all__ = ["OptimizerConfig", "OptimizerState", "apply_updates", "averaged", "make_optimizer"]
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (Loshchilov 2019): peak learning_rate after `warmup` steps, held for `hold` steps, then decay ("cosine" or
-    "linear") to `final` times it; global-norm `clip` (0: none); weight_decay on matrices only; `accumulate` micro-batches
-    per step. freeze: dotted names of parts of the model that stay as they start, as "tokenizers.audio.convolutions", or
-    for so many steps only: "backbones.audio=1000"."""
+class OptimizerState(NamedTuple):
+    """Everything an optimizer keeps between steps.
 
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    hold: int = 0
-    decay: str = "cosine"
-    final: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.98
-    epsilon: float = 1e-8
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    accumulate: int = 1
-    freeze: tuple[str, ...] = ()
+    inner: optax's state by parameter, float32; nothing of those that are frozen for good.
+    master: float32 values of half-precision parameters, where the config asks for them.
+    step: how many steps there were, whatever they touched.
+    """
 
-    def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise UsageError(f"optimizer.accumulate must be at least 1, but is {self.accumulate}")
-        if not 0 < self.learning_rate < math.inf:  # nor NaN
-            raise UsageError(f"optimizer.learning_rate must be positive and finite, but is {self.learning_rate}")
-        for name, value in vars(self).items():
-            if isinstance(value, int | float) and not 0 <= value < math.inf:
-                raise UsageError(f"optimizer.{name} must be finite and at least 0, but is {value}")
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"optimizer.{name} must be at least 0 and below 1, but is {getattr(self, name)}")
-        if self.decay not in ("cosine", "linear"):
-            raise UsageError(f"optimizer.decay must be cosine or linear, but is {self.decay!r}")
-        for entry in self.freeze:
-            _frozen_part(entry)
-
-    def schedule(self, steps: int) -> optax.Schedule:
-        """The learning rate at each of `steps` steps."""
-        warmup, rate = min(self.warmup, steps), self.learning_rate
-        if self.decay == "cosine" and not self.hold:
-            return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, warmup + 1), self.final * rate)
-        left = max(1, steps - warmup - self.hold)
-        falling = {
-            "linear": optax.linear_schedule(rate, self.final * rate, left),
-            "cosine": optax.cosine_decay_schedule(rate, left, self.final),
-        }[self.decay]
-        rising = optax.linear_schedule(0.0, rate, warmup) if warmup else optax.constant_schedule(rate)
-        parts = [rising, optax.constant_schedule(rate), falling]
-        return optax.join_schedules(parts, [warmup, warmup + self.hold])
+    inner: dict[str, Any]
+    master: dict[str, Any]
+    step: jax.Array
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -> optax.GradientTransformation:
-    """The whole chain. `lazy`: parameters that a step's tasks do not use (gradient exactly zero) are left alone in it."""
-    adam = lazy_adam if lazy else optax.scale_by_adam
-    chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    chain += [
-        adam(config.b1, config.b2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=is_matrix),
-        optax.scale_by_learning_rate(config.schedule(steps)),
-    ]
-    whole = optax.chain(*chain)
-    whole = skip_untouched(whole) if lazy else whole
-    return permissive(freeze(whole, config.freeze) if config.freeze else whole)
+    """The optimizer of a run of `steps` steps. Its updates are float32 and go to `apply_updates`.
 
-
-def is_matrix(parameters: Any) -> Any:
-    """Which parameters weight decay is for: those with two logical axes or more (a stacked bias has but one)."""
-
-    def decide(leaf: Any) -> bool:
-        return len(leaf.get_metadata().get("axes", (None, None))) >= 2
-
-    return jax.tree.map(decide, parameters, is_leaf=lambda x: isinstance(x, nnx.Variable))
-
-
-def lazy_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    """Adam (Kingma 2015) whose moments do not decay for parameters with no gradient at all.
-
+    `lazy`: a parameter that a step's tasks do not use (gradient exactly zero) is left alone in it, and so is its state.
     When tasks alternate, a head would otherwise go on moving by stale momentum while other tasks have their turn.
     """
-    inner = optax.scale_by_adam(b1, b2, epsilon)
+    schedule = config.schedule(steps)
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        touched, before = _touched(updates), state
-        updates, state = inner.update(updates, state, params)
-        new: Any = state
-        return updates, new._replace(mu=_choose(touched, new.mu, before.mu), nu=_choose(touched, new.nu, before.nu))
+    def init(params: Any) -> OptimizerState:
+        parameters = described(params)
+        rate_factors(parameters, config.learning_rate_factors, config.layer_decay)  # raises for what matches nothing
+        thaw = thawing([p.name for p in parameters], config.freeze)
+        trained = [p for p in parameters if thaw[p.name] < math.inf]
+        inner = {p.name: _like(p, _init(config, p)) for p in trained}
+        master = {p.name: p.like(full(p.value)) for p in trained if config.master_weights and p.half}
+        return OptimizerState(inner, master, jnp.zeros((), jnp.int32))
 
-    return optax.GradientTransformation(inner.init, update)
+    def update(updates: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
+        parameters, rate = described(params), schedule(state.step)
+        factors = rate_factors(parameters, config.learning_rate_factors, config.layer_decay)
+        thaw = thawing([p.name for p in parameters], config.freeze)
+        # What is frozen for good has no part in clipping either.
+        gradients = {g.name: full(g.value) for g in described(updates) if thaw[g.name] < math.inf}
+        clipped = _clipped(gradients, config.clip)
+        inner, master, changes = {}, {}, {}
+        for p in parameters:
+            if p.name not in gradients:
+                continue
+            before, value = _values(state.inner[p.name]), full(_values(state.master.get(p.name, p.leaf)))
+            change, after = _update(config, p, clipped[p.name], before, value, jnp.asarray(rate * factors[p.name]))
+            still = jnp.zeros_like(change)
+            if thaw[p.name]:
+                frozen = state.step < thaw[p.name]
+                change, after = _where(frozen, (still, _gathered(before, after)), (change, after))
+            if lazy:
+                touched = jnp.any(gradients[p.name] != 0)
+                change, after = _where(touched, (change, after), (still, before))
+            inner[p.name], new = _like(p, after), bounded(p, value + change, change)
+            if p.name in state.master:
+                master[p.name], change = p.like(new), new - full(p.value)
+            elif config.stochastic_rounding and p.half:
+                change = full(rounded_by_chance(new, p.value.dtype, _chance(p, state.step))) - value
+            changes[p.name] = change
+        result = [p.like(changes.get(p.name, jnp.zeros(p.value.shape, jnp.float32))) for p in parameters]
+        return _tree(params).unflatten(result), OptimizerState(inner, master, state.step + 1)
+
+    return optax.GradientTransformation(init, _permissive(update))
 
 
-def skip_untouched(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, with a zero update (no weight decay either) for parameters with no gradient at all."""
+def averaged(state: Any, params: Any) -> Any:
+    """The parameters to evaluate and to publish: the average that schedule-free training keeps, else `params` themselves."""
+    inner = state.inner.values() if isinstance(state, OptimizerState) else ()
+    if not any(isinstance(one, optax.contrib.ScheduleFreeState) for one in inner):
+        return params
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        touched = _touched(updates)
-        updates, state = inner.update(updates, state, params)
-        return _choose(touched, updates, jax.tree.map(jnp.zeros_like, updates)), state
+    def average(p: Parameter) -> Any:
+        if p.name not in state.inner:
+            return p.leaf
+        one = optax.contrib.schedule_free_eval_params
+        value = _each_layer(one, p)(_values(state.inner[p.name]), full(p.value))
+        return p.like(bounded(p, value, value).astype(p.value.dtype))
 
-    return optax.GradientTransformation(inner.init, update)
+    return _permissive(lambda: _tree(params).unflatten([average(p) for p in described(params)]))()
 
 
-def freeze(inner: optax.GradientTransformation, entries: Sequence[str]) -> optax.GradientTransformation:
-    """`inner`, without an update for the parameters under `entries` (as in `OptimizerConfig.freeze`).
+def _clipped(gradients: dict[str, jax.Array], limit: float) -> dict[str, jax.Array]:
+    """Gradients scaled down to a global norm of `limit`, unless that is 0."""
+    if not limit:
+        return gradients
+    found: Any = optax.clip_by_global_norm(limit).update(list(gradients.values()), optax.EmptyState())[0]
+    return dict(zip(gradients, found, strict=True))
 
-    What is frozen for good has no part in clipping either, and no moments. What will thaw gathers its moments
-    meanwhile: Adam's first steps, on moments it has just begun, would be a jolt to weights that were trained before.
-    `init` raises UsageError for a name without parameters.
+
+def _init(config: OptimizerConfig, p: Parameter) -> Any:
+    return _each_layer(OPTIMIZERS[config.name](config, p, 0.0).init, p)(full(p.value))
+
+
+def _update(
+    config: OptimizerConfig, p: Parameter, gradient: jax.Array, state: Any, value: jax.Array, rate: jax.Array
+) -> tuple[jax.Array, Any]:
+    """The change of a parameter and its new state."""
+
+    def one(gradient: jax.Array, state: Any, value: jax.Array, rate: Rate) -> Any:
+        return OPTIMIZERS[config.name](config, p, rate).update(gradient, state, value)
+
+    rates = jnp.broadcast_to(rate, p.value.shape[:1]) if p.stacked else rate
+    return _each_layer(one, p)(gradient, state, value, rates)
+
+
+def _each_layer(function: Callable[..., Any], p: Parameter) -> Callable[..., Any]:
+    return jax.vmap(function) if p.stacked else function
+
+
+def _gathered(before: Any, after: Any) -> Any:
+    """The state of a parameter that is frozen but will thaw: its moments go on.
+
+    Adam's first steps, on moments that it has just begun, would be a jolt to weights that were trained before.
     """
-    parts = dict(_frozen_part(entry) for entry in entries)
-
-    def until(parameters: Any) -> Any:
-        """For each parameter the step at which it thaws: 0 never froze, infinity never thaws."""
-
-        def of(path: Any, _leaf: Any) -> float:
-            name = path_name(path)
-            return max((steps for part, steps in parts.items() if f"{name}.".startswith(f"{part}.")), default=0)
-
-        return jax.tree_util.tree_map_with_path(of, parameters)
-
-    def init(params: Any) -> Any:
-        names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
-        for part in parts:
-            if not any(f"{name}.".startswith(f"{part}.") for name in names):
-                known = sorted({".".join(name.split(".")[: part.count(".") + 1]) for name in names})
-                raise UsageError(f"optimizer.freeze={part!r} is no part of the model; there is {', '.join(known)}")
-        return jnp.zeros((), jnp.int32), inner.init(params)
-
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        step, state = state
-        thaw = until(updates)
-        updates = jax.tree.map(lambda u, t: jnp.zeros_like(u) if t == math.inf else u, updates, thaw)
-        updates, state = inner.update(updates, state, params)
-
-        def hold(u: jax.Array, t: float) -> jax.Array:
-            if t in (0, math.inf):
-                return u if t == 0 else jnp.zeros_like(u)
-            return jnp.where(step < t, jnp.zeros_like(u), u)
-
-        return jax.tree.map(hold, updates, thaw), (step + 1, state)
-
-    return optax.GradientTransformation(init, update)
+    if isinstance(after, optax.contrib.ScheduleFreeState):  # but its averages are of weights that did not move
+        return before._replace(base_optimizer_state=after.base_optimizer_state)
+    return after
 
 
-def _frozen_part(entry: str) -> tuple[str, float]:
-    """An entry of `OptimizerConfig.freeze` → the part's name and the number of steps."""
-    part, equals, steps = entry.partition("=")
-    if not part or (equals and not (steps.isascii() and steps.isdigit() and int(steps))):
-        raise UsageError(
-            f"optimizer.freeze={entry!r} must be a part of the model, or PART=STEPS with a positive number"
-        )
-    return part, int(steps) if equals else math.inf
+def _permissive(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, traced under JAX's standard promotion rules: optax relies on them, whatever its caller is held to."""
 
-
-def permissive(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, traced under JAX's standard promotion rules: optax relies on them, whatever its caller is held to."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
+    def traced(*arguments: Any, **options: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return inner.update(updates, state, params)
+            return function(*arguments, **options)
 
-    return optax.GradientTransformation(inner.init, update)
-
-
-def _touched(gradients: Any) -> Any:
-    return jax.tree.map(lambda g: jnp.any(g != 0), gradients)
+    return traced
 
 
-def _choose(condition: Any, yes: Any, no: Any) -> Any:
-    return jax.tree.map(jnp.where, condition, yes, no)
+def _chance(p: Parameter, step: jax.Array) -> jax.Array:
+    """The key of one parameter's rounding in one step."""
+    return jax.random.fold_in(jax.random.key(zlib.crc32(p.name.encode())), step)
+
+
+def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _like(p: Parameter, state: Any) -> Any:
+    """A state whose arrays of the parameter's shape lie where the parameter does."""
+    return jax.tree.map(p.like, state)
+
+
+def _values(state: Any) -> Any:
+    return jax.tree.map(lambda x: x.get_value() if _is_variable(x) else x, state, is_leaf=_is_variable)
+
+
+def _tree(params: Any) -> Any:
+    """How the parameters hang together, variables for leaves."""
+    return jax.tree.structure(params, is_leaf=_is_variable)
+
+
+def _is_variable(x: Any) -> bool:
+    return isinstance(x, nnx.Variable)

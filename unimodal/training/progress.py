@@ -67,6 +67,7 @@ class Progress:
         self._printed_step: int | None = None
         self._losses: dict[str, float] = {}
         self._newest: dict[str, float] = {}
+        self._remarks: dict[str, str] = {}
         self._window: deque[_Interval] = deque()
         self._all = _Interval(0.0, 0.0, 0, 0, 0)
         self._live: Live | None = None
@@ -83,13 +84,15 @@ class Progress:
         *,
         flops: float = 0.0,
         waited: float = 0.0,
+        remarks: Mapping[str, str] | None = None,
     ) -> None:
         """Tell that `step` steps are done; `tokens`, `examples` and model `flops` count what was processed since the last
-        update, and `waited` the seconds for input."""
+        update, and `waited` the seconds for input. `remarks`: a few words to stand beside a task's loss."""
         now = self._clock()
         compiled = not self._losses or any(task not in self._newest for task in losses)
         for task, loss in losses.items():
             self._smooth(task, float(loss))
+        self._remarks = dict(remarks or {})
         interval = _Interval(now, now - self._last_time, step - self.step, tokens, examples, flops, waited)
         self.step = step
         self._last_time = now
@@ -159,6 +162,9 @@ class Progress:
         newest = self._newest[task]
         return self._losses[task] if math.isfinite(newest) else newest
 
+    def _remark(self, task: str) -> str:
+        return f" ({self._remarks[task]})" if task in self._remarks else ""
+
     def _time_left(self) -> float:
         return (self.total_steps - self.step) / rate if (rate := self.rates().steps) > 0 else math.nan
 
@@ -171,13 +177,13 @@ class Progress:
             f"{compact(rates.examples)} examples/s",
             *([f"MFU {rates.mfu:.1%}"] if math.isfinite(rates.mfu) else []),
             *([f"{rates.waiting:.0%} waiting for input"] if rates.waiting >= _WAITING else []),
-            f"ETA {duration(self._time_left())}",
         ]
 
     def _print_line(self, now: float) -> None:
         share = self.step / self.total_steps if self.total_steps else 1.0
-        parts = [f"step {self.step:,}/{self.total_steps:,} ({share:.0%})", *self._numbers()]
-        losses = "  ".join(f"{task} {self._shown(task):.4g}" for task in self._newest)
+        left = f"ETA {duration(self._time_left())}"
+        parts = [f"step {self.step:,}/{self.total_steps:,} ({share:.0%})", *self._numbers(), left]
+        losses = "  ".join(f"{task} {self._shown(task):.4g}{self._remark(task)}" for task in self._newest)
         self._console.print(Text(" | ".join([*parts, f"loss {losses}"])), soft_wrap=True)
         self._last_printed = now
         self._printed_step = self.step
@@ -186,12 +192,16 @@ class Progress:
         bar = Table.grid(padding=(0, 2), expand=False)
         done = ProgressBar(total=max(self.total_steps, 1), completed=self.step, width=max(10, self._console.width // 4))
         steps = Text(f"{self.step:,}/{self.total_steps:,}", style="bold")
-        bar.add_row(done, steps, Text("  ".join(self._numbers()), style="dim", overflow="ellipsis", no_wrap=True))
+        # The time left comes first, and whole: on a narrow terminal the line is cut at its end.
+        left = Text(f"ETA {duration(self._time_left())}", style="dim", no_wrap=True)
+        numbers = Text("  ".join(self._numbers()), style="dim", overflow="ellipsis", no_wrap=True)
+        bar.add_row(done, steps, left, numbers)
         losses = Text(overflow="ellipsis", no_wrap=True)
         for task in self._newest:
             losses.append(f"{task} ", style="dim")
             value = self._shown(task)
-            losses.append(f"{value:.4g}   ", style="cyan" if math.isfinite(value) else "bold red")
+            losses.append(f"{value:.4g}", style="cyan" if math.isfinite(value) else "bold red")
+            losses.append(f"{self._remark(task)}   ", style="yellow")
         return Group(bar, losses) if self._newest else Group(bar, Text("compiling the first step", style="dim"))
 
 
@@ -210,7 +220,7 @@ def results_table(results: Mapping[str, Mapping[str, Any]], *, console: Console 
             console.print(Text(line.rstrip()), soft_wrap=True)
         return
     table = Table(*header, box=None, header_style="dim", padding=(0, 3, 0, 0))
-    colours = {"better": "green", "worse": "red", "equal": "yellow", "unknown": "yellow"}
+    colours = {"better": "green", "worse": "red", "equal": "yellow", "unknown": "yellow", "failed": "red"}
     for row in rows:
         word = row[-1].split(" ")[0]
         table.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style=colours.get(word, "")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,9 +14,20 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from unimodal.sharding import initialise, shardings
+from unimodal.objectives.terms import (
+    Loss,
+    Sum,
+    TaskMetrics,
+    as_scalars,
+    joined,
+    joined_metrics,
+    needs,
+    part_of,
+)
+from unimodal.sharding import initialise, path_name, shardings
+from unimodal.training.optimizer import apply_updates, averaged
 
-LossFunction = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
+LossFunction = Callable[..., tuple[Loss, TaskMetrics]]
 Batches = Mapping[str, Mapping[str, jax.Array]]
 
 
@@ -51,7 +63,10 @@ class Program:
     def init(self) -> TrainState:
         """The state before the first step, every array born in its shard."""
         state = initialise(self._make_state, self.mesh, jax.random.key(self.seed))
-        return state if self.start is None else replace(state, parameters=self.start(state.parameters))
+        if self.start is None:
+            return state
+        parameters = self.start(state.parameters)  # of which the optimizer may keep copies
+        return replace(state, parameters=parameters, optimizer=initialise(self.optimizer.init, self.mesh, parameters))
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
@@ -61,7 +76,7 @@ class Program:
 
     def model(self, state: TrainState) -> Any:
         """The model with the state's weights in it."""
-        return nnx.merge(self.structure(), state.parameters, state.variables)
+        return nnx.merge(self.structure(), averaged(state.optimizer, state.parameters), state.variables)
 
     def first_model(self) -> Any:
         """The model before the first step. Of the optimizer's state nothing is made."""
@@ -84,52 +99,99 @@ class Program:
         """Compile one step on the weighted sum of `losses` (name → loss function and weight).
 
         step(state, batches) → (state, {name: metrics}). The state's buffers are donated. With `accumulate` = A each
-        batch is [A, B/A, …] and gradients are averaged over A micro-batches.
+        batch is [A, B/A, …], and the gradients are those of the whole batch. Where a loss or the gradient is not finite
+        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`).
         """
-        structure, seed = self.structure(), self.seed
-
-        def total(parameters: Any, variables: Any, batches: Any, key: jax.Array, step: jax.Array) -> Any:
-            # Variables may only be changed in the trace that made them, and jax.grad made the parameters' anew only.
-            model = nnx.merge(structure, parameters, jax.tree.map(lambda x: x, variables))
-            metrics, loss = {}, jnp.zeros((), jnp.float32)
-            for name, (function, weight) in losses.items():
-                task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-                value, extra = function(model, batches[name], key=task_key, step=step)
-                loss = loss + weight * value
-                metrics[name] = {"loss": value, **extra}
-            _, _, variables = nnx.split(model, nnx.Param, ..., graph=False)
-            return loss, (metrics, variables)
-
-        gradient = jax.grad(total, has_aux=True)
 
         def run(state: TrainState, batches: Any) -> tuple[TrainState, Any]:
-            key = jax.random.fold_in(jax.random.key(seed), state.step)
-            if self.accumulate == 1:
-                gradients, (metrics, variables) = gradient(state.parameters, state.variables, batches, key, state.step)
-            else:
-                gradients, metrics, variables = self._accumulated(gradient, state, batches, key)
+            key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+            differentiate = self._at_once if self.accumulate == 1 else self._accumulated
+            gradients, metrics, variables = differentiate(losses, state, batches, key)
+            norm, bad = _judge_numbers({name: task["loss"] for name, task in metrics.items()}, gradients)
+            metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            parameters: Any = optax.apply_updates(state.parameters, updates)
-            norm = optax.tree.norm(gradients)
-            metrics = {name: {**task, "gradient_norm": norm} for name, task in metrics.items()}
-            return TrainState(state.step + 1, parameters, variables, optimizer), metrics
+            after: Any = apply_updates(state.parameters, updates), variables, optimizer
+            before = state.parameters, state.variables, state.optimizer
+            good = sum(bad.values(), jnp.int32(0)) == 0
+            return TrainState(state.step + 1, *jax.tree.map(partial(jnp.where, good), after, before)), metrics
 
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(run, donate_argnums=0, out_shardings=(state_shardings, replicated))
 
-    def _accumulated(self, gradient: Callable[..., Any], state: TrainState, batches: Any, key: jax.Array) -> Any:
-        """Gradients and metrics averaged over micro-batches, which see the variables one after another."""
+    def parameter_names(self) -> list[str]:
+        """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a
+        gradient, that of parameter i first, and 2 + their number a gradient so large that its norm is not finite."""
+        leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.state(self.abstract_model(), nnx.Param))
+        return [path_name(path) for path, _ in leaves]
+
+    def _run(self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, step: jax.Array) -> Any:
+        """What every task's loss function gives, by name, and the variables after that."""
+        # Variables may only be changed in the trace that made them, and jax.grad made the parameters' anew only.
+        model = nnx.merge(self.structure(), parameters, jax.tree.map(lambda x: x, variables))
+        found = {}
+        for name, (function, _) in losses.items():
+            task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            found[name] = function(model, batches[name], key=task_key, step=step)
+        return found, nnx.split(model, nnx.Param, ..., graph=False)[2]
+
+    def _at_once(self, losses: Any, state: TrainState, batches: Any, key: jax.Array) -> Any:
+        """Gradients, metrics and variables of whole batches."""
+
+        def total(parameters: Any) -> Any:
+            found, variables = self._run(parameters, state.variables, losses, batches, key, state.step)
+            metrics, loss = {}, jnp.zeros((), jnp.float32)
+            for name, (_, weight) in losses.items():
+                value, more = as_scalars(*found[name])
+                loss = loss + weight * value
+                metrics[name] = {"loss": value, **more}
+            return loss, (metrics, variables)
+
+        gradients, (metrics, variables) = jax.grad(total, has_aux=True)(state.parameters)
+        return gradients, metrics, variables
+
+    def _accumulated(self, losses: Any, state: TrainState, batches: Any, key: jax.Array) -> Any:
+        """The same in micro-batches, which see the variables one after another. Gradients are summed in float32."""
+        indices = jnp.arange(self.accumulate, dtype=jnp.uint32)
+
+        def look(_: None, inputs: Any) -> Any:
+            batch, i = inputs
+            found, _ = self._run(
+                state.parameters, state.variables, losses, batch, jax.random.fold_in(key, i), state.step
+            )
+            return None, {name: needs(loss) for name, (loss, _) in found.items()}
+
+        # Mostly counts of what is in the batch: the compiler drops the forward passes that nobody asks for here.
+        _, needed = jax.lax.scan(look, None, (batches, indices))
+        known = {name: joined(each) for name, each in needed.items()}
+
+        def total(parameters: Any, variables: Any, batch: Any, i: jax.Array) -> Any:
+            found, variables = self._run(parameters, variables, losses, batch, jax.random.fold_in(key, i), state.step)
+            metrics, slope = {}, jnp.zeros((), jnp.float32)
+            for name, (_, weight) in losses.items():
+                loss, extra = found[name]
+                value, same_gradient = part_of(loss, known[name], i, self.accumulate)
+                slope = slope + weight * same_gradient
+                metrics[name] = {**extra, "loss": Sum(value)}
+            return slope, (metrics, variables)
 
         def micro(carry: Any, inputs: Any) -> Any:
-            total, variables = carry
-            batch, index = inputs
-            micro_key = jax.random.fold_in(key, index)
-            gradients, (metrics, variables) = gradient(state.parameters, variables, batch, micro_key, state.step)
-            return (jax.tree.map(jnp.add, total, gradients), variables), metrics
+            sums, variables = carry
+            gradients, (metrics, variables) = jax.grad(total, has_aux=True)(state.parameters, variables, *inputs)
+            return (jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients), variables), metrics
 
-        zero = jax.tree.map(jnp.zeros_like, state.parameters)
-        indices = jnp.arange(self.accumulate, dtype=jnp.uint32)
-        (total, variables), metrics = jax.lax.scan(micro, (zero, state.variables), (batches, indices))
-        gradients = jax.tree.map(lambda g: g / self.accumulate, total)
-        return gradients, jax.tree.map(lambda m: m.mean(axis=0), metrics), variables
+        zero = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), state.parameters)
+        (sums, variables), stacked = jax.lax.scan(micro, (zero, state.variables), (batches, indices))
+        gradients = jax.tree.map(lambda s, p: s.astype(p.dtype), sums, state.parameters)
+        return gradients, {name: joined_metrics(each, known[name]) for name, each in stacked.items()}, variables
+
+
+def _judge_numbers(losses: Mapping[str, jax.Array], gradients: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The gradient's norm, and for each task 0 or what is wrong: see `Program.parameter_names`."""
+    squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(gradients)])
+    norm = jnp.sqrt(squares.sum())
+    finite = {name: jnp.isfinite(loss) for name, loss in losses.items()}
+    # A loss that is not finite spoils the gradient of all: then that is the fault, and of that task alone.
+    first = jnp.argmin(jnp.append(jnp.isfinite(squares), False)).astype(jnp.int32)
+    gradient = jnp.where(jnp.isfinite(norm) | ~jnp.stack(list(finite.values())).all(), 0, 2 + first)
+    return norm, {name: jnp.where(fine, gradient, 1) for name, fine in finite.items()}

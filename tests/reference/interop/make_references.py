@@ -4,7 +4,8 @@
 
 Needs torch and transformers (the tests do not). Each NAME becomes a directory with config.json, model.safetensors and
 reference.npz: the inputs (`in/…`), the outputs (`out/…`), which places are real (`valid`), and the gradients of one
-scalar loss with respect to three named tensors (`grad/…`). `check_saved.py` goes the other way.
+scalar loss: whole for the tensors that the case names (`grad/…`), and as a digest for every tensor of the file
+(`digested`, their names, and `digests`). `check_saved.py` goes the other way.
 """
 
 from __future__ import annotations
@@ -184,10 +185,44 @@ def run_whisper(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def run_autoencoder(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    count = model.vit.embeddings.patch_embeddings.num_patches
+    side, (height, width) = model.config.patch_size, x["image"].shape[1:3]
+    count = (height // side) * (width // side)
+    resize = dict(interpolate_pos_encoding=count != model.vit.embeddings.patch_embeddings.num_patches)
     noise = torch.arange(count)[None].repeat(len(x["image"]), 1).float()  # sorted noise: no shuffling
-    out = model.vit(pixel_values=pixels(x), noise=noise)
-    return {"hidden": out.last_hidden_state, "patches": model.decoder(out.last_hidden_state, out.ids_restore).logits}
+    out = model.vit(pixel_values=pixels(x), noise=noise, **resize)
+    patches = model.decoder(out.last_hidden_state, out.ids_restore, **resize).logits
+    return {"hidden": out.last_hidden_state, "patches": patches}
+
+
+def run_counted(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With positions as `generate` makes them, which count what is real."""
+    mask = x["text_mask"]
+    place = (mask.cumsum(1) - 1).clamp(min=0)
+    out = model(input_ids=x["text"].long(), attention_mask=mask, position_ids=place, output_hidden_states=True)
+    return {"hidden": out.hidden_states[-1], "logits": out.logits}
+
+
+def run_answers(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = model(input_ids=x["text"].long(), attention_mask=x["text_mask"])
+    return {"answer_logits": torch.stack([out.start_logits, out.end_logits], -1)}
+
+
+def run_choices(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The rows are the choices of one question."""
+    return {"logits": model(input_ids=x["text"].long()[None], attention_mask=x["text_mask"][None]).logits.T}
+
+
+def run_whisper_classifier(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    frames = x["audio"].transpose(1, 2)
+    return {"hidden": model.encoder(frames).last_hidden_state, "logits": model(frames).logits}
+
+
+def short() -> Arrays:
+    return text(9, vocabulary=31)
+
+
+def tiny_image() -> Arrays:
+    return image(8, 8)
 
 
 CONVOLUTIONS = dict(
@@ -215,6 +250,17 @@ LLAMA3 = dict(
 )  # fmt: skip
 
 
+TINY = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+TINY_TEXT = dict(**TINY, vocab_size=61, max_position_embeddings=12)
+TINY_DISTIL = dict(dim=16, n_layers=1, n_heads=2, hidden_dim=24, vocab_size=61, max_position_embeddings=12)
+TINY_GPT = dict(vocab_size=61, n_positions=12, n_embd=16, n_layer=1, n_head=2, n_inner=24)
+TINY_VIT = dict(**TINY, image_size=8, patch_size=4, qkv_bias=False)
+TINY_SOUND = dict(
+    conv_dim=(8, 8), conv_kernel=(5, 3), conv_stride=(4, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=4,
+    num_conv_pos_embedding_groups=2, vocab_size=7, pad_token_id=0,
+)  # fmt: skip
+
+
 def clip_text() -> Arrays:
     ids = random().integers(3, 60, (3, 9)).astype(np.int32)
     ids[0, 8] = ids[1, 5] = ids[2, 7] = 60
@@ -230,6 +276,11 @@ def labelled(config: Any, labels: int = 5) -> Any:
 
 def decoder(config: Any, model: Any, **fields: Any) -> Callable[[], Any]:
     return lambda: model(config(**{**DECODER, **fields}))
+
+
+def tiny_decoder(config: Any, model: Any, **fields: Any) -> Callable[[], Any]:
+    sizes = dict(TINY_TEXT, num_key_value_heads=1)
+    return lambda: model(labelled(config(**{**sizes, **fields})))
 
 
 def vit_config(**fields: Any) -> Any:
@@ -477,6 +528,123 @@ CASES: dict[str, Case] = {
         decoder(t.Qwen3Config, t.Qwen3ForCausalLM, num_key_value_heads=2, head_dim=12), text, run_with_base("model"),
         ("model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.o_proj.weight", "lm_head.weight"),
     ),
+    # Variants of the above, as small as they can be.
+    "gpt2_untied": Case(
+        lambda: t.GPT2LMHeadModel(t.GPT2Config(**TINY_GPT, tie_word_embeddings=False)), left_padded, run_counted, ("lm_head.weight",),
+    ),
+    "gpt2_classifier": Case(
+        lambda: t.GPT2ForSequenceClassification(labelled(t.GPT2Config(**TINY_GPT, pad_token_id=0))), short, run_with_base("transformer"),
+        ("score.weight",),
+    ),
+    "gpt2_token_classifier": Case(
+        lambda: t.GPT2ForTokenClassification(labelled(t.GPT2Config(**TINY_GPT))), short, run_with_base("transformer"), ("classifier.bias",),
+    ),
+    "gpt2_answers": Case(lambda: t.GPT2ForQuestionAnswering(t.GPT2Config(**TINY_GPT)), short, run_answers, ("qa_outputs.weight",)),
+    "llama_classifier": Case(
+        tiny_decoder(t.LlamaConfig, t.LlamaForSequenceClassification, pad_token_id=0), left_padded, run_with_base("model"), ("score.weight",),
+    ),
+    "llama_token_classifier": Case(
+        tiny_decoder(t.LlamaConfig, t.LlamaForTokenClassification), short, run_with_base("model"), ("score.bias",),
+    ),
+    "llama_answers": Case(tiny_decoder(t.LlamaConfig, t.LlamaForQuestionAnswering), short, run_answers, ("qa_outputs.bias",)),
+    "llama_both_ways": Case(
+        tiny_decoder(t.LlamaConfig, t.LlamaModel, is_causal=False), short, run_text, ("embed_tokens.weight",),
+    ),
+    "qwen2_classifier": Case(
+        tiny_decoder(t.Qwen2Config, t.Qwen2ForSequenceClassification, pad_token_id=0), short, run_with_base("model"), ("score.weight",),
+    ),
+    "qwen3_biased": Case(
+        tiny_decoder(t.Qwen3Config, t.Qwen3Model, attention_bias=True, head_dim=6), short, run_text, ("layers.0.self_attn.o_proj.bias",),
+    ),
+    "gemma_biased": Case(
+        tiny_decoder(t.GemmaConfig, t.GemmaModel, attention_bias=True, head_dim=6), short, run_text, ("layers.0.self_attn.q_proj.bias",),
+    ),
+    "imagegpt_tied": Case(
+        lambda: t.ImageGPTForCausalImageModeling(t.ImageGPTConfig(**TINY_GPT, tie_word_embeddings=True)),
+        lambda: {"image": random().integers(0, 31, (2, 9)).astype(np.int32)}, run_with_base("transformer"), ("transformer.wte.weight",),
+    ),
+    "bert_untied": Case(
+        lambda: t.BertForMaskedLM(t.BertConfig(**TINY_TEXT, tie_word_embeddings=False)), short, run_with_base("bert"),
+        ("cls.predictions.decoder.bias",),
+    ),
+    "bert_answers": Case(lambda: t.BertForQuestionAnswering(t.BertConfig(**TINY_TEXT)), short, run_answers, ("qa_outputs.weight",)),
+    "roberta_untied": Case(
+        lambda: t.RobertaForMaskedLM(t.RobertaConfig(**TINY_TEXT, pad_token_id=1, tie_word_embeddings=False)),
+        lambda: text(9, vocabulary=31, pad=1), run_with_base("roberta"), ("lm_head.decoder.weight",),
+    ),
+    "roberta_choices": Case(
+        lambda: t.RobertaForMultipleChoice(t.RobertaConfig(**TINY_TEXT, pad_token_id=1)),
+        lambda: text(9, vocabulary=31, pad=1), run_choices, ("classifier.weight",),
+    ),
+    "roberta_token_classifier": Case(
+        lambda: t.RobertaForTokenClassification(labelled(t.RobertaConfig(**TINY_TEXT, pad_token_id=1))),
+        lambda: text(9, vocabulary=31, pad=1), run_with_base("roberta"), ("classifier.weight",),
+    ),
+    "distilbert_untied": Case(
+        lambda: t.DistilBertForMaskedLM(t.DistilBertConfig(**TINY_DISTIL, tie_word_embeddings=False)), short, run_with_base("distilbert"),
+        ("vocab_projector.weight",),
+    ),
+    "distilbert_token_classifier": Case(
+        lambda: t.DistilBertForTokenClassification(labelled(t.DistilBertConfig(**TINY_DISTIL))), short, run_with_base("distilbert"),
+        ("classifier.weight",),
+    ),
+    "distilbert_answers": Case(
+        lambda: t.DistilBertForQuestionAnswering(t.DistilBertConfig(**TINY_DISTIL)), short, run_answers, ("qa_outputs.weight",),
+    ),
+    "vit_unbiased": Case(lambda: t.ViTModel(t.ViTConfig(**TINY_VIT)), tiny_image, run_image, ("layernorm.weight",)),
+    "deit_unbiased": Case(lambda: t.DeiTModel(t.DeiTConfig(**TINY_VIT)), tiny_image, run_image, ("layernorm.weight",)),
+    "dinov2_unbiased": Case(
+        lambda: t.Dinov2Model(t.Dinov2Config(**TINY_VIT, mlp_ratio=2)), tiny_image, run_image, ("layernorm.weight",),
+    ),
+    "dinov2_with_registers_unbiased": Case(
+        lambda: t.Dinov2WithRegistersModel(t.Dinov2WithRegistersConfig(**TINY_VIT, mlp_ratio=2)), tiny_image, run_image, ("layernorm.weight",),
+    ),
+    "vit_mae_larger": Case(
+        lambda: t.ViTMAEForPreTraining(
+            t.ViTMAEConfig(
+                **TINY_VIT, mask_ratio=0.0, decoder_hidden_size=12, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+                decoder_intermediate_size=16,
+            )
+        ),
+        lambda: image(12, 16), run_autoencoder, ("decoder.decoder_pos_embed",),
+    ),
+    "audio_spectrogram_transformer_unbiased": Case(
+        lambda: t.ASTModel(
+            t.ASTConfig(**TINY, qkv_bias=False, patch_size=4, frequency_stride=3, time_stride=3, max_length=13, num_mel_bins=10)
+        ),
+        lambda: spectrogram(13, 10), run_speech, ("layernorm.weight",),
+    ),
+    "wav2vec2_epsilon": Case(
+        lambda: t.Wav2Vec2Model(t.Wav2Vec2Config(**TINY, **TINY_SOUND, layer_norm_eps=0.01, feat_extract_norm="layer")),
+        lambda: audio(131), run_speech, ("feature_extractor.conv_layers.0.layer_norm.weight",),
+    ),
+    "hubert_epsilon": Case(
+        lambda: t.HubertForCTC(t.HubertConfig(**TINY, **TINY_SOUND, layer_norm_eps=0.01, do_stable_layer_norm=True)),
+        lambda: audio(131), run_with_base("hubert"), ("lm_head.weight",),
+    ),
+    "wav2vec2_classifier": Case(
+        lambda: t.Wav2Vec2ForSequenceClassification(labelled(t.Wav2Vec2Config(**TINY, **TINY_SOUND, classifier_proj_size=8))),
+        lambda: audio(131), run_with_base("wav2vec2"), ("projector.weight",),
+    ),
+    "wav2vec2_frame_classifier": Case(
+        lambda: t.Wav2Vec2ForAudioFrameClassification(labelled(t.Wav2Vec2Config(**TINY, **TINY_SOUND))),
+        lambda: audio(131), run_with_base("wav2vec2"), ("classifier.weight",),
+    ),
+    "hubert_classifier": Case(
+        lambda: t.HubertForSequenceClassification(labelled(t.HubertConfig(**TINY, **TINY_SOUND, classifier_proj_size=8))),
+        lambda: audio(131), run_with_base("hubert"), ("projector.weight",),
+    ),
+    "whisper_classifier": Case(
+        lambda: t.WhisperForAudioClassification(
+            labelled(
+                t.WhisperConfig(
+                    vocab_size=31, num_mel_bins=6, d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24,
+                    max_source_positions=10, classifier_proj_size=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+                )
+            )
+        ),
+        lambda: spectrogram(20, 6), run_whisper_classifier, ("projector.weight",),
+    ),
 }  # fmt: skip
 
 
@@ -511,6 +679,13 @@ def valid_places(model: Any, inputs: Arrays) -> np.ndarray | None:
     return None
 
 
+def digest(value: np.ndarray) -> np.ndarray:
+    """A norm and four sums with fixed weights, which other gradients would not have; also in tests/test_interop_families.py."""
+    x, i = value.astype(np.float64).ravel(), np.arange(value.size)
+    phase = np.sqrt([[2.0], [3.0], [5.0], [7.0]]) * (i * i + i) % 1.0
+    return np.array([np.linalg.norm(x), *(np.cos(2 * np.pi * phase) @ x)])
+
+
 def scalar_loss(outputs: dict[str, torch.Tensor], valid: np.ndarray | None, drop: tuple[str, ...]) -> torch.Tensor:
     total = torch.zeros(())
     for name, value in sorted(outputs.items()):
@@ -542,6 +717,7 @@ def make(name: str) -> None:
     model = case.make().eval()
     randomise(model)
     inputs = case.inputs()
+    model.requires_grad_(True)  # tables of fixed positions, too: ours are parameters like all others
     outputs, valid = run(case, model, inputs), valid_places(model, inputs)
     scalar_loss(outputs, valid, case.drop).backward()
     shutil.rmtree(directory, ignore_errors=True)
@@ -555,6 +731,7 @@ def make(name: str) -> None:
     lost = [n for n in case.gradients if n not in gradients or abs(gradients[n]).max() < 1e-5]
     assert not lost, f"{name}: no gradient for {lost}; there is {list(gradients)}"
     arrays |= {f"grad/{n}": gradients[n] for n in case.gradients}
+    arrays |= {"digested": np.array(list(gradients)), "digests": np.stack([*map(digest, gradients.values())])}
     if valid is not None:
         arrays["valid"] = valid
     np.savez_compressed(directory / "reference.npz", **arrays)

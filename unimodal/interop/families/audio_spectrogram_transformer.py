@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
-from unimodal.interop.families.vit import backbone, embedding_rows, encoder_rows, patch_size
+from unimodal.interop.families.vit import backbone, embedding_rows, encoder_rows, patch_size, qkv_bias
 from unimodal.interop.stages import Dense, Normed, Pool
 from unimodal.interop.table import linear, norm, same
 from unimodal.tokenizers import image
@@ -31,5 +31,6 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
             *norm("classifier.layernorm", "heads.classifier_norm"),
             *linear("classifier.dense", "heads.classifier"),
         ]
-    renamed = (*embedding_rows(prefix, "tokenizers.audio"), *encoder_rows(prefix, "backbones.audio"), *rows)
+    encoder = encoder_rows(prefix, "backbones.audio", bias=qkv_bias(config))
+    renamed = (*embedding_rows(prefix, "tokenizers.audio"), *encoder, *rows)
     return Description((Tower("audio", "audio", "image", patches, backbone(config)),), tuple(outputs), renamed)

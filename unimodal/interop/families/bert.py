@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
+from unimodal.interop.families._heads import Head, answers, classifier, joined
 from unimodal.interop.files import read_json
 from unimodal.interop.stages import Dense, Last, MaskedVocabulary, Pool, Stage, Unit
 from unimodal.interop.table import Row, linear, norm, same
@@ -20,13 +22,17 @@ MODULE = re.compile(r'"sentence_transformers[\w.]*\.(\w+)"')
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     prefix = names.prefix("bert.")
-    outputs, rows = heads(config, names, prefix)
     sentence = sentence_pooling(directory)
-    if sentence is not None:
-        # The pooler of the model below stays unread: the sentence embedding is pooled otherwise.
-        outputs, rows = (Output("pooled", "text", sentence),), ()
+    outputs, rows = joined(pooler(config, names, prefix, sentence), heads(config, names, prefix, sentence))
     layers = layer_rows(f"{prefix}encoder.layer.{{layer}}", names)
-    return Description((tower(config),), outputs, (*embedding_rows(prefix, names), *layers, *rows))
+    made = Description((tower(config),), outputs, (*embedding_rows(prefix, names), *layers, *rows))
+    return replace(made, leftovers=leftovers(sentence))
+
+
+def leftovers(sentence: tuple[Stage, ...] | None) -> tuple[str, ...]:
+    """The first copy of a bias that is not tied is idle; so is the pooler of a sentence embedding, which pools otherwise."""
+    idle = (r"(cls\.predictions|lm_head)\.bias",)
+    return idle if sentence is None else (*idle, r"(\w+\.)?pooler\..*", r"cls\.seq_relationship\..*")
 
 
 def tower(config: Fields, *, first_position: int = 0, pad_id: int | None = None) -> Tower:
@@ -52,7 +58,8 @@ def tower(config: Fields, *, first_position: int = 0, pad_id: int | None = None)
         dropout=config.get("hidden_dropout_prob", 0.1),
         final_norm=False,
     )
-    return Tower("text", "text", "text", tokenizer, backbone, first_position=first_position, pad_id=pad_id)
+    causal = config.get("is_causal", False)
+    return Tower("text", "text", "text", tokenizer, backbone, causal, first_position=first_position, pad_id=pad_id)
 
 
 def embedding_rows(prefix: str, names: Names) -> tuple[Row, ...]:
@@ -84,41 +91,55 @@ def old_norm(source: str, ours: str, names: Names) -> tuple[Row, ...]:
     return norm(source, ours)
 
 
-def heads(config: Fields, names: Names, prefix: str) -> tuple[tuple[Output, ...], tuple[Row, ...]]:
+def pooler(config: Fields, names: Names, prefix: str, sentence: tuple[Stage, ...] | None) -> Head:
+    """`pooled`: of a sentence-transformer as it says, else a tanh layer on the first token, if there is one."""
     width = config.need("hidden_size")
-    outputs: list[Output] = []
-    rows: list[Row] = []
-    if f"{prefix}pooler.dense.weight" in names:
-        outputs.append(Output("pooled", "text", (Pool(), Dense("pooler", width, width, "tanh"))))
-        rows += linear(f"{prefix}pooler.dense", "heads.pooler")
+    if sentence is not None:
+        return (Output("pooled", "text", sentence),), ()
+    if f"{prefix}pooler.dense.weight" not in names:
+        return (), ()
+    found = Output("pooled", "text", (Pool(), Dense("pooler", width, width, "tanh")))
+    return (found,), linear(f"{prefix}pooler.dense", "heads.pooler")
+
+
+def start(config: Fields, names: Names, prefix: str, sentence: tuple[Stage, ...] | None) -> str:
+    """What a linear classifier stands on: one label per token, or per text. Old models for tokens carry an idle pooler."""
+    tokens = config.head("ForTokenClassification") or f"{prefix}pooler.dense.weight" not in names
+    return "hidden" if tokens or sentence is not None else "pooled"
+
+
+def heads(config: Fields, names: Names, prefix: str, sentence: tuple[Stage, ...] | None) -> Head:
+    width = config.need("hidden_size")
+    label = classifier(names, "text", width, "classifier", start=start(config, names, prefix, sentence))
+    outputs, rows = joined(label, answers(names, width))
     if "cls.predictions.transform.dense.weight" in names:
         there, ours = "cls.predictions", "heads.masked_lm"
-        activation, epsilon = config.activation("hidden_act", "gelu"), config.get("layer_norm_eps", 1e-12)
-        outputs.append(
-            Output(
-                "logits",
-                "text",
-                (MaskedVocabulary("masked_lm", width, config.need("vocab_size"), activation, epsilon),),
-            )
-        )
+        head = masked_lm(config, names, there, config.activation("hidden_act", "gelu"))
+        outputs, rows = joined((outputs, rows), head)
         rows += linear(f"{there}.transform.dense", f"{ours}.transform")
         rows += old_norm(f"{there}.transform.LayerNorm", f"{ours}.norm", names)
-        rows += [
-            same(f"{there}.bias", f"{ours}.decoder.bias"),
-            same(f"{there}.decoder.weight", "tokenizers.text.table.table", tied=True),
-            same(f"{there}.decoder.bias", f"{ours}.decoder.bias", tied=True),
-        ]
-    if "cls.seq_relationship.weight" in names:
-        outputs.append(Output("next_sentence_logits", "text", (Dense("next_sentence", width, 2),), start="pooled"))
+    if "cls.seq_relationship.weight" in names and sentence is None:
+        outputs += (Output("next_sentence_logits", "text", (Dense("next_sentence", width, 2),), start="pooled"),)
         rows += linear("cls.seq_relationship", "heads.next_sentence")
-    if "classifier.weight" in names:
-        classes = names.shape("classifier.weight")[0]
-        start = (
-            "hidden" if f"{prefix}pooler.dense.weight" not in names else "pooled"
-        )  # one label per token, or per text
-        outputs.append(Output("logits", "text", (Dense("classifier", width, classes),), start=start))
-        rows += linear("classifier", "heads.classifier")
-    return tuple(outputs), tuple(rows)
+    return outputs, rows
+
+
+def masked_lm(config: Fields, names: Names, source: str, activation: str) -> Head:
+    """`logits` of masked tokens. The last matrix is the table of embeddings unless config.json says otherwise; its bias
+    is kept once or twice."""
+    tied, epsilon = config.get("tie_word_embeddings", True), config.get("layer_norm_eps", 1e-12)
+    head = MaskedVocabulary(
+        "masked_lm", config.need("hidden_size"), config.need("vocab_size"), activation, epsilon, tied
+    )
+    outputs, bias = (Output("logits", "text", (head,)),), "heads.masked_lm.decoder.bias"
+    if tied:
+        return outputs, (
+            same(f"{source}.decoder.weight", "tokenizers.text.table.table", tied=True),
+            same(f"{source}.bias", bias),
+            same(f"{source}.decoder.bias", bias, tied=True),
+        )
+    own = f"{source}.decoder.bias" if f"{source}.decoder.bias" in names else f"{source}.bias"
+    return outputs, (*linear(f"{source}.decoder", "heads.masked_lm.decoder.linear", bias=False), same(own, bias))
 
 
 def sentence_pooling(directory: Path) -> tuple[Stage, ...] | None:

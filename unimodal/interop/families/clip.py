@@ -58,7 +58,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
 
 def text_tower(config: Fields, *, causal: bool) -> Tower:
     tokenizer = text.Config(config.get("vocab_size", 49408), max_length=config.get("max_position_embeddings", 77))
-    return Tower("text", "text", "text", tokenizer, encoder(config, 512, 8), causal=causal)
+    return Tower("text", "text", "text", tokenizer, encoder(config, 512, 8), config.get("is_causal", causal))
 
 
 def encoder(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names, Output
-from unimodal.interop.families.vit import embedding_rows, encoder_rows, tower
+from unimodal.interop.families.vit import MASK, embedding_rows, encoder_rows, qkv_bias, tower
 from unimodal.interop.stages import Dense, Pool
 from unimodal.interop.table import Row, linear, same
 
@@ -33,4 +33,5 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         )
         rows += linear("classifier", "heads.classifier")
     made = tower(config, registers=2)
-    return Description((made,), tuple(outputs), (*embedding_rows(prefix), *encoder_rows(prefix), *rows))
+    encoder = encoder_rows(prefix, bias=qkv_bias(config))
+    return Description((made,), tuple(outputs), (*embedding_rows(prefix), *encoder, *rows), MASK)

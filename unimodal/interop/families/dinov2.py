@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
-from unimodal.interop.families.vit import backbone, embedding_rows, tokenizer
+from unimodal.interop.families.vit import MASK, backbone, embedding_rows, qkv_bias, tokenizer
 from unimodal.interop.stages import Both, Dense, Pool
 from unimodal.interop.table import Row, fused, linear, norm, same
 
@@ -34,14 +34,15 @@ def dino(config: Fields, names: Names, prefix: str, *, registers: int) -> Descri
     # The published code resizes positions with antialiasing only where there are registers.
     pixels = tokenizer(config, plain_registers=registers, resize=True, antialias=registers > 0)
     tower = Tower("image", "image", "image", pixels, backbone(config, **choices))
-    return Description((tower,), tuple(outputs), (*embedding_rows(prefix), *_rows(prefix, gated), *rows))
+    encoder = _rows(prefix, gated, bias=qkv_bias(config))
+    return Description((tower,), tuple(outputs), (*embedding_rows(prefix), *encoder, *rows), MASK)
 
 
-def _rows(prefix: str, gated: bool) -> tuple[Row, ...]:
+def _rows(prefix: str, gated: bool, *, bias: bool) -> tuple[Row, ...]:
     there, ours = f"{prefix}encoder.layer.{{layer}}", "backbones.image.layers"
     rows: list[Row] = [*norm(f"{there}.norm1", f"{ours}.attention_norm"), *norm(f"{there}.norm2", f"{ours}.mlp_norm")]
     for part in ("query", "key", "value"):
-        rows += linear(f"{there}.attention.attention.{part}", f"{ours}.attention.{part}")
+        rows += linear(f"{there}.attention.attention.{part}", f"{ours}.attention.{part}", bias=bias)
     rows += linear(f"{there}.attention.output.dense", f"{ours}.attention.output")
     rows += [
         same(f"{there}.layer_scale1.lambda1", f"{ours}.attention_scale"),

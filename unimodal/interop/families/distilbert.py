@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
+from unimodal.interop.families._heads import Head, answers, classifier, joined
 from unimodal.interop.families.bert import sentence_pooling
 from unimodal.interop.stages import Dense, MaskedVocabulary, Pool
 from unimodal.interop.table import Row, linear, norm, same
@@ -16,27 +17,36 @@ EPSILON = 1e-12
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     prefix, width = names.prefix("distilbert."), config.need("dim")
-    outputs: list[Output] = []
-    rows: list[Row] = []
+    found = [answers(names, width)]
     sentence = sentence_pooling(directory)
     if sentence is not None:
-        outputs.append(Output("pooled", "text", sentence))
+        found.append(((Output("pooled", "text", sentence),), ()))
     if "vocab_transform.weight" in names:
-        activation = config.activation("activation", "gelu")
-        head = MaskedVocabulary("masked_lm", width, config.need("vocab_size"), activation, EPSILON)
-        outputs.append(Output("logits", "text", (head,)))
-        rows += linear("vocab_transform", "heads.masked_lm.transform")
-        rows += norm("vocab_layer_norm", "heads.masked_lm.norm")
-        rows += [
-            same("vocab_projector.bias", "heads.masked_lm.decoder.bias"),
-            same("vocab_projector.weight", "tokenizers.text.table.table", tied=True),
-        ]
+        found.append(_masked_lm(config, width))
     if "pre_classifier.weight" in names:
-        classes = names.shape("classifier.weight")[0]
-        stages = (Pool(), Dense("classifier_hidden", width, width, "relu"), Dense("classifier", width, classes))
-        outputs.append(Output("logits", "text", stages))
-        rows += [*linear("pre_classifier", "heads.classifier_hidden"), *linear("classifier", "heads.classifier")]
-    return Description((_tower(config),), tuple(outputs), (*_rows(prefix), *rows))
+        before = (Pool(), Dense("classifier_hidden", width, width, "relu"))
+        found.append(((), linear("pre_classifier", "heads.classifier_hidden")))
+        found.append(classifier(names, "text", width, "classifier", before=before))
+    else:
+        found.append(classifier(names, "text", width, "classifier"))
+    outputs, rows = joined(*found)
+    return Description((_tower(config),), outputs, (*_rows(prefix), *rows))
+
+
+def _masked_lm(config: Fields, width: int) -> Head:
+    activation, tied = config.activation("activation", "gelu"), config.get("tie_word_embeddings", True)
+    head = MaskedVocabulary("masked_lm", width, config.need("vocab_size"), activation, EPSILON, tied)
+    ours = "heads.masked_lm"
+    matrix = linear("vocab_projector", f"{ours}.decoder.linear", bias=False)
+    if tied:
+        matrix = (same("vocab_projector.weight", "tokenizers.text.table.table", tied=True),)
+    rows = (
+        *linear("vocab_transform", f"{ours}.transform"),
+        *norm("vocab_layer_norm", f"{ours}.norm"),
+        same("vocab_projector.bias", f"{ours}.decoder.bias"),
+        *matrix,
+    )
+    return (Output("logits", "text", (head,)),), rows
 
 
 def _tower(config: Fields) -> Tower:
@@ -59,7 +69,7 @@ def _tower(config: Fields) -> Tower:
         dropout=dropout,
         final_norm=False,
     )
-    return Tower("text", "text", "text", tokenizer, backbone)
+    return Tower("text", "text", "text", tokenizer, backbone, causal=config.get("is_causal", False))
 
 
 def _rows(prefix: str) -> tuple[Row, ...]:

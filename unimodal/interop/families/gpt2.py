@@ -6,25 +6,39 @@ from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
+from unimodal.interop.families._heads import Head, answers, classifier, joined, scores
 from unimodal.interop.stages import Vocabulary
-from unimodal.interop.table import Row, fused, norm, same
+from unimodal.interop.table import Row, fused, linear, norm, same
 from unimodal.tokenizers import text
 
 ACTIVATION = "gelu_new"
+# The triangle of who sees whom, and what to write where nobody does.
+MASKS = (r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",)
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     width, vocabulary = config.need("n_embd"), config.need("vocab_size")
     prefix = names.prefix("transformer.")
-    outputs: tuple[Output, ...] = ()
+    outputs, head = joined(
+        scores(config, names, width), classifier(names, "text", width, "classifier"), answers(names, width)
+    )
     # A file of the bare model holds the same tensors as one with the tied head: config.json tells them apart.
-    if prefix or "GPT2LMHeadModel" in (config.raw("architectures") or ()):
-        outputs = (Output("logits", "text", (Vocabulary("lm", width, vocabulary),)),)
-    tied = same("lm_head.weight", "tokenizers.text.table.table", tied=True)
-    return Description((tower(config, "text"),), outputs, (*rows(prefix, "text"), tied))
+    if config.head("LMHeadModel") or config.head("DoubleHeadsModel") or (prefix and not outputs):
+        outputs, head = joined((outputs, head), language_model(config, width, vocabulary, "text"))
+    made = tower(config, "text", causal=config.get("is_causal", True))
+    return Description((made,), outputs, (*rows(prefix, "text"), *head), MASKS)
 
 
-def tower(config: Fields, name: str, **choices: object) -> Tower:
+def language_model(config: Fields, width: int, vocabulary: int, name: str, *, tied: bool = True) -> Head:
+    """`logits` through the table of embeddings, or through a matrix of its own if config.json says so; tied: by default."""
+    tied = config.get("tie_word_embeddings", tied)
+    head = linear("lm_head", "heads.lm.linear", bias=False)
+    if tied:
+        head = (same("lm_head.weight", f"tokenizers.{name}.table.table", tied=True),)
+    return (Output("logits", name, (Vocabulary("lm", width, vocabulary, tied),)),), head
+
+
+def tower(config: Fields, name: str, *, causal: bool = True, **choices: object) -> Tower:
     config.only("scale_attn_by_inverse_layer_idx", False)
     config.only("scale_attn_weights", True)
     width, dropout = config.need("n_embd"), config.get("resid_pdrop", 0.1)
@@ -38,7 +52,9 @@ def tower(config: Fields, name: str, **choices: object) -> Tower:
         dropout=dropout,
     )
     tokenizer = text.Config(config.need("vocab_size"), max_length=config.get("n_positions", 1024), dropout=dropout)
-    return Tower(name, name, "text", tokenizer, BackboneConfig(**{**fields, **choices}), causal=True)
+    backbone = BackboneConfig(**{**fields, **choices})
+    # Places are counted as published models write: a row that is padded on the left begins where its text does.
+    return Tower(name, name, "text", tokenizer, backbone, causal=causal, skip_padding=True)
 
 
 def rows(prefix: str, name: str, *, bias: bool = True) -> tuple[Row, ...]:

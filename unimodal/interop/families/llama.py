@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
-from unimodal.interop.describe import Description, Fields, Names, Output, Tower
-from unimodal.interop.stages import Vocabulary
+from unimodal.interop.describe import Description, Fields, Names, Tower
+from unimodal.interop.families._heads import answers, joined, scores
+from unimodal.interop.families.gpt2 import language_model
 from unimodal.interop.table import Row, linear, norm, same
 from unimodal.tokenizers import text
 
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
+    return decoder(config, names, mlp_bias=config.get("mlp_bias", False), **biases(config))
+
+
+def biases(config: Fields) -> dict[str, Any]:
+    """Of all attention matrices or of none, as config.json says."""
     bias = config.get("attention_bias", False)
-    mlp_bias = config.get("mlp_bias", False)
-    biased = tuple(part for part in ("q_proj", "k_proj", "v_proj", "o_proj") if bias)
-    return decoder(config, names, biased=biased, mlp_bias=mlp_bias, qkv_bias=bias, output_bias=bias)
+    return dict(biased=ATTENTION if bias else (), qkv_bias=bias, output_bias=bias)
 
 
 def decoder(
@@ -49,26 +56,27 @@ def decoder(
     )
     if "activation" not in choices:
         choices["activation"] = config.gated("hidden_act", "silu")
+    causal = config.get("is_causal", True)
+    if not causal and choices.get("window") is not None:
+        raise UsageError(f"{config.where}: is_causal=False with a sliding window is not supported")
     tower = Tower(
         "text",
         "text",
         "text",
         text.Config(vocabulary, scale=scaled),
         BackboneConfig(**{**fields, **choices}),
-        causal=True,
+        causal=causal,
     )
-    prefix = names.prefix("model.")
-    tied = config.get("tie_word_embeddings", tied)
-    outputs: tuple[Output, ...] = ()
-    head: tuple[Row, ...] = ()
-    if prefix:
-        outputs = (Output("logits", "text", (Vocabulary("lm", width, vocabulary, tied),)),)
-        head = (
-            (same("lm_head.weight", "tokenizers.text.table.table", tied=True),)
-            if tied
-            else linear("lm_head", "heads.lm.linear", bias=False)
-        )
+    prefix = base(names)
+    outputs, head = joined(scores(config, names, width), answers(names, width))
+    if prefix and not outputs:
+        outputs, head = language_model(config, width, vocabulary, "text", tied=tied)
     return Description((tower,), outputs, (*_rows(prefix, biased, mlp_bias), *extra, *head))
+
+
+def base(names: Names) -> str:
+    """What stands before the names of the decoder's tensors; models that answer questions have another word."""
+    return names.prefix("model.", "transformer.")
 
 
 def _rows(prefix: str, biased: tuple[str, ...], mlp_bias: bool) -> tuple[Row, ...]:
@@ -84,22 +92,40 @@ def _rows(prefix: str, biased: tuple[str, ...], mlp_bias: bool) -> tuple[Row, ..
     return (*rows, *norm(f"{prefix}norm", "backbones.text.final_norm", bias=False))
 
 
+def rotary(config: Fields) -> Fields:
+    """What config.json says of rotary positions. Newer files keep it together; an older field that is there, too, wins."""
+    part = config.part("rope_scaling" if config.raw("rope_scaling") else "rope_parameters")
+    if any(isinstance(value, dict) for value in part.values.values()):
+        raise UsageError(f"{part.where}: rotary positions that differ between layers are not supported")
+    part.only("partial_rotary_factor", None, 1.0)
+    return part
+
+
 def rope_theta(config: Fields) -> float:
-    """Newer files keep what concerns rotary positions together."""
-    return config.part("rope_parameters").get("rope_theta", config.get("rope_theta", 10_000.0))
+    return rotary(config).get("rope_theta", config.get("rope_theta", 10_000.0))
 
 
 def rope_scaling(config: Fields) -> tuple[float, ...] | None:
     """(factor,) or (factor, low, high, length), as in BackboneConfig."""
-    name = "rope_parameters" if config.raw("rope_parameters") else "rope_scaling"
-    scaling = config.part(name)
+    scaling = rotary(config)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return None
     if kind == "linear":
-        return (scaling.get("factor", 1.0),)
+        return (_number(scaling, "factor"),)
     if kind == "llama3":
-        keys = ("factor", "low_freq_factor", "high_freq_factor")
-        length = scaling.get("original_max_position_embeddings", 8192)
-        return (*(scaling.get(key, 1.0) for key in keys), float(length))
+        # The length that it was first trained for: beside the rest, or among it, or that of today.
+        where = config if config.raw("original_max_position_embeddings") else scaling
+        if where.raw("original_max_position_embeddings") is not None:
+            length = _number(where, "original_max_position_embeddings")
+        else:
+            length = float(config.need("max_position_embeddings"))
+        return (*(_number(scaling, key) for key in ("factor", "low_freq_factor", "high_freq_factor")), length)
     raise UsageError(f"{scaling.where}: rope_type={kind!r} is not supported, only default, linear or llama3")
+
+
+def _number(fields: Fields, key: str) -> float:
+    value = fields.raw(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{fields.where}: {key} should be a number, but is {value!r}")
+    return float(value)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names
-from unimodal.interop.families.llama import decoder
+from unimodal.interop.families.llama import base, biases, decoder
 from unimodal.interop.families.qwen2 import window
 from unimodal.interop.table import norm
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
-    config.only("attention_bias", False)
-    there, ours = f"{names.prefix('model.')}layers.{{layer}}.self_attn", "backbones.text.layers.attention"
+    there, ours = f"{base(names)}layers.{{layer}}.self_attn", "backbones.text.layers.attention"
     extra = tuple(
         row
         for part, name in (("q", "query"), ("k", "key"))
         for row in norm(f"{there}.{part}_norm", f"{ours}.{name}_norm", bias=False)
     )
-    return decoder(config, names, window=window(config), extra=extra, qk_norm=True, qkv_bias=False, output_bias=False)
+    return decoder(config, names, window=window(config), extra=extra, qk_norm=True, **biases(config))

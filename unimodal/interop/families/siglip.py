@@ -36,7 +36,10 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
             ("text_embedding",),
         ),
     )
-    towers = (Tower("text", "text", "text", vocabulary, reader), Tower("image", "image", "image", patches, viewer))
+    towers = (
+        Tower("text", "text", "text", vocabulary, reader, words.get("is_causal", False), masked=False),
+        Tower("image", "image", "image", patches, viewer),
+    )
     rows = (
         *text_rows(),
         *linear("text_model.head", "heads.text_projection"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
+from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
 from unimodal.interop.stages import Dense, Pool
 from unimodal.interop.table import Row, linear, norm, same
@@ -12,6 +13,8 @@ from unimodal.tokenizers import image
 
 # torch's convolution keeps [outputs, channels, rows, columns]; our patches are rows, columns, channels.
 PATCH = (2, 3, 1, 0)
+# What stands for a hidden patch while patches are predicted.
+MASK = (r"(.*\.)?mask_token",)
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
@@ -29,7 +32,12 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
             Output("logits", "image", (Pool(), Dense("classifier", width, names.shape("classifier.weight")[0])))
         )
         rows += linear("classifier", "heads.classifier")
-    return Description((tower(config),), tuple(outputs), (*embedding_rows(prefix), *encoder_rows(prefix), *rows))
+    encoder = encoder_rows(prefix, bias=qkv_bias(config))
+    return Description((tower(config),), tuple(outputs), (*embedding_rows(prefix), *encoder, *rows), MASK)
+
+
+def qkv_bias(config: Fields) -> bool:
+    return config.get("qkv_bias", True)
 
 
 def tower(config: Fields, *, registers: int = 1) -> Tower:
@@ -49,12 +57,15 @@ def tokenizer(config: Fields, **choices: object) -> image.Config:
 
 
 def patch_size(config: Fields) -> int:
-    config.only("patch_size", *range(1, 257))
-    return config.get("patch_size", 16)
+    height, width = config.pair("patch_size", 16)
+    if height != width:
+        raise UsageError(f"{config.where}: patch_size={[height, width]} is not supported, only one size for both")
+    return height
 
 
 def backbone(config: Fields, **choices: object) -> BackboneConfig:
     """Of the encoders whose config.json has these names."""
+    config.only("is_causal", None, False)
     fields = dict(
         width=config.need("hidden_size"),
         depth=config.need("num_hidden_layers"),
@@ -62,7 +73,7 @@ def backbone(config: Fields, **choices: object) -> BackboneConfig:
         mlp_width=config.get("intermediate_size", 4 * config.need("hidden_size")),
         norm_epsilon=config.get("layer_norm_eps", 1e-12),
         activation=config.activation("hidden_act", "gelu"),
-        qkv_bias=config.get("qkv_bias", True),
+        qkv_bias=qkv_bias(config),
         dropout=config.get("hidden_dropout_prob", 0.0),
     )
     return BackboneConfig(**{**fields, **choices})  # pyright: ignore[reportArgumentType]

@@ -7,13 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from unimodal.interop.describe import Description, Fields, Names, Output
-from unimodal.interop.families.vit import backbone, embedding_rows, encoder_rows, layer_rows, tower
+from unimodal.interop.families.vit import (
+    MASK,
+    backbone,
+    embedding_rows,
+    encoder_rows,
+    layer_rows,
+    qkv_bias,
+    tower,
+)
 from unimodal.interop.stages import Decoded, Dense
 from unimodal.interop.table import Row, linear, norm, same
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
-    prefix, made = names.prefix("vit."), tower(config)
+    prefix, made, bias = names.prefix("vit."), tower(config), qkv_bias(config)
     outputs: tuple[Output, ...] = ()
     rows: tuple[Row, ...] = ()
     if "decoder.decoder_embed.weight" in names:
@@ -36,8 +44,8 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         rows = (
             *linear("decoder.decoder_embed", "heads.decoder_embed"),
             same("decoder.decoder_pos_embed", "heads.decoder_position.table"),
-            *layer_rows(f"{layers}.{{layer}}", "heads.decoder.layers"),
+            *layer_rows(f"{layers}.{{layer}}", "heads.decoder.layers", bias=bias),
             *norm("decoder.decoder_norm", "heads.decoder.final_norm"),
             *linear("decoder.decoder_pred", "heads.patches"),
         )
-    return Description((made,), outputs, (*embedding_rows(prefix), *encoder_rows(prefix), *rows))
+    return Description((made,), outputs, (*embedding_rows(prefix), *encoder_rows(prefix, bias=bias), *rows), MASK)

@@ -7,8 +7,9 @@ from pathlib import Path
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
+from unimodal.interop.families._heads import Head, classifier, joined
 from unimodal.interop.families.clip import attention_rows
-from unimodal.interop.stages import Dense, Quantised
+from unimodal.interop.stages import Dense, Pool, Quantised
 from unimodal.interop.table import Row, linear, norm, same
 from unimodal.tokenizers import audio
 
@@ -31,14 +32,31 @@ def speech(config: Fields, names: Names, prefix: str) -> Description:
     if "quantizer.codevectors" in names:
         made, more = _pretraining(config, width)
         outputs, rows = [*outputs, *made], [*rows, *more]
+    made, more = sound_classifier(config, names, "audio", width)
     return Description(
-        (tower(config),), tuple(outputs), (*tokenizer_rows(config, names, prefix), *_layers(config, prefix), *rows)
+        (tower(config),),
+        (*outputs, *made),
+        (*tokenizer_rows(config, names, prefix), *_layers(config, prefix), *rows, *more),
+    )
+
+
+def sound_classifier(config: Fields, names: Names, name: str, width: int) -> Head:
+    """`logits`: of each frame, or, where there is a `projector`, of the mean of what it makes of the real frames."""
+    if any(key.startswith("tdnn.") for key in names.names):
+        raise UsageError(f"{config.where}: a head for speaker vectors (tdnn) is not supported")
+    if "projector.weight" not in names:
+        return classifier(names, name, width, "classifier")
+    size = names.shape("projector.weight")[0]
+    before = (Dense("projector", width, size), Pool(stop=None))
+    return joined(
+        classifier(names, name, size, "classifier", before=before), ((), linear("projector", "heads.projector"))
     )
 
 
 def tower(config: Fields) -> Tower:
     config.only("feat_extract_activation", "gelu")
     config.only("feat_proj_layer_norm", True)
+    config.only("is_causal", None, False)
     config.only("conv_pos_batch_norm", False)
     channels = tuple(config.get("conv_dim", [512] * 7))
     if len(set(channels)) != 1:

@@ -1,4 +1,4 @@
-"""Whisper (Radford 2022): the encoder. The decoder's tensors stay unread."""
+"""Whisper (Radford 2022): the encoder, and a classifier on it. The decoder's tensors stay unread."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from pathlib import Path
 from unimodal.backbone import BackboneConfig
 from unimodal.interop.describe import Description, Fields, Names, Tower
 from unimodal.interop.families.clip import attention_rows
-from unimodal.interop.families.wav2vec2 import CONVOLUTION
+from unimodal.interop.families.wav2vec2 import CONVOLUTION, sound_classifier
 from unimodal.interop.table import Row, linear, norm, same
 from unimodal.tokenizers import spectrogram
+
+DECODER = (r"(model\.)?decoder\..*", r"proj_out\.weight")
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     config.only("scale_embedding", False)
+    config.only("is_causal", None, False)
     prefix, activation = f"{names.prefix('model.')}encoder.", config.activation("activation_function", "gelu")
     backbone = BackboneConfig(
         width=config.need("d_model"),
@@ -26,7 +29,9 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         dropout=config.get("dropout", 0.0),
     )
     tokenizer = spectrogram.Config(config.get("num_mel_bins", 80), max_length=config.get("max_source_positions", 1500))
-    return Description((Tower("audio", "audio", "spectrogram", tokenizer, backbone),), (), _rows(prefix))
+    outputs, rows = sound_classifier(config, names, "audio", config.need("d_model"))
+    tower = Tower("audio", "audio", "spectrogram", tokenizer, backbone)
+    return Description((tower,), outputs, (*_rows(prefix), *rows), DECODER)
 
 
 def _rows(prefix: str) -> tuple[Row, ...]:

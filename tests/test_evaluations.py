@@ -1,0 +1,209 @@
+"""Evaluations: what they score, what NaN does to them, and how a config attaches more of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from unimodal.errors import UsageError
+from unimodal.evaluation.classification import ByClass, guesses
+from unimodal.evaluation.kinds.knn import vote
+from unimodal.evaluation.kinds.linear_probe import accuracy, fit
+from unimodal.evaluation.retrieval import Pairs, ranks, recall
+from unimodal.objectives import row_codes
+
+
+def clouds(examples: int, seed: int = 0, classes: int = 5, width: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian clouds that overlap, one for each class: features float32 [N,D] and classes [N]."""
+    centres = np.random.default_rng(99).standard_normal((classes, width))
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, examples)
+    return (centres[labels] + 1.5 * rng.standard_normal((examples, width))).astype(np.float32), labels
+
+
+# ---- Against scikit-learn ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
+def test_the_probe_is_logistic_regression(penalty: float) -> None:
+    (x, y), (queries, truth) = clouds(600), clouds(400, seed=1)
+    theirs = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-8, max_iter=5000).fit(x, y)
+    ours = fit(x, y, penalty, classes=5, steps=500)
+    assert abs(accuracy(ours, queries, truth) - theirs.score(queries, truth)) <= 0.005
+    # The biases of a softmax are free to move together; the weights, being penalised, are not.
+    np.testing.assert_allclose(np.asarray(ours[0]).T, theirs.coef_, atol=2e-3)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_neighbours_vote_as_scikit_learn_counts_them(k: int) -> None:
+    (x, y), (queries, _) = clouds(600), clouds(400, seed=1)
+    theirs = KNeighborsClassifier(k).fit(x, y).predict(queries)
+    np.testing.assert_array_equal(vote(x, y, queries, k=k, classes=5), theirs)
+
+
+# ---- Retrieval -----------------------------------------------------------------------------------------------------
+
+
+def test_ranks_in_chunks_are_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, 50, 6))
+    similarity = a @ b.T
+    wanted = [(similarity[i] >= similarity[i, i]).sum() - 1 for i in range(50)]
+    np.testing.assert_array_equal(ranks(a, b), wanted)
+    monkeypatch.setattr("unimodal.evaluation.retrieval.CHUNK", 7)
+    np.testing.assert_array_equal(ranks(a, b), wanted)
+
+
+def test_pairs_that_say_the_same_are_no_rivals() -> None:
+    embeddings = np.eye(3)[[0, 0, 1, 2]]  # the first two are equal, and say the same
+    assert recall(embeddings, embeddings)["recall@1"] == 0.5
+    assert recall(embeddings, embeddings, same=np.array([7, 7, 8, 9]))["recall@1"] == 1.0
+    tally = Pairs(1)
+    codes = np.asarray(row_codes(jnp.asarray([[7, 1, 0], [7, 1, 0], [7, 2, 0], [1, 7, 0]])))
+    assert len(set(codes.tolist())) == 3
+    tally.add({"first": embeddings, "second": embeddings, "same": codes, "index": np.arange(4)})
+    assert tally.score()["value"] == 1.0
+
+
+def test_nan_embeddings_find_nothing() -> None:
+    sick = np.full((4, 3), np.nan)
+    assert np.isnan(recall(sick, np.eye(4)[:, :3])["recall@1"])
+    half = np.eye(4)
+    half[2] = np.nan
+    assert np.isnan(recall(half, np.eye(4))["recall@5"])
+
+
+# ---- Classification ------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_by_hand() -> None:
+    logits = jnp.asarray([[3.0, 1, 0], [0, 2, 1], [0, 1, 2], [0, 1, 2]])
+    rows = {name: np.asarray(value) for name, value in guesses(logits, jnp.asarray([0, 0, 2, 1])).items()}
+    np.testing.assert_array_equal(rows["correct"], [1, 0, 1, 0])
+    np.testing.assert_array_equal(rows["best"][1], [1, 2, 0])
+    tally = ByClass(3)
+    tally.add(rows)
+    assert tally.score() == {"value": 0.5, "balanced_accuracy": pytest.approx((1 / 2 + 0 + 1) / 3)}
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_nan_weights_score_nan(kind: str) -> None:
+    """A model that is all NaN has no score: not the share of class 0, and no recall of 1."""
+    experiment = tiny.build(tiny.plain(kind))
+    model = experiment.program.model(experiment.program.init())
+    model = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x, model)
+    score = experiment.evaluations[kind].measure(model, experiment.reader, limit=1).score
+    assert np.isnan(score["value"]), score
+
+
+# ---- What a config attaches ----------------------------------------------------------------------------------------
+
+
+def pictures(folder: Path, classes: int = 4, each: int = 6) -> str:
+    """A folder of pictures in one colour for each class, in class folders of both splits."""
+    for split in ("train", "validation"):
+        for k in range(classes):
+            place = folder / split / f"class{k}"
+            place.mkdir(parents=True)
+            for i in range(each):
+                colour = np.full((16, 16, 3), [60 * k, 255 - 60 * k, 20 * i], np.uint8)
+                Image.fromarray(colour).save(place / f"{i}.png")
+    return f"folder:{folder}"
+
+
+def test_a_limited_evaluation_sees_every_class(tmp_path: Path) -> None:
+    """The first examples of a class folder are all of one class: a limit must not stop there."""
+    experiment = tiny.build(tiny.plain("vit", tasks__vit__source=pictures(tmp_path, each=16)))
+    model = experiment.program.model(experiment.program.init())
+    evaluation = experiment.evaluations["vit"]
+    rows = experiment.reader.rows(evaluation.predict, model, evaluation.inputs(model).dataset("validation"), 8, limit=2)
+    labels = np.concatenate([row["label"] for row in rows])
+    assert len(labels) == 16 and set(labels) == {0, 1, 2, 3}
+
+
+def test_probe_and_neighbours_of_any_source(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    config = tiny.plain("vit", evaluations__probe=dict(kind="linear_probe", source=source, batch_size=8))
+    config["evaluations"]["near"] = dict(kind="knn", source=source, k=3, layer=1, batch_size=8)
+    config["evaluations"]["other"] = dict(kind="task", task="vit", images=dict(flip=0.0))
+    experiment = tiny.build(config)
+    model = experiment.program.model(experiment.program.init())
+    assert list(experiment.evaluations) == ["vit", "probe", "near", "other"]
+    for name in ("probe", "near"):
+        evaluation = experiment.evaluations[name]
+        score = evaluation.measure(model, experiment.reader).score
+        assert score["value"] == 1.0  # one colour for each class
+        assert evaluation.baseline({"value": 0.1}) == (0.25, "majority class")
+
+
+def test_a_run_scores_what_is_attached(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "pictures")
+    (code, _, err), (again, _, said) = tiny.launches(
+        [
+            [
+                "train",
+                "--config=configs/vit.py:size=tiny",
+                f"--workdir={tmp_path / 'run'}",
+                f"--config.tasks.vit.source={source}",
+                "--config.tasks.vit.batch_size=8",
+                "--config.steps=2",
+            ],
+            ["train", "--config=configs/vit.py:size=tiny", "--dry_run", "--config.tasks.vit.images.flipp=1"],
+        ],
+        _made(tmp_path / "scratch"),
+        devices=1,
+    )
+    assert code == 0, err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["tasks"]["vit"]["baseline"] == 0.25
+    assert again == 2 and "flipp" in said and "flip" in said and said.count("\n") == 1
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (dict(kind="knnn", source="embedded:emoji"), r"no evaluation of kind 'knnn'; did you mean knn\?"),
+        (dict(kind="knn"), r"evaluations\.new\.source is missing"),
+        (dict(kind="knn", source="embedded:emoji", kk=3), r"unknown config field evaluations\.new\.kk"),
+        (dict(kind="knn", source="embedded:emoji", pooling="max"), r"new\.pooling must be one of mean, first, last"),
+        (dict(kind="knn", source="embedded:emoji", tokenizer="picture"), r"new\.tokenizer='picture' is not among"),
+        (dict(kind="task", task="vitt"), r"evaluations\.new\.task='vitt' is none of the tasks; did you mean vit\?"),
+        (
+            dict(kind="task", task="vit", images=dict(flipp=0.1)),
+            r"unknown config field evaluations\.new\.images\.flipp; did you mean flip\?",
+        ),
+    ],
+)
+def test_wrong_evaluations_are_one_line(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        tiny.build(tiny.plain("vit", evaluations__new=fields))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (dict(kind="knn", source="embedded:book"), "has no column for a class: none of label, .*; it has text, title"),
+        (dict(kind="knn", source="embedded:emoji", labels=dict(column="kind")), "no column 'kind' for a class; it has"),
+        (dict(kind="knn", source="embedded:emoji", k=0, batch_size=64), "new.k must be 1 … 1105"),
+    ],
+)
+def test_data_that_does_not_suit_is_one_line(fields: dict[str, Any], says: str) -> None:
+    experiment = tiny.build(tiny.plain("vit", evaluations__new=fields))
+    model = experiment.program.model(experiment.program.init())
+    with pytest.raises(UsageError, match=says):
+        experiment.evaluations["new"].measure(model, experiment.reader)

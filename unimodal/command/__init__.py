@@ -1,0 +1,49 @@
+"""The program behind `launch.py` and the console command `unimodal`: a command line → a run.
+
+| module | what it does |
+|---|---|
+| `words` | commands and flags, their help, and a command line as `Words`; needs no JAX |
+| `places` | where recipes and tasks are looked up: beside the user first, then among those that come along |
+| `recipe` | a recipe, or the config.json of a run, as a ConfigDict, with its fields changed |
+| `runs` | what each command does |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from unimodal.command import words
+from unimodal.errors import DivergedError, UsageError
+
+EXIT_DIVERGED = 3
+EXIT_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (None: this process's own), the program's name first; returns the exit code.
+
+    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 75 stopped with a checkpoint, 76 another process was lost, 130 interrupted.
+    """
+    name, *rest = sys.argv if arguments is None else arguments
+    program = "python launch.py" if os.path.basename(name) == "launch.py" else "unimodal"
+    try:
+        if (text := words.answer(rest, program)) is not None:
+            print(text)
+            return 0
+        from unimodal.command.runs import run  # only here: help and version need not wait for it
+
+        return run(rest, program)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_DIVERGED
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+__all__ = ["main"]

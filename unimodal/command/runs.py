@@ -1,0 +1,267 @@
+"""What each command does: a recipe becomes an Experiment, which is trained, evaluated, planned or handed to a pod."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from unimodal import hosts
+from unimodal.chips import peak_flops
+from unimodal.command.places import ALONG, Places, find_recipe, places_of
+from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
+from unimodal.command.words import Words, parse, usage
+from unimodal.configuration import typed
+from unimodal.errors import UsageError
+from unimodal.experiment import Experiment, build, describe
+from unimodal.results import RESULTS, finish
+from unimodal.settings import MeshConfig, read_settings
+from unimodal.storage import folder, is_remote, one_line, require_backend
+from unimodal.training.checkpoint import Checkpoints, claim_workdir, saved_steps
+from unimodal.training.loop import train
+from unimodal.training.meters import Cost
+
+# Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
+MAY_DIFFER = (
+    "mesh",
+    "steps",
+    "log_every",
+    "eval_every",
+    "eval_limit",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "stop_after",
+    "max_bad_steps",
+    "profile",
+    # how it is computed
+    "backbones.*.attention",
+    "backbones.*.remat",
+    "tasks.*.chunk",
+    # what evaluation alone reads
+    "evaluations",
+    "tasks.*.evaluations",
+    "tasks.*.beam",
+    "tasks.*.perplexity_floor",
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command line with what it names: the config, the workdir, and where tasks are looked up."""
+
+    words: Words
+    config: ConfigDict
+    workdir: epath.Path
+    places: Places
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The config as it is kept in the workdir."""
+        plain = as_plain(self.config)
+        return {**plain, "fake_data": bool(self.words.fake_data or plain.get("fake_data"))} if plain else plain
+
+    def meaning(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """A config with every field that there is, so that two that mean the same are equal."""
+        return read_settings(plain, self.places.task_class).as_plain()
+
+    def build(self, **changes: Any) -> Experiment:
+        return build({**self.plain, **changes}, self.places.task_class)
+
+
+def run(arguments: Sequence[str], program: str) -> int:
+    """Run a command line without the program's name; returns the exit code. Raises UsageError."""
+    logging.set_verbosity(logging.WARNING)
+    if arguments[:1] == ["pod"]:
+        return run_pod(arguments, program)
+    order = read(arguments, program)
+    require_backend(order.workdir)
+    commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
+    try:
+        with hosts.as_one(initialise_processes(order)) as lifeline, mendable():
+            if lifeline is not None and order.words.command in ("train", "eval") and not order.words.dry_run:
+                hosts.check_shared(lifeline, order.workdir, say)
+            return commands[order.words.command](order, lifeline)
+    except hosts.LostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return hosts.EXIT_LOST
+
+
+def read(arguments: Sequence[str], program: str) -> Order:
+    """What a command line names, with its fields changed. Raises UsageError."""
+    words = parse(arguments, program)
+    workdir = folder(words.workdir or ".")
+    recipe = None
+    if words.config is not None:
+        recipe, argument = find_recipe(words.config)
+        places = places_of(recipe)
+        places.open()
+        config = load_recipe(recipe, argument)
+    else:
+        places = places_of(None)
+        if words.command in ("train", "eval") and words.workdir is not None:
+            config = config_of_workdir(workdir)
+        elif words.command == "doctor":
+            config = ConfigDict()
+        else:
+            raise UsageError(f"--config is missing; {usage(program)}")
+    for field, text in words.changes:
+        change(config, field, text)
+    if words.workdir is None and not words.dry_run and words.command in ("train", "eval"):
+        raise UsageError(f"--workdir is missing; {usage(program)}")
+    return Order(words, config, workdir, places)
+
+
+def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
+    plain, workdir = order.plain, order.workdir
+    experiment = order.build()
+    saved = saved_steps(workdir)
+    if experiment.init_from is not None and not saved:  # else the run goes on with its own
+        say(experiment.start.report())
+    if order.words.dry_run:
+        say(describe(experiment))
+        return 0
+    if saved and max(saved) > experiment.loop.steps:
+        raise UsageError(
+            f"{workdir} has been trained for {max(saved)} steps, more than steps={experiment.loop.steps}: "
+            f"give at least as many, or another workdir"
+        )
+    check_results(workdir)
+    batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
+    evaluations = {} if experiment.fake_data else experiment.evaluations
+    changed = claim_workdir(workdir, plain, may_differ=MAY_DIFFER, renew=True, meaning=order.meaning)
+    if "steps" in changed and saved:
+        say(rescheduled(experiment, max(saved), *changed["steps"]))
+    began = time.monotonic()
+    state, fingerprint, done = train(
+        experiment.program,
+        experiment.tasks,
+        batches,
+        experiment.loop,
+        workdir,
+        tokens=experiment.tokens,
+        evaluate=experiment.scores if evaluations else None,
+        together=lifeline,
+        cost=cost(experiment),
+    )
+    if not done:
+        say(f"stopped after step {int(state.step)}; run the same command to go on")
+        asked = experiment.loop.stop_after
+        return 0 if asked is not None and int(state.step) >= asked else hosts.EXIT_STOPPED
+    if evaluations:
+        facts = {"training took": f"{time.monotonic() - began:.0f} s"}
+        finish(experiment, state, fingerprint, workdir, config_text=str(order.config), facts=facts, say=say)
+    return 0
+
+
+def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str:
+    """One line on what other steps mean for the learning rate."""
+    then, here = (float(experiment.optimizer.schedule(steps)(step)) for steps in (before, now))
+    return (
+        f"steps: {before} there, {now} now; from step {step} on the learning rate is that of {now} steps: "
+        f"{here:.3g} here, where it was {then:.3g}"
+    )
+
+
+def cost(experiment: Experiment) -> Cost:
+    """What the meters make MFU of; nothing where no peak of the chip is known."""
+    peak = peak_flops(experiment.mesh.devices.flat[0].device_kind)
+    if peak is None:
+        return Cost()
+    from unimodal.plan.model_flops import model_flops  # traces every task once more
+
+    return Cost({task.name: model_flops(experiment, [task.name]) for task in experiment.tasks}, peak)
+
+
+def run_eval(order: Order, _lifeline: hosts.Lifeline | None) -> int:
+    workdir = order.workdir
+    experiment = order.build()
+    if not (workdir / "config.json").exists():
+        raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first")
+    if experiment.fake_data:
+        raise UsageError(f"{workdir} was trained on random batches: there is nothing to evaluate it on")
+    claim_workdir(workdir, order.plain, may_differ=MAY_DIFFER, meaning=order.meaning)
+    check_results(workdir)
+    checkpoints = Checkpoints(workdir)
+    state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), order.words.step)
+    checkpoints.close()
+    finish(experiment, state, fingerprint, workdir, config_text=str(order.config), facts={}, say=say)
+    return 0
+
+
+def run_doctor(order: Order, lifeline: hosts.Lifeline | None) -> int:
+    from unimodal.hosts.doctor import examine
+
+    workdir = order.workdir if order.words.workdir else None
+    examine(lifeline, ALONG, as_plain(order.config), workdir, say, own=order.places.own)
+    return 0
+
+
+def run_plan(order: Order, _lifeline: hosts.Lifeline | None) -> int:
+    from unimodal import plan  # only here: it may choose JAX's platform, and nobody else needs it
+
+    words = order.words
+    path = None if words.json is None else Path(words.json)
+    if path is not None and path.is_dir():
+        raise UsageError(f"--json={path} is a folder; give a file")
+    task_class, plain = order.places.task_class, as_plain(order.config)
+    plan.run_plan(plain, task_class, topology=words.topology, mesh=words.mesh, json_path=path, say=say)
+    return 0
+
+
+def run_pod(arguments: Sequence[str], program: str) -> int:
+    """Hand a run over to a platform's own tool."""
+    from unimodal.plan.meshes import check_mesh
+    from unimodal.pods.command import launch_pod
+
+    def check(command: str, given: list[str], devices: int) -> None:
+        order = read([command, *given], program)
+        if order.plain:  # on a device of this machine: nothing is made
+            single = order.build(mesh=dict(data=1))
+            check_mesh(single, vars(typed(MeshConfig, order.plain.get("mesh", {}), "mesh")), devices)
+
+    return launch_pod(arguments[1:], check, ALONG)
+
+
+def say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def initialise_processes(order: Order) -> hosts.Lifeline | None:
+    """Join the other processes, where the environment says that there are any."""
+    simulated = jax.config.values["jax_num_cpu_devices"]
+    if simulated > (os.cpu_count() or 1):
+        # XLA runs them on a thread per core, where each may block in a collective. With fewer threads than that it can
+        # stop for ever, so tell it of more cores.
+        os.environ.setdefault("NPROC", str(4 * simulated))
+    return hosts.join(ALONG, as_plain(order.config), str(order.workdir), own=order.places.own)
+
+
+def check_results(workdir: epath.Path) -> None:
+    """Raises UsageError if a folder stands where the run is to write a file: now, and not when it is trained."""
+    for name in () if is_remote(workdir) else RESULTS:
+        if (workdir / name).is_dir():
+            raise UsageError(f"cannot write {workdir / name}: it is a folder; move it away, or choose another workdir")
+
+
+@contextlib.contextmanager
+def mendable() -> Iterator[None]:
+    """Turn what the operating system refuses (a full or read-only disk, a folder for a file) into a UsageError."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        raise UsageError(f"{error.filename}: {one_line(error)}") from error

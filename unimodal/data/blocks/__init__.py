@@ -1,0 +1,23 @@
+"""What a task says of its data: one small frozen dataclass for each modality, nested in the task's config.
+
+A block knows which column of a record it reads and what becomes of it. Bound to a size or an encoder it gives a `Part`:
+the array's spec, how the column is read once, and how an example is made of it. `columns` joins parts into `Inputs`.
+So every task reads every source that has the columns it needs.
+
+| block | reads | gives |
+|---|---|---|
+| `Images` | a picture | float32 `[H, W, C]`, augmented in training |
+| `Texts` | a text, or several columns joined | ids int32 `[length]` |
+| `Sounds` | a recording, or marked stretches of it | float32 `[samples]` and its true length |
+| `Transcripts` | what is said in a recording | characters as ids `[characters]` |
+| `Labels` | a class, by name or number | int32 |
+"""
+
+from unimodal.data.blocks.images import Images
+from unimodal.data.blocks.inputs import Inputs, Part, columns
+from unimodal.data.blocks.labels import Labels
+from unimodal.data.blocks.sounds import Sounds
+from unimodal.data.blocks.texts import Texts
+from unimodal.data.blocks.transcripts import Transcripts
+
+__all__ = ["Images", "Inputs", "Labels", "Part", "Sounds", "Texts", "Transcripts", "columns"]

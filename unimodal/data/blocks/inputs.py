@@ -1,0 +1,81 @@
+"""Parts of an example, and how they become a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.cache import cached
+from unimodal.data.pipeline import ArraySpec, Dataset, Examples, Source
+from unimodal.data.sources import open_source
+from unimodal.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One array of an example, or a few that belong together.
+
+    `read(record)` takes a column out of a record and decodes it; it runs once per record where memory allows.
+    `make(value, rng, training)` turns what was read into arrays by name, every time the record is met.
+    """
+
+    spec: Mapping[str, ArraySpec]
+    read: Callable[[Mapping[str, Any]], Any]
+    make: Callable[[Any, np.random.Generator, bool], Mapping[str, Any]]
+    check: Callable[[], None] | None = None  # raises UsageError for what would go wrong; runs once, before training
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The arrays of one example, and the examples of a split ("train", "validation")."""
+
+    spec: Mapping[str, ArraySpec]
+    dataset: Callable[[str], Examples]
+
+
+def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | None = None) -> Inputs:
+    """Examples that hold the arrays of all parts, one for each record of `source`.
+
+    The parts draw on the record's random generator in the order in which they are given. `open_split` replaces
+    `open_source(source, split)`.
+    """
+
+    def read(record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"id": record["id"], "parts": tuple(part.read(record) for part in parts)}
+
+    def dataset(split: str) -> Dataset:
+        def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
+            made: dict[str, Any] = {}
+            for part, value in zip(parts, record["parts"], strict=True):
+                made.update(part.make(value, rng, split == "train"))
+            return made
+
+        for part in parts:
+            if part.check is not None and split == "train":
+                part.check()
+        opened = open_source(source, split) if open_split is None else open_split(split)
+        return Dataset(cached(opened, read), example)
+
+    return Inputs({name: spec for part in parts for name, spec in part.spec.items()}, dataset)
+
+
+def find_column(record: Mapping[str, Any], column: str, obvious: Sequence[str], what: str) -> str:
+    """The column to read: `column` where it is given, else the first of the obvious names that the record has.
+
+    Raises UsageError, listing the record's columns, where neither is there.
+    """
+    there = ", ".join(sorted(name for name in record if name != "id"))
+    if column:
+        if column not in record:
+            raise UsageError(f"record {record['id']!r} has no column {column!r} for {what}; it has {there}")
+        return column
+    for name in obvious:
+        if name in record:
+            return name
+    raise UsageError(
+        f"record {record['id']!r} has no column for {what}: none of {', '.join(obvious)}; it has {there}; "
+        f"name the right one in the field `column`"
+    )

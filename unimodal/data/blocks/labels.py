@@ -1,0 +1,159 @@
+"""Classes, as a task's config describes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.blocks.inputs import Part, find_column
+from unimodal.data.pipeline import ArraySpec
+from unimodal.data.segments import marks
+from unimodal.data.sources import class_names, open_source
+from unimodal.data.sources import column as read_column
+from unimodal.errors import UsageError
+
+OBVIOUS = ("label", "class", "group", "category", "target")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """One class per record, as a name or a number.
+
+    Names come from the data: from class folders, from names in the column, or from a column of names beside the
+    numbers. What the config gives must agree with them. A class that occurs in one split only is refused.
+    """
+
+    column: str = ""  # "": the first of label, class, group, category, target
+    classes: tuple[str, ...] = ()  # names in the order of their numbers; (): those of the data
+    count: int = 0  # how many classes there are, where building the model should not wait for the data; 0: see the data
+
+    def size(self, source: str, segments: str = "") -> int:
+        """The number of classes. Reads the data only where the config gives neither names nor count."""
+        return len(self.classes) or self.count or len(self.names(source, segments))
+
+    def names(self, source: str, segments: str = "") -> tuple[str, ...]:
+        """The classes' names by number, checked against the training data.
+
+        Raises UsageError where the config names too few or other classes than the data has.
+        """
+        found = _found(source, "train", self.column, segments)
+        if self.classes:
+            missing = [name for name in found.names if name not in self.classes] if found.named else []
+            if missing:
+                raise UsageError(
+                    f"labels.classes lacks {_some(missing)} of {source}; the classes there are {_some(found.names)}"
+                )
+            if not found.named and len(found.names) > len(self.classes):
+                raise UsageError(
+                    f"{source} has labels up to {len(found.names) - 1}, but labels.classes has {len(self.classes)} names"
+                )
+            return self.classes
+        if self.count and len(found.names) > self.count:
+            raise UsageError(f"labels.count is {self.count}, but {source} has {len(found.names)} classes")
+        return found.names + tuple(str(i) for i in range(len(found.names), self.count))
+
+    def part(self, source: str, name: str = "label") -> Part:
+        """int32 under `name`. Classes that only one split has are an error, found before the first step."""
+        return Part(
+            {name: ArraySpec((), np.int32, 0, self.size(source))},
+            lambda record: self.number(source, record),
+            lambda value, rng, training: {name: np.int32(value)},
+            lambda: self.check(source),
+        )
+
+    def number(self, source: str, record: Mapping[str, Any]) -> int:
+        """The number of a record's class. Raises UsageError for one that is not among the classes."""
+        field = find_column(record, self.column, OBVIOUS, "a class")
+        value = _class(record[field], field, "the source", 0)
+        # Numbers may stand for names, and the config may have the names in an order of its own.
+        known = _found(source, "train", self.column, "")
+        return self.number_of(
+            source, known.names[value] if known.named and isinstance(value, int) else value, record["id"]
+        )
+
+    def number_of(self, source: str, name: str | int, where: str, segments: str = "") -> int:
+        """The number of a class that the data calls `name`."""
+        names = self.names(source, segments)
+        if isinstance(name, int):
+            if not 0 <= name < len(names):
+                raise UsageError(f"{where}: label {name} is not among {len(names)} classes, 0 … {len(names) - 1}")
+            return name
+        if name not in names:
+            raise UsageError(f"{where}: class {name!r} is not among the {len(names)} classes {_some(names)}")
+        return names.index(name)
+
+    def numbers(self, source: str, split: str, segments: str = "") -> np.ndarray:
+        """The number of every record's class, int32 `[N]`. Raises UsageError for a class that training lacks."""
+        return np.array(
+            [
+                self.number_of(source, name, f"{source} {split}, record {i}", segments)
+                for i, name in enumerate(_found(source, split, self.column, segments).values)
+            ],
+            np.int32,
+        )
+
+    def check(self, source: str, segments: str = "") -> None:
+        """Compare the splits: a class that only one of them has would be scored as if all were well."""
+        names = self.names(source, segments)
+        train, valid = (np.unique(self.numbers(source, split, segments)) for split in ("train", "validation"))
+        if len(unseen := np.setdiff1d(valid, train)):
+            raise UsageError(
+                f"{source}: class {names[unseen[0]]!r} has examples in validation, but none to train on; "
+                "add some, or take it out of validation"
+            )
+        if len(train) < 2:
+            raise UsageError(
+                f"{source}: all examples are of class {names[train[0]]!r}; classification needs two or more"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What a split's column holds: each record's class, all names in order, and whether they are names or numbers."""
+
+    values: tuple[str | int, ...]
+    names: tuple[str, ...]
+    named: bool
+
+
+@functools.cache
+def _found(uri: str, split: str, column: str, segments: str) -> _Found:
+    source = open_source(uri, split)
+    if segments:
+        values: tuple[str | int, ...] = tuple(text for found in marks(source, segments) for _, _, text in found)
+        return _Found(values, tuple(natural_order({str(value) for value in values})), True)
+    field = find_column(source[0], column, OBVIOUS, "a class")
+    values = tuple(_class(value, field, split, i) for i, value in enumerate(read_column(source, field)))
+    if known := class_names(source, field):
+        return _Found(tuple(known[v] if isinstance(v, int) else v for v in values), known, True)
+    if all(isinstance(value, int) for value in values):
+        most = max(v for v in values if isinstance(v, int)) + 1
+        return _Found(values, tuple(str(i) for i in range(most)), False)
+    return _Found(values, tuple(natural_order({str(value) for value in values})), True)
+
+
+def _class(value: Any, field: str, split: str, i: int) -> str | int:
+    if isinstance(value, np.integer | bool | np.bool_):
+        value = int(value)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if not isinstance(value, str | int):
+        raise UsageError(f"record {i} of {split}: column {field!r} holds no class, but {value!r}")
+    if isinstance(value, int) and value < 0:
+        raise UsageError(f"record {i} of {split}: label {value} is below 0, which means no label; leave the record out")
+    return value
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names in sorted order; where all are whole numbers, by size, so that "2" comes before "10"."""
+    names = list(names)
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+
+def _some(names: Any) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,107 @@
+"""Texts, as a task's config describes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.blocks.inputs import Part, find_column
+from unimodal.data.encoders import Encoder, encoder_for, ids_spec, open_encoder, pad_id
+from unimodal.data.pairs import pair_row
+from unimodal.data.pipeline import ArraySpec, Source
+from unimodal.data.text import text_of
+from unimodal.errors import UsageError
+
+OBVIOUS = ("text", "caption", "captions", "sentence", "transcript", "name", "title")
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """One text per record, encoded as ids."""
+
+    column: str = ""  # "": the first of text, caption, captions, sentence, transcript, name, title; "a+b": both, joined
+    phrases: str = ""  # a column with a list of phrases; training says some of them instead of the text, or after it
+    encoder: str = "bytes"  # or the path of a vocabulary
+    length: int = 128  # ids in a row
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise UsageError(f"texts.length must be at least 1, but is {self.length}")
+
+    @property
+    def opened(self) -> Encoder:
+        """The encoder itself."""
+        return open_encoder(self.encoder)
+
+    @property
+    def pad(self) -> int:
+        """The id that fills up rows, known without opening the encoder."""
+        return pad_id(self.encoder)
+
+    def spec(self, vocabulary: int) -> ArraySpec:
+        """One row of ids, below `vocabulary` (the rows of the tokenizer's table)."""
+        return ids_spec(self.encoder, self.length, vocabulary)
+
+    def part(self, vocabulary: int, name: str = "ids") -> Part:
+        """A row of ids under `name`: the text between the vocabulary's own specials, cut or padded to `length`."""
+
+        def make(value: tuple[str, list[str]], rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
+            encoder = encoder_for(self.encoder, vocabulary)
+            text = said(*value, rng) if training else value[0]
+            return {name: self.row(encoder, text)}
+
+        return Part({name: self.spec(vocabulary)}, self.read, make)
+
+    def row(self, encoder: Encoder, text: str) -> np.ndarray:
+        """The ids of one text with its specials, where the vocabulary has them: int32 `[length]`.
+
+        Bytes have no specials of their own here: a caption of bytes is its bytes.
+        """
+        if self.encoder == "bytes":
+            out = np.full(self.length, encoder.PAD, np.int32)
+            ids = encoder.encode(text)[: self.length]
+            out[: len(ids)] = ids
+            return out
+        return pair_row(encoder, self.length, encoder.encode(text))[0]
+
+    def read(self, record: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """The record's text, and its phrases (none where the record has no such column)."""
+        phrases = record.get(self.phrases) if self.phrases else None
+        return self.text(record), list(phrases or ())
+
+    def text(self, record: Mapping[str, Any]) -> str:
+        """The text of a record. Raises UsageError for a column that it lacks, or that is no text."""
+        return text_of(dict(record), self.fields(record))
+
+    def fields(self, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns that make up the text."""
+        return tuple(find_column(record, name, OBVIOUS, "a text") for name in self.column.split("+"))
+
+    def documents(self, source: Source) -> Source:
+        """The source with `text` made of the columns."""
+        return _Documents(source, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Documents:
+    source: Source
+    texts: Texts
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[index]
+        return {**record, "text": self.texts.text(record)}
+
+
+def said(text: str, phrases: list[str], rng: np.random.Generator) -> str:
+    """The text alone half of the time, else followed by two of the phrases, or four phrases instead of it."""
+    words = list(phrases)
+    if not words or rng.random() < 0.5:
+        return text
+    rng.shuffle(words)
+    return " ".join([text, *words[:2]]) if rng.random() < 0.5 else " ".join(words[:4])

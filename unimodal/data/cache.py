@@ -1,0 +1,102 @@
+"""Decoded records, kept in memory as far as a budget goes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.pipeline import Source
+
+logger = logging.getLogger(__name__)
+
+_OVERHEAD = 100  # bytes of a Python object and its place in a container, about
+
+
+class Budget:
+    """So many bytes, shared by all that draw on it."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.used = 0
+        self._lock = threading.RLock()  # re-entrant: what is collected meanwhile gives back in the same thread
+        self._said = False
+
+    def take(self, size: int) -> bool:
+        """Take `size` bytes if there are so many. That there are not is logged, once."""
+        with self._lock:
+            fits = self.used + size <= self.size
+            said, self._said = self._said, self._said or not fits
+            if fits:
+                self.used += size
+        if not fits and not said:
+            logger.warning("decoded records beyond %.2g GiB are decoded anew each time (said once)", self.size / 2**30)
+        return fits
+
+    def give_back(self, size: int) -> None:
+        with self._lock:
+            self.used -= size
+
+
+PROCESS = Budget(1 << 30)
+"""What all cached sources of this process hold together."""
+
+
+class _Cached:
+    def __init__(self, source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]], budget: Budget):
+        self.source, self.decode, self.budget = source, decode, budget
+        self._memory: dict[int, dict[str, Any]] = {}
+        self._held = [0]  # bytes; a list, as what gives them back must not know this object
+        self._lock = threading.Lock()
+        weakref.finalize(self, lambda held: budget.give_back(held[0]), self._held)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._memory.get(index)
+        if record is None:
+            # Two threads may decode the same record once each; both results are equal, and one is kept.
+            record = self.decode(self.source[index])
+            for value in record.values():
+                if isinstance(value, np.ndarray):
+                    value.flags.writeable = False
+            self._keep(index, record)
+        return dict(record)
+
+    def _keep(self, index: int, record: dict[str, Any]) -> None:
+        size = _bytes_of(record)
+        with self._lock:
+            if index not in self._memory and self.budget.take(size):
+                self._memory[index] = record
+                self._held[0] += size
+
+
+def cached(source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]], *, budget: Budget = PROCESS) -> Source:
+    """The source with `decode(record)` applied once per record, as long as `budget` has room for what comes out.
+
+    The first records stay, rather than the last ones used: epochs read all records in ever new orders, so keeping the
+    latest would find no more of them, and in one fixed order none at all. What has no room is decoded each time. The
+    room comes back when nobody holds the source any more.
+
+    Arrays come back read-only, so that a transform that writes in place fails at once and not an epoch later.
+    """
+    return _Cached(source, decode, budget)
+
+
+def _bytes_of(value: Any) -> int:
+    """Memory that a value of a record holds on to."""
+    if isinstance(value, np.ndarray):
+        while isinstance(value.base, np.ndarray):  # a view keeps all of what it looks at
+            value = value.base
+        return value.nbytes + _OVERHEAD
+    if isinstance(value, Mapping):
+        return _OVERHEAD + sum(_OVERHEAD + _bytes_of(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return _OVERHEAD + sum(_bytes_of(inner) for inner in value)
+    return sys.getsizeof(value)

@@ -1,0 +1,72 @@
+"""Classification: is the likeliest class the right one?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unimodal.evaluation.baselines import majority_accuracy
+from unimodal.evaluation.evaluation import Batch, Predict, Rows, Streamed
+from unimodal.model import Model
+
+BEST = 3  # guesses kept of each example
+
+
+@dataclass
+class ByClass:
+    """Counts, for every class, its examples and those that were right."""
+
+    classes: int
+    right: np.ndarray = field(init=False)
+    seen: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.right, self.seen = np.zeros(self.classes), np.zeros(self.classes)
+
+    def add(self, rows: Rows) -> None:
+        np.add.at(self.right, rows["label"], rows["correct"])  # NaN stays
+        np.add.at(self.seen, rows["label"], 1.0)
+
+    def score(self) -> dict[str, float]:
+        there = self.seen > 0
+        recall = self.right[there] / self.seen[there]
+        return {"value": float(self.right.sum() / self.seen.sum()), "balanced_accuracy": float(recall.mean())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Streamed):
+    """Accuracy, and recall averaged over the classes that occur, which is blind to how common they are.
+
+    `predict` gives what `guesses` makes of logits and labels.
+    """
+
+    classes: Callable[[], int]  # how many there are
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+
+    def tally(self) -> ByClass:
+        return ByClass(self.classes())
+
+
+def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Logits [B,classes] and labels [B] → `correct` float32 [B] (NaN where a logit is), and the `best` few classes with
+    their `chance`."""
+    chances = jax.nn.softmax(logits.astype(jnp.float32))
+    chance, best = jax.lax.top_k(chances, min(BEST, logits.shape[-1]))
+    right = (jnp.argmax(chances, axis=-1) == labels).astype(jnp.float32)
+    sick = jnp.isnan(chances).any(axis=-1)
+    return {"correct": jnp.where(sick, jnp.nan, right), "label": labels, "best": best, "chance": chance}
+
+
+def classified(logits: Callable[[Model, Batch], jax.Array], labels: str = "label") -> Predict:
+    """`predict` of a Classification, from what gives logits [B,classes] of a batch whose array `labels` has the classes."""
+    return lambda model, batch: guesses(logits(model, batch), batch[labels])
+
+
+def majority(numbers: Callable[[str], np.ndarray]) -> Callable[[Mapping[str, float]], tuple[float, str]]:
+    """The baseline of always answering training's commonest class; `numbers(split)` are the labels of a split."""
+    return lambda _untrained: (majority_accuracy(numbers("train"), numbers("validation")), "majority class")

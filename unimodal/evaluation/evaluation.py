@@ -1,0 +1,150 @@
+"""What an evaluation is: one question, asked of a model on one dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from unimodal.data.blocks import Inputs
+from unimodal.data.pipeline import Examples
+from unimodal.evaluation.samples import Sample
+from unimodal.model import Model
+
+Batch = Mapping[str, jax.Array]
+Rows = Mapping[str, np.ndarray]
+"""Arrays with one row per example, gathered on every host. `index` is the example's place in its split."""
+
+Predict = Callable[[Model, Batch], Mapping[str, jax.Array]]
+
+SHOWN = 8
+"""Examples that samples are made of, spread evenly over the split."""
+
+
+class Tally(Protocol):
+    """Gathers rows, batch by batch, into a score. It keeps sums where sums are enough."""
+
+    def add(self, rows: Rows) -> None: ...
+
+    def score(self) -> dict[str, float]:
+        """The numbers; "value" is the one that the metric names. NaN where the model gave NaN."""
+        ...
+
+
+class Reader(Protocol):
+    """Runs a function of (model, batch) over a dataset on the mesh; compiled once, streamed."""
+
+    def rows(
+        self, predict: Predict, model: Model, examples: Examples, batch_size: int, limit: int | None = None
+    ) -> Iterator[Rows]:
+        """The rows of each batch, without those that only fill up the last one. limit: batches, spread over the split."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A few examples of the evaluated split, for samples: their places in it, their arrays, and what was predicted."""
+
+    index: np.ndarray
+    batch: Rows
+    rows: Rows
+    tally: Any
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation came to, before it is compared with anything."""
+
+    score: Mapping[str, float]
+    shown: Shown | None = None
+
+
+class Evaluation(Protocol):
+    """A metric with its direction, its data and its baseline. It knows no mesh, checkpoint or logger."""
+
+    @property
+    def metric(self) -> str:
+        """Name and unit of what the score calls "value"."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        """The score of a model. limit: batches to look at, spread over the split (None: all)."""
+        ...
+
+    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
+        """A number to beat, and what it is. `untrained` is the score of the model before the first step."""
+        ...
+
+    def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
+        """A few examples for the report."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """The value of a metric, the baseline it is to beat, and further numbers."""
+
+    metric: str
+    value: float
+    baseline: float
+    baseline_is: str
+    higher_is_better: bool
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def result(evaluation: Evaluation, score: Mapping[str, float], untrained: Mapping[str, float]) -> Result:
+    """The score of an evaluation beside its baseline."""
+    baseline, what = evaluation.baseline(untrained)
+    details = {name: float(value) for name, value in score.items() if name != "value"}
+    details["untrained"] = float(untrained["value"])
+    return Result(evaluation.metric, float(score["value"]), float(baseline), what, evaluation.higher_is_better, details)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streamed:
+    """An evaluation of one pass over the validation split: predict rows on the device, tally them as they come."""
+
+    inputs: Callable[[Model], Inputs]  # where the examples come from
+    predict: Predict  # (model, batch) → one row per example
+    batch_size: int  # examples at a time
+    against: Callable[[Mapping[str, float]], tuple[float, str]]  # untrained score → baseline, and what it is
+    show: Callable[[Model, Shown], Sequence[Sample]] | None = None  # samples for the report
+
+    def tally(self) -> Tally:
+        raise NotImplementedError
+
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        examples = self.inputs(model).dataset("validation")
+        places = np.unique(np.linspace(0, len(examples) - 1, SHOWN).astype(int))
+        tally, kept = self.tally(), []
+        for rows in reader.rows(self.predict, model, examples, self.batch_size, limit):
+            tally.add(rows)
+            chosen = np.isin(rows["index"], places)
+            kept.append({name: value[chosen] for name, value in rows.items()})
+        joined = {name: np.concatenate([rows[name] for rows in kept]) for name in kept[0]}
+        return Measured(tally.score(), Shown(joined["index"], _examples(examples, joined["index"]), joined, tally))
+
+    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
+        return self.against(untrained)
+
+    def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
+        return [] if self.show is None else self.show(model, shown)
+
+
+def _examples(examples: Examples, index: np.ndarray) -> Rows:
+    found = [examples.ordered()[int(i)] for i in index]
+    return {name: np.stack([example[name] for example in found]) for name in (found[0] if found else ())}
+
+
+def untrained_value(untrained: Mapping[str, float]) -> tuple[float, str]:
+    """The baseline where there is none but the model before the first step."""
+    return untrained["value"], "the untrained model"

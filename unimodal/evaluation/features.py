@@ -1,0 +1,109 @@
+"""Features of a dataset: what a backbone makes of each example, with its class."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unimodal.data.blocks import Images, Inputs, Labels, Part, Sounds, Texts, columns
+from unimodal.errors import UsageError
+from unimodal.evaluation.baselines import majority_accuracy
+from unimodal.evaluation.evaluation import Reader
+from unimodal.heads import pool
+from unimodal.model import Model
+from unimodal.tokenizers import audio, image, text
+from unimodal.tokens import Tokens, lengths_of
+
+POOLINGS = ("mean", "first", "last")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features:
+    """Pooled hidden states of labelled examples. Of the blocks, the one that suits the tokenizer is read."""
+
+    name: str = "features"
+    source: str
+    tokenizer: str = "image"
+    backbone: str = "shared"
+    layer: int = -1  # hidden states after so many layers; -1: what the backbone gives
+    pooling: str = "mean"  # of the tokens: mean, first or last
+    causal: bool = False  # texts are read from left to right, as a causal language model was trained to
+    images: Images = Images()
+    texts: Texts = Texts()
+    sounds: Sounds = Sounds()
+    labels: Labels = Labels()
+    batch_size: int = 32
+    every: int = 0  # steps between evaluations during training; 0: only at its end
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise UsageError(
+                f"evaluations.{self.name}.pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}"
+            )
+
+    @property
+    def metric(self) -> str:
+        return "accuracy"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return True
+
+    def inputs(self, model: Model) -> Inputs:
+        """The modality's arrays, and `label`."""
+        return columns(self.source, self._part(model.tokenizers[self.tokenizer].config), self.labels.part(self.source))
+
+    def _part(self, config: Any) -> Part:
+        if isinstance(config, image.Config) and config.channels == 3:
+            return self.images.part(config.image_size)
+        if isinstance(config, text.Config):
+            return self.texts.part(config.vocabulary)
+        if isinstance(config, audio.Config):
+            return self.sounds.part()
+        raise UsageError(
+            f"evaluations.{self.name}: features need a tokenizer of text, of pictures with 3 channels, or of waveforms; "
+            f"tokenizers.{self.tokenizer} is none of these"
+        )
+
+    def embed(self, model: Model, batch: Any) -> dict[str, jax.Array]:
+        """`features` float32 [B,D] and `label` [B]."""
+        tokens, backbone = self._tokens(model, batch), model.backbones[self.backbone]
+        if not -1 <= self.layer <= backbone.config.depth or self.layer == 0:
+            raise UsageError(
+                f"evaluations.{self.name}.layer must be -1 or 1 … {backbone.config.depth}, but is {self.layer}"
+            )
+        hidden, captured = backbone(tokens, capture=() if self.layer == -1 else ("hidden",))
+        if self.layer != -1:
+            hidden = captured["hidden"][self.layer - 1]
+        return {"features": pool(hidden, self.pooling, tokens.segment).astype(jnp.float32), "label": batch["label"]}
+
+    def _tokens(self, model: Model, batch: Any) -> Tokens:
+        tokenizer = model.tokenizers[self.tokenizer]
+        if "image" in batch:
+            return tokenizer(batch["image"])
+        if "audio" in batch:
+            return tokenizer(batch["audio"], lengths=batch["length"])
+        return tokenizer(batch["ids"], causal=self.causal, lengths=lengths_of(batch["ids"], self.texts.pad))
+
+    def gather(
+        self, model: Model, reader: Reader, split: str, limit: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features float32 [N,D] and classes [N] of a split (or `limit` batches of it)."""
+        examples = self.inputs(model).dataset(split)
+        rows = list(reader.rows(self.embed, model, examples, self.batch_size, limit))
+        features, labels = (np.concatenate([row[name] for row in rows]) for name in ("features", "label"))
+        return features, labels
+
+    def baseline(self, untrained: Any) -> tuple[float, str]:
+        """The commonest class, or the features of the model before training, whichever is harder to beat."""
+        numbers = [self.labels.numbers(self.source, split) for split in ("train", "validation")]
+        common = majority_accuracy(numbers[0], numbers[1])
+        return max((common, "majority class"), (untrained["value"], "the untrained model"))
+
+    def samples(self, model: Model, shown: Any) -> list[Any]:
+        """None: a table says it all."""
+        return []

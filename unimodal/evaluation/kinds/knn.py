@@ -1,0 +1,49 @@
+"""k nearest neighbours: do examples of a class lie together in the space of features? (Wu 2018, §3.4, without weights)"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unimodal.errors import UsageError
+from unimodal.evaluation.evaluation import Measured, Reader
+from unimodal.evaluation.features import Features
+from unimodal.model import Model
+
+CHUNK = 1024  # queries at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knn(Features):
+    """The commonest class among the `k` training examples whose features are nearest; of equals, the lowest number."""
+
+    k: int = 5
+    cosine: bool = False  # nearness by angle instead of Euclidean distance
+
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        train, labels = self.gather(model, reader, "train", limit)
+        valid, truth = self.gather(model, reader, "validation", limit)
+        if not 1 <= self.k <= len(train):
+            raise UsageError(f"evaluations.{self.name}.k must be 1 … {len(train)} (the training rows), but is {self.k}")
+        if not (np.isfinite(train).all() and np.isfinite(valid).all()):
+            return Measured({"value": float("nan")})
+        if self.cosine:
+            train, valid = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, valid))
+        classes = self.labels.size(self.source)
+        chunks = [valid[i : i + CHUNK] for i in range(0, len(valid), CHUNK)]
+        guesses = np.concatenate([vote(train, labels, chunk, k=self.k, classes=classes) for chunk in chunks])
+        return Measured({"value": float((guesses == truth).mean())})
+
+
+@partial(jax.jit, static_argnames=("k", "classes"))
+def vote(train: Any, labels: Any, queries: Any, *, k: int, classes: int) -> jax.Array:
+    """The class [N] that most of the k nearest of `train` [M,D] have, for each of `queries` [N,D]."""
+    product = jnp.matmul(queries, train.T, precision=jax.lax.Precision.HIGHEST)
+    distance = jnp.square(train).sum(axis=1)[None] - 2 * product  # and |query|², which all have
+    _, nearest = jax.lax.top_k(-distance, k)
+    return jnp.argmax(jax.nn.one_hot(labels[nearest], classes).sum(axis=1), axis=-1)

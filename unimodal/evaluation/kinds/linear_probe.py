@@ -1,0 +1,90 @@
+"""Linear probe: how well do classes come apart by planes in the space of features? (Alain 2016; Radford 2021, §3.2)"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from unimodal.errors import UsageError
+from unimodal.evaluation.evaluation import Measured, Reader
+from unimodal.evaluation.features import Features
+from unimodal.model import Model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbe(Features):
+    """Multinomial logistic regression on standardised features of the training split, scored on validation.
+
+    The L2 penalty is the one of `penalties` that does best on a held-out tenth of the training rows; then all of them
+    are fitted again.
+    """
+
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # λ in mean loss + λ/2 · |weights|²
+    steps: int = 200  # of L-BFGS, at most
+
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        train, labels = self.gather(model, reader, "train", limit)
+        valid, truth = self.gather(model, reader, "validation", limit)
+        if len(np.unique(labels)) < 2:
+            raise UsageError(f"evaluations.{self.name}: a probe needs two classes or more in {self.source}")
+        if not (np.isfinite(train).all() and np.isfinite(valid).all()):
+            return Measured({"value": float("nan")})
+        mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
+        train, valid = (train - mean) / deviation, (valid - mean) / deviation
+        classes = self.labels.size(self.source)
+        penalty = self._penalty(train, labels, classes)
+        found = fit(train, labels, penalty, classes=classes, steps=self.steps)
+        return Measured({"value": accuracy(found, valid, truth), "penalty": penalty})
+
+    def _penalty(self, train: np.ndarray, labels: np.ndarray, classes: int) -> float:
+        if len(self.penalties) == 1:
+            return self.penalties[0]
+        order = np.random.default_rng(0).permutation(len(train))
+        held, rest = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
+        scores = [
+            accuracy(fit(train[rest], labels[rest], p, classes=classes, steps=self.steps), train[held], labels[held])
+            for p in self.penalties
+        ]
+        return self.penalties[int(np.argmax(scores))]
+
+
+@partial(jax.jit, static_argnames=("classes", "steps"))
+def fit(x: Any, y: Any, penalty: Any, *, classes: int, steps: int) -> tuple[jax.Array, jax.Array]:
+    """Weights [D,classes] and biases [classes] of the least mean cross-entropy + penalty/2 · |weights|², by L-BFGS.
+
+    x: features [N,D]; y: classes [N].
+    """
+
+    def loss(parameters: Any) -> jax.Array:
+        weights, biases = parameters
+        losses = optax.softmax_cross_entropy_with_integer_labels(x @ weights + biases[None], y)
+        return losses.mean() + 0.5 * penalty * jnp.square(weights).sum()
+
+    solver, both = optax.lbfgs(), optax.value_and_grad_from_state(loss)
+    start = (jnp.zeros((x.shape[1], classes), jnp.float32), jnp.zeros((classes,), jnp.float32))
+
+    def advance(carry: Any) -> Any:
+        parameters, state, count, _ = carry
+        value, gradient = both(parameters, state=state)
+        updates, state = solver.update(gradient, state, parameters, value=value, grad=gradient, value_fn=loss)
+        return optax.apply_updates(parameters, updates), state, count + 1, optax.tree.norm(gradient)
+
+    def unfinished(carry: Any) -> jax.Array:
+        _, _, count, norm = carry
+        return (count < steps) & (norm > 1e-5)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as optax expects
+        first = (start, solver.init(start), jnp.int32(0), jnp.float32(jnp.inf))
+        return jax.lax.while_loop(unfinished, advance, first)[0]
+
+
+def accuracy(parameters: tuple[jax.Array, jax.Array], x: np.ndarray, y: np.ndarray) -> float:
+    """The share of rows whose likeliest class is the right one."""
+    weights, biases = (np.asarray(part) for part in parameters)
+    return float(((x @ weights + biases).argmax(axis=1) == y).mean())

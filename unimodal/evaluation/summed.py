@@ -1,0 +1,42 @@
+"""Scores that are made of sums: bits per byte, error counts, accuracies among distractors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unimodal.evaluation.evaluation import Rows, Streamed
+
+
+@dataclass
+class Sums:
+    """Tallies by adding up: each row array over its examples. `finish` makes the score of the sums."""
+
+    finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]]
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    examples: int = 0
+
+    def add(self, rows: Rows) -> None:
+        self.examples += len(rows["index"])
+        for name, value in rows.items():
+            if np.issubdtype(value.dtype, np.floating):
+                # In float64: a million float32 terms would lose the last of them.
+                self.sums[name] = self.sums.get(name, np.float64(0)) + value.astype(np.float64).sum(axis=0)
+
+    def score(self) -> dict[str, float]:
+        found = self.finish({**self.sums, "examples": np.float64(self.examples)})
+        return {name: float(value) for name, value in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summed(Streamed):
+    """Adds up the float rows of `predict` (integer rows are for samples only) and scores the sums."""
+
+    metric: str
+    higher_is_better: bool
+    finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]]  # sums by name, and "examples" → score
+
+    def tally(self) -> Sums:
+        return Sums(self.finish)

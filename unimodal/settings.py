@@ -1,0 +1,129 @@
+"""A config as settings: nested plain values, checked and turned into the dataclasses that they name, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from unimodal.backbone import BackboneConfig
+from unimodal.configuration import group, typed
+from unimodal.errors import UsageError
+from unimodal.model import tokenizer_module
+from unimodal.moved import renewed
+from unimodal.task import Task
+from unimodal.training.loop import LoopConfig
+from unimodal.training.meters import ProfileConfig
+from unimodal.training.optimizer import OptimizerConfig
+
+_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "fake_data")
+_GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; -1 takes the devices that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    sequence: int = 1
+
+
+@dataclass(frozen=True)
+class GeneralConfig:
+    """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all).
+
+    init_from: directory of a published checkpoint to start from (see `interop.start`), or a workdir of ours; init_skip:
+    a regular expression, parameters whose path it is found in start afresh all the same. fake_data: train on random
+    batches of the right shapes, as a run's config.json says of itself.
+    """
+
+    seed: int = 0
+    eval_limit: int | None = None
+    init_from: str | None = None
+    init_skip: str | None = None
+    fake_data: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"seed must be 0 or more, but is {self.seed}")
+        if self.eval_limit is not None and self.eval_limit < 1:
+            raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a config says, typed. It names no device and has read no data."""
+
+    general: GeneralConfig
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
+    backbones: Mapping[str, BackboneConfig]
+    tasks: Sequence[Task]
+    evaluations: Mapping[str, Any]  # as they were given
+
+    def as_plain(self) -> dict[str, Any]:
+        """The whole config again, with every field that there is: equal for configs that mean the same."""
+        tasks: Sequence[Any] = self.tasks
+        return {
+            **asdict(self.general),
+            **asdict(self.loop),
+            "optimizer": asdict(self.optimizer),
+            "mesh": asdict(self.mesh),
+            "tokenizers": {name: {"kind": kind, **asdict(c)} for name, (kind, c) in self.tokenizers.items()},
+            "backbones": {name: asdict(c) for name, c in self.backbones.items()},
+            "tasks": {task.name: {"kind": type(task).__name__, **asdict(task)} for task in tasks},
+            "evaluations": dict(self.evaluations),
+        }
+
+
+def read_settings(config: Mapping[str, Any], task_class: Callable[[str], type[Any]]) -> Settings:
+    """A plain nested mapping → Settings. `task_class` finds the class of a task kind.
+
+    Fields that have moved since a config was written are found where they were. Raises UsageError for a field that does
+    not exist or cannot be right.
+    """
+    config = renewed(group(config, "config"))
+    for name in ("backbones", "tasks"):
+        if not group(config.get(name, {}), name):
+            raise UsageError(f"the config has no {name}")
+    general = {key: config[key] for key in _GENERAL if key in config}
+    loop = {key: value for key, value in config.items() if key not in _GROUPS}
+    backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config["backbones"].items()}
+    tokenizers = {}
+    for name, fields in group(config.get("tokenizers", {}), "tokenizers").items():
+        kind = group(fields, f"tokenizers.{name}").get("kind", name)
+        rest = {key: value for key, value in fields.items() if key != "kind"}
+        tokenizers[name] = (kind, typed(tokenizer_module(kind).Config, rest, f"tokenizers.{name}"))
+    profile = typed(ProfileConfig, config.get("profile", {}), "profile")
+    return Settings(
+        general=typed(GeneralConfig, general, "config"),
+        loop=replace(typed(LoopConfig, loop, "config"), profile=profile),
+        optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
+        mesh=typed(MeshConfig, config.get("mesh", {}), "mesh"),
+        tokenizers=tokenizers,
+        backbones=backbones,
+        tasks=[_make_task(name, fields, task_class, tokenizers, backbones) for name, fields in config["tasks"].items()],
+        evaluations=group(config.get("evaluations", {}), "evaluations"),
+    )
+
+
+def _make_task(
+    name: str,
+    fields: Mapping[str, Any],
+    task_class: Callable[[str], type[Any]],
+    tokenizers: Mapping[str, Any],
+    backbones: Mapping[str, Any],
+) -> Task:
+    cls = task_class(group(fields, f"tasks.{name}").get("kind", name))
+    rest = {key: value for key, value in fields.items() if key != "kind"}
+    task = typed(cls, {"name": name, **rest}, f"tasks.{name}")
+    # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
+    for slot in cls.__dataclass_fields__:
+        for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
+            if slot.endswith(suffix) and (value := getattr(task, slot)) not in made:
+                raise UsageError(f"tasks.{name}.{slot}={value!r} is not among the {suffix}s: {', '.join(made)}")
+    return task
