@@ -23,7 +23,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.errors": "",
     "unimodal.tokens": "",
     "unimodal.objectives": "",
-    "unimodal.layers": "",
+    "unimodal.layers": "errors",
     "unimodal.sharding": "errors",
     "unimodal.configuration": "errors",
     "unimodal.storage": "errors",
