@@ -74,7 +74,8 @@ def clip(
     """Symmetric InfoNCE (Radford et al. 2021, figure 3).
 
     Args:
-        a_BD, b_BD: embeddings of the two views, at any length: they are normalised here.
+        a_BD: embeddings of the first view, at any length: they are normalised here.
+        b_BD: embeddings of the second view, likewise.
         scale: inverse temperature, already exponentiated (the paper learns its logarithm and clips the scale at 100).
         ids_B: integers; equal ids are the same thing twice (a repeated caption) and so not each other's negatives.
         valid_B: False marks padding.

@@ -23,7 +23,8 @@ def ctc_loss(
     Args:
         logits_BTV: class logits per frame, blank among them.
         labels_BN: integer labels, right-padded with anything.
-        frame_lengths_B, label_lengths_B: how many frames and labels are real. No frames: a padded example, loss 0.
+        frame_lengths_B: how many frames are real. 0 marks a padded example, whose loss is 0.
+        label_lengths_B: how many labels are real.
         blank: class of the blank.
         divide_by: each example's loss by its number of labels (at least 1, like torch's "mean"), frames, or nothing.
 
