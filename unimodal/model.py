@@ -25,7 +25,7 @@ class Model(nnx.Module):
     """
 
     def __init__(self, tokenizers: Mapping[str, nnx.Module], backbones: Mapping[str, Backbone]):
-        # By name, so of no type that a checker could know.
+        # Looked up by name, so a type checker cannot know their types.
         self.tokenizers: Any = nnx.Dict(tokenizers)
         self.backbones: Any = nnx.Dict(backbones)
         self.heads: Any = nnx.Dict({})
@@ -50,14 +50,14 @@ Note = Callable[[Tokens, BackboneConfig], None]
 
 
 def watch(model: Model, note: Note) -> None:
-    """Have `note(tokens, config)` called whenever a backbone of the model is, while tracing, say. For a copy to throw away."""
+    """Call `note(tokens, config)` whenever a backbone of the model is called. It changes the model: give it a copy."""
     for name, backbone in list(model.backbones.items()):
         model.backbones[name] = _Watched(backbone, note)
 
 
 @dataclass(frozen=True)
 class _Note:
-    """Hashable, as what a module holds must be."""
+    """Makes a function hashable, as anything that a module holds must be."""
 
     call: Note
 
@@ -86,9 +86,9 @@ def assemble(
 ) -> Model:
     """Build a Model. `tokenizers`: name → (kind, its Config); `heads`: task → what makes its heads.
 
-    Each part's random key depends on its name alone, so a part starts from the same weights whatever stands beside it.
-    Tokenizers are made for the width of the backbone that bears their name, or else of the first. Meant to be run
-    inside `sharding.initialise`. Raises UsageError for an unknown kind, or without a backbone.
+    Each part's random key depends on its name alone, so a part starts from the same weights whatever other parts there
+    are. A tokenizer has the width of the backbone of the same name, or else of the first. Run it inside
+    `sharding.initialise`. Raises UsageError for an unknown kind, or without a backbone.
     """
     if not backbones:
         raise UsageError("a model needs at least one backbone")
