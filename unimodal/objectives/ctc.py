@@ -18,7 +18,7 @@ def ctc_loss(
     blank: int = 0,
     divide_by: Literal["nothing", "labels", "frames"] = "labels",
 ) -> tuple[jax.Array, Metrics]:
-    """-log p(labels | frames), summed over all alignments.
+    """Compute -log p(labels | frames), summed over all alignments.
 
     Args:
         logits_BTV: class logits per frame, blank among them.
@@ -28,8 +28,8 @@ def ctc_loss(
         blank: class of the blank.
         divide_by: each example's loss by its number of labels (at least 1, like torch's "mean"), frames, or nothing.
 
-    Examples with more labels than their frames can spell (a repeated label needs a blank between) have no alignment:
-    they get loss 0 and no gradient, and are counted in `infeasible`.
+    An example with more labels than its frames can spell (a repeated label needs a blank between) has no alignment. Its
+    loss is 0 without a gradient, and `infeasible` counts it.
 
     Returns:
         loss `[B]` float32 in nats, and sums `objective` (of the loss), `nats` (undivided), `examples` (with an
