@@ -1,6 +1,6 @@
 """Real published weights, loaded into the one backbone, do what they are known to do.
 
-    python benchmarks/data/fetch_weights.py weights
+    python tools/fetch_weights.py weights
     python benchmarks/interop_real_weights.py weights
 
 Prints, of the sentence encoder: similarities of known pairs, and how many of twelve questions find their answer; of the

@@ -8,7 +8,7 @@ small       | 28M, pieces of words of enwik8, whole words hidden, next sentences
 paper       | BERT-base, 110M                                                                    | not run
 paper_large | BERT-large, 340M                                                                   | not run
 
-For small: python benchmarks/data/fetch_text.py data/ enwik8
+For small: python tools/fetch_text.py data/ enwik8
            python -m unimodal.data.train_encoder --source=array_record:data/enwik8 --kind=wordpiece --lowercase \\
                --size=16384 --out=data/wordpiece/tokenizer.json
 The two of the paper have its shapes (§3), batch of 256 rows, rate of 1e-4 with linear decay, β, weight decay, dropout and

@@ -8,8 +8,8 @@ small       | whether a film review likes the film; from the checkpoint MiniLM-L
 paper       | the same from BERT-base, 110M                                                      | not run
 paper_large | the same from BERT-large, 340M                                                     | not run
 
-Film reviews: python benchmarks/data/fetch_text.py data/ imdb
-MiniLM:       python benchmarks/data/fetch_weights.py data/weights minilm
+Film reviews: python tools/fetch_text.py data/ imdb
+MiniLM:       python tools/fetch_weights.py data/weights minilm
 The two of the paper start from a directory data/bert with config.json, model.safetensors and the vocabulary, and have
 the batch, rate and dropout that the paper found to work for all tasks (appendix A.3: batch 32, rate 2e-5, three epochs,
 the rate warmed up over a tenth of them). Any other checkpoint: configs/finetune.py:DIR.

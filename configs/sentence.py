@@ -7,8 +7,8 @@ tiny  | an emoji's name and its keywords that share no word with it; from scratc
 small | verses in English and in Spanish, from the checkpoint MiniLM-L6, 22.7M                  | not run
 paper | pairs of data/pairs, from BERT-base, 110M                                               | not run
 
-Verses: python benchmarks/data/fetch_text.py data/ quran
-MiniLM: python benchmarks/data/fetch_weights.py data/weights minilm
+Verses: python tools/fetch_text.py data/ quran
+MiniLM: python tools/fetch_weights.py data/weights minilm
 The one of the paper has the settings of supervised SimCSE from BERT-base (Gao 2021, appendix A: batch 512, rate 5e-5,
 three epochs, 32 tokens; temperature 0.05 in §3; its 275,601 pairs of premise and entailed hypothesis in §4), but no
 hard negatives, and its extra layer without the tanh. data/pairs: ArrayRecord files of records with `premise` and

@@ -76,7 +76,8 @@ def gradients(
     loss: Callable[..., Any], accumulate: int, mesh: Mapping[str, int]
 ) -> tuple[list[np.ndarray], dict[str, float]]:
     """By one step of plain descent at rate 1, which moves the parameters by their gradient."""
-    place = make_mesh(**mesh)
+    sizes: Any = mesh
+    place = make_mesh(**sizes)
     program = Program(lambda key: Toy(nnx.Rngs(key)), optax.sgd(1.0), place, seed=0, accumulate=accumulate)
     state = program.init()
     before = jax.device_get(state.parameters)
@@ -121,8 +122,9 @@ def test_half_precision_is_summed_in_float32() -> None:
         return model.w.get_value().astype(jnp.float32) * batch["x"].mean(), {}
 
     program = Program(lambda key: One(), optax.sgd(1.0), place, seed=0, accumulate=parts)
+    batch: Any = {"x": np.ones((parts, 1), np.float32)}
     with jax.set_mesh(place):
-        state, _ = program.step({"toy": (of_one, 1.0)})(program.init(), {"toy": {"x": np.ones((parts, 1), np.float32)}})
+        state, _ = program.step({"toy": (of_one, 1.0)})(program.init(), {"toy": batch})
     (moved,) = jax.tree.leaves(jax.device_get(state.parameters))
     assert float(moved) == -1.0  # in bfloat16 a sum of 1/1024s stops growing at ¼
 
@@ -186,8 +188,8 @@ def test_every_task_s_loss_is_the_whole_batch_s(kind: str) -> None:
 
 def test_diversity_of_parts_is_that_of_the_batch() -> None:
     rng = np.random.default_rng(0)
-    shares = rng.dirichlet(np.ones(4), size=(4, 6, 2)).astype(np.float32)
-    mask = rng.random((4, 6)) < np.array([[0.9], [0.1], [0.5], [0.2]])
+    shares: Any = rng.dirichlet(np.ones(4), size=(4, 6, 2)).astype(np.float32)
+    mask: Any = rng.random((4, 6)) < np.array([[0.9], [0.1], [0.5], [0.2]])
     terms = [diversity_term(shares[i : i + 2], mask[i : i + 2], 2.0) for i in (0, 2)]
     (known,) = joined(jax.tree.map(lambda *x: jnp.stack(x), *(needs(term) for term in terms)))
     mean = shares[mask].mean(axis=0)  # by hand: eq. 4 of the paper on the average over all counted frames

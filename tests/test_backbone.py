@@ -11,10 +11,11 @@ from flax import nnx
 from quick import named, quick
 from scipy.special import erf, expit
 
-from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError, tokens
+from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError
 from unimodal.backbone import MLP_ACTIVATIONS, REMAT, relative_bucket, rope_table, rotate
 from unimodal.layers import dropout
 from unimodal.sharding import make_mesh, path_name
+from unimodal.tokens import tokens
 
 SMALL = dict(width=8, depth=2, heads=4, mlp_width=12)
 SEGMENT = np.asarray([[1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 0]], np.int32)

@@ -72,7 +72,8 @@ class Stream:
 
 
 def program(accumulate: int = 1, **mesh: int) -> Program:
-    place = make_mesh(**(mesh or dict(data=1)))
+    sizes: Any = mesh or dict(data=1)
+    place = make_mesh(**sizes)
     return Program(lambda key: Toy(nnx.Rngs(key)), permissive(optax.adam(0.1)), place, seed=0, accumulate=accumulate)
 
 

@@ -11,14 +11,14 @@ import pytest
 from quick import quick
 from test_attention import LAYOUTS, SEGMENTS, sees
 
-from unimodal import Span, UsageError, attention, concat, tokens, visible
-from unimodal.attention import _choose, attend, tile_size
+from unimodal import Span, UsageError, concat, visible
+from unimodal.attention import _choose, attend, attention, tile_size
 from unimodal.kernels.blockwise import Plan, tiling
 from unimodal.kernels.cudnn import cudnn
 from unimodal.kernels.placed import ring, zigzag_pays
 from unimodal.kernels.splash import block_size, splash
 from unimodal.sharding import make_mesh
-from unimodal.tokens import lengths_of
+from unimodal.tokens import lengths_of, tokens
 from unimodal.visibility import Pattern
 
 B, T, H, G, K = 2, 13, 4, 2, 4

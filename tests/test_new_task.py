@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,48 @@ FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "l
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the wheel is installed in, without its dependencies."""
-    scratch = tmp_path_factory.mktemp("wheel")
-    source, wheels, target = scratch / "source", scratch / "wheels", scratch / "site"
-    source.mkdir()
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder called unimodal with what a wheel is made from."""
+    folder = tmp_path_factory.mktemp("beside") / "unimodal"
+    folder.mkdir()
     for name in SOURCES:
-        shutil.copytree(tiny.ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(tiny.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
-        shutil.copy(tiny.ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    offline = ["--no-deps", "--no-index", "--no-build-isolation"]
-    build = [*pip, "wheel", *offline, f"--wheel-dir={wheels}", str(source)]
-    install = [*pip, "install", "--no-deps", "--no-index", "--no-compile", f"--target={target}"]
-    for step in (build, [*install, f"--find-links={wheels}", "unimodal"]):
-        done = subprocess.run(step, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-    shutil.rmtree(source)
+        shutil.copy(tiny.ROOT / name, folder)
+    return folder
+
+
+def succeed(*words: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def site(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the wheel is installed in, without its dependencies."""
+    wheels = tmp_path_factory.mktemp("wheels")
+    target = wheels / "site"
+    pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+    offline = ("--no-deps", "--no-index", "--no-build-isolation")
+    succeed(*pip, "wheel", *offline, f"--wheel-dir={wheels}", ".", cwd=clone)
+    found = next(wheels.glob("unimodal-*.whl"))
+    succeed(*pip, "install", "--no-deps", "--no-index", "--no-compile", f"--target={target}", str(found), cwd=wheels)
     return target
+
+
+def test_a_script_beside_the_clone_imports_the_package(clone: Path, tmp_path: Path) -> None:
+    """And not the clone's folder, which is of the same name: an editable install puts a path there, no import hook."""
+    build = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path)!r})"
+    succeed("-c", build, cwd=clone)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    script = clone.parent / "script.py"
+    script.write_text(
+        f"import importlib.util, site\nsite.addsitedir({str(tmp_path / 'site')!r})\n"
+        f"print(importlib.util.find_spec('unimodal').origin)\n"
+    )
+    assert succeed("-E", "-S", str(script), cwd=clone.parent).strip() == str(clone / "unimodal" / "__init__.py")
 
 
 @pytest.fixture

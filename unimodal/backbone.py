@@ -119,6 +119,13 @@ class BackboneConfig:
             raise UsageError(f"backbone.width={self.width} is not divisible by heads={self.heads}; or set head_size")
         if self.heads % self.G:
             raise UsageError(f"backbone.heads={self.heads} is not divisible by kv_heads={self.kv_heads}")
+        if (scaling := self.rope_scaling) is not None:
+            right = len(scaling) in (1, 4) and all(0 < value < math.inf for value in scaling)
+            if not right or (len(scaling) == 4 and scaling[1] >= scaling[2]):
+                raise UsageError(
+                    f"backbone.rope_scaling must be (factor,) or (factor, low, high, length), all positive and low below "
+                    f"high, but is {scaling}"
+                )
         if self.rope_theta is not None and self.K % 2:
             raise UsageError(f"backbone.rope_theta rotates pairs, so the head size must be even, but is {self.K}")
         for name, allowed in (

@@ -75,6 +75,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if len(value) != len(arguments):
             raise UsageError(f"config field {where} must have {len(arguments)} values, but is {tuple(value)!r}")
         return tuple(_checked(v, a, where) for v, a in zip(value, arguments, strict=True))
+    if hint is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UsageError(f"config field {where} must fit in 64 bits, but has {len(str(abs(value)))} digits")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is Any or (

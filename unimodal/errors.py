@@ -1,5 +1,11 @@
 """The one exception that means "the user can mend this"."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 class UsageError(ValueError):
     """Bad configuration, data or directory. The message is one line: what is wrong, and what would be right.
@@ -13,3 +19,21 @@ class DivergedError(ArithmeticError):
 
     `launch.py` prints it without a traceback and exits with code 3, as the same command would come to the same end.
     """
+
+
+def check_fields(
+    where: str, config: object, *, least: Mapping[str, int] = {}, among: Mapping[str, Sequence[str]] = {}
+) -> None:
+    """Check fields of a config dataclass. Raises UsageError.
+
+    least: the smallest number that a field, or each of its values, may be. among: the words that it may be. None passes.
+    """
+    for name, limit in least.items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and number < limit:
+                raise UsageError(f"{where} {name} must be at least {limit}, but is {value}")
+    for name, words in among.items():
+        value = getattr(config, name)
+        if value is not None and value not in words:
+            raise UsageError(f"{where} {name}={value!r} is not one of {', '.join(words)}")

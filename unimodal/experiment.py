@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -138,10 +140,23 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
         attached=attach(found.evaluations, found.tasks, found.tokenizers, found.backbones),
     )
     check_batches(found.tasks, experiment.program)
-    shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
-    jax.eval_shape(experiment.program.optimizer.init, nnx.state(experiment.model, nnx.Param))  # and what cannot freeze
-    assert experiment.tokens  # rehearses every loss, before anything is written
+    with _sizes():
+        shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
+        parameters = nnx.state(experiment.model, nnx.Param)
+        jax.eval_shape(experiment.program.optimizer.init, parameters)  # and what cannot freeze
+        assert experiment.tokens  # rehearses every loss, before anything is written
     return experiment
+
+
+@contextlib.contextmanager
+def _sizes() -> Iterator[None]:
+    """Turn what a size of zero, or an endless one, ends in into a UsageError that says where."""
+    try:
+        yield
+    except (ZeroDivisionError, OverflowError) as error:
+        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+        place = f"{ours[-1].filename}, line {ours[-1].lineno}: {ours[-1].line}"
+        raise UsageError(f"a size in the config is 0 or too large: {error} ({place})") from error
 
 
 def describe(experiment: Experiment) -> str:

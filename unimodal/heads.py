@@ -32,7 +32,7 @@ def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.A
         place = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
         last = jnp.where(segment != 0, place, 0).max(axis=1)  # padding may stand before, between or after
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    raise ValueError(f"pool {how!r} is not one of first, mean, last")
+    raise UsageError(f"pool {how!r} is not one of first, mean, last")
 
 
 class Classifier(nnx.Module):

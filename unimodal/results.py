@@ -37,6 +37,8 @@ def finish(
 ) -> None:
     """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
     program, step = experiment.program, int(state.step)
+    if step == 0:  # what was not trained is compared with random weights
+        program = replace(program, start=None)
     evaluations, reader = experiment.evaluations, experiment.reader
     untrained = _score_untrained(program, evaluations, reader, say)
     model = program.model(state)

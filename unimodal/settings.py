@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import fields as fields_of
 from typing import Any
 
 from unimodal.backbone import BackboneConfig
@@ -121,9 +123,23 @@ def _make_task(
     cls = task_class(group(fields, f"tasks.{name}").get("kind", name))
     rest = {key: value for key, value in fields.items() if key != "kind"}
     task = typed(cls, {"name": name, **rest}, f"tasks.{name}")
+    _check_numbers(task, f"tasks.{name}")
     # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
     for slot in cls.__dataclass_fields__:
         for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
             if slot.endswith(suffix) and (value := getattr(task, slot)) not in made:
                 raise UsageError(f"tasks.{name}.{slot}={value!r} is not among the {suffix}s: {', '.join(made)}")
     return task
+
+
+def _check_numbers(config: Any, where: str) -> None:
+    """Raises UsageError for a number that is not finite, or negative where only a mean may be."""
+    for slot in fields_of(config):
+        value = getattr(config, slot.name)
+        if is_dataclass(value):
+            _check_numbers(value, f"{where}.{slot.name}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float):
+                continue
+            if not math.isfinite(number) or (number < 0 and slot.name != "mean"):
+                raise UsageError(f"{where}.{slot.name} must be finite and at least 0, but is {value}")

@@ -82,11 +82,12 @@ def change(config: ConfigDict, where: str, text: str) -> None:
             raise UsageError(f"unknown config field {here}; {nearest(name, list(group.keys()))}")
         if depth < len(path):
             group = group[name]
-    if isinstance(group[last], ConfigDict):
-        fields = ", ".join(group[last].keys()) or "none"
+    now: Any = group[last]
+    if isinstance(now, ConfigDict):
+        fields = ", ".join(now) or "none"
         raise UsageError(f"config field {where} is a group, whose fields are set one by one: {fields}")
     with group.ignore_type():
-        group[last] = _read(text, group[last], group.get_type(last), where)
+        group[last] = _read(text, now, group.get_type(last), where)
 
 
 def _attach(config: ConfigDict, path: list[str], last: str, text: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
@@ -165,7 +166,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
 
 def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str:
     """One line on what other steps mean for the learning rate."""
-    then, here = (float(experiment.optimizer.schedule(steps)(step)) for steps in (before, now))
+    then, here = (jnp.asarray(experiment.optimizer.schedule(steps)(step)).item() for steps in (before, now))
     return (
         f"steps: {before} there, {now} now; from step {step} on the learning rate is that of {now} steps: "
         f"{here:.3g} here, where it was {then:.3g}"
@@ -186,7 +187,7 @@ def run_eval(order: Order, _lifeline: hosts.Lifeline | None) -> int:
     workdir = order.workdir
     experiment = order.build()
     if not (workdir / "config.json").exists():
-        raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first")
+        return eval_untrained(order, experiment)
     if experiment.fake_data:
         raise UsageError(f"{workdir} was trained on random batches: there is nothing to evaluate it on")
     claim_workdir(workdir, order.plain, may_differ=MAY_DIFFER, meaning=order.meaning)
@@ -195,6 +196,20 @@ def run_eval(order: Order, _lifeline: hosts.Lifeline | None) -> int:
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), order.words.step)
     checkpoints.close()
     finish(experiment, state, fingerprint, workdir, config_text=str(order.config), facts={}, say=say)
+    return 0
+
+
+def eval_untrained(order: Order, experiment: Experiment) -> int:
+    """Evaluate what `init_from` names as it is: nothing is trained, and the workdir holds the results alone."""
+    workdir = order.workdir
+    if experiment.init_from is None:
+        raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first, or give init_from")
+    say(experiment.start.report())
+    check_results(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    state = experiment.program.init()
+    facts = {"weights": f"of {experiment.init_from}, not trained here"}
+    finish(experiment, state, "", workdir, config_text=str(order.config), facts=facts, say=say)
     return 0
 
 

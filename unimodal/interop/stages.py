@@ -80,7 +80,7 @@ class Last:
         return {}
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        real = context.segment if self.pad_id is None else context.ids != self.pad_id
+        real = context.segment if self.pad_id is None else (context.ids != self.pad_id).astype(jnp.int32)
         if real is None or not self.real:
             return x[:, -1]
         slot = jnp.where(real != 0, jnp.arange(x.shape[1], dtype=jnp.int32)[None], 0)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.errors import UsageError
+from unimodal.errors import DTYPES, UsageError, check_fields
 from unimodal.layers import ACTIVATIONS, Linear, Norm, activate, dropout, fan_in
 from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
@@ -46,12 +46,11 @@ class Config:
     def __post_init__(self) -> None:
         if len(self.kernels) != len(self.strides):
             raise UsageError(f"audio tokenizer has {len(self.kernels)} kernels but {len(self.strides)} strides")
-        if self.conv_norm not in ("group", "layer"):
-            raise UsageError(f"audio conv_norm={self.conv_norm!r} is not one of group, layer")
-        if self.dtype not in (None, "float32", "bfloat16", "float16"):
-            raise UsageError(f"audio dtype={self.dtype!r} is not one of float32, bfloat16, float16")
-        if self.position_layers is not None and self.position_layers < 1:
-            raise UsageError(f"audio position_layers must be at least 1, but is {self.position_layers}")
+        least = dict(channels=1, kernels=1, strides=1, position_kernel=1, position_groups=1, position_layers=1)
+        among = dict(conv_norm=("group", "layer"), dtype=DTYPES, param_dtype=DTYPES)
+        check_fields("audio", self, least=least, among=among)
+        if not self.kernels:
+            raise UsageError("audio tokenizer.kernels names no convolution; give one or more")
         if not 0 <= self.feature_gradient < math.inf:
             raise UsageError(f"audio feature_gradient must be finite and at least 0, but is {self.feature_gradient}")
 

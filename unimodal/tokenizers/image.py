@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unimodal.errors import UsageError
+from unimodal.errors import DTYPES, UsageError, check_fields
 from unimodal.layers import Embedding, Linear, Norm, dropout
 from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
@@ -45,6 +45,8 @@ class Config:
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        least = dict(image_size=1, patch=1, channels=1, registers=0, plain_registers=0, stride=1)
+        check_fields("image", self, least=least, among=dict(param_dtype=DTYPES))
         height, width = self.image_size
         if self.stride is None and (height % self.patch or width % self.patch):
             raise UsageError(f"image_size {height}x{width} is not divisible by patch={self.patch}")

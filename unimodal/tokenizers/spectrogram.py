@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.errors import UsageError
+from unimodal.errors import DTYPES, UsageError, check_fields
 from unimodal.layers import ACTIVATIONS, Embedding, activate, dropout, fan_in
 from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
@@ -32,6 +32,8 @@ class Config:
     def __post_init__(self) -> None:
         if len(self.kernels) != len(self.strides):
             raise UsageError(f"spectrogram tokenizer has {len(self.kernels)} kernels but {len(self.strides)} strides")
+        least = dict(bins=1, kernels=1, strides=1, max_length=1)
+        check_fields("spectrogram", self, least=least, among=dict(param_dtype=DTYPES))
         if any(kernel % 2 == 0 for kernel in self.kernels):
             raise UsageError(f"spectrogram kernels {self.kernels} must be odd, to be centred on their frame")
         if self.activation not in ACTIVATIONS:

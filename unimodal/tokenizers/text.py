@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.errors import UsageError
+from unimodal.errors import DTYPES, UsageError, check_fields
 from unimodal.layers import Embedding, Linear, Norm, dropout
 from unimodal.tokens import Tokens, tokens
 
@@ -34,8 +34,8 @@ class Config:
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.embedding_width is not None and self.embedding_width < 1:
-            raise UsageError(f"text embedding_width must be at least 1, but is {self.embedding_width}")
+        least = dict(vocabulary=1, max_length=1, types=0, embedding_width=1)
+        check_fields("text", self, least=least, among=dict(param_dtype=DTYPES))
 
 
 class Tokenizer(nnx.Module):

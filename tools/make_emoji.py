@@ -1,6 +1,6 @@
 """Makes the embedded emoji set: 32x32 pictures with English names, keywords and groups.
 
-    python benchmarks/data/make_emoji.py raw/ [--out unimodal/data/embedded/emoji]
+    python tools/make_emoji.py raw/ [--out unimodal/data/embedded/emoji]
 
 Deterministic. The split is by concept: pictures that share a leading code point, differ only in gender, hair, colour
 or direction, or look alike pixel by pixel are one cluster, and a cluster is wholly train or wholly validation.

@@ -1,6 +1,6 @@
 """Makes the embedded book: Moby Dick, one record per chapter, every tenth chapter validation.
 
-python benchmarks/data/make_book.py raw/ [--out unimodal/data/embedded/book]
+python tools/make_book.py raw/ [--out unimodal/data/embedded/book]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes the embedded speech set: some minutes of recorded Russian with transcripts and time marks, as Ogg Opus.
 
-    python benchmarks/data/make_speech.py raw/ [--out unimodal/data/embedded/speech]
+    python tools/make_speech.py raw/ [--out unimodal/data/embedded/speech]
 
 Re-running gives the same records: the one random field of the container, the Ogg stream's serial number, is
 replaced by a hash of the utterance's name.

