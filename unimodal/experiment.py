@@ -60,7 +60,7 @@ class Experiment:
             tokenizers=self.tokenizers,
             backbones=self.backbones,
             heads={task.name: task.heads for task in self.tasks},
-            states={task.name: getattr(task, "state") for task in self.tasks if hasattr(task, "state")},
+            states={t.name: make for t in self.tasks if callable(make := getattr(t, "state", None))},
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
         optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -71,12 +71,13 @@ class Program:
 
     def init(self) -> TrainState:
         """The state before the first step, every array born in its shard."""
-        state = initialise(self._make_state, self.mesh, jax.random.key(self.seed))
+        key = jax.random.key(self.seed)
         if self.start is None:
-            return state
-        parameters = self.start(state.parameters)
-        more = initialise(self._begin, self.mesh, parameters, state.variables, state.kept)  # they keep copies of these
-        return replace(state, parameters=parameters, **more)
+            return initialise(self._make_state, self.mesh, key)
+        parameters, variables, kept = initialise(self._make_weights, self.mesh, key)
+        parameters = self.start(parameters)  # of which the rest of the state may hold copies
+        more = initialise(self._begin, self.mesh, parameters, variables, kept)
+        return TrainState(parameters=parameters, variables=variables, **more)
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
@@ -110,13 +111,13 @@ class Program:
 
     def _make_state(self, key: jax.Array) -> TrainState:
         parameters, variables, kept = self._make_weights(key)
-        more = self._begin(parameters, variables, kept)
-        return TrainState(jnp.zeros((), jnp.int32), parameters, variables, **more)
+        return TrainState(parameters=parameters, variables=variables, **self._begin(parameters, variables, kept))
 
     def _begin(self, parameters: Any, variables: Any, kept: Any) -> dict[str, Any]:
-        """What of a state depends on the first parameters."""
+        """The rest of the first state."""
         optimizer = self.optimizer.init(parameters)
         return {
+            "step": jnp.zeros((), jnp.int32),
             "optimizer": optimizer,
             "kept": self._begin_kept(parameters, variables, kept),
             "ema": begin_ema(parameters, optimizer) if self.ema else None,

@@ -1,0 +1,446 @@
+"""State that is not a parameter: momentum copies, queues and the average of all parameters, against their formulas."""
+
+from __future__ import annotations
+
+import unittest.mock
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+from flax import nnx
+from flax.errors import TraceContextError
+from quick import named
+
+from unimodal.data.blocks import Images, Inputs, columns
+from unimodal.errors import UsageError
+from unimodal.evaluation.evaluation import Evaluation
+from unimodal.experiment import Experiment, build, describe
+from unimodal.heads import Projection
+from unimodal.layers import Linear
+from unimodal.model import Model
+from unimodal.sharding import from_local_rows, make_mesh, parameter_count, parameter_table
+from unimodal.state import Momentum, Queue, TaskState
+from unimodal.training.checkpoint import Checkpoints, start_from_workdir
+from unimodal.training.loop import train
+from unimodal.training.optimizer import OptimizerConfig, make_optimizer
+from unimodal.training.step import Program
+
+ROWS, SIZE, WIDTH, STEPS, DECAY = 8, 12, 4, 5, 0.8  # the queue of 12 wraps round in the middle of the second batch of 8
+ONE, FOUR, EIGHT = dict(data=1), dict(data=2, fsdp=2), dict(data=2, fsdp=2, tensor=2)
+Mesh = Mapping[str, int]
+
+
+class Toy(nnx.Module):
+    """An encoder, and a task's copy of it and queue of what the copy makes."""
+
+    def __init__(self, key: jax.Array):
+        self.encoder = Linear((3,), (WIDTH,), ("embed", "mlp"), rngs=nnx.Rngs(key))
+        self.other = Linear((3,), (WIDTH,), ("embed", "mlp"), rngs=nnx.Rngs(jax.random.fold_in(key, 1)))
+        self.state = nnx.Dict({})
+        for task in ("toy", "second"):
+            copy = Momentum(self, ("encoder",), 0.9, final=1.0)
+            self.state[task] = nnx.Dict({"copy": copy, "queue": Queue(SIZE, WIDTH)})
+
+
+def toy_loss(task: str, model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
+    kept = model.state[task]
+    queries, keys = model.encoder(batch["x"]) + model.other(batch["x"]), kept["copy"].of(model).encoder(batch["x"])
+    kept["queue"].push(keys)
+    away = jnp.where(kept["queue"].valid()[None], queries @ kept["queue"].rows.get_value().T, 0.0)
+    return (jnp.square(queries - keys - 1) + away.mean(axis=1, keepdims=True)).mean(), {}
+
+
+def program(accumulate: int = 1, mesh: Mesh = ONE, ema: float = DECAY, **more: Any) -> Program:
+    place = make_mesh(**mesh)
+    return Program(Toy, more.pop("optimizer", optax.sgd(0.1)), place, 0, accumulate, steps=STEPS, ema=ema, **more)
+
+
+def batch_at(step: int) -> np.ndarray:
+    return np.random.default_rng(step).normal(size=(ROWS, 3)).astype(np.float32)
+
+
+def compiled(made: Program, task: str = "toy", loss: Callable[..., Any] | None = None) -> Callable[[Any, np.ndarray], Any]:
+    step = made.step({task: (loss or partial(toy_loss, task), 1.0)})
+
+    def run(state: Any, x: np.ndarray) -> Any:
+        with jax.set_mesh(made.mesh):
+            return step(state, {task: from_local_rows({"x": x}, made.mesh, made.accumulate)})[0]
+
+    return run
+
+
+def run(made: Program) -> list[Any]:
+    """The state before the first step and after each, on the host."""
+    state, step = made.init(), compiled(made)
+    states = [jax.device_get(state)]
+    for i in range(STEPS):
+        state = step(state, batch_at(i))
+        states.append(jax.device_get(state))
+    return states
+
+
+@pytest.mark.parametrize(("accumulate", "mesh"), [(1, ONE), (4, ONE), (1, EIGHT), (2, FOUR)])
+def test_each_step_advances_once_by_the_formulas(accumulate: int, mesh: Mesh) -> None:
+    states = run(program(accumulate, mesh))
+    after = [named(state.parameters) for state in states]
+    copy = {name: value for name, value in after[0].items() if name.startswith("encoder.")}
+    assert set(copy) == {"encoder.kernel", "encoder.bias"}
+    ring, place = np.zeros((SIZE, WIDTH), np.float32), 0
+    for i in range(STEPS):
+        for row in batch_at(i) @ copy["encoder.kernel"] + copy["encoder.bias"]:  # keys are of the copy before the step
+            ring[place] = row
+            place = (place + 1) % SIZE
+        m = 1 - (1 - 0.9) * (np.cos(np.pi * i / STEPS) + 1) / 2  # BYOL, §3.2
+        copy = {name: m * value + (1 - m) * after[i + 1][name] for name, value in copy.items()}
+        kept = named(states[i + 1].kept)
+        for name, value in copy.items():
+            np.testing.assert_allclose(kept[f"state.toy.copy.weights.{name}"], value, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(kept["state.toy.queue.rows"], ring, rtol=1e-4, atol=1e-5)
+        assert kept["state.toy.queue.place"] == place and kept["state.toy.queue.filled"] == min(8 * (i + 1), SIZE)
+        # The other task did not train, so what it keeps is as it was.
+        assert np.array_equal(kept["state.second.copy.weights.encoder.kernel"], after[0]["encoder.kernel"])
+        assert not kept["state.second.queue.rows"].any() and kept["state.second.queue.filled"] == 0
+        weights = DECAY ** np.arange(i, -1, -1.0)
+        for name in after[0]:
+            mean = sum(w * values[name] for w, values in zip(weights, after[1 : i + 2], strict=True)) / weights.sum()
+            np.testing.assert_allclose(named(states[i + 1].ema.values)[name], mean, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert np.abs(copy["encoder.kernel"] - after[0]["encoder.kernel"]).max() > 1e-3  # or else nothing was shown
+
+
+def test_arrays_are_born_in_shards() -> None:
+    state = program(mesh=EIGHT).init()
+    queue, copy = state.kept["state"]["toy"]["queue"], state.kept["state"]["toy"]["copy"]["weights"]["encoder.kernel"]
+    assert queue["rows"].get_value().sharding.shard_shape((SIZE, WIDTH)) == (SIZE // 4, WIDTH)
+    kernel, average = state.parameters["encoder"]["kernel"], state.ema.values["encoder.kernel"]
+    for other in (copy, average):
+        assert other.get_value().sharding == kernel.get_value().sharding
+        assert other.get_value().sharding.shard_shape(kernel.shape) == (3, 2)
+
+
+def test_a_bad_step_advances_nothing() -> None:
+    made = program(accumulate=2)
+    state, step = made.init(), compiled(made)
+    state = step(state, batch_at(0))
+    before = jax.device_get(state)
+    poisoned = batch_at(1)
+    poisoned[3, 1] = np.nan
+    after = jax.device_get(step(state, poisoned))
+    assert int(after.step) == 2
+    for mine, theirs in zip(*(jax.tree.leaves((s.kept, s.ema)) for s in (before, after)), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_schedule_of_the_momentum() -> None:
+    model = Toy(jax.random.key(0))
+    rising = Momentum(model, ("encoder",), 0.96, final=0.99)
+    found = [float(rising.at(jnp.int32(step), 100)) for step in (0, 25, 50, 100)]
+    wanted = [0.96, 0.99 - 0.03 * (np.sqrt(0.5) + 1) / 2, 0.975, 0.99]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert float(Momentum(model, ("encoder",), 0.96).at(jnp.int32(70), 100)) == np.float32(0.96)
+
+
+@pytest.mark.parametrize("count", [3, 5, 8, 13])
+def test_more_rows_than_a_queue_holds(count: int) -> None:
+    queue, wanted, number = Queue(5, 2), np.zeros((5, 2), np.float32), 0
+    for _ in range(3):
+        rows = np.arange(number, number + count, dtype=np.float32)[:, None] + np.array([[0, 0.5]], np.float32)
+        queue.advance(None, jnp.asarray(rows), jnp.int32(0), 1)
+        for row in rows:
+            wanted[number % 5] = row
+            number += 1
+        np.testing.assert_array_equal(queue.rows.get_value(), wanted)
+        assert int(queue.place.get_value()) == number % 5
+        assert queue.valid().sum() == min(5, number)
+
+
+def test_a_queue_of_numbers() -> None:
+    queue = Queue(4, dtype=jnp.int32)
+    queue.advance(None, jnp.arange(6, dtype=jnp.int32), jnp.int32(0), 1)
+    assert queue.rows.get_value().tolist() == [4, 5, 2, 3]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_views_are_pushed_one_whole_batch_after_the_other(accumulate: int) -> None:
+    def both(model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
+        rows = jnp.pad(batch["x"], ((0, 0), (0, WIDTH - 3)))
+        model.state["toy"]["queue"].push(rows[::1])
+        model.state["toy"]["queue"].push(-rows)
+        return jnp.square(model.encoder(batch["x"])).mean(), {}
+
+    made = program(accumulate)
+    state = compiled(made, loss=both)(made.init(), batch_at(0))
+    wanted = np.concatenate([batch_at(0), -batch_at(0)])  # 16 rows; the last 12 stay, from slot 4 on
+    found = np.asarray(state.kept["state"]["toy"]["queue"]["rows"].get_value())[:, :3]
+    np.testing.assert_array_equal(found, np.roll(wanted[4:], 4, axis=0))
+
+
+def loaded(parameters: Any) -> Any:
+    """What `init_from` does: other values in the place of those that were made, whose arrays are deleted."""
+    found = jax.tree.map(lambda x: jax.device_put(np.asarray(x) + 7, x.sharding), parameters)
+    jax.tree.map(lambda x: x.delete(), parameters)
+    return found
+
+
+@pytest.mark.parametrize("mesh", [ONE, EIGHT])
+def test_it_begins_when_published_weights_are_in_place(mesh: Mesh) -> None:
+    made = program(mesh=mesh, start=loaded)
+    state, plain = made.init(), named(program(ema=0).init().parameters)
+    weights, kept = named(state.parameters), named(state.kept)
+    for name in weights:
+        np.testing.assert_array_equal(weights[name], plain[name] + 7)
+        np.testing.assert_array_equal(named(state.ema.values)[name], weights[name])
+    for model in (kept, named(made.first_model())):
+        np.testing.assert_array_equal(model["state.toy.copy.weights.encoder.kernel"], weights["encoder.kernel"])
+    assert int(compiled(made)(state, batch_at(0)).step) == 1  # no two arrays of the state are one: they are donated
+
+
+def test_a_loss_cannot_change_what_is_kept_by_itself() -> None:
+    def meddling(model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
+        model.state["toy"]["queue"].place.set_value(jnp.int32(3))
+        return jnp.square(model.encoder(batch["x"])).mean(), {}
+
+    for accumulate in (1, 2):
+        made = program(accumulate)
+        with pytest.raises(TraceContextError):
+            compiled(made, loss=meddling)(made.init(), batch_at(0))
+
+
+def save(workdir: Path, state: Any) -> str:
+    checkpoints = Checkpoints(workdir)
+    mark = checkpoints.save(state, {})
+    checkpoints.close()
+    return mark
+
+
+def restore(workdir: Path, made: Program) -> tuple[Any, str]:
+    checkpoints = Checkpoints(workdir, create=False)
+    try:
+        state, _, mark = checkpoints.restore(made.abstract_state())
+        return state, mark
+    finally:
+        checkpoints.close()
+
+
+def test_saved_and_restored_onto_other_meshes_bit_for_bit(tmp_path: Path) -> None:
+    made = program(mesh=EIGHT)
+    state, step = made.init(), compiled(made)
+    for i in range(2):
+        state = step(state, batch_at(i))
+    mark, wanted = save(tmp_path, state), jax.device_get(state)
+    for mesh in (ONE, FOUR, EIGHT):
+        other = program(mesh=mesh)
+        found, same = restore(tmp_path, other)
+        assert same == mark
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        for mine, theirs in zip(jax.tree.leaves(jax.device_get(found)), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        on = jax.device_get(compiled(other)(found, batch_at(2)))
+        if mesh == ONE:
+            alone = on
+        for mine, theirs in zip(jax.tree.leaves((on.kept, on.ema)), jax.tree.leaves((alone.kept, alone.ema)), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    changed, _ = restore(tmp_path, other)
+    rows = changed.kept["state"]["toy"]["queue"]["rows"]
+    rows.set_value(rows.get_value().at[5, 1].add(1e-3))
+    assert save(tmp_path / "other", changed) != mark
+
+
+def test_an_average_that_was_not_kept_is_one_line(tmp_path: Path) -> None:
+    without, having = program(ema=0.0), program()
+    save(tmp_path / "without", without.init())
+    save(tmp_path / "having", having.init())
+    with pytest.raises(UsageError, match="checkpoint 0 has no average of the parameters: its run kept none; leave ema"):
+        restore(tmp_path / "without", having)
+    with pytest.raises(UsageError, match="checkpoint 0 has an average of the parameters; give the ema of its run"):
+        restore(tmp_path / "having", without)
+    (tmp_path / "without" / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"without kept no average of its parameters \(ema=0 there\); leave out init_ema"):
+        start_from_workdir(tmp_path / "without", without.init().parameters, ema=True)
+    for changes, message in (
+        (dict(evaluate_ema=True), "evaluate_ema=True, but this run keeps no average"),
+        (dict(init_ema=True), "init_ema=True needs init_from"),
+        (dict(ema=1.0), "ema must be at least 0 and below 1, but is 1.0"),
+        (dict(ema=0.9, optimizer__name="schedule_free"), "schedule_free keeps an average of its own"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            tiny.build(tiny.plain("vit", **changes))
+
+
+def test_a_run_starts_from_the_average_of_another(tmp_path: Path) -> None:
+    made = program(mesh=FOUR)
+    state = made.init()
+    for i in range(3):
+        state = compiled(made)(state, batch_at(i))
+    save(tmp_path, state)
+    (tmp_path / "config.json").write_text("{}")
+    last, average = named(state.parameters), named(state.ema.values)
+    assert np.abs(last["encoder.kernel"] - average["encoder.kernel"]).max() > 1e-3
+    for ema, wanted in ((False, last), (True, average)):
+        start = start_from_workdir(tmp_path, made.init().parameters, ema=ema)
+        assert ("4 of them its average" in start.report()) == ema
+        begun = program(mesh=EIGHT, start=start.fill).init()
+        for name, value in named(begun.parameters).items():
+            np.testing.assert_array_equal(value, wanted[name])
+        copy = begun.kept["state"]["toy"]["copy"]["weights"]["encoder.kernel"]
+        np.testing.assert_array_equal(copy.get_value(), wanted["encoder.kernel"])
+
+
+def test_the_average_is_evaluated_by_choice() -> None:
+    made = program()
+    state = made.init()
+    for i in range(3):
+        state = compiled(made)(state, batch_at(i))
+    x = batch_at(9)
+    for evaluate_ema, weights in ((True, state.ema.values), (False, named(state.parameters))):
+        model = program(evaluate_ema=evaluate_ema).model(state)
+        wanted = x @ np.asarray(named(weights)["encoder.kernel"]) + named(weights)["encoder.bias"]
+        np.testing.assert_allclose(model.encoder(x), wanted, rtol=1e-5, atol=1e-6)
+
+
+class Half(nnx.Module):
+    def __init__(self, key: jax.Array):
+        self.a = Linear((8,), (8,), ("embed", "mlp"), dtype=jnp.bfloat16, rngs=nnx.Rngs(key))
+        self.b = Linear((8,), (8,), ("embed", "mlp"), dtype=jnp.bfloat16, rngs=nnx.Rngs(key))
+        self.state = nnx.Dict({"toy": nnx.Dict({"copy": Momentum(self, ("a.kernel",), 0.999)})})
+
+
+def test_half_precision_is_averaged_in_float32_and_what_is_frozen_is_not() -> None:
+    """The master's updates of 1e-4 are lost between two bfloat16 numbers near 1, which are 2⁻⁷ apart."""
+
+    def loss(model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
+        return (model.a.kernel.get_value().astype(jnp.float32) * batch["x"].mean()).sum(), {}
+
+    def ones(parameters: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.ones_like(x), parameters)
+
+    config = OptimizerConfig(
+        name="sgd", momentum=0.0, learning_rate=1e-4, warmup=0, final=1.0, clip=0.0, weight_decay=0.0,
+        freeze=("b",), master_weights=True,
+    )  # fmt: skip
+    made = Program(Half, make_optimizer(config, 10), make_mesh(data=1), 0, steps=10, ema=0.5, start=ones)
+    state, step = made.init(), compiled(made, loss=loss)
+    for _ in range(3):
+        state = step(state, np.ones((8, 1), np.float32))
+    assert set(state.ema.values) == {"a.kernel", "a.bias"}
+    average = state.ema.values["a.kernel"].get_value()
+    assert average.dtype == jnp.float32
+    np.testing.assert_allclose(1 - average, 1e-4 * (0.25 * 1 + 0.5 * 2 + 1 * 3) / 1.75, rtol=2e-3)
+    assert state.kept["state"]["toy"]["copy"]["weights"]["a.kernel"].get_value().dtype == jnp.float32
+    model = made.model(state)
+    assert model.a.kernel.get_value().dtype == jnp.bfloat16
+    np.testing.assert_array_equal(model.b.kernel.get_value(), 1)
+    assert model.state["toy"]["copy"].of(model).a.kernel.get_value().dtype == jnp.bfloat16
+
+
+# ---- a task that has both, and no plumbing ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moco:
+    """Tell a picture's mirror image from those of earlier batches (after He 2020)."""
+
+    name: str = "moco"
+    source: str = "embedded:emoji"
+    images: Images = Images()
+    batch_size: int = 8
+    weight: float = 1.0
+    size: int = 16
+    queue: int = 24
+    momentum: float = 0.9
+    part: str = "backbones.shared"
+    tokenizer: str = "image"
+    backbone: str = "shared"
+
+    def inputs(self, model: Model) -> Inputs:
+        return columns(self.source, self.images.part(model.tokenizers[self.tokenizer].config.image_size))
+
+    def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
+        return {"projector": Projection(model.backbones[self.backbone].config.width, self.size, pooling="mean", rngs=rngs)}
+
+    def state(self, model: Model) -> dict[str, TaskState]:
+        parts = (f"tokenizers.{self.tokenizer}", self.part, f"heads.{self.name}.projector")
+        return {"encoder": Momentum(model, parts, self.momentum), "queue": Queue(self.queue, self.size)}
+
+    def embed(self, model: Model, image: jax.Array) -> jax.Array:
+        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](image))
+        return model.heads[self.name]["projector"](hidden)
+
+    def loss(self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array) -> Any:
+        encoder, queue = model.state[self.name]["encoder"], model.state[self.name]["queue"]
+        queries = self.embed(model, batch["image"])
+        keys = self.embed(encoder.of(model), batch["image"][:, :, ::-1])
+        queue.push(keys)
+        negative = jnp.where(queue.valid()[None], queries @ queue.rows.get_value().T, -1e9)
+        logits = jnp.concatenate([(queries * keys).sum(axis=1, keepdims=True), negative], axis=1) / 0.2
+        return -jax.nn.log_softmax(logits)[:, 0].mean(), {"negatives": queue.valid().sum().astype(jnp.float32)}
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        return {}
+
+
+def experiment(**changes: Any) -> Experiment:
+    small = dict(backbones__shared=dict(width=16, depth=1, heads=2), tasks__moco=dict(batch_size=8))
+    config = tiny.plain("moco", steps=4, optimizer__name="sgd", **small, **changes)
+    return build(config, lambda kind: {"moco": Moco}[kind])
+
+
+def trained(workdir: Path, **changes: Any) -> tuple[Experiment, Any, str]:
+    made = experiment(**changes)
+    batches = {task.name: made.train_batches(task) for task in made.tasks}
+    state, mark, _ = train(made.program, made.tasks, batches, made.loop, workdir, tokens=made.tokens)
+    return made, state, mark
+
+
+def test_a_task_needs_no_plumbing(tmp_path: Path) -> None:
+    with unittest.mock.patch.object(Checkpoints, "save", return_value=""):
+        made, state, _ = trained(tmp_path / "whole", ema=0.9)
+        _, micro, _ = trained(tmp_path / "micro", ema=0.9, optimizer__accumulate=4, mesh=dict(data=2))
+    rows = tiny.logged(tmp_path / "whole")["moco"]
+    assert [rows[step]["negatives"] for step in (1, 2, 3, 4)] == [0, 8, 16, 24]
+    assert rows[1]["loss"] == pytest.approx(0, abs=1e-6) and rows[4]["loss"] > 0.5
+    copied, own = (named(t) for t in (state.kept, state.parameters))
+    prefix = "state.moco.encoder.weights."
+    copies = {name.removeprefix(prefix): value for name, value in copied.items() if name.startswith(prefix)}
+    assert set(copies) == {name for name in own if name.split(".")[1] in ("image", "shared", "moco")}
+    # Stopped and gone on with is uninterrupted; with four micro-batches the same rows in the same order.
+    trained(tmp_path / "parts", ema=0.9, stop_after=2)
+    _, parts, _ = trained(tmp_path / "parts", ema=0.9)
+    for name, value in named(state).items():
+        np.testing.assert_array_equal(named(parts)[name], value, err_msg=name)
+    for name, value in named((state.kept, state.ema)).items():
+        np.testing.assert_allclose(named((micro.kept, micro.ema))[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+    table = parameter_table(made.model, made.mesh)
+    assert parameter_count(table) == sum(value.size for value in own.values()) and len(table) == len(own)
+    shown = describe(made)
+    count = sum(value.size for value in copies.values()) + 24 * 16 + 2
+    assert f"kept       {count:,} numbers in {len(copies) + 3} arrays, {4 * count:,} bytes per device" in shown
+    assert f"average    {parameter_count(table) + 1:,} numbers in {len(own) + 1} arrays" in shown
+    (tmp_path / "parts" / "config.json").write_text("{}")
+    start = experiment(init_from=str(tmp_path / "parts"), init_ema=True)
+    assert not any("state." in name or "queue" in name for name in start.start.fresh)
+    begun = start.program.init()
+    for name, value in named(begun.parameters).items():
+        np.testing.assert_array_equal(value, named(state.ema.values)[name])
+        if name in copies:
+            np.testing.assert_array_equal(named(begun.kept)[prefix + name], value)
+
+
+def test_slips_are_one_line() -> None:
+    for field, message in (
+        (dict(part="backbones.shard"), "a momentum copy of 'backbones.shard': there is no such part; there is backbones.shar"),
+        (dict(queue=0), "a queue must hold at least 1 row, but its size is 0"),
+        (dict(momentum=1.5), "momentum of a momentum copy must be from 0 to 1, but is 1.5"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            build(tiny.plain("moco", tasks__moco=dict(batch_size=8, **field)), lambda kind: Moco)
+    with pytest.raises(UsageError, match=r"a queue of rows \[4\] cannot take rows \[5\]"):
+        Queue(3, 4).push(jnp.zeros((2, 5)))
