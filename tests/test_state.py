@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 import unittest.mock
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -28,8 +33,8 @@ from unimodal.layers import Linear
 from unimodal.model import Model
 from unimodal.sharding import from_local_rows, make_mesh, parameter_count, parameter_table
 from unimodal.state import Momentum, Queue, TaskState
-from unimodal.training.checkpoint import Checkpoints, start_from_workdir
-from unimodal.training.loop import train
+from unimodal.training.checkpoint import Checkpoints, saved_steps, start_from_workdir
+from unimodal.training.loop import LoopConfig, train
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
 
@@ -67,7 +72,9 @@ def batch_at(step: int) -> np.ndarray:
     return np.random.default_rng(step).normal(size=(ROWS, 3)).astype(np.float32)
 
 
-def compiled(made: Program, task: str = "toy", loss: Callable[..., Any] | None = None) -> Callable[[Any, np.ndarray], Any]:
+def compiled(
+    made: Program, task: str = "toy", loss: Callable[..., Any] | None = None
+) -> Callable[[Any, np.ndarray], Any]:
     step = made.step({task: (loss or partial(toy_loss, task), 1.0)})
 
     def run(state: Any, x: np.ndarray) -> Any:
@@ -245,12 +252,66 @@ def test_saved_and_restored_onto_other_meshes_bit_for_bit(tmp_path: Path) -> Non
         on = jax.device_get(compiled(other)(found, batch_at(2)))
         if mesh == ONE:
             alone = on
-        for mine, theirs in zip(jax.tree.leaves((on.kept, on.ema)), jax.tree.leaves((alone.kept, alone.ema)), strict=True):
+        for mine, theirs in zip(
+            jax.tree.leaves((on.kept, on.ema)), jax.tree.leaves((alone.kept, alone.ema)), strict=True
+        ):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
     changed, _ = restore(tmp_path, other)
     rows = changed.kept["state"]["toy"]["queue"]["rows"]
     rows.set_value(rows.get_value().at[5, 1].add(1e-3))
     assert save(tmp_path / "other", changed) != mark
+
+
+class Stream:
+    """The batches of `batch_at`, one for each step."""
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        self.at += 1
+        return {"x": batch_at(self.at - 1)}
+
+    def get_state(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+
+def looped(workdir: Path, steps: int, mesh: Mesh, **more: Any) -> tuple[Any, str]:
+    task: Any = SimpleNamespace(name="toy", batch_size=ROWS, weight=1.0, loss=partial(toy_loss, "toy"))
+    config = LoopConfig(steps=steps, log_every=1000, **more)
+    batches: Any = {"toy": Stream()}
+    return train(program(mesh=mesh), [task], batches, config, workdir, tokens={"toy": 1})[:2]
+
+
+def test_it_survives_a_kill_and_goes_on_on_another_mesh(tmp_path: Path) -> None:
+    code = "import conftest, pathlib, sys, test_state as t; t.looped(pathlib.Path(sys.argv[1]), 10**6, t.EIGHT, checkpoint_every=3)"
+    line = [sys.executable, "-c", code, str(tmp_path / "killed")]
+    paths = os.pathsep.join([str(Path(__file__).parent), tiny.environment()["PYTHONPATH"]])
+    child = subprocess.Popen(line, env=tiny.environment(PYTHONPATH=paths), stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 180
+        while len(saved_steps(tmp_path / "killed")) < 2:
+            assert child.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+    step = max(saved_steps(tmp_path / "killed"))
+    wanted, mark = looped(tmp_path / "whole", step, EIGHT)
+    found, same = restore(tmp_path / "killed", program(mesh=FOUR))
+    assert same == mark
+    for name, value in named((wanted.kept, wanted.ema)).items():
+        np.testing.assert_array_equal(named((found.kept, found.ema))[name], value, err_msg=name)
+    on, _ = looped(tmp_path / "killed", step + 2, FOUR)
+    whole, _ = looped(tmp_path / "whole", step + 2, EIGHT)
+    for name, value in named((whole.kept, whole.ema)).items():
+        np.testing.assert_allclose(named((on.kept, on.ema))[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_an_average_that_was_not_kept_is_one_line(tmp_path: Path) -> None:
@@ -262,7 +323,9 @@ def test_an_average_that_was_not_kept_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="checkpoint 0 has an average of the parameters; give the ema of its run"):
         restore(tmp_path / "having", without)
     (tmp_path / "without" / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"without kept no average of its parameters \(ema=0 there\); leave out init_ema"):
+    with pytest.raises(
+        UsageError, match=r"without kept no average of its parameters \(ema=0 there\); leave out init_ema"
+    ):
         start_from_workdir(tmp_path / "without", without.init().parameters, ema=True)
     for changes, message in (
         (dict(evaluate_ema=True), "evaluate_ema=True, but this run keeps no average"),
@@ -363,7 +426,9 @@ class Moco:
         return columns(self.source, self.images.part(model.tokenizers[self.tokenizer].config.image_size))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        return {"projector": Projection(model.backbones[self.backbone].config.width, self.size, pooling="mean", rngs=rngs)}
+        return {
+            "projector": Projection(model.backbones[self.backbone].config.width, self.size, pooling="mean", rngs=rngs)
+        }
 
     def state(self, model: Model) -> dict[str, TaskState]:
         parts = (f"tokenizers.{self.tokenizer}", self.part, f"heads.{self.name}.projector")
@@ -392,29 +457,25 @@ def experiment(**changes: Any) -> Experiment:
     return build(config, lambda kind: {"moco": Moco}[kind])
 
 
-def trained(workdir: Path, **changes: Any) -> tuple[Experiment, Any, str]:
+def trained(workdir: Path, **changes: Any) -> tuple[Experiment, Any]:
     made = experiment(**changes)
     batches = {task.name: made.train_batches(task) for task in made.tasks}
-    state, mark, _ = train(made.program, made.tasks, batches, made.loop, workdir, tokens=made.tokens)
-    return made, state, mark
+    state, _, _ = train(made.program, made.tasks, batches, made.loop, workdir, tokens=made.tokens)
+    return made, state
 
 
 def test_a_task_needs_no_plumbing(tmp_path: Path) -> None:
     with unittest.mock.patch.object(Checkpoints, "save", return_value=""):
-        made, state, _ = trained(tmp_path / "whole", ema=0.9)
-        _, micro, _ = trained(tmp_path / "micro", ema=0.9, optimizer__accumulate=4, mesh=dict(data=2))
-    rows = tiny.logged(tmp_path / "whole")["moco"]
+        _, micro = trained(tmp_path / "micro", ema=0.9, optimizer__accumulate=4, mesh=dict(data=2))
+    made, state = trained(tmp_path / "run", ema=0.9)
+    rows = tiny.logged(tmp_path / "run")["moco"]
     assert [rows[step]["negatives"] for step in (1, 2, 3, 4)] == [0, 8, 16, 24]
     assert rows[1]["loss"] == pytest.approx(0, abs=1e-6) and rows[4]["loss"] > 0.5
     copied, own = (named(t) for t in (state.kept, state.parameters))
     prefix = "state.moco.encoder.weights."
     copies = {name.removeprefix(prefix): value for name, value in copied.items() if name.startswith(prefix)}
     assert set(copies) == {name for name in own if name.split(".")[1] in ("image", "shared", "moco")}
-    # Stopped and gone on with is uninterrupted; with four micro-batches the same rows in the same order.
-    trained(tmp_path / "parts", ema=0.9, stop_after=2)
-    _, parts, _ = trained(tmp_path / "parts", ema=0.9)
-    for name, value in named(state).items():
-        np.testing.assert_array_equal(named(parts)[name], value, err_msg=name)
+    # With four micro-batches on another mesh: the same rows in the same order.
     for name, value in named((state.kept, state.ema)).items():
         np.testing.assert_allclose(named((micro.kept, micro.ema))[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
@@ -424,8 +485,8 @@ def test_a_task_needs_no_plumbing(tmp_path: Path) -> None:
     count = sum(value.size for value in copies.values()) + 24 * 16 + 2
     assert f"kept       {count:,} numbers in {len(copies) + 3} arrays, {4 * count:,} bytes per device" in shown
     assert f"average    {parameter_count(table) + 1:,} numbers in {len(own) + 1} arrays" in shown
-    (tmp_path / "parts" / "config.json").write_text("{}")
-    start = experiment(init_from=str(tmp_path / "parts"), init_ema=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    start = experiment(init_from=str(tmp_path / "run"), init_ema=True)
     assert not any("state." in name or "queue" in name for name in start.start.fresh)
     begun = start.program.init()
     for name, value in named(begun.parameters).items():
@@ -436,7 +497,10 @@ def test_a_task_needs_no_plumbing(tmp_path: Path) -> None:
 
 def test_slips_are_one_line() -> None:
     for field, message in (
-        (dict(part="backbones.shard"), "a momentum copy of 'backbones.shard': there is no such part; there is backbones.shar"),
+        (
+            dict(part="backbones.shard"),
+            "a momentum copy of 'backbones.shard': there is no such part; there is backbones.shar",
+        ),
         (dict(queue=0), "a queue must hold at least 1 row, but its size is 0"),
         (dict(momentum=1.5), "momentum of a momentum copy must be from 0 to 1, but is 1.5"),
     ):

@@ -60,7 +60,9 @@ class GeneralConfig:
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be at least 0 and below 1, but is {self.ema}")
         if self.evaluate_ema and not self.ema:
-            raise UsageError("evaluate_ema=True, but this run keeps no average (ema=0); train with ema, such as ema=0.999")
+            raise UsageError(
+                "evaluate_ema=True, but this run keeps no average (ema=0); train with ema, such as ema=0.999"
+            )
         if self.init_ema and self.init_from is None:
             raise UsageError("init_ema=True needs init_from, the workdir of a run that has kept an average")
 

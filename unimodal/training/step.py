@@ -42,7 +42,9 @@ class TrainState:
     parameters: nnx.State  # trained by gradients
     variables: nnx.State  # what losses change as they go, micro-batch by micro-batch
     optimizer: Any  # its moments
-    kept: nnx.State = field(default_factory=lambda: nnx.State({}))  # of tasks, advanced once a step: see `unimodal.state`
+    kept: nnx.State = field(
+        default_factory=lambda: nnx.State({})
+    )  # of tasks, advanced once a step: see `unimodal.state`
     ema: Ema | None = None  # the average of the parameters, where the run keeps one
 
 
@@ -164,7 +166,9 @@ class Program:
         leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.state(self.abstract_model(), nnx.Param))
         return [path_name(path) for path, _ in leaves]
 
-    def _run(self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState) -> Any:
+    def _run(
+        self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState
+    ) -> Any:
         """What every task's loss function gives, by name, the variables after that, and what tasks have pushed."""
         # Flax refuses a loss that changes what is kept: that is for `advance`, once a step.
         model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
