@@ -21,7 +21,7 @@ from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
-from unimodal.model import Model, assemble, watch
+from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
 from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
@@ -60,7 +60,7 @@ class Experiment:
             tokenizers=self.tokenizers,
             backbones=self.backbones,
             heads={task.name: task.heads for task in self.tasks},
-            states={t.name: make for t in self.tasks if callable(make := getattr(t, "state", None))},
+            states=_states(self.tasks),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
         optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
@@ -201,6 +201,11 @@ def describe(experiment: Experiment) -> str:
             *(f"task       {t.name}: batch {t.batch_size}, weight {t.weight:g}" for t in experiment.tasks),
         ]
     )
+
+
+def _states(tasks: Sequence[Any]) -> dict[str, StateMaker]:
+    """The method `state` of the tasks that have one."""
+    return {task.name: task.state for task in tasks if callable(getattr(task, "state", None))}
 
 
 def _beside(state: TrainState) -> list[str]:

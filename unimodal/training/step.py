@@ -200,7 +200,8 @@ class Program:
 
         def look(_: None, inputs: Any) -> Any:
             batch, i = inputs
-            found, *_ = self._run(state.parameters, state.variables, losses, batch, jax.random.fold_in(key, i), state)
+            part_key = jax.random.fold_in(key, i)
+            found = self._run(state.parameters, state.variables, losses, batch, part_key, state)[0]
             return None, {name: needs(loss) for name, (loss, _) in found.items()}
 
         # Mostly counts of what is in the batch: the compiler drops the forward passes that nobody asks for here.
