@@ -74,6 +74,7 @@ def finish(
             **facts,
             "devices": str(experiment.mesh.devices.flat[0].device_kind),
             "fingerprint": fingerprint,
+            **({"evaluated": f"the average, ema={program.ema:g}"} if program.ema and program.evaluate_ema else {}),
         },
     )
     results_table(rows)

@@ -18,7 +18,7 @@ from unimodal.training.loop import LoopConfig
 from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "fake_data")
+_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data")
 _GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
@@ -37,14 +37,19 @@ class GeneralConfig:
     """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all).
 
     init_from: directory of a published checkpoint to start from (see `interop.start`), or a workdir of ours; init_skip:
-    a regular expression, parameters whose path it is found in start afresh all the same. fake_data: train on random
-    batches of the right shapes, as a run's config.json says of itself.
+    a regular expression, parameters whose path it is found in start afresh all the same; init_ema: take the average that
+    the run of that workdir kept. ema: decay of an average of the parameters, such as 0.999 (0: none); evaluate_ema: whether
+    evaluations see the average (None: if there is one) or the last parameters. fake_data: train on random batches of the
+    right shapes, as a run's config.json says of itself.
     """
 
     seed: int = 0
     eval_limit: int | None = None
     init_from: str | None = None
     init_skip: str | None = None
+    init_ema: bool = False
+    ema: float = 0.0
+    evaluate_ema: bool | None = None
     fake_data: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +57,14 @@ class GeneralConfig:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"ema must be at least 0 and below 1, but is {self.ema}")
+        if self.evaluate_ema and not self.ema:
+            raise UsageError(
+                "evaluate_ema=True, but this run keeps no average (ema=0); train with ema, such as ema=0.999"
+            )
+        if self.init_ema and self.init_from is None:
+            raise UsageError("init_ema=True needs init_from, the workdir of a run that has kept an average")
 
 
 @dataclass(frozen=True)

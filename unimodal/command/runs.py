@@ -39,6 +39,7 @@ MAY_DIFFER = (
     "log_every",
     "eval_every",
     "eval_limit",
+    "evaluate_ema",
     "checkpoint_every",
     "keep_checkpoints",
     "stop_after",

@@ -89,7 +89,7 @@ def start_from(
     """
     source = open_source(resolve(path))
     description = describe(source)
-    ours = named_leaves(model)
+    ours = named_leaves(nnx.state(model, nnx.Param))
     left_out = _left_out(skip, list(ours))
     places = _places(description.towers, tokenizers, backbones, source.directory)
     for place in places:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -101,17 +102,19 @@ class Checkpoints:
 @dataclass(frozen=True)
 class WorkdirStart:
     """Which parameters of a model the checkpoint of another run fills. loaded, fresh (ours that stay as initialised)
-    and unused (parameters of the checkpoint that the model lacks), all by name."""
+    and unused (parameters of the checkpoint that the model lacks), and those of which its average is taken, all by name."""
 
     workdir: epath.PathLike
     step: int
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
+    averaged: tuple[str, ...] = ()
 
     def report(self) -> str:
         """Each parameter by name."""
-        counts = f"{len(self.loaded)} parameters loaded, {len(self.fresh)} fresh; {len(self.unused)} unused"
+        average = f" ({len(self.averaged)} of them its average)" if self.averaged else ""
+        counts = f"{len(self.loaded)} parameters loaded{average}, {len(self.fresh)} fresh; {len(self.unused)} unused"
         kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
         lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
         return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines])
@@ -122,10 +125,13 @@ class WorkdirStart:
         ours = {path_name(path): leaf for path, leaf in leaves}
         checkpoints = Checkpoints(self.workdir, create=False)
         # Read under the names of a TrainState, in which the parameters are one part.
-        place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
-        found = checkpoints.read(self.step, {f"parameters.{name}": place(ours[name]) for name in self.loaded})
+        where = {n: f"ema.values.{n}" if n in self.averaged else f"parameters.{n}" for n in self.loaded}
+        dtype = lambda name: jnp.float32 if name in self.averaged else ours[name].dtype  # noqa: E731
+        place = lambda n: jax.ShapeDtypeStruct(ours[n].shape, dtype(n), sharding=ours[n].sharding)  # noqa: E731
+        found = checkpoints.read(self.step, {there: place(name) for name, there in where.items()})
         checkpoints.close()
-        return structure.unflatten(found.get(f"parameters.{name}", leaf) for name, leaf in ours.items())
+        values = {name: found[there].astype(ours[name].dtype) for name, there in where.items()}
+        return structure.unflatten(values.get(name, leaf) for name, leaf in ours.items())
 
 
 def is_workdir(path: epath.PathLike) -> bool:
@@ -134,11 +140,14 @@ def is_workdir(path: epath.PathLike) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def start_from_workdir(workdir: epath.PathLike, parameters: Any, *, skip: str | None = None) -> WorkdirStart:
+def start_from_workdir(
+    workdir: epath.PathLike, parameters: Any, *, skip: str | None = None, ema: bool = False
+) -> WorkdirStart:
     """Match the latest checkpoint of a workdir with parameters (or their shapes) by name.
 
-    skip: a regular expression; parameters in whose name it is found start afresh. Reads no arrays. Raises UsageError if
-    there is no checkpoint, nothing in it fits, or a parameter has another shape there.
+    skip: a regular expression; parameters in whose name it is found start afresh. ema: take the average that the run kept.
+    Reads no arrays. Raises UsageError if there is no checkpoint or no average, nothing in it fits, or a parameter has
+    another shape there.
     """
     if not is_workdir(workdir):
         raise UsageError(f"{workdir} is not a workdir with checkpoints")
@@ -146,10 +155,11 @@ def start_from_workdir(workdir: epath.PathLike, parameters: Any, *, skip: str | 
     step = checkpoints.latest_step()
     if step is None:
         raise UsageError(f"no checkpoint in {workdir}; train there first")
-    there = {
-        n.removeprefix("parameters."): s for n, s in checkpoints.shapes(step).items() if n.startswith("parameters.")
-    }
+    shapes = checkpoints.shapes(step)
     checkpoints.close()
+    there = {n.removeprefix("parameters."): s for n, s in shapes.items() if n.startswith("parameters.")}
+    if ema and "ema.count" not in shapes:
+        raise UsageError(f"{workdir} kept no average of its parameters (ema=0 there); leave out init_ema")
     ours = _shapes({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
     if skip is not None and len(wanted) == len(ours):
@@ -164,7 +174,8 @@ def start_from_workdir(workdir: epath.PathLike, parameters: Any, *, skip: str | 
     if not loaded:
         raise UsageError(f"no parameter of {workdir}, such as {next(iter(there))}, is one of this model")
     fresh, unused = tuple(n for n in ours if n not in loaded), tuple(n for n in there if n not in loaded)
-    return WorkdirStart(workdir, step, loaded, fresh, unused)
+    averaged = tuple(n for n in loaded if ema and f"ema.values.{n}" in shapes)  # the rest were frozen
+    return WorkdirStart(workdir, step, loaded, fresh, unused, averaged)
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -271,6 +282,10 @@ def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int
 
 def _check_names(wanted: set[str], found: set[str], step: int, spare: str | None = None) -> None:
     """spare: how the names of arrays begin that the checkpoint may have although nothing wants them."""
+    if "ema.count" in wanted - found:
+        raise UsageError(f"checkpoint {step} has no average of the parameters: its run kept none; leave ema at 0")
+    if "ema.count" in found - wanted:
+        raise UsageError(f"checkpoint {step} has an average of the parameters; give the ema of its run")
     if spare is not None:
         found = {name for name in found if name in wanted or not name.startswith(spare)}
     for missing, where, other in ((wanted - found, "checkpoint", "model"), (found - wanted, "model", "checkpoint")):
