@@ -49,7 +49,7 @@ def paper(config: ConfigDict, size: str) -> None:
     config.tasks.vit = common.every(
         Vit,
         source="folder:data/imagenet",
-        images=dict(crop=(0.05, 1.0), shift=0, jitter=(0.0, 0.0, 0.0)),
+        images=dict(crop=(0.05, 1.0), flip=0.5),
         labels=dict(count=1000),
         batch_size=4096,
         pooling="first",
