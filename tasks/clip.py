@@ -41,9 +41,8 @@ class Clip:
 
     name: str = "clip"
     source: str = "embedded:emoji"
-    # No mirror images: "left arrow" and "right arrow" are different words.
-    images: Images = Images(crop=(0.6, 1.0), shift=2, jitter=(0.2, 0.2, 0.2))
-    texts: Texts = Texts(phrases="keywords", length=32)
+    images: Images = Images()
+    texts: Texts = Texts(length=32)
     batch_size: int = 32
     size: int = 64  # of the embeddings
     weight: float = 1.0

@@ -29,7 +29,7 @@ class TextClassifier:
 
     name: str = "text_classifier"
     source: str = "embedded:emoji"
-    texts: Texts = Texts(column="name+keywords", length=96)
+    texts: Texts = Texts(length=96)
     second: str = ""  # the column of the other text, where pairs are classified; "a+b" joins several
     labels: Labels = Labels()
     limit: int = 0  # train on so many records, to see what few labels do; 0: all

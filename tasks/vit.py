@@ -27,7 +27,7 @@ class Vit:
 
     name: str = "vit"
     source: str = "embedded:emoji"
-    images: Images = Images(crop=(0.6, 1.0), flip=0.5, shift=2, jitter=(0.2, 0.2, 0.2))
+    images: Images = Images()
     labels: Labels = Labels()
     batch_size: int = 32
     weight: float = 1.0
