@@ -39,18 +39,18 @@ class Temperature(nnx.Module):
 class Clip:
     """InfoNCE between images and their captions over the global batch. Equal captions are not each other's negatives."""
 
-    name: str = "clip"
-    source: str = "embedded:emoji"
-    images: Images = Images()
-    texts: Texts = Texts(length=32)
-    batch_size: int = 32
+    name: str = "clip"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:emoji"  # a data source, see `data.sources`
+    images: Images = Images()  # the pictures
+    texts: Texts = Texts(length=32)  # the captions
+    batch_size: int = 32  # examples of one global batch
     size: int = 64  # of the embeddings
-    weight: float = 1.0
+    weight: float = 1.0  # of the loss among the tasks'
     temperature: float = 0.07  # to start from; it is learned
-    image_tokenizer: str = "image"
-    text_tokenizer: str = "text"
-    image_backbone: str = "shared"
-    text_backbone: str = "shared"
+    image_tokenizer: str = "image"  # one of the config's tokenizers, by name
+    text_tokenizer: str = "text"  # one of the config's tokenizers, by name
+    image_backbone: str = "shared"  # one of the config's backbones, by name
+    text_backbone: str = "shared"  # one of the config's backbones, by name
 
     def inputs(self, model: Model) -> Inputs:
         c, vocabulary = model.tokenizers[self.image_tokenizer].config, model.tokenizers[self.text_tokenizer].config

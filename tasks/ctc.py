@@ -33,21 +33,21 @@ class Ctc:
     `transcripts.characters`, or more characters than frames. Fine-tuning masks frames and channels as pre-training does.
     """
 
-    name: str = "ctc"
-    source: str = "embedded:speech"
-    sounds: Sounds = Sounds(seconds=10.0)
-    transcripts: Transcripts = Transcripts()
-    batch_size: int = 8
+    name: str = "ctc"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:speech"  # a data source, see `data.sources`
+    sounds: Sounds = Sounds(seconds=10.0)  # the recordings
+    transcripts: Transcripts = Transcripts()  # what is said in them
+    batch_size: int = 8  # examples of one global batch
     labelled: int = 0  # use so many training examples only, to see what few labels do; 0: all
     mask: float = 0.0  # share of frames that spans would cover if they never overlapped
     span: int = 10  # frames
     channel_mask: float = 0.0  # the same for channels of the backbone's width
-    channel_span: int = 64
+    channel_span: int = 64  # channels
     dropout: float = 0.0  # before the last layer
     beam: int = 0  # width of the prefix beam search that is scored too; 0: greedy only
-    weight: float = 1.0
-    tokenizer: str = "audio"
-    backbone: str = "shared"
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "audio"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
 
     @property
     def letters(self) -> data.Alphabet:

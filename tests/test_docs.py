@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-PAGES = ("README.md", "docs/import_the_backbone.md", "docs/language.md")
+PAGES = ("README.md", "docs/import_the_backbone.md", "docs/language.md", "docs/your_own_data.md")
 
 
 def code_of(page: str) -> str:

@@ -45,21 +45,21 @@ _PROBES = 16
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pair:
-    """One adapter: a [*inputs, rank], b [rank, *outputs]; both with the layers in front where the kernel is stacked."""
+    """One adapter. Where the kernel is stacked, both arrays have the layers in front."""
 
-    a: nnx.Param
-    b: nnx.Param
+    a: nnx.Param  # [*inputs, rank]
+    b: nnx.Param  # [rank, *outputs]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Adapters:
-    """What trains: a `Pair` for each adapted layer, by its path in the model. A pytree; grad and optax work on it."""
+    """The parameters that train. A pytree, so grad and optax work on it."""
 
-    layers: dict[str, Pair]
-    rank: int = field(metadata={"static": True})
-    alpha: float = field(metadata={"static": True})
-    where: str = field(metadata={"static": True})
+    layers: dict[str, Pair]  # a pair for each adapted layer, by its path in the model
+    rank: int = field(metadata={"static": True})  # columns of each a
+    alpha: float = field(metadata={"static": True})  # the product a·b is scaled by alpha/rank
+    where: str = field(metadata={"static": True})  # which layers have adapters
 
     @property
     def scale(self) -> float:

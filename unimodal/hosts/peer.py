@@ -24,13 +24,13 @@ class LostError(RuntimeError):
 class Peer:
     """The other end of a connection."""
 
-    process: int
-    host: str
-    connection: socket.socket
-    heard: float
-    rest: bytes = b""
-    left: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    process: int  # its number
+    host: str  # its name, for messages
+    connection: socket.socket  # an open socket
+    heard: float  # when it was last heard of, by time.monotonic
+    rest: bytes = b""  # bytes of a message that is not whole yet
+    left: bool = False  # it has said goodbye
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one writer at a time
 
     def send(self, **message: Any) -> None:
         """Errors are left to the reader, who sees the connection close."""

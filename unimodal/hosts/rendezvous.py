@@ -34,12 +34,12 @@ def patience() -> float:
 
 @dataclass(frozen=True)
 class Place:
-    """Which process of how many this is, and where process 0 listens for JAX (host:port)."""
+    """The place of this process among all."""
 
-    process: int
-    count: int
-    address: str
-    local_devices: tuple[int, ...] | None = None
+    process: int  # its number, from 0
+    count: int  # how many processes there are
+    address: str  # host:port where process 0 listens for JAX
+    local_devices: tuple[int, ...] | None = None  # devices of this process; None: all it sees
 
 
 def find_place() -> Place | None:

@@ -33,20 +33,19 @@ RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """steps: how many in all. schedule: "sum" (every step takes a batch of every task) or "alternate" (one task per
-    step, in turns as often as their weights say). log_every, eval_every, checkpoint_every: in steps (0: only at the
-    end). stop_after: leave off after this step, checkpointed, to be resumed. max_bad_steps: end the run after so many
-    steps in a row whose loss or gradient is not finite (such a step changes nothing). profile: which steps to trace."""
+    """How long a run trains, and what it does now and then."""
 
-    steps: int
+    steps: int  # in all
+    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights
     schedule: str = "sum"
-    log_every: int = 10
-    eval_every: int = 0
-    checkpoint_every: int = 0
-    keep_checkpoints: int = 2
-    stop_after: int | None = None
+    log_every: int = 10  # steps
+    eval_every: int = 0  # steps; 0: only at the end
+    checkpoint_every: int = 0  # steps; 0: only at the end
+    keep_checkpoints: int = 2  # how many of the latest stay
+    stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
+    # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
     max_bad_steps: int = 10
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)  # steps to trace
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:

@@ -29,7 +29,7 @@ class Images:
     shift: int = 0  # pixels, at most, each way; white comes in, which suits pictures on white
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of brightness, contrast and saturation
     mean: tuple[float, ...] = (0.5,)  # of pixels in [0, 1], per channel or one for all: (x - mean) / std
-    std: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)  # of the same pixels
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
