@@ -70,6 +70,8 @@ def base() -> ConfigDict:
             init_skip=placeholder(str),
             checkpoint_every=0,
             keep_checkpoints=2,
+            keep_every=0,
+            keep_best=placeholder(str),
             stop_after=placeholder(int),
             max_bad_steps=10,
             profile=dict(steps=placeholder(str)),
