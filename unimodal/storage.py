@@ -136,8 +136,8 @@ def refusal(error: BaseException | None) -> str | None:
             return os.strerror(error.errno)
         if code := re.search(r"os_error_code='(\d+)'", text):  # so says the library that writes arrays
             return os.strerror(int(code[1]))
-        if re.match(rf"({_REFUSALS}): ", text):
-            return text[:200]
+        if status := re.match(rf"({_REFUSALS}): ", text):
+            return "a file or folder of it is gone" if status[1] == "NOT_FOUND" else text[:200]
         error = error.__cause__ or error.__context__
     return None
 

@@ -82,7 +82,7 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
     """The program, exit codes and all, with this run for what `train` does.
 
     options: of `run`; and what happens before batch `at`: room (so many bytes are left on the disk, which is a small one),
-    vanish (the checkpoints are deleted) or readonly (the disk is remounted so).
+    vanish (the checkpoints are deleted) or readonly (the workdir is remounted so).
     """
     import unimodal.command
     import unimodal.command.runs
@@ -102,7 +102,8 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
         if vanish:
             shutil.rmtree(Path(workdir) / "checkpoints", ignore_errors=True)
         if readonly:
-            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+            subprocess.run(["mount", "--bind", workdir, workdir], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True)
 
     def train_toy(_arguments: Any, _program: str) -> int:
         with mendable(), stoppable("before it was under way"):
