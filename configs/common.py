@@ -73,6 +73,8 @@ def base() -> ConfigDict:
             evaluate_ema=placeholder(bool),
             checkpoint_every=0,
             keep_checkpoints=2,
+            keep_every=0,
+            keep_best=placeholder(str),
             stop_after=placeholder(int),
             max_bad_steps=10,
             profile=dict(steps=placeholder(str)),

@@ -20,6 +20,7 @@ from unimodal.interop.files import Source, open_source
 from unimodal.interop.load import describe, read_leaf, resolve
 from unimodal.interop.match import Piece, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.match import Plan as Matched
+from unimodal.interop.numbers import making
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import check_backbone, check_tokenizer, tokenizer_config
 from unimodal.interop.stages import Dense, MaskedVocabulary, Pool, Quantised, Stage, Unit, Vocabulary
@@ -193,7 +194,8 @@ def _stacked_as_ours(description: Description, places: Sequence[_Place], backbon
 
 def _abstract(description: Description, source: Source) -> dict[str, Any]:
     origin = Origin(str(source.directory), "")
-    return named_leaves(jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0))))
+    with making(f"{origin.directory}/config.json"):
+        return named_leaves(jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0))))
 
 
 def _names(places: Sequence[_Place], description: Description, model: Any) -> dict[str, str]:
