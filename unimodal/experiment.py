@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
+from unimodal.brought import compared, preparation_of_init, readers_of, with_brought
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
@@ -73,8 +74,11 @@ class Experiment:
         assert self.init_from is not None
         require_backend(self.init_from)
         if is_workdir(self.init_from):
-            return start_from_workdir(self.init_from, nnx.state(self.model, nnx.Param), skip=self.init_skip)
-        return start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
+            found = start_from_workdir(self.init_from, nnx.state(self.model, nnx.Param), skip=self.init_skip)
+        else:
+            found = start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
+        preparation = preparation_of_init(self.init_from, self.init_skip, self.tokenizers, self.backbones)
+        return replace(found, inputs=compared(preparation, readers_of(self.tasks, self.attached)))
 
     def train_batches(self, task: Task) -> data.BatchIterator:
         inputs = task.inputs(self.model)
@@ -127,7 +131,8 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
 
     Raises UsageError for anything that cannot be right, before data is read or an array made.
     """
-    found = read_settings({**config, "fake_data": True} if fake_data else config, task_class)
+    config = with_brought({**config, "fake_data": True} if fake_data else config, task_class)
+    found = read_settings(config, task_class)
     mesh = make_mesh(**vars(found.mesh))
     experiment = Experiment(
         **vars(found.general),

@@ -20,6 +20,7 @@ from unimodal.interop.files import Source, open_source
 from unimodal.interop.load import describe, read_leaf, resolve
 from unimodal.interop.match import Piece, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.match import Plan as Matched
+from unimodal.interop.preparation import Preparation, published
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import check_backbone, check_tokenizer, tokenizer_config
 from unimodal.interop.stages import Dense, MaskedVocabulary, Pool, Quantised, Stage, Unit, Vocabulary
@@ -32,7 +33,8 @@ Backbones = Mapping[str, BackboneConfig]
 @dataclass(frozen=True)
 class Start:
     """loaded: our parameter → the pieces of the checkpoint that fill it; fresh: our others, which stay as initialised;
-    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours."""
+    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours. inputs: lines on what the weights are fed
+    with."""
 
     source: Source
     matched: Matched
@@ -40,9 +42,10 @@ class Start:
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     before: Mapping[str, int]
+    inputs: tuple[str, ...] = ()
 
     def report(self) -> str:
-        """Each parameter and tensor by name."""
+        """Each parameter and tensor by name, then `inputs`."""
         width = max(map(len, (*self.loaded, *self.fresh)), default=0)
         lines = [
             f"starting from {self.source.directory}: {len(self.loaded)} parameters loaded, {len(self.fresh)} fresh; "
@@ -52,7 +55,7 @@ class Start:
             theirs = ", ".join(dict.fromkeys(piece.row.source for piece in pieces))
             lines.append(f"  loaded  {name:<{width}}  from {theirs}")
         lines += [f"  fresh   {name}" for name in self.fresh]
-        return "\n".join([*lines, *(f"  unused  {name}" for name in self.unused)])
+        return "\n".join([*lines, *(f"  unused  {name}" for name in self.unused), *self.inputs])
 
     def fill(self, parameters: Any) -> Any:
         """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards.
@@ -128,6 +131,23 @@ def start_from(
     )
 
 
+def preparation_of(
+    path: str | Path, tokenizers: Tokenizers, backbones: Backbones, *, skip: str | None = None
+) -> Preparation:
+    """What the checkpoint was fed with, for those of `tokenizers` that it fills. A vocabulary whose table of embeddings is
+    skipped does not come along. Raises UsageError as `start_from` does."""
+    source = open_source(resolve(path))
+    places = _places(describe(source).towers, tokenizers, backbones, source.directory)
+    filled = {
+        place.tokenizer: place.tower
+        for place in places
+        if place.tokenizer is not None
+        and not (place.tower.input == "text" and _found(skip, [f"tokenizers.{place.tokenizer}.table.table"]))
+    }
+    sizes = {name: config for name, (_, config) in tokenizers.items()}
+    return published(source.directory, source.config, filled, sizes)
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a tower of the checkpoint goes: our backbone, and our tokenizer if we have one of its kind."""
@@ -168,13 +188,16 @@ def _left_out(skip: str | None, names: Sequence[str]) -> set[str]:
     """Our parameters that are to start afresh. Raises UsageError if there are none although `skip` is given."""
     if skip is None:
         return set()
-    try:
-        found = {name for name in names if re.search(skip, name)}
-    except re.error as error:
-        raise UsageError(f"init_skip={skip!r} is no regular expression: {error}") from error
-    if not found:
+    if not (found := _found(skip, names)):
         raise UsageError(f"init_skip={skip!r} is found in no parameter's path; they look like {names[0]}")
     return found
+
+
+def _found(skip: str | None, names: Iterable[str]) -> set[str]:
+    try:
+        return {name for name in names if skip is not None and re.search(skip, name)}
+    except re.error as error:
+        raise UsageError(f"init_skip={skip!r} is no regular expression: {error}") from error
 
 
 def _all_under(prefix: str, names: Iterable[str], left_out: set[str]) -> bool:

@@ -108,13 +108,14 @@ class WorkdirStart:
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
+    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
 
     def report(self) -> str:
-        """Each parameter by name."""
+        """Each parameter by name, then `inputs`."""
         counts = f"{len(self.loaded)} parameters loaded, {len(self.fresh)} fresh; {len(self.unused)} unused"
         kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
         lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
-        return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines])
+        return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines, *self.inputs])
 
     def fill(self, parameters: Any) -> Any:
         """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards."""
