@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from quick import quick
 
-from unimodal import Span, attention, visible
-from unimodal.attention import _choose, attend
+from unimodal import Span, visible
+from unimodal.attention import _choose, attend, attention
 from unimodal.visibility import Pattern
 
 LAYOUTS = [

@@ -1,6 +1,7 @@
 """The backbone: every option against a plain numpy reading of it, scan and remat, dtypes, what can be captured."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ from flax import nnx
 from quick import named, quick
 from scipy.special import erf, expit
 
-from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError, tokens
-from unimodal.backbone import MLP_ACTIVATIONS, REMAT, rope_table, rotate
+from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError
+from unimodal.backbone import MLP_ACTIVATIONS, REMAT, relative_bucket, rope_table, rotate
 from unimodal.layers import dropout
-from unimodal.sharding import path_name
+from unimodal.sharding import make_mesh, path_name
+from unimodal.tokens import tokens
 
 SMALL = dict(width=8, depth=2, heads=4, mlp_width=12)
 SEGMENT = np.asarray([[1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 0]], np.int32)
@@ -71,7 +73,7 @@ ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x * expit(x),
 }
-GATED = {"swiglu": "silu", "geglu": "gelu_tanh"}
+GATED = {"swiglu": "silu", "geglu": "gelu_tanh", "geglu_erf": "gelu"}
 
 
 def plainly(backbone: Backbone, made: Tokens) -> np.ndarray:
@@ -95,8 +97,10 @@ def _one(c: BackboneConfig, w, x, made: Tokens, b: int):
         layer = f"layers.{i}"
         branches = ((_attend, "attention", "attention_norm"), (_perceive, "mlp", "mlp_norm"))
         for branch, part, norm_name in branches:
-            y = norm(x, f"{layer}.{norm_name}") if c.norm_position == "pre" else x
+            bare = i == 0 and part == "attention" and not c.first_attention_norm
+            y = norm(x, f"{layer}.{norm_name}") if c.norm_position != "post" and not bare else x
             y = branch(c, f"{layer}.{part}", y, dense, norm, made, b)
+            y = norm(y, f"{layer}.{part}_post_norm") if c.norm_position == "sandwich" else y
             x = x + y * (1 if c.layer_scale is None else w[f"{layer}.{part}_scale"])
             x = norm(x, f"{layer}.{norm_name}") if c.norm_position == "post" else x
     return norm(x, "final_norm") if c.final_norm else x
@@ -115,16 +119,24 @@ def _attend(c, name, y, dense, norm, made, b):
     q, k, v = (dense(y, f"{name}.{part}", "td,dhk->thk") for part in ("query", "key", "value"))
     if c.qk_norm:
         q, k = norm(q, f"{name}.query_norm"), norm(k, f"{name}.key_norm")
-    if c.rope_theta is not None:
-        q, k = (_turned(a, np.asarray(made.position[b]), c.rope_theta) for a in (q, k))
+    layer = int(name.split(".")[1])
+    narrow = c.window is not None and (c.window_layers is None or layer in c.window_layers)
+    if c.rope_theta is not None and (c.rope_layers is None or layer in c.rope_layers):
+        theta = c.window_rope_theta if narrow and c.window_rope_theta is not None else c.rope_theta
+        q, k = (_turned(a, np.asarray(made.position[b]), theta) for a in (q, k))
+    scale = 1 / np.sqrt(c.K) if c.attention_scale is None else c.attention_scale
     segment = np.ones(len(y)) if made.segment is None else np.asarray(made.segment[b])
     first = made.layout[0].length  # LAYOUT: a bidirectional span, then a causal one
     result = np.zeros_like(q)
     for t, h in np.ndindex(len(y), c.heads):
         seen = [s for s in range(len(y)) if (s < first or s <= t and t >= first) and segment[s] == segment[t] != 0]
+        seen = [s for s in seen if not narrow or abs(s - t) < c.window]
         if seen:
             group = h // (c.heads // c.G)
-            score = np.exp(k[seen, group] @ q[t, h] / np.sqrt(c.K))
+            logit = k[seen, group] @ q[t, h] * scale
+            if c.attention_soft_cap is not None:
+                logit = c.attention_soft_cap * np.tanh(logit / c.attention_soft_cap)
+            score = np.exp(logit)
             result[t, h] = score / score.sum() @ v[seen, group]
     return dense(result, f"{name}.output", "thk,hkd->td")
 
@@ -137,6 +149,8 @@ def _turned(a, position, theta):
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
+# A window in some layers, which rotate otherwise, and one layer that does not rotate at all.
+KINDS = dict(depth=3, window=2, window_layers=(0, 2), rope_theta=100.0, window_rope_theta=5.0, rope_layers=(1, 2))
 OPTIONS = {
     "as it comes": {},
     "post-norm": dict(norm_position="post", final_norm=False),
@@ -146,6 +160,11 @@ OPTIONS = {
     "head sizes": dict(heads=2, head_size=6, kv_heads=1),
     "qk_norm": dict(qk_norm=True),
     "everything": RICH,
+    "sandwich": dict(norm_position="sandwich", first_attention_norm=False, layer_scale=0.3),
+    "logits bent": dict(attention_scale=0.9, attention_soft_cap=0.4),
+    "kinds of layers": KINDS,
+    "kinds of layers, unrolled": KINDS | dict(scan=False),
+    "rotation in some layers": dict(rope_theta=100.0, rope_layers=(1,), window=2, window_layers=(1,)),
     **{name: dict(activation=name) for name in MLP_ACTIVATIONS if name not in ("gelu", "swiglu")},
 }
 
@@ -163,6 +182,9 @@ def test_option_is_what_it_says_and_can_be_trained(name):
     np.testing.assert_allclose(hidden, plainly(backbone, made), rtol=2e-5, atol=2e-5)
     for key, gradient in layer_by_layer(grads).items():
         assert np.isfinite(gradient).all(), key
+        if key.startswith("layers.0.attention_norm") and not backbone.config.first_attention_norm:
+            assert not gradient.any(), key
+            continue
         # The last bias of the keys shifts all logits of a query alike, unless they are rotated after it.
         assert np.abs(gradient).max() > 1e-6 or key.endswith(("attention.key.bias", "attention.key_norm.bias")), key
 
@@ -187,11 +209,17 @@ def test_unused_options_hold_no_parameters():
     assert plain - parts(mlp_bias=False) == mlp
     assert plain - parts(norm_bias=False) == plain - parts(norm="rms") == norms
     assert plain - parts(final_norm=False) == {"final_norm.scale", "final_norm.bias"}
+    after = {f"layers.{part}_post_norm.{leaf}" for part in ("attention", "mlp") for leaf in ("scale", "bias")}
+    assert parts(norm_position="sandwich") - plain == after
     assert parts(layer_scale=0.1) - plain == {"layers.attention_scale", "layers.mlp_scale"}
     assert parts(activation="geglu") - plain == {"layers.mlp.gate.kernel", "layers.mlp.gate.bias"}
     added = {f"layers.attention.{part}_norm.{leaf}" for part in ("query", "key") for leaf in ("scale", "bias")}
     assert parts(qk_norm=True) - plain == added
     assert parts(dropout=0.1, stochastic_depth=0.1, rope_theta=10.0, kv_heads=2, remat="full") == plain
+    some: dict[str, Any] = dict(
+        window=2, window_layers=(0,), rope_layers=(0,), attention_soft_cap=1.0, attention_scale=1.0
+    )
+    assert parts(rope_theta=10.0, first_attention_norm=False, shared_layers=True, **some) == plain
 
 
 def test_layer_scale_starts_at_its_value():
@@ -235,6 +263,50 @@ def test_rotation_keeps_lengths_and_the_dtype():
     assert turned.dtype == jnp.bfloat16
     lengths = [np.linalg.norm(np.asarray(a, np.float32), axis=-1) for a in (x, turned)]
     np.testing.assert_allclose(*lengths, rtol=0.02)
+
+
+def test_relative_buckets_by_hand():
+    """Of 32 buckets up to distance 128: eight single distances a side, then eight that double every second one."""
+    distance = np.asarray([0, -1, -7, -8, -11, -12, -15, -16, -63, -64, -127, -128, -900])
+    found = relative_bucket(distance, 32, 128)
+    assert found.tolist() == [0, 1, 7, 8, 8, 9, 9, 10, 13, 14, 15, 15, 15]
+    assert relative_bucket(-distance[1:], 32, 128).tolist() == [16 + bucket for bucket in found[1:].tolist()]
+
+
+def test_a_learned_bias_by_distance():
+    """Read plainly: logits plus the table's row of the pair's bucket; one table for all layers, none for those without."""
+    backbone, made = lively(relative_buckets=4, relative_distance=6, rope_theta=100.0, kv_heads=2), given()
+    table = np.asarray(named(backbone)["relative.table"], np.float64)
+    assert table.shape == (4, 4) and "relative.table" not in named(lively())
+    bias = table[relative_bucket(np.arange(6)[None] - np.arange(6)[:, None], 4, 6)]  # [query,key,H]
+    _, out = quick(lambda b: b(made, capture=("attention",)))(backbone)
+    _, bare = quick(lambda b: b(made, capture=("attention",)))(_unbiased(backbone))
+    # In the first layer both see the same, so that their weights differ by the bias alone.
+    ours, plain = np.asarray(out["attention"])[0], np.asarray(bare["attention"])[0]
+    wanted = plain * np.exp(bias.transpose(2, 0, 1))[None]
+    wanted = wanted / np.maximum(wanted.sum(-1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6)
+
+    def loss(backbone):
+        return jnp.sin(backbone(made)[0]).sum()
+
+    gradient = named(quick(jax.grad(loss))(backbone))["relative.table"]
+    shifted = []
+    for step in (1e-2, -1e-2):
+        other = nnx.clone(backbone)
+        other.relative.table.set_value(backbone.relative.table.get_value().at[1, 2].add(step))
+        shifted.append(float(loss(other)))
+    assert (shifted[0] - shifted[1]) / 2e-2 == pytest.approx(float(gradient[1, 2]), rel=0.02, abs=1e-3)
+    for there_and_back in (backbone.unstacked(), backbone.unstacked().stacked()):
+        np.testing.assert_array_equal(named(there_and_back)["relative.table"], table)
+    with pytest.raises(UsageError, match="relative_buckets has no cache"):
+        backbone.extend(made.x, made.position, jnp.ones((2, 6, 6), bool), backbone.init_cache(2, 6), jnp.int32(0))
+
+
+def _unbiased(backbone: Backbone) -> Backbone:
+    other = nnx.clone(backbone)
+    other.relative.table.set_value(jnp.zeros_like(backbone.relative.table.get_value()))
+    return other
 
 
 def test_without_rope_positions_do_not_matter():
@@ -348,6 +420,31 @@ def test_scanned_and_unrolled_start_from_the_same_weights():
     assert (first != second).all()
 
 
+@pytest.mark.parametrize("scan", [True, False])
+def test_shared_layers_are_one_layer_used_over_and_over(scan):
+    """As a deep backbone whose layers are copies, and the gradient is the sum over the copies."""
+    shared = lively(depth=3, shared_layers=True)
+    deep = lively(depth=3)
+    deep.layers = jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=0), shared.layers)
+    deep.final_norm = shared.final_norm
+    shared = shared if scan else shared.unstacked()
+
+    def loss(backbone, made):
+        hidden, captured = backbone(made, capture=("hidden",))
+        return (jnp.sin(hidden)).sum(), (hidden, captured["hidden"])
+
+    (_, ours), gradients = quick(jax.value_and_grad(loss, has_aux=True))(shared, given())
+    (_, theirs), wanted = quick(jax.value_and_grad(loss, has_aux=True))(deep, given())
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    wanted = {name: value.sum(0, keepdims=name.startswith("layers")) for name, value in named(wanted).items()}
+    gradients = gradients if scan else gradients.stacked()
+    assert {name: len(value) for name, value in named(gradients.layers).items()} == dict.fromkeys(named(deep.layers), 1)
+    for name, value in named(gradients).items():
+        if name.startswith("layers"):
+            np.testing.assert_allclose(value, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_every_remat_policy_gives_the_same_gradients():
     assert set(REMAT) == {"none", "full", "dots"}
     results = {}
@@ -410,7 +507,34 @@ def test_parameters_may_be_stored_in_bfloat16():
 # ---- Capture, bad configs ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [dict(), dict(scan=False, remat="full")], ids=["scanned", "unrolled"])
+SPREAD: dict[str, Any] = dict(window=2, window_layers=(1,), rope_theta=100.0, rope_layers=(0,), kv_heads=2)
+
+
+@pytest.mark.parametrize("attention", ["xla", "blockwise"])
+def test_kinds_of_layers_on_a_mesh(attention):
+    """Values and gradients as on one device, with the layers' branches taken inside a scan; `blockwise` in a ring."""
+    backbone = lively(**SPREAD, attention_soft_cap=0.5, norm_position="sandwich", remat="full")
+    made = given(layout=(Span(6, True),))
+
+    def loss(backbone, x):
+        hidden, _ = backbone(made.with_x(x))
+        return jnp.sin(hidden).sum()
+
+    step = jax.value_and_grad(loss, argnums=(0, 1))
+    wanted_loss, wanted = quick(step)(backbone, made.x)
+    spread = dataclasses.replace(backbone.config, attention=attention)
+    other = jax.eval_shape(lambda: Backbone(spread, rngs=nnx.Rngs(0)))
+    other = jax.tree.unflatten(jax.tree.structure(other), jax.tree.leaves(backbone))
+    with jax.set_mesh(make_mesh(data=1, fsdp=2, tensor=2, sequence=2)):
+        found_loss, found = quick(step)(other, made.x)
+    np.testing.assert_allclose(found_loss, wanted_loss, rtol=1e-5)
+    for (name, theirs), ours in zip(named(wanted).items(), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(), dict(scan=False, remat="full"), SPREAD], ids=["scanned", "unrolled", "kinds"]
+)
 def test_capture(options):
     backbone, made = lively(**RICH | options), given()
     run = quick(lambda made: backbone(made, capture=("hidden", "attention")))
@@ -441,16 +565,31 @@ BAD = {
     "backbone.rope_theta rotates pairs, so the head size must be even, but is 3": dict(head_size=3, rope_theta=1e4),
     "backbone.dropout must be at least 0 and below 1, but is 1.0": dict(dropout=1.0),
     "backbone.stochastic_depth must be at least 0 and below 1, but is -0.1": dict(stochastic_depth=-0.1),
-    "backbone.norm_position='both' is not one of pre, post": dict(norm_position="both"),
+    "backbone.norm_position='both' is not one of pre, post, sandwich": dict(norm_position="both"),
     "backbone.norm='batch' is not one of layer, rms": dict(norm="batch"),
     "backbone.remat='some' is not one of none, full, dots": dict(remat="some"),
     "backbone.attention='magic' is not one of auto, xla, blockwise, cudnn, splash, ring, ulysses": dict(
         attention="magic"
     ),
     "backbone.dtype='float64' is not one of float32, bfloat16, float16": dict(dtype="float64"),
-    "backbone.activation='swish' is not one of gelu, gelu_tanh, quick_gelu, relu, silu, swiglu, geglu": dict(
+    "backbone.activation='swish' is not one of gelu, gelu_tanh, quick_gelu, relu, silu, swiglu, geglu, geglu_erf": dict(
         activation="swish"
     ),
+    "backbone.window_layers names layer 2, but there are 0 to 1": dict(window=2, window_layers=(0, 2)),
+    "backbone.rope_layers names layer -1, but there are 0 to 1": dict(rope_theta=1.0, rope_layers=(-1,)),
+    "backbone.window_layers means nothing without window: set both, or neither": dict(window_layers=(0,)),
+    "backbone.window_rope_theta means nothing without window: set both, or neither": dict(window_rope_theta=1.0),
+    "backbone.window_rope_theta means nothing without rope_theta: set both, or neither": dict(
+        window=2, window_rope_theta=1.0
+    ),
+    "backbone.rope_layers means nothing without rope_theta: set both, or neither": dict(rope_layers=(0,)),
+    "backbone.first_attention_norm=False leaves out a norm that norm_position='post' has not": dict(
+        first_attention_norm=False, norm_position="post"
+    ),
+    "backbone.relative_buckets must be a multiple of 4 below relative_distance=128, but is 6": dict(relative_buckets=6),
+    "backbone.attention='ring' has no relative_buckets: choose auto or xla": dict(relative_buckets=8, attention="ring"),
+    "backbone.attention_soft_cap must be above 0, but is 0.0": dict(attention_soft_cap=0.0),
+    "backbone.attention_scale must be above 0, but is -1.0": dict(attention_scale=-1.0),
 }
 
 

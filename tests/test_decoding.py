@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 from quick import quick
 
-from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError, concat, tokens
+from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError, concat
 from unimodal.decoding import Decoder, Sampling, beam_decode, decode, decode_from, guide, prefill
 from unimodal.generate import text_decoder, text_prefix
 from unimodal.layers import Embedding
 from unimodal.sharding import make_mesh
 from unimodal.tokenizers import image, text
-from unimodal.tokens import segment_of
+from unimodal.tokens import segment_of, tokens
 
 V, STEPS, WIDTH = 13, 4, 8
 GREEDY = Sampling(temperature=0)

@@ -21,6 +21,20 @@ MODELS = {
     "rope": (text.Config(V, init_std=1.0), dict(rope_theta=100.0, norm="rms", kv_heads=2, activation="swiglu")),
     "learned": (text.Config(V, max_length=10, init_std=1.0), dict(scan=False)),
     "window": (text.Config(V, init_std=1.0), dict(rope_theta=100.0, window=3, global_tokens=1)),
+    "kinds of layers": (
+        text.Config(V, init_std=1.0),
+        dict(
+            rope_theta=100.0,
+            rope_layers=(0,),
+            window=3,
+            window_layers=(1,),
+            norm_position="sandwich",
+            first_attention_norm=False,
+            attention_scale=1.5,
+            attention_soft_cap=0.5,
+        ),
+    ),
+    "shared layers": (text.Config(V, init_std=1.0), dict(rope_theta=100.0, shared_layers=True)),
 }
 
 

@@ -17,9 +17,9 @@ import pytest
 from unimodal.errors import UsageError
 from unimodal.hosts import doctor, lifeline, roll
 from unimodal.hosts.facts import code_hash, difference, run_facts
-from unimodal.hosts.join import find_place
 from unimodal.hosts.lifeline import Lifeline
 from unimodal.hosts.peer import EXIT_LOST, EXIT_USAGE, LostError
+from unimodal.hosts.rendezvous import find_place
 from unimodal.hosts.roll import call_the_roll
 
 NAMES = [f"process {number} (host{number})" for number in range(4)]

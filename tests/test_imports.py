@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import importlib
 import io
 import re
 import tokenize
@@ -22,7 +23,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.errors": "",
     "unimodal.tokens": "",
     "unimodal.objectives": "",
-    "unimodal.layers": "",
+    "unimodal.layers": "errors",
     "unimodal.sharding": "errors",
     "unimodal.configuration": "errors",
     "unimodal.storage": "errors",
@@ -51,7 +52,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.experiment": "brought settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training sharding storage errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
-    "unimodal": "interop model backbone attention visibility tokens errors",  # unimodal/__init__.py, the short names
+    "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal brought settings plan results experiment hosts pods chips training configuration storage errors",
@@ -250,3 +251,25 @@ def test_tasks_are_among_the_names_looked_for() -> None:
 def test_a_family_name_in_code_is_found() -> None:
     text = '"""As in BERT."""\nx = 1  # GPT does so\nif name == "gpt":\n    clip = jnp.clip(x, 0, 1)\n'
     assert family_names(text) == ['3: if name == "gpt":', "4: clip = jnp.clip(x, 0, 1)"]
+
+
+def test_no_export_hides_a_module() -> None:
+    """`unimodal.tokens` is the module: a function of that name at the door would hide it."""
+    modules = sources()
+    for package in {name.rpartition(".")[0] for name in modules} - {"", "tasks", "configs"}:
+        exported = set(getattr(importlib.import_module(package), "__all__", ()))
+        hidden = {name for name in exported if f"{package}.{name}" in modules}
+        assert not hidden, f"{package} exports {sorted(hidden)}, which are modules of it"
+
+
+def test_folders_have_no_circle() -> None:
+    """Rooms one level below the package point down, too: a folder above another imports it and is not imported by it."""
+    modules = sources()
+    top = lambda name: ".".join(name.split(".")[:2])  # noqa: E731
+    arrows: dict[str, set[str]] = {}
+    for module, text in modules.items():
+        if module == "unimodal":  # the short names at the door
+            continue
+        ours = {name for name in imports(text, modules) if name in modules and name != "unimodal"}
+        arrows.setdefault(top(module), set()).update({top(name) for name in ours} - {top(module)})
+    assert find_circle(arrows) == []

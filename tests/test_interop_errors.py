@@ -137,7 +137,7 @@ CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "config is a list": (fill("config.json", b"[1]"), ("config.json should hold a JSON object",)),
     "no model_type": (configure(model_type=None), ("config.json has no model_type",)),
     "unknown model_type": (configure(model_type="robertta"), ("config.json", "'robertta'", "did you mean roberta?")),
-    "far model_type": (configure(model_type="xyz"), ("config.json", "'xyz' is not supported; there is audio_", "whisper")),
+    "far model_type": (configure(model_type="xyz"), ("config.json", "'xyz' is not supported; there is albert, audio_", "whisper")),
     "unknown activation": (configure(hidden_act="gelu_nwe"), ("config.json", "hidden_act='gelu_nwe'", "gelu_new?")),
     "missing field": (configure(hidden_size=None), ("config.json", "hidden_size should be a whole number")),
     "field of a wrong type": (configure(layer_norm_eps="small"), ("config.json", "layer_norm_eps='small'", "float")),

@@ -17,7 +17,9 @@ import pytest
 
 import unimodal.interop as interop
 from unimodal.errors import UsageError
+from unimodal.interop.families._refused import REFUSED
 from unimodal.interop.files import SINGLE, open_source, write_file
+from unimodal.interop.load import describe, families
 
 REFERENCES = Path(__file__).parent / "reference" / "interop"
 NAMES = sorted(path.parent.name for path in REFERENCES.glob("*/reference.npz"))
@@ -153,6 +155,99 @@ def test_names_of_older_files(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, other)
     interop.save_huggingface(model, tmp_path / "again")
     assert (tmp_path / "again" / SINGLE).read_bytes() == (tmp_path / SINGLE).read_bytes()
+
+
+# How config.json of the published files reads: reference, fields, fields of today's form that are not in it, and what
+# transformers 5.24 makes of it.
+PUBLISHED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "gemma3_text",
+        dict(
+            num_hidden_layers=7,
+            rope_theta=1000000,
+            rope_local_base_freq=10000,
+            rope_scaling={"factor": 8.0, "rope_type": "linear"},
+            sliding_window=512,
+            sliding_window_pattern=6,
+        ),
+        dict(
+            window=512,
+            window_layers=(0, 1, 2, 3, 4, 6),
+            rope_theta=1e6,
+            rope_scaling=(8.0,),
+            window_rope_theta=1e4,
+        ),
+    ),
+    (
+        "gemma3_text",
+        dict(
+            num_hidden_layers=6, rope_theta=1000000, rope_local_base_freq=10000, rope_scaling=None, sliding_window=512
+        ),
+        dict(window=512, window_layers=(0, 1, 2, 3, 4), rope_theta=1e6, rope_scaling=None, window_rope_theta=1e4),
+    ),
+    (
+        "gemma2",
+        dict(num_hidden_layers=3, rope_theta=10000.0, sliding_window=4096, attn_logit_softcapping=50.0),
+        dict(window=4096, window_layers=(0, 2), rope_theta=1e4, window_rope_theta=None, attention_soft_cap=50.0),
+    ),
+    (
+        "gemma2",
+        dict(num_hidden_layers=1, sliding_window=4096, attn_logit_softcapping=None),
+        dict(window=4096, window_layers=None, attention_soft_cap=None),
+    ),
+    (
+        "modernbert_masked_lm",
+        dict(
+            num_hidden_layers=7,
+            global_rope_theta=160000.0,
+            local_rope_theta=20000.0,
+            global_attn_every_n_layers=3,
+            local_attention=128,
+        ),
+        dict(window=65, window_layers=(1, 2, 4, 5), rope_theta=160000.0, window_rope_theta=20000.0),
+    ),
+    (
+        "smollm3",
+        dict(
+            num_hidden_layers=5, rope_theta=5000000.0, rope_scaling=None, no_rope_layer_interval=4, no_rope_layers=None
+        ),
+        dict(rope_theta=5e6, rope_layers=(0, 1, 2, 4), window=None, window_layers=None),
+    ),
+    (
+        "smollm3",
+        dict(num_hidden_layers=3, no_rope_layers=[0, 1, 1], use_sliding_window=True, sliding_window=8),
+        dict(rope_layers=(1, 2), window=8, window_layers=(0,)),
+    ),
+    ("mpnet_masked_lm", dict(pad_token_id=0), dict(relative_buckets=32, relative_distance=128)),
+]
+
+
+@pytest.mark.parametrize(("name", "published", "wanted"), PUBLISHED)
+def test_config_as_published(name: str, published: dict[str, Any], wanted: dict[str, Any]) -> None:
+    source = open_source(REFERENCES / name)
+    today = ("layer_types", "rope_parameters", "_sliding_window_pattern")
+    config = {key: value for key, value in source.config.items() if key not in today} | published
+    (tower,) = describe(replace(source, config_text=json.dumps(config))).towers
+    assert {field: getattr(tower.backbone, field) for field in wanted} == wanted
+    assert tower.pad_id in (None, 1)
+
+
+def test_layer_types_are_checked() -> None:
+    source = open_source(REFERENCES / "gemma2")
+    for kinds, line in (
+        (["full_attention"], "layer_types are 1, but num_hidden_layers is 2"),
+        (["full_attention", "chunked_attention"], "layer_types has 'chunked_attention', but only full_attention and"),
+    ):
+        with pytest.raises(UsageError, match=line):
+            describe(replace(source, config_text=json.dumps(dict(source.config, layer_types=kinds))))
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED))
+def test_near_families_are_refused_with_their_reason(kind: str) -> None:
+    source = open_source(REFERENCES / "bert_base")
+    with pytest.raises(UsageError, match=rf"model_type '{kind}' does not load: \w+"):
+        describe(replace(source, config_text=json.dumps(dict(source.config, model_type=kind))))
+    assert kind not in families()
 
 
 @pytest.mark.parametrize(

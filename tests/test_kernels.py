@@ -11,14 +11,14 @@ import pytest
 from quick import quick
 from test_attention import LAYOUTS, SEGMENTS, sees
 
-from unimodal import Span, UsageError, attention, concat, tokens, visible
-from unimodal.attention import _choose, attend, tile_size
+from unimodal import Span, UsageError, concat, visible
+from unimodal.attention import _choose, attend, attention, tile_size
 from unimodal.kernels.blockwise import Plan, tiling
 from unimodal.kernels.cudnn import cudnn
 from unimodal.kernels.placed import ring, zigzag_pays
 from unimodal.kernels.splash import block_size, splash
 from unimodal.sharding import make_mesh
-from unimodal.tokens import lengths_of
+from unimodal.tokens import lengths_of, tokens
 from unimodal.visibility import Pattern
 
 B, T, H, G, K = 2, 13, 4, 2, 4
@@ -51,10 +51,10 @@ def with_gradients(kernel, arrays, segment):
     return [np.asarray(x) for x in (out, *gradients)]
 
 
-def dense(pattern):
+def dense(pattern, **options):
     def kernel(q, k, v, segment):
         mask = visible(pattern.layout, segment, window=pattern.window, global_tokens=pattern.global_tokens)
-        return attend(q, k, v, mask)[0]
+        return attend(q, k, v, mask, **options)[0]
 
     return kernel
 
@@ -164,6 +164,23 @@ def test_ulysses_equals_one_device():
     with jax.set_mesh(make_mesh(data=2, sequence=2)):
         found = with_gradients(lambda q, k, v, segment: dealt(q, k, v, segment=segment), arrays, segment)
     compare(found, with_gradients(dense(pattern), arrays, segment))
+
+
+def test_soft_caps_of_every_kernel():
+    """Against the dense kernel, whose own is read plainly in test_backbone; cuDNN has none."""
+    arrays, segment, pattern = inputs(), jnp.asarray(PACKED), PATTERNS["window"]
+    wanted = with_gradients(dense(pattern, soft_cap=0.5), arrays, segment)
+    plain = with_gradients(dense(pattern), arrays, segment)
+    assert np.abs(wanted[0] - plain[0]).max() > 0.1 and np.abs(wanted[1] - plain[1]).max() > 0.1
+    tiles: Any = partial(ring, pattern=pattern, scale=K**-0.5, soft_cap=0.5, tile=2)
+    compare(with_gradients(tiles, arrays, segment), wanted)
+    with jax.set_mesh(make_mesh(data=1, sequence=4)):
+        compare(with_gradients(tiles, arrays, segment), wanted)
+    fused: Any = partial(splash, pattern=pattern, scale=K**-0.5, soft_cap=0.5, interpret=True)
+    compare(with_gradients(fused, arrays, segment), wanted)
+    with pytest.raises(UsageError, match="'cudnn' has no attention_soft_cap: choose 'xla', 'blockwise' or 'auto'"):
+        attention(*arrays, layout=(Span(T),), implementation="cudnn", soft_cap=0.5)
+    assert _choose("auto", "gpu", "bfloat16", 64, Pattern((Span(64),)), capped=True) == ("xla", "")
 
 
 def test_heads_that_cannot_be_dealt_out():

@@ -14,10 +14,11 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from unimodal import Backbone, BackboneConfig, UsageError, tokens
+from unimodal import Backbone, BackboneConfig, UsageError
 from unimodal.interop import load_huggingface
 from unimodal.lora import Adapters, apply, load, lora, merge, save
 from unimodal.sharding import make_mesh, path_name, shardings
+from unimodal.tokens import tokens
 
 BERT = Path(__file__).parent / "reference" / "interop" / "bert_masked_lm"
 X = tokens(jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, 16)), jnp.float32))

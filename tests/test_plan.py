@@ -218,7 +218,7 @@ def test_visible_share_is_that_of_the_dense_mask(layout: tuple[int, ...]) -> Non
 
 
 def test_model_flops_know_windows_and_global_tokens() -> None:
-    def count(**fields: int) -> float:
+    def count(**fields: int | tuple[int, ...]) -> float:
         given = {f"backbones__shared__{name}": value for name, value in fields.items()}
         experiment = tiny.build(tiny.plain("bert", **given))
         return forward_flops(experiment.model, experiment.tasks[0])
@@ -228,6 +228,8 @@ def test_model_flops_know_windows_and_global_tokens() -> None:
     assert count() - count(window=2) == each * (16 * 16 - (3 * 16 - 2))
     # The first token now sees 14 more, and is seen by them.
     assert count(window=2, global_tokens=1) - count(window=2) == each * 28
+    # One of two layers sees all.
+    assert count() - count(window=2, window_layers=(1,)) == each * (16 * 16 - (3 * 16 - 2)) / 2
 
 
 def test_roofline() -> None:

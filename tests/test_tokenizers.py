@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from quick import named, quick
+from scipy.special import erf
 
 from unimodal import Span, UsageError
 from unimodal.tokenizers import audio, image, spectrogram, text
@@ -154,6 +155,29 @@ def test_position_convolution_keeps_the_length_and_its_magnitude():
     np.testing.assert_allclose(scaled(x), tokenizer.position(x), rtol=1e-5, atol=1e-6)
 
 
+def test_several_position_convolutions_in_a_row():
+    """Each: the convolution read plainly, a norm over the channels that learns nothing, and GELU; none alters the length."""
+    tokenizer = make(audio, 4, **AUDIO, position_kernel=5, position_layers=2)
+    w = {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in named(tokenizer.position).items()}
+    assert sorted(w) == ["0.bias", "0.kernel", "1.bias", "1.kernel"]
+    for i, convolution in enumerate(tokenizer.position):
+        convolution.kernel.set_value(jnp.asarray(w[f"{i}.kernel"], jnp.float32))
+        convolution.bias.set_value(jnp.asarray(w[f"{i}.bias"], jnp.float32))
+    features = normal(2, 6, 8)
+    y = projected = np.asarray(tokenizer.projection(features), np.float64)
+    for i in range(2):
+        padded, kernel = np.pad(y, ((0, 0), (2, 2), (0, 0))), w[f"{i}.kernel"]
+        y = np.zeros_like(projected)
+        for t, o in np.ndindex(6, 4):
+            group = slice(2 * (o // 2), 2 * (o // 2) + 2)
+            y[:, t, o] = np.einsum("bkc,kc->b", padded[:, t : t + 5, group], kernel[:, :, o]) + w[f"{i}.bias"][o]
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+        y = 0.5 * y * (1 + erf(y / np.sqrt(2)))
+    y = projected + y
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(tokenizer.embed(features).x, y, rtol=1e-4, atol=1e-4)
+
+
 def test_padding_never_reaches_real_frames():
     """By gradient, from the padded samples to the real frames (no norm over time here), through every convolution."""
     tokenizer = make(audio, 8, **AUDIO, position_kernel=4, conv_norm="layer")
@@ -248,6 +272,28 @@ def test_text_adds_its_tables():
         np.testing.assert_array_equal(made.position, place)
     hidden = normal(2, 4, 6)
     np.testing.assert_allclose(tokenizer.logits(hidden), hidden @ w["table.table"].T, rtol=1e-5, atol=1e-6)
+
+
+def test_text_tables_may_be_narrower_than_the_backbone():
+    tokenizer = make(text, 6, vocabulary=10, max_length=4, types=2, embedding_width=3, norm=True, norm_bias=False)
+    w = named(tokenizer)
+    assert {name: value.shape for name, value in w.items()} == {
+        "table.table": (10, 3),
+        "position_table.table": (4, 3),
+        "type_table.table": (2, 3),
+        "norm.scale": (3,),
+        "projection.kernel": (3, 6),
+        "projection.bias": (6,),
+    }
+    ids = jnp.asarray([[1, 7, 3]], jnp.int32)
+    y = w["table.table"][ids] + w["position_table.table"][:3] + w["type_table.table"][0]
+    y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(tokenizer(ids).x, y @ w["projection.kernel"], rtol=1e-4, atol=1e-5)
+    assert tokenizer.logits(normal(2, 3)).shape == (2, 10)
+    with pytest.raises(UsageError, match="hidden states of width 6 have no logits by a table of embedding_width 3"):
+        tokenizer.logits(normal(2, 6))
+    with pytest.raises(UsageError, match="embedding_width must be at least 1"):
+        text.Config(10, embedding_width=0)
 
 
 def test_text_without_tables():

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal import Span, concat, tokens
-from unimodal.tokens import segment_of
+from unimodal import Span, concat
+from unimodal.tokens import segment_of, tokens
 
 rng = np.random.default_rng(0)
 

@@ -3,11 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from unimodal.attention import attention
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.model import Model
-from unimodal.tokens import Layout, Span, Tokens, concat, tokens
+from unimodal.tokens import Layout, Span, Tokens, concat
 from unimodal.visibility import visible
 
 if TYPE_CHECKING:
@@ -21,12 +20,10 @@ __all__ = [
     "Span",
     "Tokens",
     "UsageError",
-    "attention",
     "concat",
     "load_huggingface",
     "load_preprocessor",
     "save_huggingface",
-    "tokens",
     "visible",
 ]
 __version__ = "0.1.0"

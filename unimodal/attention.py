@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import Any
 
 import jax
 
@@ -47,18 +48,25 @@ def attention(
     global_tokens: int = 0,
     implementation: str = "auto",
     scale: float | None = None,
+    soft_cap: float | None = None,
+    bias: jax.Array | None = None,
     right_padded: bool = False,
 ) -> jax.Array:
     """Self-attention of tokens laid out as `layout`; [B,T,H,K]. `implementation`: see the head of this file.
 
     window: a token sees only those less than `window` places away, as far as the layout lets it; None: all.
-    global_tokens: that many at the start of each document see and are seen at any distance (Beltagy 2020). right_padded:
-    the promise of `Tokens` about `segment`. On a mesh with `sequence` > 1, rows are computed in pieces. Raises ValueError
+    global_tokens: that many at the start of each document see and are seen at any distance (Beltagy 2020). scale and
+    soft_cap: of the logits, as in `kernels.dense.attend`; cuDNN has no soft_cap. bias:
+    [H,T,T], added to the logits, by the kernel "xla" alone. right_padded: the promise of `Tokens` about `segment`. On a mesh with `sequence` > 1, rows are computed in pieces. Raises ValueError
     for an unknown implementation, and UsageError for one whose needs the mesh, the heads or the pattern do not meet.
     """
     pattern, packed = Pattern(layout, window, global_tokens), segment is not None and not right_padded
     factor = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
     parts = placed.sequence_parts()
+    if bias is not None:
+        if implementation not in ("auto", "xla"):
+            raise UsageError(f"attention {implementation!r} has no bias on the logits: choose 'xla' or 'auto'")
+        implementation = "xla"
     local, spread = _choose(
         implementation,
         placed.platform(),
@@ -68,6 +76,7 @@ def attention(
         packed,
         parts,
         placed.heads_divide(k_BTGK.shape[2]),
+        soft_cap is not None,
     )
     if spread == "ulysses" and not placed.heads_divide(k_BTGK.shape[2]):
         raise UsageError(
@@ -79,21 +88,24 @@ def attention(
             f"attention {implementation!r} has no global_tokens for each of several documents in a row: choose "
             "'blockwise' or 'auto'"
         )
+    if local == "cudnn" and soft_cap is not None:
+        raise UsageError("attention 'cudnn' has no attention_soft_cap: choose 'xla', 'blockwise' or 'auto'")
     q, k, v = q_BTHK, k_BTGK, v_BTGK
 
     def kernel(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
         if local == "blockwise":  # finds its own place on a mesh, unless it is in its place already
             tile = tile_size(pattern)
-            return placed.ring(q, k, v, segment, pattern, scale=factor, tile=tile, right_padded=right_padded)
+            given: dict[str, Any] = dict(scale=factor, soft_cap=soft_cap, right_padded=right_padded)
+            return placed.ring(q, k, v, segment, pattern, tile=tile, **given)
         if local == "xla":
             mask = visible(layout, segment, window=window, global_tokens=global_tokens)
-            return attend(q, k, v, mask, scale=scale)[0]
+            return attend(q, k, v, mask, scale=scale, soft_cap=soft_cap, bias=bias)[0]
         if local == "cudnn":
             return cudnn(q, k, v, segment, pattern, scale=factor, right_padded=right_padded)
         # Only here, because Pallas for TPUs takes long to import and few have one.
         from unimodal.kernels.splash import splash
 
-        return splash(q, k, v, segment, pattern, scale=factor)
+        return splash(q, k, v, segment, pattern, scale=factor, soft_cap=soft_cap)
 
     if spread == "ulysses":
         return placed.all_to_all(kernel, q, k, v, segment)
@@ -118,13 +130,14 @@ def _choose(
     packed: bool = False,
     parts: int = 1,
     divides: bool = True,
+    capped: bool = False,
 ) -> tuple[str, str]:
     """The kernel that a device runs, and how `parts` devices share a row: "ring", "ulysses" or not at all, ""."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
     local = implementation
     if implementation in ("auto", "ulysses"):
-        local = _suited(platform, dtype, head_size, pattern, packed)
+        local = _suited(platform, dtype, head_size, pattern, packed, capped)
     spread = ""
     if implementation == "ring":
         local = "blockwise"
@@ -141,15 +154,21 @@ def _say(kernel: str, spread: str, platform: str, dtype: str, head_size: int) ->
     logger.info("attention: %s kernel%s on %s (%s, head size %d)", kernel, spread, platform, dtype, head_size)
 
 
-def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed: bool) -> str:
-    """The kernel for whole rows. packed: segments are more than padding at the end of rows."""
+def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed: bool, capped: bool) -> str:
+    """The kernel for whole rows. packed: segments are more than padding at the end of rows; capped: a soft_cap."""
     T = pattern.length
     if platform == "tpu" and not _beyond_splash(pattern, packed):
         return "splash" if T >= 128 else "xla"
     size, count = tiling(T, 1, tile_size(pattern))
     # A dense mask makes any kernel quadratic again. With windows, tiles win as soon as most of them are empty.
     sparse = T >= LONG or (pattern.narrow and pattern.tiles(size, count).mean() <= 0.5)
-    fits = platform == "gpu" and dtype in ("bfloat16", "float16") and head_size % 8 == 0 and head_size <= 128
+    fits = (
+        platform == "gpu"
+        and not capped
+        and dtype in ("bfloat16", "float16")
+        and head_size % 8 == 0
+        and head_size <= 128
+    )
     # With a mask, cuDNN's backward pass wants an even T.
     if fits and not (needs_mask(pattern, packed) and (sparse or T % 2)):
         return "cudnn"

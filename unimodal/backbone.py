@@ -15,7 +15,7 @@ from flax import nnx
 from unimodal.attention import IMPLEMENTATIONS, attention
 from unimodal.errors import UsageError
 from unimodal.kernels.dense import attend
-from unimodal.layers import Linear, Norm, activate, dropout
+from unimodal.layers import Embedding, Linear, Norm, activate, dropout
 from unimodal.sharding import constrain
 from unimodal.tokens import Layout, Tokens
 from unimodal.visibility import Pattern, visible
@@ -25,6 +25,7 @@ MLP_ACTIVATIONS: dict[str, tuple[str, bool]] = {
     **{name: (name, False) for name in ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")},
     "swiglu": ("silu", True),
     "geglu": ("gelu_tanh", True),
+    "geglu_erf": ("gelu", True),
 }
 
 REMAT: dict[str, Callable[..., Any] | None] = {
@@ -34,23 +35,35 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 }
 
 
+NO_CACHE = "backbone.relative_buckets has no cache, so nothing can be generated with it"
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """Everything a published transformer encoder or decoder varies. An unused option costs nothing.
 
     width D; depth L; heads H; kv_heads G (None: H); head_size K (None: D/H); mlp_width M (None: 4·D).
-    norm_position: "pre" or "post"; norm: "layer" or "rms", with norm_epsilon and norm_bias;
-    norm_offset is added to the learned scale. key_bias=False: no bias on the keys even with qkv_bias.
+    norm_position: "pre", "post" or "sandwich", before and after each branch (Ding 2021); first_attention_norm=False: no
+    norm before the attention of layer 0, whose tokens come normed (its scale is there, unused).
+    norm: "layer" or "rms", with norm_epsilon and norm_bias; norm_offset is added to the learned scale. key_bias=False: no bias on the keys even with qkv_bias.
     activation: a key of MLP_ACTIVATIONS. qk_norm: RMS- or LayerNorm (as `norm`) on each head's query and key.
+    attention_scale: factor on the products of query and key, None: 1/√K; attention_soft_cap: c, which bends the logits
+    z to c·tanh(z/c), so that none is beyond ±c (Bello 2016). relative_buckets: a learned bias of each head on the logits,
+    by the distance of query and key, shared by all layers: half of so many buckets for keys before and half for those
+    after, single distances first and then ever longer stretches up to relative_distance (Raffel 2020, §2.1); it takes
+    the kernel "xla" and has no cache.
     rope_theta: base of rotary position embedding (Su 2021), None for none; rope_scaling stretches it:
     (factor,) all wavelengths, or (factor, low, high, length) those longer than length/low by the factor, those shorter
-    than length/high not at all, and smoothly between (Llama 3.1). layer_scale: initial value (Touvron 2021).
+    than length/high not at all, and smoothly between (Llama 3.1). rope_layers: which layers (from 0) rotate, None: all.
+    layer_scale: initial value (Touvron 2021).
     dropout: on both residual branches and the attention output; stochastic_depth: rate of the last layer, growing
-    linearly from 0. final_norm: a norm after the last layer. scan: layers stacked and scanned, or an unrolled list.
+    linearly from 0. final_norm: a norm after the last layer. shared_layers: one layer, used `depth` times (Lan 2020, §3.1
+    "Cross-layer parameter sharing"). scan: layers stacked and scanned, or an unrolled list.
     remat: a key of REMAT. dtype: compute; param_dtype: storage. attention: a kernel by name, or "auto".
     window: tokens see only those less than this many places away (causal: itself and the window - 1 before), None: all
     that the layout shows; global_tokens: so many at the start of each document see and are seen all the same
-    (Beltagy 2020).
+    (Beltagy 2020). window_layers: the layers (from 0) that the window holds for, None: all; window_rope_theta: rope_theta
+    of those, not stretched, None: as in the others.
     """
 
     width: int
@@ -60,6 +73,7 @@ class BackboneConfig:
     head_size: int | None = None
     mlp_width: int | None = None
     norm_position: str = "pre"
+    first_attention_norm: bool = True
     norm: str = "layer"
     norm_epsilon: float = 1e-6
     norm_bias: bool = True
@@ -72,10 +86,16 @@ class BackboneConfig:
     qk_norm: bool = False
     rope_theta: float | None = None
     rope_scaling: tuple[float, ...] | None = None
+    rope_layers: tuple[int, ...] | None = None
+    attention_scale: float | None = None
+    attention_soft_cap: float | None = None
+    relative_buckets: int | None = None
+    relative_distance: int = 128
     layer_scale: float | None = None
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     final_norm: bool = True
+    shared_layers: bool = False
     scan: bool = True
     remat: str = "none"
     dtype: str = "float32"
@@ -83,6 +103,8 @@ class BackboneConfig:
     attention: str = "auto"
     window: int | None = None
     global_tokens: int = 0
+    window_layers: tuple[int, ...] | None = None
+    window_rope_theta: float | None = None
 
     def __post_init__(self) -> None:
         Pattern((), self.window, self.global_tokens)  # refuses what makes no sense
@@ -107,7 +129,7 @@ class BackboneConfig:
         if self.rope_theta is not None and self.K % 2:
             raise UsageError(f"backbone.rope_theta rotates pairs, so the head size must be even, but is {self.K}")
         for name, allowed in (
-            ("norm_position", ("pre", "post")),
+            ("norm_position", ("pre", "post", "sandwich")),
             ("norm", ("layer", "rms")),
             ("activation", tuple(MLP_ACTIVATIONS)),
             ("remat", tuple(REMAT)),
@@ -117,6 +139,40 @@ class BackboneConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"backbone.{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """Raises UsageError where an option of some layers names a layer, or needs an option, that is not there."""
+        for name in ("window_layers", "rope_layers"):
+            beyond = [i for i in getattr(self, name) or () if not 0 <= i < self.depth]
+            if beyond:
+                raise UsageError(f"backbone.{name} names layer {beyond[0]}, but there are 0 to {self.depth - 1}")
+        for name, needed in (
+            ("window_layers", "window"),
+            ("window_rope_theta", "window"),
+            ("window_rope_theta", "rope_theta"),
+            ("rope_layers", "rope_theta"),
+        ):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise UsageError(f"backbone.{name} means nothing without {needed}: set both, or neither")
+        if self.relative_buckets is not None:
+            if self.attention not in ("auto", "xla"):
+                raise UsageError(f"backbone.attention={self.attention!r} has no relative_buckets: choose auto or xla")
+            if (
+                self.relative_buckets < 4
+                or self.relative_buckets % 4
+                or self.relative_distance <= self.relative_buckets
+            ):
+                raise UsageError(
+                    f"backbone.relative_buckets must be a multiple of 4 below relative_distance={self.relative_distance}, but "
+                    f"is {self.relative_buckets}"
+                )
+        if not self.first_attention_norm and self.norm_position == "post":
+            raise UsageError("backbone.first_attention_norm=False leaves out a norm that norm_position='post' has not")
+        for name in ("attention_scale", "attention_soft_cap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"backbone.{name} must be above 0, but is {value}")
 
     @property
     def G(self) -> int:
@@ -132,6 +188,27 @@ class BackboneConfig:
     def M(self) -> int:
         """MLP width."""
         return 4 * self.width if self.mlp_width is None else self.mlp_width
+
+    @property
+    def blocks(self) -> int:
+        """Layers with weights of their own."""
+        return 1 if self.shared_layers else self.depth
+
+    @property
+    def windowed(self) -> tuple[bool, ...]:
+        """Which layers the window holds for."""
+        layers = range(self.depth) if self.window_layers is None else self.window_layers
+        return tuple(self.window is not None and i in layers for i in range(self.depth))
+
+    @property
+    def rotations(self) -> tuple[tuple[float, tuple[float, ...] | None] | None, ...]:
+        """How each layer rotates: (theta, scaling), or None for not at all."""
+        if self.rope_theta is None:
+            return (None,) * self.depth
+        usual = self.rope_theta, self.rope_scaling
+        near = usual if self.window_rope_theta is None else (self.window_rope_theta, None)
+        layers = range(self.depth) if self.rope_layers is None else self.rope_layers
+        return tuple((near if narrow else usual) if i in layers else None for i, narrow in enumerate(self.windowed))
 
     def make_norm(self, size: int | None = None) -> Norm:
         return Norm(
@@ -182,12 +259,26 @@ def _stretched(
     return frequency * (kept + (1 - kept) / factor)
 
 
+def relative_bucket(distance: np.ndarray, buckets: int, longest: int) -> np.ndarray:
+    """The bucket of each distance (place of the key less that of the query), as BackboneConfig.relative_buckets says."""
+    half, single = buckets // 2, buckets // 4
+    away = np.abs(distance).astype(np.float32)
+    far = np.log(np.maximum(away, 1) / np.float32(single)) / np.float32(math.log(longest / single))
+    stretch = np.minimum(single + (far * np.float32(half - single)).astype(np.int32), half - 1)
+    return np.where(distance > 0, half, 0).astype(np.int32) + np.where(away < single, away.astype(np.int32), stretch)
+
+
 def rotate(x_BTHK: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotate the pairs (i, i+K/2) of each head by the angles of `rope`."""
     cos, sin = rope
     first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x_BTHK.dtype)
+
+
+def _chosen(ropes: Any, kind: LayerKind) -> Any:
+    """The rotation of one layer."""
+    return ropes if kind.rope is None else jax.tree.map(lambda tables: tables[kind.rope], ropes)
 
 
 @jax.tree_util.register_dataclass
@@ -199,12 +290,26 @@ class KVCache:
     v: jax.Array
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LayerKind:
+    """What is not alike in all layers, and None where it is: which of the rotations a layer takes, whether the window holds
+    for it, whether its attention has no norm before it. One value a layer in numpy arrays, which an unrolled backbone
+    can read while tracing."""
+
+    rope: Any = None
+    windowed: Any = None
+    bare: Any = None
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention with optional grouped key/value heads, query/key norm and rotary positions."""
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
-        self.implementation, self.window, self.global_tokens = c.attention, c.window, c.global_tokens
+        self.implementation, self.global_tokens = c.attention, c.global_tokens
+        self.window = c.window if any(c.windowed) else None
+        self.scale, self.soft_cap = c.attention_scale, c.attention_soft_cap
         make: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.query = Linear((c.width,), (c.heads, c.K), ("embed", "heads", "head_size"), bias=c.qkv_bias, **make)
         key_bias = c.qkv_bias and c.key_bias
@@ -242,28 +347,38 @@ class Attention(nnx.Module):
         *,
         right_padded: bool = False,
         capture: bool = False,
+        windowed: Any = None,
+        bias_HTT: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Attended [B,T,D], and the weights [B,H,T,T] if `capture` (which needs the plain kernel). right_padded: as in
-        `Tokens`."""
+        `Tokens`. windowed: whether the window holds here, None: it does. bias_HTT: added to the logits."""
         q, k, v = self.project(x_BTD, rope)
         q = constrain(q, "batch", "tokens", "heads", "head_size")
-        window, always = self.window, self.global_tokens
-        if capture:
-            mask = visible(layout, segment, window=window, global_tokens=always)
-            result, weights = attend(q, k, v, mask)
-            return self.output(result), weights
-        result = attention(
-            q,
-            k,
-            v,
-            layout,
-            segment,
-            window=window,
-            global_tokens=always,
-            implementation=self.implementation,
-            right_padded=right_padded,
-        )
-        return self.output(result), None
+        always: int = self.global_tokens
+        bent: dict[str, Any] = dict(scale=self.scale, soft_cap=self.soft_cap, bias=bias_HTT)
+
+        def run(window: int | None) -> tuple[jax.Array, jax.Array | None]:
+            if capture:
+                return attend(q, k, v, visible(layout, segment, window=window, global_tokens=always), **bent)
+            result = attention(
+                q,
+                k,
+                v,
+                layout,
+                segment,
+                window=window,
+                global_tokens=always,
+                implementation=self.implementation,
+                right_padded=right_padded,
+                **bent,
+            )
+            return result, None
+
+        if windowed is None or isinstance(windowed, np.bool_):
+            result, weights = run(self.window if windowed is None or windowed else None)
+        else:  # one layer's program serves all in a scan; a device runs the branch that it takes
+            result, weights = jax.lax.cond(windowed, lambda: run(self.window), lambda: run(None))
+        return self.output(result), weights
 
     def extend(
         self,
@@ -277,7 +392,8 @@ class Attention(nnx.Module):
         q, k, v = self.project(x_BTD, rope)
         at = (0, start, 0, 0)
         cache = KVCache(jax.lax.dynamic_update_slice(cache.k, k, at), jax.lax.dynamic_update_slice(cache.v, v, at))
-        return self.output(attend(q, cache.k, cache.v, mask_BTS)[0]), cache
+        result, _ = attend(q, cache.k, cache.v, mask_BTS, scale=self.scale, soft_cap=self.soft_cap)
+        return self.output(result), cache
 
 
 class Mlp(nnx.Module):
@@ -301,7 +417,7 @@ class Block(nnx.Module):
     """One layer: attention and MLP, each on a residual branch."""
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
-        self.pre_norm = config.norm_position == "pre"
+        self.pre_norm, sandwich = config.norm_position != "post", config.norm_position == "sandwich"
         self.dropout, self.stochastic_depth = config.dropout, config.stochastic_depth
         self.attention_norm = config.make_norm()
         self.attention = Attention(config, rngs=rngs)
@@ -309,6 +425,8 @@ class Block(nnx.Module):
         self.mlp = Mlp(config, rngs=rngs)
         self.attention_scale = config.make_layer_scale()
         self.mlp_scale = config.make_layer_scale()
+        self.attention_post_norm = config.make_norm() if sandwich else None
+        self.mlp_post_norm = config.make_norm() if sandwich else None
 
     def __call__(
         self,
@@ -317,18 +435,25 @@ class Block(nnx.Module):
         *,
         key: jax.Array | None = None,
         depth_rate: jax.Array | float = 0.0,
+        bare: Any = None,
     ) -> tuple[jax.Array, Any]:
-        """One layer. `attend_to(attention, x)` says how to attend: in full, or by extending a cache."""
+        """One layer. `attend_to(attention, x)` says how to attend: in full, or by extending a cache. bare: no norm before
+        the attention."""
         keys = [None, None] if key is None else list(jax.random.split(key))
         pre = self.pre_norm
 
-        attended, extra = attend_to(self.attention, self.attention_norm(x_BTD) if pre else x_BTD)
+        normed = self.attention_norm(x_BTD) if pre else x_BTD
+        attended, extra = attend_to(self.attention, normed if bare is None else jnp.where(bare, x_BTD, normed))
+        if self.attention_post_norm is not None:
+            attended = self.attention_post_norm(attended)
         x_BTD = x_BTD + self._branch(attended, self.attention_scale, keys[0], depth_rate)
         if not pre:
             x_BTD = self.attention_norm(x_BTD)
         x_BTD = constrain(x_BTD, "batch", "tokens", "hidden")
 
         perceived = self.mlp(self.mlp_norm(x_BTD) if pre else x_BTD)
+        if self.mlp_post_norm is not None:
+            perceived = self.mlp_post_norm(perceived)
         x_BTD = x_BTD + self._branch(perceived, self.mlp_scale, keys[1], depth_rate)
         if not pre:
             x_BTD = self.mlp_norm(x_BTD)
@@ -355,9 +480,12 @@ class Backbone(nnx.Module):
         def make(key: jax.Array) -> Block:
             return Block(config, rngs=nnx.Rngs(key))
 
-        keys = jax.random.split(rngs.params(), config.depth)
+        keys = jax.random.split(rngs.params(), config.blocks)
         self.layers: Any = jax.vmap(make)(keys) if config.scan else nnx.List([make(key) for key in keys])
         self.final_norm = config.make_norm() if config.final_norm else None
+        buckets, dtype = config.relative_buckets, jnp.dtype(config.param_dtype)
+        axes = ("place", "heads")
+        self.relative = Embedding(buckets, config.heads, axes=axes, dtype=dtype, rngs=rngs) if buckets else None
 
     def __call__(
         self, tokens: Tokens, *, key: jax.Array | None = None, capture: Sequence[str] = ()
@@ -371,21 +499,24 @@ class Backbone(nnx.Module):
         unknown = set(capture) - {"hidden", "attention"}
         if unknown:
             raise ValueError(f"capture {sorted(unknown)} is not among 'hidden', 'attention'")
-        rope = None if c.rope_theta is None else rope_table(tokens.position, c.K, c.rope_theta, c.rope_scaling)
+        (ropes, kinds), bias_HTT = self._kinds(tokens.position), self._relative_bias(tokens.x.shape[1])
 
-        def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-            return attention(
-                x,
-                tokens.layout,
-                tokens.segment,
-                rope,
-                right_padded=tokens.right_padded,
-                capture="attention" in capture,
-            )
+        def layer(x: jax.Array, inputs: tuple[Block, Any, Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+            block, layer_key, rate, kind = inputs
 
-        def layer(x: jax.Array, inputs: tuple[Block, Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
-            block, layer_key, rate = inputs
-            x, weights = block(x, attend_to, key=layer_key, depth_rate=rate)
+            def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+                return attention(
+                    x,
+                    tokens.layout,
+                    tokens.segment,
+                    _chosen(ropes, kind),
+                    right_padded=tokens.right_padded,
+                    capture="attention" in capture,
+                    windowed=kind.windowed,
+                    bias_HTT=bias_HTT,
+                )
+
+            x, weights = block(x, attend_to, key=layer_key, depth_rate=rate, bare=kind.bare)
             kept = {} if weights is None else {"attention": weights}
             return x, kept | ({"hidden": x} if "hidden" in capture else {})
 
@@ -395,45 +526,92 @@ class Backbone(nnx.Module):
         x = constrain(tokens.x.astype(c.dtype), "batch", "tokens", "hidden")
         keys = None if key is None else jax.random.split(key, c.depth)
         rates = jnp.linspace(0.0, c.stochastic_depth, c.depth, dtype=jnp.float32)
-        x, out = self._run(layer, x, (keys, rates))
+        x, out = self._run(layer, x, (keys, rates, kinds))
         return (x if self.final_norm is None else self.final_norm(x)), out
 
     def prefill(self, tokens: Tokens) -> tuple[jax.Array, KVCache]:
-        """Hidden states [B,T,D] as a call gives them, and the keys and values of every layer: [L,B,T,G,K]."""
+        """Hidden states [B,T,D] as a call gives them, and the keys and values of every layer: [L,B,T,G,K]. Raises UsageError
+        for a backbone with relative_buckets."""
         c = self.config
-        rope = None if c.rope_theta is None else rope_table(tokens.position, c.K, c.rope_theta, c.rope_scaling)
+        if c.relative_buckets is not None:
+            raise UsageError(NO_CACHE)
+        ropes, kinds = self._kinds(tokens.position)
 
-        def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, KVCache]:
-            result, _ = attention(x, tokens.layout, tokens.segment, rope, right_padded=tokens.right_padded)
-            _, k, v = attention.project(x, rope)  # as the call above does; the compiler makes one of the two
-            return result, KVCache(k, v)
+        def layer(x: jax.Array, inputs: tuple[Block, LayerKind]) -> tuple[jax.Array, KVCache]:
+            block, kind = inputs
+            rope, options = _chosen(ropes, kind), dict(right_padded=tokens.right_padded, windowed=kind.windowed)
 
-        def layer(x: jax.Array, inputs: tuple[Block]) -> tuple[jax.Array, KVCache]:
-            return inputs[0](x, attend_to)
+            def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, KVCache]:
+                result, _ = attention(x, tokens.layout, tokens.segment, rope, **options)
+                _, k, v = attention.project(x, rope)  # as the call above does; the compiler makes one of the two
+                return result, KVCache(k, v)
 
-        x, cache = self._run(layer, constrain(tokens.x.astype(c.dtype), "batch", "tokens", "hidden"), ())
+            return block(x, attend_to, bare=kind.bare)
+
+        x, cache = self._run(layer, constrain(tokens.x.astype(c.dtype), "batch", "tokens", "hidden"), (kinds,))
         return (x if self.final_norm is None else self.final_norm(x)), cache
 
     def extend(
-        self, x_BTD: jax.Array, position_BT: jax.Array, mask_BTS: jax.Array, cache: KVCache, start: jax.Array
+        self,
+        x_BTD: jax.Array,
+        position_BT: jax.Array,
+        mask_BTS: jax.Array,
+        cache: KVCache,
+        start: jax.Array,
+        near_BTS: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """Hidden states [B,T,D] of new tokens that see the cache under `mask_BTS`, and the cache with them in it."""
+        """Hidden states [B,T,D] of new tokens that see the cache under `mask_BTS`, and the cache with them in it. near_BTS:
+        all that layers with a window see of it. Raises UsageError for a backbone with relative_buckets."""
         c = self.config
-        rope = None if c.rope_theta is None else rope_table(position_BT, c.K, c.rope_theta, c.rope_scaling)
+        if c.relative_buckets is not None:
+            raise UsageError(NO_CACHE)
+        ropes, kinds = self._kinds(position_BT)
 
-        def layer(x: jax.Array, inputs: tuple[Block, KVCache]) -> tuple[jax.Array, KVCache]:
-            block, layer_cache = inputs
-            return block(x, lambda attention, y: attention.extend(y, layer_cache, start, mask_BTS, rope))
+        def layer(x: jax.Array, inputs: tuple[Block, KVCache, LayerKind]) -> tuple[jax.Array, KVCache]:
+            block, layer_cache, kind = inputs
+            mask, rope = mask_BTS, _chosen(ropes, kind)
+            if near_BTS is not None and any(c.windowed):
+                mask = mask & (near_BTS if kind.windowed is None else near_BTS | ~kind.windowed)
+            return block(x, lambda attention, y: attention.extend(y, layer_cache, start, mask, rope), bare=kind.bare)
 
-        x, cache = self._run(layer, x_BTD.astype(c.dtype), (cache,))
+        x, cache = self._run(layer, x_BTD.astype(c.dtype), (cache, kinds))
         return (x if self.final_norm is None else self.final_norm(x)), cache
+
+    def _relative_bias(self, length: int) -> jax.Array | None:
+        """What distance adds to each head's logits, [H,T,T]."""
+        c, place = self.config, np.arange(length)
+        if self.relative is None or c.relative_buckets is None:
+            return None
+        bucket = relative_bucket(place[None, :] - place[:, None], c.relative_buckets, c.relative_distance)
+        return self.relative(jnp.asarray(bucket)).transpose(2, 0, 1)
+
+    def _kinds(self, position_BT: jax.Array) -> tuple[Any, LayerKind]:
+        """The rotations (one after the other, if layers differ), and how each layer differs from the others."""
+        c = self.config
+        ways = list(dict.fromkeys(c.rotations))
+        ropes: Any = None
+        still = jnp.zeros_like(position_BT)  # turned by nothing, for layers without rotation among others with it
+        if ways != [None]:
+            tables = [rope_table(position_BT, c.K, *way) if way else rope_table(still, c.K, 1.0) for way in ways]
+            ropes = jax.tree.map(lambda *tables: jnp.stack(tables), *tables) if len(ways) > 1 else tables[0]
+        kinds = LayerKind(
+            rope=np.asarray([ways.index(way) for way in c.rotations], np.int32) if len(ways) > 1 else None,
+            windowed=np.asarray(c.windowed) if len(set(c.windowed)) > 1 else None,
+            bare=None if c.first_attention_norm else np.arange(c.depth) == 0,
+        )
+        return ropes, kinds
 
     def _run(self, layer: Callable[..., Any], x: jax.Array, per_layer: tuple[Any, ...]) -> tuple[jax.Array, Any]:
         """Thread x through the layers, scanned or one by one; what each returns beside x comes back stacked."""
-        if self.config.scan:
+        c = self.config
+        if c.scan and c.shared_layers:
+            block = jax.tree.map(lambda leaf: leaf[0], self.layers)
+            return jax.lax.scan(lambda x, rest: layer(x, (block, *rest)), x, per_layer, length=c.depth)
+        if c.scan:
             return jax.lax.scan(layer, x, (self.layers, *per_layer))
         outs = []
-        for i, block in enumerate(self.layers):
+        for i in range(c.depth):
+            block = self.layers[0 if c.shared_layers else i]
             x, out = layer(x, (block, *jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)))
             outs.append(out)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
@@ -448,11 +626,11 @@ class Backbone(nnx.Module):
         """The same weights as a list of Blocks, unrolled: `backbone.layers[3].mlp` can be looked at or replaced."""
         if not self.config.scan:
             return self
-        blocks = [jax.tree.map(lambda leaf, i=i: leaf[i], self.layers) for i in range(self.config.depth)]
+        blocks = [jax.tree.map(lambda leaf, i=i: leaf[i], self.layers) for i in range(self.config.blocks)]
         return self._with_layers(nnx.List(blocks), scan=False)
 
     def _with_layers(self, layers: Any, *, scan: bool) -> Backbone:
         config = replace(self.config, scan=scan)
         other = jax.eval_shape(lambda: Backbone(config, rngs=nnx.Rngs(0)))  # the structure alone
-        other.layers, other.final_norm = layers, self.final_norm
+        other.layers, other.final_norm, other.relative = layers, self.final_norm, self.relative
         return other

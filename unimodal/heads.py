@@ -75,9 +75,20 @@ class Projection(nnx.Module):
 
 
 class LanguageModel(nnx.Module):
-    """hidden [...,D] → logits [...,V]: through the tokenizer's own table when `tied`, else a matrix of its own."""
+    """hidden [...,D] → logits [...,V]: through the tokenizer's own table when `tied`, else a matrix of its own. soft_cap: c,
+    which bends the logits z to c·tanh(z/c) (Bello 2016)."""
 
-    def __init__(self, width: int, vocabulary: int, *, tied: bool = True, bias: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        vocabulary: int,
+        *,
+        tied: bool = True,
+        bias: bool = False,
+        soft_cap: float | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.soft_cap = soft_cap
         self.linear = None if tied else Linear((width,), (vocabulary,), ("embed", "vocabulary"), bias=False, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros((vocabulary,)), axes=("vocabulary",), kind="vector") if bias else None
 
@@ -86,11 +97,17 @@ class LanguageModel(nnx.Module):
         if self.bias is not None:
             bias = self.bias.get_value().astype(logits.dtype)
             logits = logits + bias.reshape((1,) * (logits.ndim - 1) + bias.shape)
-        return logits
+        return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
 
     def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """What the logits are made of, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
         bias [V] or None of `logits = x·kernel + bias`."""
+        if self.linear is None:
+            table.check(hidden)
+        if self.soft_cap is not None:
+            raise UsageError(
+                "logits with a soft_cap are no product, so no loss can take them in chunks: set chunks to 1"
+            )
         kernel = table.table.get_value().T if self.linear is None else self.linear.kernel.get_value()
         # The barrier has the kernel's gradient finished, and summed over devices, before the backbone's begins: else the
         # compiler may keep what each device has of it, whole and in float32, until the end of the step.

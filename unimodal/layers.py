@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from unimodal.errors import UsageError
+
 Initializer = Callable[..., jax.Array]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -148,8 +150,18 @@ class Embedding(nnx.Module):
         return self.table.get_value()[ids]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """hidden [..., D] → [..., entries]."""
+        """hidden [..., D] → [..., entries]. Raises UsageError for hidden states of another width than the table's."""
+        self.check(hidden)
         return jnp.einsum("...d,vd->...v", hidden, self.table.get_value().astype(hidden.dtype))
+
+    def check(self, hidden: jax.Array) -> None:
+        """Raises UsageError for hidden states [..., D] of another width than the table's, which it cannot score."""
+        width = self.table.get_value().shape[1]
+        if hidden.shape[-1] != width:
+            raise UsageError(
+                f"hidden states of width {hidden.shape[-1]} have no logits by a table of embedding_width {width}: untie the "
+                "head, or set embedding_width to None"
+            )
 
 
 def dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_example: bool = False) -> jax.Array:

@@ -14,12 +14,12 @@
 | `image` | augmentation with an explicit generator, uint8 to float |
 | `audio` | a sound in any form to a waveform at a rate, cropping, wav2vec 2.0's span masks |
 | `spectrogram` | waveform to log-mel frames, Whisper's and Kaldi's |
-| `segments` | marked stretches of recordings as records of their own |
+| `marked` | marked stretches of recordings as records of their own |
 | `transcripts` | one plain spelling of a transcript; `Alphabet`, characters as ids |
-| `pack` | several documents in one row |
+| `packing` | several documents in one row |
 | `pipeline` | `Dataset` = source + transform; `train_batches`, `eval_batches`, `fake_batches`; the iterator's state |
 | `cache` | `cached(source, decode)`: decoded records in memory, within a budget |
-| `mix` | several datasets in fixed shares |
+| `mixing` | several datasets in fixed shares |
 
 The usual path: `open_source` → `cached` (decode once) → `Dataset(source, transform)` → `train_batches`. What the user
 can mend raises `unimodal.errors.UsageError` with one line.
@@ -40,8 +40,9 @@ from unimodal.data.image import (
     to_float,
     to_uint8,
 )
-from unimodal.data.mix import Mixture, mix
-from unimodal.data.pack import pack, packed_rows
+from unimodal.data.marked import marks, segments
+from unimodal.data.mixing import Mixture, mix
+from unimodal.data.packing import pack, packed_rows
 from unimodal.data.pairs import (
     Rows,
     next_sentence_rows,
@@ -66,7 +67,6 @@ from unimodal.data.pipeline import (
     fake_batches,
     train_batches,
 )
-from unimodal.data.segments import marks, segments
 from unimodal.data.sources import EMOJI_GROUPS, class_names, column, first, open_source, write_array_record
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.data.text import (

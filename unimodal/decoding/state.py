@@ -122,11 +122,11 @@ def advance(
         always=put(state.always, always),
         position=state.position + real.astype(jnp.int32),
     )
-    mask = written.segment == state.current[:, None]
+    mask, near = written.segment == state.current[:, None], None
     if config.window is not None:
         near = place[:, None] - written.place < config.window
-        mask = mask & (near | written.always | always[:, None])
-    hidden, cache = backbone.extend(x_B1D, state.position[:, None], mask[:, None], state.cache, slot)
+        near = (near | written.always | always[:, None])[:, None]
+    hidden, cache = backbone.extend(x_B1D, state.position[:, None], mask[:, None], state.cache, slot, near)
     twin = state.unconditional
     return replace(
         written,

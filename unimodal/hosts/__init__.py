@@ -4,9 +4,9 @@
 """
 
 from unimodal.hosts.doctor import check_shared
-from unimodal.hosts.join import as_one, join
 from unimodal.hosts.lifeline import Lifeline
 from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_STOPPED, EXIT_USAGE, LostError
+from unimodal.hosts.rendezvous import as_one, join
 
 __all__ = [
     "EXIT_DIVERGED",

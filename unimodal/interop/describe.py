@@ -67,7 +67,7 @@ ACTIVATION_NAMES = {
     "swish": "silu",
     "tanh": "tanh",
 }
-GATED = {"silu": "swiglu", "gelu_tanh": "geglu"}
+GATED = {"silu": "swiglu", "gelu_tanh": "geglu", "gelu": "geglu_erf"}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import unimodal.interop.families
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names
+from unimodal.interop.families._refused import REFUSED
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.match import Piece, Plan, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.pretrained import Origin, Pretrained
@@ -120,6 +121,8 @@ def describe(source: Source) -> Description:
     if kind is None:
         raise UsageError(f"{config.where} has no model_type; give the directory of a Hugging Face checkpoint")
     name = str(kind).replace("-", "_")
+    if name in REFUSED:
+        raise UsageError(f"{config.where}: model_type {kind!r} does not load: {REFUSED[name]}")
     if name not in known:
         raise UsageError(f"{config.where}: model_type {kind!r} is not supported; {nearest(name, known)}")
     family = importlib.import_module(f"unimodal.interop.families.{name}")
@@ -162,6 +165,9 @@ def read_leaf(
         slices = sharding.addressable_devices_indices_map(shape)
         placed = {device: _bounds(index or (), shape) for device, index in slices.items()}
     buffers = {index: _aligned([stop - start for start, stop in index], dtype) for index in set(placed.values())}
+    if pieces[0].layer is not None and pieces[0].row.first:  # layers that nothing there fills
+        for buffer in buffers.values():
+            buffer.fill(pieces[0].row.before)
     for piece in pieces:
         value = piece.row.read(source.tensors[piece.source].read()).reshape(piece.shape)
         value = value if piece.layer is None else value[None]

@@ -54,12 +54,14 @@ def expand(rows: Sequence[Row], leaves: Mapping[str, Any]) -> list[Piece]:
         elif row.ours in leaves:
             pieces += [
                 _piece(row, row.ours, row.source.replace("{layer}", str(i)), i, leaves)
-                for i in range(leaves[row.ours].shape[0])
+                for i in range(row.first, leaves[row.ours].shape[0])
             ]
         else:
             before, after = row.ours.split(".layers.")
             pattern = re.compile(rf"{re.escape(before)}\.layers\.(\d+)\.{re.escape(after)}")
-            numbers = sorted(int(m.group(1)) for m in map(pattern.fullmatch, leaves) if m)
+            numbers = [
+                n for n in sorted(int(m.group(1)) for m in map(pattern.fullmatch, leaves) if m) if n >= row.first
+            ]
             assert numbers, f"the table names {row.ours}, which the model has not"
             for i in numbers:
                 ours = f"{before}.layers.{i}.{after}"

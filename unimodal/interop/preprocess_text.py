@@ -20,7 +20,7 @@ from unimodal.interop.describe import Fields
 Strings = str | Sequence[str | Sequence[str]]
 
 _LEFT = ("Llama", "CodeLlama", "Gemma")  # whose tokenizers pad at the left unless told otherwise
-_UNMASKED = ("siglip",)  # trained on texts padded to the full length, which no mask hides
+_UNMASKED = ("siglip", "siglip_text_model")  # trained on texts padded to the full length, which no mask hides
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,15 @@ def _gives_types(settings: Fields, model: Fields, name: str) -> bool:
     return model.get("type_vocab_size", 0) > 1 if model.values else name == "Bert"
 
 
+def _words(model: Fields) -> Fields:
+    """What config.json says of the text model, which may be all there is."""
+    return model.part("text_config") if model.raw("text_config") is not None else model
+
+
 def _full_length(settings: Fields, model: Fields) -> int | None:
     """The length that every text is padded to, of a model that takes no mask."""
     inputs = settings.raw("model_input_names")
     if ("attention_mask" in inputs) if inputs is not None else (model.raw("model_type") not in _UNMASKED):
         return None
-    longest = settings.raw("model_max_length") or model.part("text_config").get("max_position_embeddings", 64)
+    longest = settings.raw("model_max_length") or _words(model).get("max_position_embeddings", 64)
     return int(longest) if longest < 1e6 else None

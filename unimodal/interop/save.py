@@ -55,6 +55,7 @@ def _refuse_other_windows(model: Pretrained) -> None:
     for tower in model.description.towers:
         ours, theirs = (
             f"window={c.window}, global_tokens={c.global_tokens}"
+            + ("" if c.window_layers is None else f", window_layers={c.window_layers}")
             for c in (model.backbones[tower.name].config, tower.backbone)
         )
         if ours != theirs:

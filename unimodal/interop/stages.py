@@ -126,9 +126,10 @@ class Normed:
     name: str
     width: int
     epsilon: float
+    bias: bool = True
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
-        return {self.name: Norm(self.width, epsilon=self.epsilon)}
+        return {self.name: Norm(self.width, epsilon=self.epsilon, bias=self.bias)}
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return context.heads[self.name](x)
@@ -154,9 +155,12 @@ class Vocabulary:
     width: int
     vocabulary: int
     tied: bool = True
+    bias: bool = False
+    soft_cap: float | None = None
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
-        return {self.name: LanguageModel(self.width, self.vocabulary, tied=self.tied, rngs=rngs)}
+        options: dict[str, Any] = dict(tied=self.tied, bias=self.bias, soft_cap=self.soft_cap)
+        return {self.name: LanguageModel(self.width, self.vocabulary, **options, rngs=rngs)}
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return context.heads[self.name](x, context.tokenizer.table)

@@ -273,7 +273,7 @@ def _same_make(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...])
             stage.activation == head.activation and stage.tied == (head.decoder.linear is None)
         ):
             return {stage.name: ""}
-        case LanguageModel(), (Vocabulary() as stage,) if stage.tied == (head.linear is None):
+        case LanguageModel(), (Vocabulary() as stage,) if _alike(head, stage):
             return {stage.name: ""}
         case Classifier(), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
             return {dense.name: ".linear"}
@@ -286,6 +286,11 @@ def _same_make(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...])
         case Projection(), (Pool() as pool, Dense(bias=False) as dense, Unit()) if _pooling(pool) == head.pooling:
             return {dense.name: ".linear"}
     return {}
+
+
+def _alike(head: LanguageModel, stage: Vocabulary) -> bool:
+    theirs = stage.tied, stage.bias, stage.soft_cap
+    return theirs == (head.linear is None, head.bias is not None, head.soft_cap)
 
 
 def _pooling(pool: Pool) -> str:

@@ -15,7 +15,8 @@ class Row:
     source: its name there; `{layer}` stands for the number of the layer. ours: dotted path in the model, without layer
     numbers. Reading takes part i of n equal `part`s along `axis`, permutes the dimensions, and reshapes to ours. `rows`
     says that the tensor is only these rows of ours. `optional`: may be missing there, and is then as initialised.
-    `tied`: a second copy of a tensor that another row reads; it must be equal, and is written again.
+    `tied`: a second copy of a tensor that another row reads; it must be equal, and is written again. `first`: the first
+    layer that has it there; ours is `before` in the layers before that.
     """
 
     source: str
@@ -26,6 +27,8 @@ class Row:
     rows: tuple[int, int] | None = None
     optional: bool = False
     tied: bool = False
+    first: int = 0
+    before: float = 0.0
 
     def read(self, value: np.ndarray) -> np.ndarray:
         """The source tensor with our order of dimensions (a view); its shape still may have to be split or joined."""

@@ -29,7 +29,7 @@ LOWEST = -1e30  # below any logit, and finite: differences of it make no NaN
 @dataclass(frozen=True)
 class Plan:
     """What is static of one call. size, count: of the tiles of one device; devices: of the ring along `axis`; zigzag:
-    how the row lies on them; anywhere: global tokens are not only the first of the row."""
+    how the row lies on them; anywhere: global tokens are not only the first of the row; soft_cap: as in `dense.attend`."""
 
     pattern: Pattern
     scale: float
@@ -39,6 +39,7 @@ class Plan:
     axis: str | None = None
     zigzag: bool = False
     anywhere: bool = False
+    soft_cap: float | None = None
 
     @property
     def steps(self) -> int:
@@ -94,6 +95,7 @@ def blockwise(
     devices: int = 1,
     always: jax.Array | None = None,
     zigzag: bool = False,
+    soft_cap: float | None = None,
 ) -> jax.Array:
     """[B,T,H,K], as `dense.attend` under the pattern's mask; T must be a multiple of what `tiling` says.
 
@@ -105,7 +107,7 @@ def blockwise(
     G = k_BSGK.shape[2]
     size, count = tiling(T * devices, devices, tile, zigzag=zigzag)
     assert size * count == T, "pad to a whole number of tiles first"
-    plan = Plan(pattern, scale, size, count, devices, axis, zigzag, always is not None)
+    plan = Plan(pattern, scale, size, count, devices, axis, zigzag, always is not None, soft_cap)
     q = q_BTHK.reshape(B, count, size, G, H // G, K).transpose(1, 0, 3, 4, 2, 5)  # [tiles,B,G,R,size,K]
     k, v = (a.reshape(B, count, size, G, K).transpose(1, 0, 3, 2, 4) for a in (k_BSGK, v_BSGK))  # [tiles,B,G,size,K]
     marks = jax.tree.map(lambda a: a.reshape(B, count, size).transpose(1, 0, 2), (segment, always))  # [tiles,B,size]
@@ -170,10 +172,12 @@ def _backward(plan: Plan, kept: Any, cotangent: jax.Array) -> tuple[Any, ...]:
 
         def seen() -> Any:
             key, value, query, above = _take(k, j), _take(v, j), _take(q, i), _take(cotangent, i)
-            weights = jnp.where(mask, jnp.exp(_logits(plan, query, key) - _take(log_sum, i)[..., None]), 0.0)
+            logits = _logits(plan, query, key)
+            weights = jnp.where(mask, jnp.exp(logits - _take(log_sum, i)[..., None]), 0.0)
             product = partial(jnp.einsum, preferred_element_type=jnp.float32)
             of_weights = product("bgrtk,bgsk->bgrts", above, value)
-            of_logits = (weights * (of_weights - _take(delta, i)[..., None]) * plan.scale).astype(q.dtype)
+            slope = plan.scale if plan.soft_cap is None else plan.scale * (1 - jnp.square(logits / plan.soft_cap))
+            of_logits = (weights * (of_weights - _take(delta, i)[..., None]) * slope).astype(q.dtype)
             return (
                 before[0] + product("bgrts,bgsk->bgrtk", of_logits, key),
                 before[1] + product("bgrts,bgrtk->bgsk", of_logits, query),
@@ -250,7 +254,8 @@ def _mask(plan: Plan, i: Any, j: Any, source: Any, marks: Any, key_marks: Any) -
 
 def _logits(plan: Plan, query: jax.Array, key: jax.Array) -> jax.Array:
     """Of one tile, [B,G,R,size,size] float32."""
-    return jnp.einsum("bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32) * plan.scale
+    logits = jnp.einsum("bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32) * plan.scale
+    return logits if plan.soft_cap is None else plan.soft_cap * jnp.tanh(logits / plan.soft_cap)
 
 
 def _if_any(mask: jax.Array, marks: Any, seen: Any, otherwise: Any) -> Any:

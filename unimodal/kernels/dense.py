@@ -7,10 +7,19 @@ import jax.numpy as jnp
 
 
 def attend(
-    q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask: jax.Array | None, *, scale: float | None = None
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    mask: jax.Array | None,
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    bias: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention under an explicit mask (bool [1 or B,T,S] or None), in plain XLA.
 
+    scale: factor on the products, None: 1/√K. soft_cap: c of logits c·tanh(z/c), None: as they are.
+    bias: [H,T,S], added to the logits.
     Returns the result [B,T,H,K] and the weights [B,H,T,S] (dropped by the compiler when unused). The softmax is float32.
     A query that sees nothing (padding) gets zeros, with zero gradient, not NaN. (Vaswani 2017, eq. 1; grouped
     queries: Ainslie 2023.)
@@ -23,6 +32,10 @@ def attend(
     k = k_BSGK.transpose(0, 2, 1, 3)
     v = v_BSGK.transpose(0, 2, 1, 3)
     logits = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    if bias is not None:
+        logits = logits + bias.astype(jnp.float32).reshape(1, G, H // G, *bias.shape[1:])
     if mask is not None:
         mask = mask[:, None, None]
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)

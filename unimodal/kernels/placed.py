@@ -73,10 +73,11 @@ def ring(
     tile: int = 512,
     right_padded: bool = False,
     zigzag: bool | None = None,
+    soft_cap: float | None = None,
 ) -> jax.Array:
     """Blockwise attention [B,T,H,K] over whatever mesh is in force, a ring along `sequence`; without one, in place.
 
-    right_padded: as in `Tokens`. zigzag: whether the row is laid in a zigzag for the while; None: where `zigzag_pays`.
+    right_padded: as in `Tokens`. soft_cap: as in `dense.attend`. zigzag: whether the row is laid in a zigzag for the while; None: where `zigzag_pays`.
     """
     devices, T, always = sequence_parts(), q.shape[1], None
     if segment is not None and pattern.narrow and pattern.global_tokens and not right_padded:
@@ -85,7 +86,8 @@ def ring(
         zigzag = zigzag_pays(pattern, devices, tile, q.shape[2], k.shape[2], q.dtype.itemsize)
     size, count = tiling(T, devices, tile, zigzag=zigzag)
     axis = AXIS if devices > 1 else None
-    kernel = partial(blockwise, pattern=pattern, scale=scale, tile=tile, axis=axis, devices=devices, zigzag=zigzag)
+    shape: dict[str, Any] = dict(tile=tile, axis=axis, devices=devices, zigzag=zigzag)
+    kernel = partial(blockwise, pattern=pattern, scale=scale, soft_cap=soft_cap, **shape)
 
     def local(
         q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None, always: jax.Array | None

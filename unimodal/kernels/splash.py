@@ -61,6 +61,7 @@ def splash(
     pattern: Pattern,
     *,
     scale: float,
+    soft_cap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """[B,T,H,K], float32 softmax. Any T (padded to whole blocks), any pattern, grouped heads. Padded queries: zeros.
@@ -84,6 +85,7 @@ def splash(
         ),
         head_shards=1,
         q_seq_shards=1,
+        attn_logits_soft_cap=soft_cap,
         interpret=interpret,
     )
     blocks = pattern.tiles(block, size // block)

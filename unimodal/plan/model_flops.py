@@ -45,9 +45,10 @@ def forward_flops(model: Model, task: Task) -> float:
 
     def note(tokens: Tokens, config: BackboneConfig) -> None:
         rows, length, _ = tokens.x.shape
-        whole = 4.0 * rows * length**2 * config.heads * config.K * config.depth
-        pattern = Pattern(tokens.layout, config.window, config.global_tokens)
-        hidden_from_view.append(whole * (1 - visible_share(pattern)))
+        whole = 4.0 * rows * length**2 * config.heads * config.K  # of one layer
+        for window, layers in ((config.window, sum(config.windowed)), (None, config.windowed.count(False))):
+            pattern = Pattern(tokens.layout, window, config.global_tokens)
+            hidden_from_view.append(layers * whole * (1 - visible_share(pattern)))
 
     def loss(model: Model, batch: Any, key: jax.Array) -> jax.Array:
         watch(model, note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from unimodal.tokens import Tokens, tokens
 class Config:
     """kernels and strides of the convolutions, in samples then frames; channels of each; conv_norm: "group" (one
     GroupNorm after the first, the base model) or "layer" (after each, the large one); position_kernel and
-    position_groups of the convolutional position embedding; norm: LayerNorm on the tokens before the backbone.
+    position_groups of the convolutional position embedding; position_layers: that many in a row, plain and each with a
+    norm that learns nothing (Baevski 2022), None: one with weight normalisation; norm: LayerNorm on the tokens before the backbone.
     feature_gradient: factor on the gradient that reaches the convolutions (§4.2: 0.1 in the base model; 0 spares their
     backward pass). Dropout: feature_dropout on the projected frames, dropout on the tokens.
     dtype: compute (None: as param_dtype); param_dtype: storage."""
@@ -32,6 +34,7 @@ class Config:
     conv_bias: bool = False
     position_kernel: int = 128
     position_groups: int = 16
+    position_layers: int | None = None
     norm: bool = True
     norm_epsilon: float = 1e-5
     feature_gradient: float = 1.0
@@ -43,7 +46,7 @@ class Config:
     def __post_init__(self) -> None:
         if len(self.kernels) != len(self.strides):
             raise UsageError(f"audio tokenizer has {len(self.kernels)} kernels but {len(self.strides)} strides")
-        least = dict(channels=1, kernels=1, strides=1, position_kernel=1, position_groups=1)
+        least = dict(channels=1, kernels=1, strides=1, position_kernel=1, position_groups=1, position_layers=1)
         among = dict(conv_norm=("group", "layer"), dtype=DTYPES, param_dtype=DTYPES)
         check_fields("audio", self, least=least, among=among)
         if not self.kernels:
@@ -89,33 +92,21 @@ class Convolution(nnx.Module):
         return ACTIVATIONS["gelu"](x.astype(jnp.float32)).astype(x.dtype)
 
 
-class PositionConvolution(nnx.Module):
-    """Grouped convolution over time whose GELU is added to the tokens: relative position without a table (§2).
+class GroupedConvolution(nnx.Module):
+    """What both kinds of position embedding are made of: a grouped convolution [B,T,D] → [B,T,D], in two ways."""
 
-    The kernel carries weight normalisation over its channels (Salimans 2016): kernel = magnitude · direction / ‖direction‖.
-    """
-
-    def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
-        c, dtype = config, jnp.dtype(config.param_dtype)
-        if width % c.position_groups:
+    def __init__(self, width: int, config: Config):
+        if width % config.position_groups:
             raise UsageError(
-                f"width {width} is not divisible by the audio tokenizer's position_groups={c.position_groups}"
+                f"width {width} is not divisible by the audio tokenizer's position_groups={config.position_groups}"
             )
-        self.groups, self.taps = c.position_groups, c.position_kernel
-        shape = (self.taps, width // self.groups, width)
-        direction = fan_in(2.0, shape[:2])(rngs.params(), shape, dtype)
-        self.direction = nnx.Param(direction, axes=("taps", "hidden", "embed"), kind="matrix")
-        self.magnitude = nnx.Param(_norm_per_tap(direction), axes=("taps",), kind="vector")
-        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
+        self.groups, self.taps = config.position_groups, config.position_kernel
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        direction = self.direction.get_value()
-        scale = self.magnitude.get_value() / _norm_per_tap(direction)
-        kernel = (direction * scale[:, None, None]).astype(x.dtype)
+    def along_time(self, x: jax.Array, kernel: jax.Array, bias: nnx.Param) -> jax.Array:
         # An even kernel would lengthen the sequence by one with symmetric padding; the last frame is dropped.
         x = jnp.pad(whole_in_time(x), ((0, 0), (self.taps // 2, (self.taps - 1) // 2), (0, 0)))
         y = whole_in_time(jax.lax.platform_dependent(x, kernel, cpu=self._by_spectrum, default=self._convolved))
-        return activate("gelu", y + self.bias.get_value().astype(x.dtype)[None, None])
+        return y + bias.get_value().astype(x.dtype)[None, None]
 
     def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         numbers = ("NWC", "WIO", "NWC")
@@ -140,6 +131,44 @@ class PositionConvolution(nnx.Module):
         return y.reshape(batch, count * step, width)[:, :length].astype(x.dtype)
 
 
+class PositionConvolution(GroupedConvolution):
+    """Grouped convolution over time whose GELU is added to the tokens: relative position without a table (§2).
+
+    The kernel carries weight normalisation over its channels (Salimans 2016): kernel = magnitude · direction / ‖direction‖.
+    """
+
+    def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
+        super().__init__(width, config)
+        dtype, shape = jnp.dtype(config.param_dtype), (self.taps, width // self.groups, width)
+        direction = fan_in(2.0, shape[:2])(rngs.params(), shape, dtype)
+        self.direction = nnx.Param(direction, axes=("taps", "hidden", "embed"), kind="matrix")
+        self.magnitude = nnx.Param(_norm_per_tap(direction), axes=("taps",), kind="vector")
+        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        direction = self.direction.get_value()
+        scale = self.magnitude.get_value() / _norm_per_tap(direction)
+        kernel = (direction * scale[:, None, None]).astype(x.dtype)
+        return activate("gelu", self.along_time(x, kernel, self.bias))
+
+
+class NormedPositionConvolution(GroupedConvolution):
+    """One of several in a row: a plain grouped convolution, LayerNorm without scale or bias, GELU (Baevski 2022, §4)."""
+
+    def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
+        super().__init__(width, config)
+        dtype, shape = jnp.dtype(config.param_dtype), (self.taps, width // self.groups, width)
+        kernel = fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype)
+        self.kernel = nnx.Param(kernel, axes=("taps", "hidden", "embed"), kind="matrix")
+        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.along_time(x, self.kernel.get_value().astype(x.dtype), self.bias).astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + 1e-5)
+        return activate("gelu", y.astype(x.dtype))
+
+
 class Tokenizer(nnx.Module):
     """waveform [B,samples] → Tokens [B,T,D] through `features` and `embed`, which wav2vec 2.0 calls apart."""
 
@@ -161,7 +190,11 @@ class Tokenizer(nnx.Module):
         self.projection = Linear((c.channels,), (width,), ("hidden", "embed"), dtype=dtype, rngs=rngs)
         start = jax.random.uniform(rngs.params(), (width,), dtype)
         self.mask_embedding = nnx.Param(start, axes=("embed",), kind="vector")
-        self.position = PositionConvolution(width, c, rngs=rngs)
+        self.position: Any = (
+            PositionConvolution(width, c, rngs=rngs)
+            if c.position_layers is None
+            else nnx.List(NormedPositionConvolution(width, c, rngs=rngs) for _ in range(c.position_layers))
+        )
         self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
 
     def convolved(self, waveform: jax.Array) -> jax.Array:
@@ -201,10 +234,17 @@ class Tokenizer(nnx.Module):
             frames = jnp.asarray(self.config.frames(lengths))
             real = jnp.arange(x.shape[1], dtype=jnp.int32)[None] < frames[:, None]
             x = x * real[:, :, None].astype(x.dtype)  # padding must not reach real frames through the convolution
-        x = x + self.position(x)
+        x = x + self._positioned(x)
         if self.norm is not None:
             x = self.norm(x)
         return tokens(dropout(x, self.config.dropout, key), lengths=frames)
+
+    def _positioned(self, x: jax.Array) -> jax.Array:
+        if self.config.position_layers is None:
+            return self.position(x)
+        for convolution in self.position:
+            x = convolution(x)
+        return x
 
     def __call__(
         self, waveform: jax.Array, *, lengths: jax.Array | None = None, key: jax.Array | None = None

@@ -10,27 +10,31 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.errors import DTYPES, UsageError, check_fields
-from unimodal.layers import Embedding, Norm, dropout
+from unimodal.layers import Embedding, Linear, Norm, dropout
 from unimodal.tokens import Tokens, tokens
 
 
 @dataclass(frozen=True)
 class Config:
     """vocabulary V; max_length of the learned position table (None: no table, for RoPE backbones); types: rows of the
-    sentence-type table (0: none); norm: LayerNorm on the sum (post-norm encoders); scale: multiply embeddings by √D."""
+    sentence-type table (0: none); norm: LayerNorm on the sum (post-norm encoders), with norm_bias; scale: multiply
+    embeddings by √D. embedding_width: of the tables and the norm, with a learned projection to D behind them (Lan 2020,
+    §3.1 "Factorized embedding parameterization"); None: they are as wide as the backbone."""
 
     vocabulary: int
     max_length: int | None = None
     types: int = 0
     norm: bool = False
     norm_epsilon: float = 1e-6
+    norm_bias: bool = True
+    embedding_width: int | None = None
     scale: bool = False
     dropout: float = 0.0
     init_std: float = 0.02
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        least = dict(vocabulary=1, max_length=1, types=0)
+        least = dict(vocabulary=1, max_length=1, types=0, embedding_width=1)
         check_fields("text", self, least=least, among=dict(param_dtype=DTYPES))
 
 
@@ -41,10 +45,13 @@ class Tokenizer(nnx.Module):
         c, dtype = config, jnp.dtype(config.param_dtype)
         self.config = config
         make: dict[str, Any] = dict(init_std=c.init_std, dtype=dtype, rngs=rngs)
-        self.table = Embedding(c.vocabulary, width, **make)
-        self.position_table = Embedding(c.max_length, width, axes=("place", "embed"), **make) if c.max_length else None
-        self.type_table = Embedding(c.types, width, axes=("place", "embed"), **make) if c.types else None
-        self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
+        size = width if c.embedding_width is None else c.embedding_width
+        self.table = Embedding(c.vocabulary, size, **make)
+        self.position_table = Embedding(c.max_length, size, axes=("place", "embed"), **make) if c.max_length else None
+        self.type_table = Embedding(c.types, size, axes=("place", "embed"), **make) if c.types else None
+        self.norm = Norm(size, epsilon=c.norm_epsilon, bias=c.norm_bias, dtype=dtype) if c.norm else None
+        projected = c.embedding_width is not None
+        self.projection = Linear((size,), (width,), ("hidden", "embed"), dtype=dtype, rngs=rngs) if projected else None
 
     def __call__(
         self,
@@ -72,7 +79,8 @@ class Tokenizer(nnx.Module):
             x = x + self.type_table(jnp.zeros_like(ids) if types is None else types)
         if self.norm is not None:
             x = self.norm(x)
-        return result.with_x(dropout(x, self.config.dropout, key))
+        x = dropout(x, self.config.dropout, key)
+        return result.with_x(x if self.projection is None else self.projection(x))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [...,D] against the embedding table: [...,V] (tied output weights, Press 2017)."""

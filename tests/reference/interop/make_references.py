@@ -672,7 +672,7 @@ def valid_places(model: Any, inputs: Arrays) -> np.ndarray | None:
     if "text_mask" in inputs:
         return inputs["text_mask"] == 1
     if "audio_mask" in inputs:
-        base = getattr(model, "wav2vec2", getattr(model, "hubert", model))
+        base = getattr(model, model.base_model_prefix, model)
         frames = base._get_feat_extract_output_lengths(torch.from_numpy(inputs["audio_mask"].sum(1))).numpy()
         length = int(base._get_feat_extract_output_lengths(torch.tensor(inputs["audio"].shape[1])))
         return np.arange(length)[None] < frames[:, None]
@@ -737,6 +737,225 @@ def make(name: str) -> None:
     np.savez_compressed(directory / "reference.npz", **arrays)
     size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
     print(f"{name:<32} {size / 1024:6.0f} KB   {', '.join(f'{n} {tuple(v.shape)}' for n, v in outputs.items())}")
+
+
+def run_text_tower(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With its projection to unit length, if it has one."""
+    out = model(input_ids=x["text"].long(), attention_mask=x.get("text_mask"))
+    found = {"hidden": out.last_hidden_state}
+    if "text_embeds" in out:
+        return {**found, "text_embedding": torch.nn.functional.normalize(out.text_embeds, dim=-1)}
+    return {**found, "pooled": out.pooler_output}
+
+
+def run_image_tower(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same for pictures of another size than the position table was made for."""
+    out = model(pixel_values=pixels(x), interpolate_pos_encoding=True)
+    found = {"hidden": out.last_hidden_state}
+    if "image_embeds" in out:
+        return {**found, "image_embedding": torch.nn.functional.normalize(out.image_embeds, dim=-1)}
+    return found if out.pooler_output is None else {**found, "pooled": out.pooler_output}
+
+
+def run_discriminator(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = run_with_base("electra")(model, x)
+    return {**found, "logits": found["logits"][:, :, None]}
+
+
+def run_order(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = model(input_ids=x["text"].long(), token_type_ids=x["text_types"].long())
+    return {"logits": out.prediction_logits, "sentence_order_logits": out.sop_logits}
+
+
+def run_language_model(model: Any, x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The text model of one that sees pictures, given none."""
+    seen = {}
+    hook = model.model.language_model.register_forward_hook(lambda _, __, out: seen.update(picked(out)))
+    try:
+        out = model(input_ids=x["text"].long(), attention_mask=x["text_mask"])
+    finally:
+        hook.remove()
+    return {**seen, "logits": out.logits}
+
+
+def clip_words() -> Arrays:
+    return {name: value for name, value in clip_text().items() if name != "image"}
+
+
+SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+SMALL_TEXT = dict(**SMALL, vocab_size=61, max_position_embeddings=40)
+SMALL_ROBERTA = dict(**SMALL_TEXT, type_vocab_size=1, pad_token_id=1)
+SMALL_VIT = dict(**SMALL, image_size=8, patch_size=4)
+SMALL_CLIP = dict(**SMALL, vocab_size=61, max_position_embeddings=12, eos_token_id=60, projection_dim=12)
+SIGLIP_TEXT = dict(**SMALL, vocab_size=61, max_position_embeddings=12, projection_size=12)
+ELECTRA = dict(**SMALL, embedding_size=8, vocab_size=61, max_position_embeddings=20)
+MODERNBERT = dict(
+    **SMALL, vocab_size=61, max_position_embeddings=40, local_attention=6, global_attn_every_n_layers=2, pad_token_id=0,
+    bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2,
+    rope_parameters=dict(
+        full_attention=dict(rope_type="default", rope_theta=1000.0), sliding_attention=dict(rope_type="default", rope_theta=50.0)
+    ),
+)  # fmt: skip
+TINY_VISION = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+MPNET = dict(**SMALL, vocab_size=61, max_position_embeddings=40)
+DATA2VEC = {**CONVOLUTIONS, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
+
+CASES |= {
+    "clip_text_model": Case(
+        lambda: t.CLIPTextModel(t.CLIPTextConfig(**SMALL_CLIP)), clip_words, run_text_tower,
+        ("embeddings.token_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "final_layer_norm.weight"),
+    ),
+    "clip_text_projection": Case(
+        lambda: t.CLIPTextModelWithProjection(t.CLIPTextConfig(**SMALL_CLIP)), clip_words, run_text_tower,
+        ("text_model.embeddings.position_embedding.weight", "text_model.encoder.layers.1.mlp.fc1.weight", "text_projection.weight"),
+    ),
+    "clip_vision_model": Case(
+        lambda: t.CLIPVisionModel(t.CLIPVisionConfig(**SMALL_VIT, projection_dim=12)), lambda: image(12, 8), run_image_tower,
+        ("embeddings.class_embedding", "encoder.layers.1.self_attn.v_proj.weight", "post_layernorm.weight"),
+    ),
+    "clip_vision_projection": Case(
+        lambda: t.CLIPVisionModelWithProjection(t.CLIPVisionConfig(**SMALL_VIT, projection_dim=12)), lambda: image(12, 8), run_image_tower,
+        ("vision_model.pre_layrnorm.bias", "vision_model.encoder.layers.1.self_attn.k_proj.weight", "visual_projection.weight"),
+    ),
+    "siglip_text_model": Case(
+        lambda: t.SiglipTextModel(t.SiglipTextConfig(**SIGLIP_TEXT)), lambda: text(9, padded=False), run_text_tower,
+        ("embeddings.token_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "head.weight"),
+    ),
+    "siglip_vision_model": Case(
+        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**SMALL_VIT)), lambda: image(8, 16), run_image_tower,
+        ("embeddings.position_embedding.weight", "encoder.layers.1.self_attn.k_proj.weight", "head.probe"),
+    ),
+    "siglip_vision_headless": Case(
+        lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**SMALL_VIT, vision_use_head=False)), lambda: image(8, 8), run_image_tower,
+        ("embeddings.patch_embedding.weight", "encoder.layers.1.mlp.fc2.weight", "post_layernorm.weight"),
+    ),
+    "electra_discriminator": Case(
+        lambda: t.ElectraForPreTraining(t.ElectraConfig(**ELECTRA)), text, run_discriminator,
+        ("electra.embeddings.word_embeddings.weight", f"electra.{LAYER}attention.self.key.weight", "discriminator_predictions.dense.weight"),
+    ),
+    "electra_masked_lm": Case(
+        lambda: t.ElectraForMaskedLM(t.ElectraConfig(**ELECTRA)), text, run_with_base("electra"),
+        ("electra.embeddings_project.weight", f"electra.{LAYER}attention.self.value.weight", "generator_predictions.dense.weight"),
+    ),
+    "electra_classifier": Case(
+        lambda: t.ElectraForSequenceClassification(labelled(t.ElectraConfig(**{**ELECTRA, "embedding_size": 16}))), text,
+        run_with_base("electra"),
+        ("electra.embeddings.LayerNorm.weight", f"electra.{LAYER}output.dense.weight", "classifier.dense.weight"),
+    ),
+    "electra_token_classifier": Case(
+        lambda: t.ElectraForTokenClassification(labelled(t.ElectraConfig(**ELECTRA))), lambda: text(9), run_with_base("electra"),
+        ("electra.embeddings.token_type_embeddings.weight", f"electra.{LAYER}intermediate.dense.weight", "classifier.weight"),
+    ),
+    "data2vec_text": Case(
+        lambda: t.Data2VecTextForMaskedLM(t.Data2VecTextConfig(**SMALL_ROBERTA)), lambda: text(pad=1), run_with_base("data2vec_text"),
+        ("data2vec_text.embeddings.position_embeddings.weight", f"data2vec_text.{LAYER}attention.self.key.weight", "lm_head.dense.weight"),
+    ),
+    "data2vec_audio": Case(
+        lambda: t.Data2VecAudioForCTC(t.Data2VecAudioConfig(**SMALL, **DATA2VEC)), audio, run_with_base("data2vec_audio"),
+        ("data2vec_audio.encoder.pos_conv_embed.layers.0.conv.weight", f"data2vec_audio.{SPEECH}", "lm_head.weight"),
+    ),
+    "albert_pretraining": Case(
+        lambda: t.AlbertForPreTraining(t.AlbertConfig(**{**ELECTRA, "num_hidden_layers": 3})), text_types, run_order,
+        (
+            "albert.embeddings.word_embeddings.weight",
+            "albert.encoder.albert_layer_groups.0.albert_layers.0.attention.key.weight",
+            "albert.encoder.embedding_hidden_mapping_in.weight",
+        ),
+    ),
+    "albert_classifier": Case(
+        lambda: t.AlbertForSequenceClassification(labelled(t.AlbertConfig(**{**ELECTRA, "embedding_size": 16}))), text,
+        run_with_base("albert"),
+        ("albert.pooler.weight", "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "classifier.weight"),
+    ),
+    "modernbert_masked_lm": Case(
+        lambda: t.ModernBertForMaskedLM(t.ModernBertConfig(**MODERNBERT)), lambda: text(13), run_with_base("model"),
+        ("model.embeddings.norm.weight", "model.layers.0.attn.Wqkv.weight", "model.layers.1.attn_norm.weight"),
+    ),
+    "modernbert_classifier": Case(
+        lambda: t.ModernBertForSequenceClassification(
+            labelled(t.ModernBertConfig(**MODERNBERT, classifier_pooling="mean", norm_bias=True, attention_bias=True, mlp_bias=True))
+        ),
+        left_padded, run_with_base("model"),
+        ("model.layers.1.attn_norm.bias", "model.layers.1.attn.Wqkv.bias", "head.dense.weight"),
+    ),
+    "modernbert_token_classifier": Case(
+        lambda: t.ModernBertForTokenClassification(
+            labelled(t.ModernBertConfig(**MODERNBERT, layer_types=["sliding_attention"] * 2, classifier_bias=True))
+        ),
+        lambda: text(9), run_with_base("model"),
+        ("model.embeddings.tok_embeddings.weight", "model.layers.0.mlp.Wi.weight", "head.dense.bias"),
+    ),
+    "smollm3": Case(
+        decoder(t.SmolLM3Config, t.SmolLM3ForCausalLM, **SMALL, num_key_value_heads=2, no_rope_layers=[1, 0], pad_token_id=0, eos_token_id=1),
+        text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.layers.1.self_attn.q_proj.weight"),
+    ),
+    "gemma2": Case(
+        decoder(
+            t.Gemma2Config, t.Gemma2ForCausalLM, **SMALL, num_key_value_heads=2, head_dim=12, sliding_window=4, query_pre_attn_scalar=10,
+            attn_logit_softcapping=0.5, final_logit_softcapping=1.5,
+        ),
+        text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "model.layers.0.post_feedforward_layernorm.weight"),
+    ),
+    "gemma3_text": Case(
+        decoder(
+            t.Gemma3TextConfig, t.Gemma3ForCausalLM, **SMALL, num_key_value_heads=1, head_dim=12, sliding_window=4, query_pre_attn_scalar=20,
+            layer_types=["full_attention", "sliding_attention"],
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", rope_theta=1000.0, factor=4.0),
+                sliding_attention=dict(rope_type="default", rope_theta=50.0),
+            ),
+        ),
+        text, run_with_base("model"),
+        ("model.embed_tokens.weight", "model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_proj.weight"),
+    ),
+    "gemma3": Case(
+        lambda: t.Gemma3ForConditionalGeneration(
+            t.Gemma3Config(
+                text_config=dict(
+                    **SMALL_TEXT, num_key_value_heads=2, head_dim=8, sliding_window=4, query_pre_attn_scalar=8, pad_token_id=0,
+                    layer_types=["sliding_attention", "full_attention"],
+                ),
+                vision_config=dict(**{**TINY_VISION, "intermediate_size": 16}, image_size=8, patch_size=4), mm_tokens_per_image=1,
+                image_token_index=60, boi_token_index=59, eoi_token_index=58,
+            )
+        ),
+        text, run_language_model,
+        (
+            "language_model.model.embed_tokens.weight", "language_model.model.layers.0.self_attn.k_norm.weight",
+            "language_model.model.layers.1.mlp.gate_proj.weight",
+        ),
+    ),
+    "qwen2_5_vl": Case(
+        lambda: t.Qwen2_5_VLForConditionalGeneration(
+            t.Qwen2_5_VLConfig(
+                text_config=dict(
+                    **SMALL_TEXT, num_key_value_heads=2, rope_parameters=dict(rope_type="default", rope_theta=500.0, mrope_section=[1, 1, 2])
+                ),
+                vision_config=dict(depth=1, hidden_size=8, num_heads=2, intermediate_size=8, out_hidden_size=16, patch_size=2, spatial_merge_size=1),
+                image_token_id=60, video_token_id=59, vision_start_token_id=58, vision_end_token_id=57,
+            )
+        ),
+        left_padded, run_language_model,
+        (
+            "model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.v_proj.weight", "lm_head.weight",
+        ),
+    ),
+    "mpnet_masked_lm": Case(
+        lambda: t.MPNetForMaskedLM(t.MPNetConfig(**MPNET)), lambda: text(31, pad=1), run_with_base("mpnet"),
+        ("mpnet.encoder.relative_attention_bias.weight", f"mpnet.{LAYER}attention.attn.k.weight", "lm_head.dense.weight"),
+    ),
+    "mpnet_sentence": Case(
+        lambda: t.MPNetModel(t.MPNetConfig(**MPNET)), lambda: text(9, pad=1), run_sentence,
+        ("encoder.relative_attention_bias.weight", "embeddings.position_embeddings.weight", f"{LAYER}attention.attn.o.bias"),
+        files=(("1_Pooling/config.json", POOLING), ("modules.json", MODULES)),
+    ),
+    "mpnet_classifier": Case(
+        lambda: t.MPNetForSequenceClassification(labelled(t.MPNetConfig(**MPNET))), lambda: text(pad=1), run_with_base("mpnet"),
+        ("mpnet.embeddings.word_embeddings.weight", f"mpnet.{LAYER}output.dense.weight", "classifier.dense.weight"),
+    ),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

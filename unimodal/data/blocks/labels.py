@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.blocks.inputs import Part, find_column
+from unimodal.data.marked import marks
 from unimodal.data.pipeline import ArraySpec
-from unimodal.data.segments import marks
 from unimodal.data.sources import class_names, open_source
 from unimodal.data.sources import column as read_column
 from unimodal.errors import UsageError

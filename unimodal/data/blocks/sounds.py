@@ -10,8 +10,8 @@ import numpy as np
 
 from unimodal.data.audio import crop_or_pad, decode_audio, normalize
 from unimodal.data.blocks.inputs import Part, brought, find_column
+from unimodal.data.marked import segments
 from unimodal.data.pipeline import ArraySpec, Source
-from unimodal.data.segments import segments
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 

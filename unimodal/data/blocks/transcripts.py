@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.blocks.inputs import find_column
+from unimodal.data.marked import marks
 from unimodal.data.pipeline import ArraySpec
-from unimodal.data.segments import marks
 from unimodal.data.sources import open_source
 from unimodal.data.transcripts import Alphabet, collect_alphabet, spell
 from unimodal.errors import UsageError
