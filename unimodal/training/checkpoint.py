@@ -229,7 +229,7 @@ def claim_workdir(
 def _compare(
     old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]
 ) -> dict[str, tuple[Any, Any]]:
-    before, after = _flat(old), _flat(json.loads(json.dumps(new)))
+    before, after = (_flat(json.loads(json.dumps(config))) for config in (old, new))  # a tuple is a list there
     differ = {
         name: (before.get(name), after.get(name))
         for name in sorted(before.keys() | after.keys())
