@@ -23,7 +23,9 @@ def every(cls: type[Any], **given: Any) -> ConfigDict:
     for field in dataclasses.fields(cls):
         value = given.pop(field.name, None if is_brought(field) else field.default)
         if dataclasses.is_dataclass(field.default):  # a block: what is given of it, and the rest at its defaults
-            there = {f.name: getattr(field.default, f.name) for f in dataclasses.fields(field.default) if not is_brought(f)}
+            there = {
+                f.name: getattr(field.default, f.name) for f in dataclasses.fields(field.default) if not is_brought(f)
+            }
             value = every(type(field.default), **{**there, **(value if isinstance(value, Mapping) else {})})
         if value is None:  # unset, but of a known type
             hint = hints[field.name]

@@ -5,7 +5,8 @@ python launch.py train --config=configs/finetune.py:DIR --workdir=runs/finetuned
 DIR holds config.json and model.safetensors. Encoders of text with a masked-language head go on hiding tokens of the
 book, others learn to classify emoji by their names; causal ones continue the book; images are classified, images with
 text are matched, waveforms go on with wav2vec 2.0's task. Text is encoded by the vocabulary in DIR where the task takes
-one, else as bytes, and then the table of embeddings starts afresh. What of DIR is used is printed by name.
+one, else as bytes, and then the table of embeddings starts afresh. Pictures and sounds are normalised, resized and sampled
+as DIR says. What of DIR is used is printed by name.
 """
 
 from pathlib import Path
@@ -59,6 +60,9 @@ def get_config(directory: str = "") -> ConfigDict:
     else:
         what = " and ".join(f"{given} through a tokenizer of {kind}" for given, kind in reads)
         raise ValueError(f"{directory} reads {what}, for which this recipe has no task; write a config of your own")
+    fed = interop.preparation_of(directory, found.tokenizers, found.backbones, skip=config.init_skip)
+    for task in config.tasks.values():
+        task.update_from_flattened_dict(fed.of(task))
     return config
 
 

@@ -70,7 +70,7 @@ def _filled(
     tasks = [where for where in readers if where.startswith("tasks.")]
     for where in sorted(readers, key=lambda where: where not in tasks):
         reader = readers[where]
-        theirs = preparation.of(reader)
+        theirs = preparation.of(vars(reader))
         if where not in tasks:
             theirs = {**theirs, **_of_tasks(made, reader, {task: readers[task] for task in tasks})}
         for name, default in brought_fields(reader):
@@ -127,7 +127,7 @@ def compared(preparation: Preparation, readers: Readers) -> tuple[str, ...]:
     """One line for each field that comes with the weights: as there, or otherwise. And what no field can say."""
     lines = []
     for where, reader in readers.items():
-        theirs = preparation.of(reader)
+        theirs = preparation.of(vars(reader))
         for name, value in brought_fields(reader):
             if name not in theirs:
                 continue

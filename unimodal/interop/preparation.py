@@ -29,10 +29,10 @@ class Preparation:
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def of(self, reader: Any) -> dict[str, Any]:
-        """The fields of a task or an evaluation, by the tokenizers that it names."""
+    def of(self, reader: Mapping[str, Any]) -> dict[str, Any]:
+        """For the fields of a task or an evaluation: those of the tokenizers that it names."""
         found: dict[str, Any] = {}
-        for slot, name in vars(reader).items():
+        for slot, name in reader.items():
             if slot.endswith("tokenizer"):
                 found |= self.fields.get(name, {})
         return found
@@ -42,7 +42,7 @@ def published(
     directory: Path, config: Mapping[str, Any], places: Mapping[str, Tower], sizes: Mapping[str, Any]
 ) -> Preparation:
     """Of a Hugging Face directory. config: its config.json; places: our tokenizers → the towers that fill them; sizes: the
-    config of each of our tokenizers. Without a tokenizer's table of embeddings, leave it out of `places`."""
+    config of each of our tokenizers."""
     try:
         steps: Mapping[str, ImageSteps | AudioSteps] = load_steps(directory, Fields(config, str(directory)))
         notes = []
@@ -100,7 +100,9 @@ def _resized(steps: ImageSteps, size: tuple[int, int], notes: list[str]) -> tupl
         return ()
     # At another resolution than the checkpoint's, the same share of the picture.
     factors = [ours / theirs for ours, theirs in zip(size, steps.crop, strict=True)]
-    scaled = tuple(round(side * factor) for side, factor in zip(to, factors if len(to) == 2 else [min(factors)], strict=True))
+    scaled = tuple(
+        round(side * factor) for side, factor in zip(to, factors if len(to) == 2 else [min(factors)], strict=True)
+    )
     return () if scaled == tuple(size) else scaled
 
 
