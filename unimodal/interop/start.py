@@ -14,7 +14,7 @@ from flax import nnx
 
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
-from unimodal.heads import Classifier, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection
+from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection
 from unimodal.interop.describe import Description, Output, Tower
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.load import describe, read_leaf, resolve
@@ -278,7 +278,12 @@ def _alike(name: str, ours: Any, their_name: str, heads: Mapping[str, Any]) -> b
         return False
     if isinstance(ours, Linear):
         return name == their_name
-    return all(getattr(ours, field) == getattr(theirs, field) for field in MEANING.get(type(ours), ()))
+    return all(_place(getattr(ours, field)) == _place(getattr(theirs, field)) for field in MEANING.get(type(ours), ()))
+
+
+def _place(value: Any) -> Any:
+    """A text ends with its end token, where there is one: to pool that or the last token is the same."""
+    return replace(value, pooling="last", end=None) if isinstance(value, Embed) and value.pooling == "end" else value
 
 
 # What the parameters of a head mean depends on these of its fields, and on which parameters there are.
