@@ -6,7 +6,7 @@ import contextlib
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
+from unimodal.brought import compared, preparation_of_init, readers_of, with_brought
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
@@ -89,10 +90,13 @@ class Experiment:
         require_backend(self.init_from)
         if is_workdir(self.init_from):
             parameters = nnx.state(self.model, nnx.Param)
-            return start_from_workdir(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
-        if self.init_ema:
+            found = start_from_workdir(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
+        elif self.init_ema:
             raise UsageError(f"init_ema is for workdirs, but {self.init_from} is none: leave it out")
-        return start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
+        else:
+            found = start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
+        preparation = preparation_of_init(self.init_from, self.init_skip, self.tokenizers, self.backbones)
+        return replace(found, inputs=compared(preparation, readers_of(self.tasks, self.attached)))
 
     def train_batches(self, task: Task) -> data.BatchIterator:
         inputs = task.inputs(self.model)
@@ -145,7 +149,8 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
 
     Raises UsageError for anything that cannot be right, before data is read or an array made.
     """
-    found = read_settings({**config, "fake_data": True} if fake_data else config, task_class)
+    config = with_brought({**config, "fake_data": True} if fake_data else config, task_class)
+    found = read_settings(config, task_class)
     mesh = make_mesh(**vars(found.mesh))
     experiment = Experiment(
         **vars(found.general),

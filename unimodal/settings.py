@@ -140,7 +140,7 @@ def _make_task(
 
 
 def _check_numbers(config: Any, where: str) -> None:
-    """Raises UsageError for a number that is not finite, or negative where only a mean may be."""
+    """Raises UsageError for a number that is not finite, or negative where only a mean or a bias may be."""
     for slot in fields_of(config):
         value = getattr(config, slot.name)
         if is_dataclass(value):
@@ -148,5 +148,5 @@ def _check_numbers(config: Any, where: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float):
                 continue
-            if not math.isfinite(number) or (number < 0 and slot.name != "mean"):
+            if not math.isfinite(number) or (number < 0 and slot.name not in ("mean", "bias")):
                 raise UsageError(f"{where}.{slot.name} must be finite and at least 0, but is {value}")

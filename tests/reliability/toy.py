@@ -40,7 +40,9 @@ class Task:
     weight: float = 1.0
     batch_size: int = 8
 
-    def loss(self, model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, model: Any, batch: Any, *, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         return jnp.mean(model.linear(batch["x"]) ** 2), {}
 
 

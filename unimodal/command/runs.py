@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from unimodal import hosts
+from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
 from unimodal.command.places import ALONG, Places, find_recipe, places_of
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
@@ -69,11 +71,16 @@ class Order:
     workdir: epath.Path
     places: Places
 
-    @property
+    @cached_property
     def plain(self) -> dict[str, Any]:
-        """The config as it is kept in the workdir."""
+        """The config as it is kept in the workdir: with what comes along from the weights it starts from."""
         plain = as_plain(self.config)
-        return {**plain, "fake_data": bool(self.words.fake_data or plain.get("fake_data"))} if plain else plain
+        if not plain:
+            return plain
+        plain["fake_data"] = bool(self.words.fake_data or plain.get("fake_data"))
+        goes_on = self.words.workdir is not None and (self.workdir / "config.json").is_file()
+        there = as_plain(config_of_workdir(self.workdir)) if goes_on else None
+        return with_brought(plain, self.places.task_class, there)
 
     def meaning(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """A config with every field that there is, so that two that mean the same are equal."""
@@ -134,7 +141,9 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
     first = order.words.step
     if first is not None:
         if first not in saved:
-            raise UsageError(f"--step={first}: {workdir} has checkpoints of steps {', '.join(map(str, saved)) or 'none'}")
+            raise UsageError(
+                f"--step={first}: {workdir} has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"
+            )
         saved = [step for step in saved if step <= first]
     if experiment.init_from is not None and not saved:  # else the run goes on with its own
         say(experiment.start.report())

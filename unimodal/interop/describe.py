@@ -20,7 +20,7 @@ class Tower:
 
     kind and tokenizer: as in `unimodal.model.assemble`. causal: tokens see only what came before. first_position: of
     the first text token in the position table. pad_id: ids that positions do not count, if any. skip_padding: positions
-    do not count what the mask hides, so that padding on the left moves nothing. masked: whether it takes a mask.
+    do not count what the mask hides, so that padding on the left moves nothing. masked: whether it takes a mask; if not, rows are filled up with fill_id.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Tower:
     pad_id: int | None = None
     skip_padding: bool = False
     masked: bool = True
+    fill_id: int = 0
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,9 @@ class Checkpoints:
             return self._restore(abstract, step)
         except DamagedError as error:
             older = self._whole_before(abstract, step)
-            more = "no older one is whole" if older is None else f"that of step {older} is whole: --step={older} takes it"
+            more = (
+                "no older one is whole" if older is None else f"that of step {older} is whole: --step={older} takes it"
+            )
             raise DamagedError(f"{error}; {more}") from error
 
     def set_aside(self, step: int) -> list[epath.Path]:
@@ -206,14 +208,15 @@ class WorkdirStart:
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     averaged: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
 
     def report(self) -> str:
-        """Each parameter by name."""
+        """Each parameter by name, then `inputs`."""
         average = f" ({len(self.averaged)} of them its average)" if self.averaged else ""
         counts = f"{len(self.loaded)} parameters loaded{average}, {len(self.fresh)} fresh; {len(self.unused)} unused"
         kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
         lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
-        return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines])
+        return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines, *self.inputs])
 
     def fill(self, parameters: Any) -> Any:
         """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards."""

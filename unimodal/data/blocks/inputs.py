@@ -14,6 +14,12 @@ from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 
 
+def brought(default: Any) -> Any:
+    """A field that belongs to the weights. Where a config leaves it unset (None), it is as the weights of `init_from` were
+    trained with, and else the default."""
+    return dataclasses.field(default=default, metadata={"brought": True})
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One array of an example, or a few that belong together.

@@ -132,13 +132,13 @@ def _pretraining(config: Fields, width: int) -> tuple[tuple[Output, ...], tuple[
     groups, codes = config.count("num_codevector_groups", 2), config.count("num_codevectors_per_group", 320)
     size, shared = config.get("codevector_dim", 256), config.get("proj_codevector_dim", 256)
     channels = config.counts("conv_dim", [512] * 7)[-1]
-    quantised = (Quantised("quantiser", channels, groups, codes, size // groups), Dense("project_codes", size, shared))
+    quantised = (Quantised("quantiser", channels, groups, codes, size // groups), Dense("target", size, shared))
     return (
-        Output("projected", "audio", (Dense("project_hidden", width, shared),)),
+        Output("projected", "audio", (Dense("context", width, shared),)),
         Output("quantised", "audio", quantised, start="features"),
     ), (
         *linear("quantizer.weight_proj", "heads.quantiser.scores"),
         same("quantizer.codevectors", "heads.quantiser.table"),
-        *linear("project_hid", "heads.project_hidden"),
-        *linear("project_q", "heads.project_codes"),
+        *linear("project_hid", "heads.context"),
+        *linear("project_q", "heads.target"),
     )
