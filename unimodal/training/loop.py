@@ -47,9 +47,7 @@ class LoopConfig:
     # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
     max_bad_steps: int = 10
     keep_every: int = 0  # checkpoints whose step is a multiple of it stay, too
-    keep_best: str | None = (
-        None  # the best checkpoint by this evaluation stays, too; scored where eval_every asks for it
-    )
+    keep_best: str | None = None  # the best checkpoint by this evaluation, scored every eval_every steps, stays, too
     profile: ProfileConfig = field(default_factory=ProfileConfig)  # steps to trace
 
     def __post_init__(self) -> None:
