@@ -9,22 +9,27 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from unimodal.backbone import BackboneConfig
+from unimodal.configuration import is_brought
 from unimodal.training.optimizer import OptimizerConfig
 
 
 def every(cls: type[Any], **given: Any) -> ConfigDict:
     """All fields of a dataclass, `given` or at their defaults, so that each can be set from the command line.
 
-    A field that is itself a dataclass is given as a dict of what differs from its default.
+    A field that is itself a dataclass is given as a dict of what differs from its default. Fields that come with the
+    weights a run starts from stay unset unless they are given.
     """
     hints, fields = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
-        value = given.pop(field.name, field.default)
+        value = given.pop(field.name, None if is_brought(field) else field.default)
         if dataclasses.is_dataclass(field.default):  # a block: what is given of it, and the rest at its defaults
-            there = {f.name: getattr(field.default, f.name) for f in dataclasses.fields(field.default)}
+            there = {
+                f.name: getattr(field.default, f.name) for f in dataclasses.fields(field.default) if not is_brought(f)
+            }
             value = every(type(field.default), **{**there, **(value if isinstance(value, Mapping) else {})})
         if value is None:  # unset, but of a known type
-            kind = next(a for a in typing.get_args(hints[field.name]) if a is not type(None))
+            hint = hints[field.name]
+            kind = hint if is_brought(field) else next(a for a in typing.get_args(hint) if a is not type(None))
             value = placeholder(typing.get_origin(kind) or kind)
         if value is not dataclasses.MISSING:
             fields[field.name] = value
@@ -68,8 +73,13 @@ def base() -> ConfigDict:
             eval_limit=placeholder(int),
             init_from=placeholder(str),
             init_skip=placeholder(str),
+            init_ema=False,
+            ema=0.0,
+            evaluate_ema=placeholder(bool),
             checkpoint_every=0,
             keep_checkpoints=2,
+            keep_every=0,
+            keep_best=placeholder(str),
             stop_after=placeholder(int),
             max_bad_steps=10,
             profile=dict(steps=placeholder(str)),

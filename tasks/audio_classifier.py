@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
-from unimodal.data.blocks import Inputs, Labels, Sounds
+from unimodal.data.blocks import Inputs, Labels, Sounds, brought
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import Classification, classified, majority
 from unimodal.evaluation.evaluation import Evaluation, Shown
@@ -37,8 +37,8 @@ class AudioClassifier:
     sounds: Sounds = Sounds(segments="phones", normalize=False)  # the recordings
     labels: Labels = Labels()  # the classes
     batch_size: int = 32  # examples of one global batch
-    mean: float = -4.27  # of the log-mel values, which become (x - mean) / (2·deviation)
-    deviation: float = 4.57  # standard deviation of the log-mel values
+    mean: float = brought(-4.27)  # of the log-mel values, which become (x - mean) / (2·deviation)
+    deviation: float = brought(4.57)  # standard deviation of the log-mel values
     shift: float = 0.0  # seconds by which training moves a stretch, at most
     blank: tuple[int, int] = (0, 0)  # bins and frames that training blanks, at most (Park 2019)
     label_smoothing: float = 0.0  # share of the target that is spread over all classes

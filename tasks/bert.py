@@ -79,7 +79,7 @@ class Bert:
             documents, random = self.texts.documents(data.open_source(self.source, split)), split == "train"
             if self.next_sentence:
                 return data.next_sentence_rows(documents, encoder, length, random=random, count=True).map(hide)
-            row = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
+            row: dict[str, Any] = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
             return data.text_windows(documents, encoder.encode, length, **row).map(hide)
 
         return Inputs(spec, dataset)

@@ -61,9 +61,9 @@ class Gpt:
             encoder = data.encoder_for(self.texts.encoder, vocabulary)
             documents = self.texts.documents(data.open_source(self.source, split))
             if self.packed:
-                row = dict(pad_id=encoder.PAD, count=self._document_bytes)
+                row: dict[str, Any] = dict(pad_id=encoder.PAD, count=self._document_bytes)
                 return data.packed_rows(documents, self._document, self.length, **row)
-            row = dict(random=split == "train", pad_id=encoder.PAD, count=encoder.byte_counts)
+            row: dict[str, Any] = dict(random=split == "train", pad_id=encoder.PAD, count=encoder.byte_counts)
             return data.text_windows(documents, encoder.encode, self.length, **row)
 
         return Inputs(spec, dataset)

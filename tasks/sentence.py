@@ -16,7 +16,7 @@ from unimodal.evaluation.baselines import chance_recall
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.samples import Sample, TextSample
-from unimodal.heads import Projection
+from unimodal.heads import Embed, Projection
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, clip, row_codes, whole_batch
 from unimodal.tokens import lengths_of
@@ -58,7 +58,7 @@ class Sentence:
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
-        return {"embed": Projection(width, self.size, pooling=self.pooling, rngs=rngs)}
+        return {"embed": Projection(width, self.size, Embed(self.pooling), rngs=rngs)}
 
     def embed(self, model: Model, ids: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """ids [B,T] → unit embeddings [B,size]."""

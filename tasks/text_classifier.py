@@ -29,7 +29,7 @@ class TextClassifier:
 
     name: str = "text_classifier"  # logged under it; the heads are `model.heads[name]`
     source: str = "embedded:emoji"  # a data source, see `data.sources`
-    texts: Texts = Texts(column="name+keywords", length=96)  # the first text, and how both are encoded
+    texts: Texts = Texts(length=96)  # the first text, and how both are encoded
     second: str = ""  # the column of the other text, where pairs are classified; "a+b" joins several
     labels: Labels = Labels()  # the classes
     limit: int = 0  # train on so many records, to see what few labels do; 0: all

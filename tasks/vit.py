@@ -27,7 +27,7 @@ class Vit:
 
     name: str = "vit"  # logged under it; the heads are `model.heads[name]`
     source: str = "embedded:emoji"  # a data source, see `data.sources`
-    images: Images = Images(crop=(0.6, 1.0), flip=0.5, shift=2, jitter=(0.2, 0.2, 0.2))  # the pictures
+    images: Images = Images()  # the pictures
     labels: Labels = Labels()  # the classes
     batch_size: int = 32  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Inputs, Sounds, columns
+from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
 from unimodal.evaluation.evaluation import Evaluation, Shown, untrained_value
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.evaluation.summed import Summed
@@ -69,7 +70,21 @@ class Wav2vec2:
         # Crops are drawn in validation, too: a recording's beginning is often silence.
         made = columns(self.source, self.sounds.part(random=True))
         spec = {**made.spec, "masked": data.ArraySpec((frames,), np.bool_)}
-        return Inputs(spec, lambda split: made.dataset(split).map(mask))
+
+        def dataset(split: str) -> data.Examples:
+            if split == "train":
+                self._check(config.frames)
+            return made.dataset(split).map(mask)
+
+        return Inputs(spec, dataset)
+
+    def _check(self, frames: Callable[[int], int]) -> None:
+        """Warn before the first step of recordings without room for one span. Raises UsageError where most are so short."""
+        short = f"of less than span={self.span} frames"
+        for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
+            found = (samples_of(self.sounds, record) for record in spread(data.open_source(self.source, split)))
+            reasons = ["" if frames(samples) >= self.span else short for samples in found]
+            warn_of_unused(f"tasks.{self.name}, {self.source} {split}", reasons, what)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width

@@ -8,7 +8,7 @@ from flax import nnx
 from quick import named, quick
 from scipy.special import erf
 
-from unimodal.heads import Classifier, LanguageModel, MaskedLanguageModel, Projection, Quantiser, pool
+from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, Projection, Quantiser, pool
 from unimodal.interop.stages import Context, Pool
 from unimodal.layers import Embedding
 
@@ -47,7 +47,7 @@ def test_pool():
     means = [x[0].mean(axis=0), x[1, :2].mean(axis=0), x[2, 2:].mean(axis=0), np.zeros(3)]
     np.testing.assert_allclose(pool(hidden, "mean", segment), means, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(pool(hidden, "last", segment)[:3], [x[0, 3], x[1, 1], x[2, 3]])
-    with pytest.raises(ValueError, match="^pool 'max' is not one of first, mean, last$"):
+    with pytest.raises(ValueError, match="^pool 'max' is not one of first, mean, last, final$"):
         pool(hidden, "max")
 
 
@@ -70,7 +70,7 @@ def test_classifier_starts_uniform_and_can_leave():
 
 
 def test_projection_has_unit_length():
-    head, hidden = make(Projection, 5, 3, pooling="last"), normal(4, 4, 5)
+    head, hidden = make(Projection, 5, 3, Embed("last")), normal(4, 4, 5)
     out = head(hidden.astype(jnp.bfloat16))
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(np.linalg.norm(out, axis=-1), 1, rtol=1e-5)

@@ -42,7 +42,7 @@ def config_for(name: str, task: str, **changes: Any) -> dict[str, Any]:
         *path, last = field.split("__")
         place = config
         for step in path:
-            place = place[step]
+            place = place.setdefault(step, {})
         place[last] = value
     return config
 

@@ -13,7 +13,7 @@ import tiny
 from flax import nnx
 from quick import named, quick
 
-from tasks.clip import Temperature
+from unimodal.heads import LogitScale
 from unimodal.sharding import make_mesh, shardings
 from unimodal.training.optimizer import OptimizerConfig, apply_updates, make_optimizer
 from unimodal.training.optimizers import OPTIMIZERS
@@ -147,7 +147,7 @@ CAP = math.log(100.0)
 
 
 def temperature(value: float) -> nnx.State:
-    model = Temperature(1.0)
+    model = LogitScale(most=100.0)
     return jax.tree.map(lambda _: jnp.float32(value), nnx.state(model, nnx.Param))
 
 
@@ -171,8 +171,8 @@ def test_no_update_leads_beyond_the_bounds(name: str, lazy: bool) -> None:
 def test_what_is_beyond_the_bounds_is_as_it_was_loaded_until_it_is_trained() -> None:
     """transformers takes exp(logit_scale), whatever it is."""
     tree = temperature(5.0)
-    model = nnx.merge(nnx.split(Temperature(1.0), graph=False)[0], tree)
-    np.testing.assert_allclose(model(), math.exp(5.0), rtol=1e-6)
+    model = nnx.merge(nnx.split(LogitScale(most=100.0), graph=False)[0], tree)
+    np.testing.assert_allclose(model.scale, math.exp(5.0), rtol=1e-6)
     frozen = OptimizerConfig(warmup=0, freeze=("log_scale",))
     waiting = OptimizerConfig(warmup=1)  # a first step of learning rate 0
     for config, stays in ((frozen, True), (waiting, True), (OptimizerConfig(warmup=0), False)):
@@ -183,8 +183,8 @@ def test_what_is_beyond_the_bounds_is_as_it_was_loaded_until_it_is_trained() -> 
 
 
 def test_the_temperature_has_a_gradient_above_the_cap() -> None:
-    model = Temperature(1 / 200)
-    gradient = jax.grad(lambda m: m())(model)
+    model = LogitScale(200.0, most=100.0)
+    gradient = jax.grad(lambda m: m.scale)(model)
     np.testing.assert_allclose(gradient.log_scale.get_value(), 200.0, rtol=1e-5)
 
 

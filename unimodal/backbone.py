@@ -524,7 +524,8 @@ class Backbone(nnx.Module):
 
         def layer(x: jax.Array, inputs: tuple[Block, LayerKind]) -> tuple[jax.Array, KVCache]:
             block, kind = inputs
-            rope, options = _chosen(ropes, kind), dict(right_padded=tokens.right_padded, windowed=kind.windowed)
+            rope = _chosen(ropes, kind)
+            options: dict[str, Any] = dict(right_padded=tokens.right_padded, windowed=kind.windowed)
 
             def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, KVCache]:
                 result, _ = attention(x, tokens.layout, tokens.segment, rope, **options)

@@ -27,6 +27,8 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     for key, value in group(mapping, where).items():
         if key not in fields:
             raise UsageError(f"unknown config field {where}.{key}; {nearest(key, list(fields))}")
+        if value is None and is_brought(fields[key]):  # unset: as by default
+            continue
         values[key] = _checked(_filled(value, fields[key].default), hints[key], f"{where}.{key}")
     required = (
         name
@@ -89,8 +91,15 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
 def _filled(value: Any, default: Any) -> Any:
     """Fill a group with the default of its field, such as a block of a task."""
     if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
-        return {**{f.name: getattr(default, f.name) for f in dataclasses.fields(default)}, **value}
+        unset = {f.name for f in dataclasses.fields(default) if is_brought(f) and value.get(f.name) is None}
+        given = {name: inner for name, inner in value.items() if name not in unset}
+        return {**{f.name: getattr(default, f.name) for f in dataclasses.fields(default)}, **given}
     return value
+
+
+def is_brought(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field comes with the weights where a config leaves it unset (`data.blocks.brought`)."""
+    return bool(field.metadata.get("brought"))
 
 
 def _wrong(value: Any, hint: Any, where: str) -> UsageError:

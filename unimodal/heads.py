@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,12 +15,27 @@ from unimodal.kernels.dense import attend
 from unimodal.layers import Embedding, Linear, Norm, activate, dropout
 from unimodal.sharding import copied
 
+POOLINGS = ("first", "mean", "last", "final", "end")
 
-def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.Array:
-    """[B,T,D] → [B,D]: "first" token, "mean" over real tokens, or the "last" real token.
 
-    Raises ValueError for another word. A row without real tokens gives zeros for "mean".
+def pool(
+    hidden: jax.Array,
+    how: str,
+    segment: jax.Array | None = None,
+    *,
+    ids: jax.Array | None = None,
+    end: int | None = None,
+) -> jax.Array:
+    """[B,T,D] → [B,D]: "first" token, "mean" over real tokens, "last" real token, "final" place of the row, real or not,
+    or the "end" token: the first of `ids` [B,T] that is `end` (None: the largest, which is how CLIP once found it).
+
+    Raises UsageError for another word. A row without real tokens gives zeros for "mean".
     """
+    if how == "end" and ids is not None:
+        place = ids if end is None else (ids == end).astype(jnp.int32)
+        return jnp.take_along_axis(hidden, jnp.argmax(place, axis=1)[:, None, None], axis=1)[:, 0]
+    if how == "final":
+        return hidden[:, -1]
     if how == "first":
         return hidden[:, 0]
     if how == "mean":
@@ -32,7 +50,8 @@ def pool(hidden: jax.Array, how: str, segment: jax.Array | None = None) -> jax.A
         place = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
         last = jnp.where(segment != 0, place, 0).max(axis=1)  # padding may stand before, between or after
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    raise UsageError(f"pool {how!r} is not one of first, mean, last")
+    known = ", ".join(name for name in POOLINGS if name != "end" or ids is not None)
+    raise UsageError(f"pool {how!r} is not one of {known}")
 
 
 class Classifier(nnx.Module):
@@ -62,16 +81,83 @@ class PooledClassifier(nnx.Module):
         return self.linear(dropout(pooled, self.dropout, key))
 
 
+@dataclass(frozen=True)
+class Embed:
+    """How hidden states become one embedding of unit length."""
+
+    pooling: str = "mean"  # of the tokens: first, mean, last, final or end (see `pool`), or attention
+    end: int | None = None  # for "end", the id of the token that ends a text; None: the largest id of the text
+    norm: float = 0.0  # epsilon of a norm after the pooling; 0: none
+    project: bool = True  # whether a linear layer follows; without one, the embedding is as wide as the backbone
+    bias: bool = False  # of that layer
+
+    def __post_init__(self) -> None:
+        if self.pooling not in (*POOLINGS, "attention"):
+            raise UsageError(f"pooling {self.pooling!r} is not one of {', '.join((*POOLINGS, 'attention'))}")
+
+
 class Projection(nnx.Module):
-    """Pool, then project without bias to a unit-length embedding: [B,T,D] → [B,size] float32 (Radford 2021, fig. 3)."""
+    """Pool, then project to an embedding of unit length, as `Embed` has it: [B,T,D] → [B,size] float32 (Radford 2021,
+    fig. 3). `backbone` gives the pooling by attention its shape."""
 
-    def __init__(self, width: int, size: int, *, pooling: str = "first", rngs: nnx.Rngs):
-        self.pooling = pooling
-        self.linear = Linear((width,), (size,), ("embed", "classes"), bias=False, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        size: int,
+        config: Embed = Embed(),
+        backbone: BackboneConfig | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.config, axes = config, ("embed", "classes")
+        self.linear = Linear((width,), (size,), axes, bias=config.bias, rngs=rngs) if config.project else None
+        self.norm = Norm(width, epsilon=config.norm) if config.norm else None
+        attended = backbone is not None and config.pooling == "attention"
+        self.attention = AttentionPool(backbone, rngs=rngs) if attended else None
 
-    def __call__(self, hidden: jax.Array, segment: jax.Array | None = None) -> jax.Array:
-        x = self.linear(pool(hidden, self.pooling, segment)).astype(jnp.float32)
+    def pooled(self, hidden: jax.Array, segment: jax.Array | None = None, *, ids: jax.Array | None = None) -> jax.Array:
+        """[B,D]. `ids` [B,T] say where a text ends."""
+        if self.attention is not None:
+            x = self.attention(hidden, segment)
+        else:
+            x = pool(hidden, self.config.pooling, segment, ids=ids, end=self.config.end)
+        return x if self.norm is None else self.norm(x)
+
+    def projected(
+        self, hidden: jax.Array, segment: jax.Array | None = None, *, ids: jax.Array | None = None
+    ) -> jax.Array:
+        """[B,size], of any length."""
+        x = self.pooled(hidden, segment, ids=ids)
+        return x if self.linear is None else self.linear(x)
+
+    def __call__(
+        self, hidden: jax.Array, segment: jax.Array | None = None, *, ids: jax.Array | None = None
+    ) -> jax.Array:
+        x = self.projected(hidden, segment, ids=ids).astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+
+
+class LogitScale(nnx.Module):
+    """What similarities are multiplied by, learned as its logarithm, and a bias that is learned too, if `bias` says where
+    it starts: x → x·exp(log_scale) + bias. Updates do not lead beyond a scale of `most`."""
+
+    def __init__(self, start: float = 1.0, *, most: float | None = None, bias: float | None = None):
+        bounds = None if most is None else (None, math.log(most))
+        self.log_scale = nnx.Param(jnp.full((), math.log(start), jnp.float32), axes=(), kind="vector", bounds=bounds)
+        self.bias = None if bias is None else nnx.Param(jnp.full((), bias, jnp.float32), axes=(), kind="vector")
+
+    @property
+    def scale(self) -> jax.Array:
+        return jnp.exp(self.log_scale.get_value())
+
+    @property
+    def shared(self) -> tuple[jax.Array, ...]:
+        """The scale and, where there is one, the bias: as the objectives take them."""
+        return (self.scale,) if self.bias is None else (self.scale, self.bias.get_value())
+
+    def __call__(self, similarity: jax.Array) -> jax.Array:
+        scaled = similarity * self.scale.astype(similarity.dtype)
+        return scaled if self.bias is None else scaled + self.bias.get_value().astype(similarity.dtype)
 
 
 class LanguageModel(nnx.Module):

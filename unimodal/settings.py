@@ -18,7 +18,7 @@ from unimodal.training.loop import LoopConfig
 from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "fake_data")
+_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data")
 _GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
@@ -41,6 +41,9 @@ class GeneralConfig:
     # a published checkpoint's directory, or another run's workdir, to start from (see `interop.start`)
     init_from: str | None = None
     init_skip: str | None = None  # a regular expression: parameters in whose path it is found start afresh all the same
+    init_ema: bool = False  # take the average that the run of that workdir kept
+    ema: float = 0.0  # decay of an average of the parameters, such as 0.999; 0: none
+    evaluate_ema: bool | None = None  # evaluations see the average (None: if there is one), or the last parameters
     fake_data: bool = False  # train on random batches of the right shapes
 
     def __post_init__(self) -> None:
@@ -48,6 +51,14 @@ class GeneralConfig:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"ema must be at least 0 and below 1, but is {self.ema}")
+        if self.evaluate_ema and not self.ema:
+            raise UsageError(
+                "evaluate_ema=True, but this run keeps no average (ema=0); train with ema, such as ema=0.999"
+            )
+        if self.init_ema and self.init_from is None:
+            raise UsageError("init_ema=True needs init_from, the workdir of a run that has kept an average")
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ def _make_task(
 
 
 def _check_numbers(config: Any, where: str) -> None:
-    """Raises UsageError for a number that is not finite, or negative where only a mean may be."""
+    """Raises UsageError for a number that is not finite, or negative where only a mean or a bias may be."""
     for slot in fields_of(config):
         value = getattr(config, slot.name)
         if is_dataclass(value):
@@ -137,5 +148,5 @@ def _check_numbers(config: Any, where: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float):
                 continue
-            if not math.isfinite(number) or (number < 0 and slot.name != "mean"):
+            if not math.isfinite(number) or (number < 0 and slot.name not in ("mean", "bias")):
                 raise UsageError(f"{where}.{slot.name} must be finite and at least 0, but is {value}")

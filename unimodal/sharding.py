@@ -266,10 +266,10 @@ def whole_in_time(x: jax.Array) -> jax.Array:
 
 
 def parameter_table(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> list[dict[str, Any]]:
-    """One row per Variable: name, shape, dtype, axes, spec, bytes, bytes_per_device."""
+    """One row per parameter: name, shape, dtype, axes, spec, bytes, bytes_per_device."""
     rows = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, nnx.Variable))[0]:
-        if not isinstance(leaf, nnx.Variable):
+        if not isinstance(leaf, nnx.Param):
             continue
         value, axes = leaf.get_value(), leaf.get_metadata().get("axes", ())
         name = path_name(path)

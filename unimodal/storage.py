@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
+import os
 import re
 import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
 
-from unimodal.errors import UsageError
+from unimodal.errors import StorageError, UsageError
 
 
 def folder(text: epath.PathLike) -> epath.Path:
@@ -42,11 +45,21 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 def write_whole(path: epath.PathLike, text: str, *, suffix: str = ".tmp") -> None:
     """Write or replace a file in one piece: a reader sees either the old file or the new one."""
-    path = epath.Path(path)
-    fresh = path if is_remote(path) else path.with_name(path.name + suffix)
-    fresh.write_text(text, encoding="utf-8")
-    if fresh != path:
+    if is_remote(path):
+        epath.Path(path).write_text(text, encoding="utf-8")
+        return
+    path = Path(os.fspath(path))
+    fresh = path.with_name(path.name + suffix)
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
         fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class Mirror:
@@ -100,6 +113,46 @@ class Mirror:
                     if not self._complained:
                         print(f"warning: cannot write in {self.remote}: {one_line(error)}", file=sys.stderr, flush=True)
                     self._complained = True
+
+
+# What the operating system says of a disk that is full, read-only, broken or gone, rather than of a mistake in a path.
+_LOST = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+    *(errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM),
+}
+_REFUSALS = "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|NOT_FOUND|DATA_LOSS|ABORTED|DEADLINE_EXCEEDED|UNKNOWN"
+
+
+def lost(error: OSError) -> bool:
+    """Whether the disk is at fault, and not a path."""
+    return error.errno in _LOST
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """What a disk or bucket said, if that is what `error`, or an error behind it, comes from; None for another error."""
+    while error is not None:
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno)
+        if code := re.search(r"os_error_code='(\d+)'", text):  # so says the library that writes arrays
+            return os.strerror(int(code[1]))
+        if status := re.match(rf"({_REFUSALS}): ", text):
+            return "a file or folder of it is gone" if status[1] == "NOT_FOUND" else text[:200]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def writing(what: str, hint: str = "") -> Iterator[None]:
+    """Turn what a disk or bucket refuses meanwhile into a StorageError of one line."""
+    try:
+        yield
+    except (StorageError, UsageError):
+        raise
+    except Exception as error:
+        if (reason := refusal(error)) is None:
+            raise
+        raise StorageError(f"cannot write {what}: {reason}{hint}") from error
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

@@ -28,6 +28,13 @@ def resize(
     return np.asarray(Image.fromarray(image).resize((width, height), resample))
 
 
+def with_shorter_side(image: np.ndarray, side: int) -> tuple[int, int]:
+    """(height, width) of the image scaled so that its shorter side has so many pixels; the longer is rounded down."""
+    height, width = image.shape[:2]
+    longer = int(side * max(height, width) / min(height, width))
+    return (side, longer) if height <= width else (longer, side)
+
+
 def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The middle `[height, width, C]` of `[H, W, C]`; a side that is too short gets zeros at both ends.
 

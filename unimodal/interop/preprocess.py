@@ -113,12 +113,7 @@ def load_preprocessor(path: str | Path) -> Preprocessor:
     model = Fields(read_json(config) if config.exists() else {}, str(config))
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}
-    for section in _sections(directory):
-        name = _processor(section, model)
-        if name in PROCESSORS:
-            parts["image"] = load_image(name, section)
-        else:
-            parts["audio"] = EXTRACTORS[name](section)
+    parts |= load_steps(directory, model)
     try:
         parts["text"] = load_text(directory, model)
     except NoTokenizer as error:
@@ -128,6 +123,18 @@ def load_preprocessor(path: str | Path) -> Preprocessor:
     for name in ("image", "audio"):
         missing[name] = f"{directory} has no preprocessor_config.json that says how {name} is prepared"
     return Preprocessor(str(directory), **parts, missing=missing)
+
+
+def load_steps(directory: Path, model: Fields) -> dict[str, ImageSteps | AudioSteps]:
+    """The steps of "image" and "audio", as far as the directory says them; `model` is its config.json."""
+    found: dict[str, ImageSteps | AudioSteps] = {}
+    for section in _sections(directory):
+        name = _processor(section, model)
+        if name in PROCESSORS:
+            found["image"] = load_image(name, section)
+        else:
+            found["audio"] = EXTRACTORS[name](section)
+    return found
 
 
 def _sections(directory: Path) -> list[Fields]:

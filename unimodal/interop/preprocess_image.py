@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimodal.data.image import center_crop, nearest_color, resize
+from unimodal.data.image import center_crop, nearest_color, resize, with_shorter_side
 from unimodal.data.pictures import decode_image, to_rgb
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
@@ -82,9 +82,7 @@ class ImageSteps:
         if isinstance(self.size, tuple):
             return self.size
         assert self.size is not None
-        height, width = pixels.shape[:2]
-        longer = int(self.size * max(height, width) / min(height, width))
-        return (self.size, longer) if height <= width else (longer, self.size)
+        return with_shorter_side(pixels, self.size)
 
 
 def to_pixels(picture: Picture, name: str) -> np.ndarray:

@@ -14,8 +14,9 @@ from flax import nnx
 from unimodal.backbone import Backbone
 from unimodal.errors import UsageError
 from unimodal.generate import Sampling
+from unimodal.heads import LogitScale
 from unimodal.interop.describe import Description, Output, Tower
-from unimodal.interop.stages import Context, LogScale
+from unimodal.interop.stages import Context
 from unimodal.interop.writing import write
 from unimodal.model import tokenizer_module
 from unimodal.tokens import Tokens
@@ -149,8 +150,8 @@ class Pretrained(nnx.Module):
         outputs[output.name] = x
 
     def _with_plain_names(self, running: Sequence[Tower], outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        for scale in (h.log_scale for h in self.heads.values() if isinstance(h, LogScale)):
-            outputs["logit_scale"] = jnp.exp(scale.get_value())
+        for head in (h for h in self.heads.values() if isinstance(h, LogitScale)):
+            outputs["logit_scale"] = head.scale
         if len(running) == 1:
             prefix = f"{running[0].name}_"
             plain = ("hidden", "pooled", "layers", "attention")

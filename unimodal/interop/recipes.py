@@ -13,6 +13,7 @@ from unimodal.errors import UsageError
 from unimodal.interop.describe import Output, Tower
 from unimodal.interop.files import open_source
 from unimodal.interop.load import describe, resolve
+from unimodal.interop.stages import Headed
 
 # How it is run and stored, and how it would begin; none of it changes what given weights mean.
 _FREE = (
@@ -46,6 +47,11 @@ class Recipe:
     backbones: Mapping[str, BackboneConfig]
     towers: tuple[Tower, ...]
     outputs: tuple[Output, ...]
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        """The checkpoint's heads by name, as stages whose fields are those of the head."""
+        return {s.name: s for output in self.outputs for s in output.stages if isinstance(s, Headed)}
 
 
 def recipe(path: str | Path) -> Recipe:

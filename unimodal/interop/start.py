@@ -14,15 +14,18 @@ from flax import nnx
 
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
-from unimodal.heads import Classifier, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection, Quantiser
+from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection
 from unimodal.interop.describe import Description, Output, Tower
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.load import describe, read_leaf, resolve
 from unimodal.interop.match import Piece, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.match import Plan as Matched
+from unimodal.interop.numbers import making
+from unimodal.interop.preparation import Preparation, published
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import check_backbone, check_tokenizer, tokenizer_config
-from unimodal.interop.stages import Dense, MaskedVocabulary, Pool, Quantised, Stage, Unit, Vocabulary
+from unimodal.interop.stages import Dense, Headed, Pool, Stage
+from unimodal.layers import Linear
 from unimodal.sharding import path_name
 
 Tokenizers = Mapping[str, tuple[str, Any]]
@@ -32,7 +35,8 @@ Backbones = Mapping[str, BackboneConfig]
 @dataclass(frozen=True)
 class Start:
     """loaded: our parameter → the pieces of the checkpoint that fill it; fresh: our others, which stay as initialised;
-    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours."""
+    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours. inputs: lines on what the weights are fed
+    with."""
 
     source: Source
     matched: Matched
@@ -40,9 +44,10 @@ class Start:
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     before: Mapping[str, int]
+    inputs: tuple[str, ...] = ()
 
     def report(self) -> str:
-        """Each parameter and tensor by name."""
+        """Each parameter and tensor by name, then `inputs`."""
         width = max(map(len, (*self.loaded, *self.fresh)), default=0)
         lines = [
             f"starting from {self.source.directory}: {len(self.loaded)} parameters loaded, {len(self.fresh)} fresh; "
@@ -52,7 +57,7 @@ class Start:
             theirs = ", ".join(dict.fromkeys(piece.row.source for piece in pieces))
             lines.append(f"  loaded  {name:<{width}}  from {theirs}")
         lines += [f"  fresh   {name}" for name in self.fresh]
-        return "\n".join([*lines, *(f"  unused  {name}" for name in self.unused)])
+        return "\n".join([*lines, *(f"  unused  {name}" for name in self.unused), *self.inputs])
 
     def fill(self, parameters: Any) -> Any:
         """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards.
@@ -89,22 +94,23 @@ def start_from(
     """
     source = open_source(resolve(path))
     description = describe(source)
-    ours = named_leaves(model)
+    ours = named_leaves(nnx.state(model, nnx.Param))
     left_out = _left_out(skip, list(ours))
     places = _places(description.towers, tokenizers, backbones, source.directory)
     for place in places:
-        theirs, tokenizer, backbone = place.tower, place.tokenizer, place.backbone
+        tower, tokenizer, backbone = place.tower, place.tokenizer, place.backbone
         if not _all_under(f"backbones.{backbone}.", ours, left_out):
-            check_backbone(backbone, backbones[backbone], theirs.backbone, source.directory)
+            check_backbone(backbone, backbones[backbone], tower.backbone, source.directory)
         if tokenizer is not None and not _all_under(f"tokenizers.{tokenizer}.", ours, left_out):
             config = tokenizers[tokenizer][1]
-            check_tokenizer(tokenizer, config, tokenizer_config(theirs), source.directory, skip)
-    abstract = _abstract(_stacked_as_ours(description, places, backbones), source)
+            check_tokenizer(tokenizer, config, tokenizer_config(tower), source.directory, skip)
+    theirs = _abstract(_stacked_as_ours(description, places, backbones), source)
+    abstract = named_leaves(theirs)
     matched = plan(description.rows, abstract, source)
     # A head that we cannot read is no loss here, and is reported; something in the layers that we cannot read is.
     layers = sorted({re.escape(row.source.split("{layer}")[0]) for row in description.rows if "{layer}" in row.source})
     check_unread(matched, description.leftovers, source, ignore=f"^(?!{'|'.join(layers)})")
-    names = _names(places, description, model)
+    names = _names(places, description, model, theirs)
     loaded, before = {}, _before(places)
     for their_name, pieces in matched.pieces.items():
         name, shape = _ours(their_name, names), abstract[their_name].shape
@@ -126,6 +132,23 @@ def start_from(
         _unused(source, matched, loaded),
         before,
     )
+
+
+def preparation_of(
+    path: str | Path, tokenizers: Tokenizers, backbones: Backbones, *, skip: str | None = None
+) -> Preparation:
+    """What the checkpoint was fed with, for those of `tokenizers` that it fills. A vocabulary whose table of embeddings is
+    skipped does not come along. Raises UsageError as `start_from` does."""
+    source = open_source(resolve(path))
+    places = _places(describe(source).towers, tokenizers, backbones, source.directory)
+    filled = {
+        place.tokenizer: place.tower
+        for place in places
+        if place.tokenizer is not None
+        and not (place.tower.input == "text" and _found(skip, [f"tokenizers.{place.tokenizer}.table.table"]))
+    }
+    sizes = {name: config for name, (_, config) in tokenizers.items()}
+    return published(source.directory, source.config, filled, sizes)
 
 
 @dataclass(frozen=True)
@@ -168,13 +191,16 @@ def _left_out(skip: str | None, names: Sequence[str]) -> set[str]:
     """Our parameters that are to start afresh. Raises UsageError if there are none although `skip` is given."""
     if skip is None:
         return set()
-    try:
-        found = {name for name in names if re.search(skip, name)}
-    except re.error as error:
-        raise UsageError(f"init_skip={skip!r} is no regular expression: {error}") from error
-    if not found:
+    if not (found := _found(skip, names)):
         raise UsageError(f"init_skip={skip!r} is found in no parameter's path; they look like {names[0]}")
     return found
+
+
+def _found(skip: str | None, names: Iterable[str]) -> set[str]:
+    try:
+        return {name for name in names if skip is not None and re.search(skip, name)}
+    except re.error as error:
+        raise UsageError(f"init_skip={skip!r} is no regular expression: {error}") from error
 
 
 def _all_under(prefix: str, names: Iterable[str], left_out: set[str]) -> bool:
@@ -191,14 +217,15 @@ def _stacked_as_ours(description: Description, places: Sequence[_Place], backbon
     return replace(description, towers=tuple(towers))
 
 
-def _abstract(description: Description, source: Source) -> dict[str, Any]:
+def _abstract(description: Description, source: Source) -> Pretrained:
     origin = Origin(str(source.directory), "")
-    return named_leaves(jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0))))
+    with making(f"{origin.directory}/config.json"):
+        return jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0)))
 
 
-def _names(places: Sequence[_Place], description: Description, model: Any) -> dict[str, str]:
+def _names(places: Sequence[_Place], description: Description, model: Any, theirs: Pretrained) -> dict[str, str]:
     """Prefixes of the checkpoint's parameters → ours."""
-    names = _head_names(description.outputs, model)
+    names = _head_names(description.outputs, model, theirs.heads)
     for place in places:
         names[f"backbones.{place.tower.name}"] = f"backbones.{place.backbone}"
         if place.tokenizer is not None:
@@ -230,44 +257,55 @@ def _ours(name: str, names: Mapping[str, str]) -> str:
     return "" if prefix is None else names[prefix] + name.removeprefix(prefix)
 
 
-def _head_names(outputs: Sequence[Output], model: Any) -> dict[str, str]:
-    """Heads of the checkpoint that are of the same make as one of ours: prefix → prefix."""
+def _head_names(outputs: Sequence[Output], model: Any, theirs: Mapping[str, Any]) -> dict[str, str]:
+    """Heads of the checkpoint that are of the same make as one of ours: prefix → prefix. theirs: its heads by name."""
     names: dict[str, str] = {}
     for task, heads in model.heads.items():
         for head_name, head in heads.items():
             for output in outputs:
-                for stage, inner in _same_make(head, output.stages, output.start).items():
-                    ours = f"heads.{task}.{head_name}{inner}"
-                    if f"heads.{stage}" not in names:
-                        names[f"heads.{stage}"] = ours
+                whole = {
+                    s.name: ""
+                    for s in output.stages
+                    if isinstance(s, Headed) and _alike(head_name, head, s.name, theirs)
+                }
+                for stage, inner in (whole or _parts(head, output.stages, output.start)).items():
+                    names.setdefault(f"heads.{stage}", f"heads.{task}.{head_name}{inner}")
     return names
 
 
-def _same_make(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...]) -> dict[str, str]:
-    """The checkpoint's stage → the part of our head that computes just that."""
+def _alike(name: str, ours: Any, their_name: str, heads: Mapping[str, Any]) -> bool:
+    """Whether two heads compute the same of the same parameters. Linear layers are all alike: they must bear one name."""
+    theirs = heads[their_name]
+    if type(ours) is not type(theirs) or named_leaves(ours).keys() != named_leaves(theirs).keys():
+        return False
+    if isinstance(ours, Linear):
+        return name == their_name
+    return all(_place(getattr(ours, field)) == _place(getattr(theirs, field)) for field in MEANING.get(type(ours), ()))
+
+
+def _place(value: Any) -> Any:
+    """A text ends with its end token, where there is one: to pool that or the last token is the same."""
+    return replace(value, pooling="last", end=None) if isinstance(value, Embed) and value.pooling == "end" else value
+
+
+# What the parameters of a head mean depends on these of its fields, and on which parameters there are.
+MEANING: dict[type, tuple[str, ...]] = {
+    LanguageModel: ("soft_cap",),
+    MaskedLanguageModel: ("activation",),
+    Projection: ("config",),
+}
+
+
+def _parts(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...]) -> dict[str, str]:
+    """The checkpoint's stage → the part of our classifier that computes just that."""
     match head, stages:
-        case MaskedLanguageModel(), (MaskedVocabulary() as stage,) if (
-            stage.activation == head.activation and stage.tied == (head.decoder.linear is None)
-        ):
-            return {stage.name: ""}
-        case LanguageModel(), (Vocabulary() as stage,) if _alike(head, stage):
-            return {stage.name: ""}
         case Classifier(), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
             return {dense.name: ".linear"}
         case PooledClassifier(), (Pool() as pool, Dense(activation="tanh") as dense) if _pooling(pool) == head.pooling:
             return {dense.name: ".pooler"}
         case PooledClassifier(), (Dense(activation=None) as dense,) if start == "pooled":
             return {dense.name: ".linear"}
-        case Quantiser(), (Quantised() as stage, *_):
-            return {stage.name: ""}
-        case Projection(), (Pool() as pool, Dense(bias=False) as dense, Unit()) if _pooling(pool) == head.pooling:
-            return {dense.name: ".linear"}
     return {}
-
-
-def _alike(head: LanguageModel, stage: Vocabulary) -> bool:
-    theirs = stage.tied, stage.bias, stage.soft_cap
-    return theirs == (head.linear is None, head.bias is not None, head.soft_cap)
 
 
 def _pooling(pool: Pool) -> str:

@@ -2,7 +2,8 @@
 
 A block knows which column of a record it reads and what becomes of it. Bound to a size or an encoder it gives a `Part`:
 the array's spec, how the column is read once, and how an example is made of it. `columns` joins parts into `Inputs`.
-So every task reads every source that has the columns it needs.
+So every task reads every source that has the columns it needs. Fields that are `brought` belong to the weights rather than
+to the data: normalisation, rate, vocabulary. A config that leaves them unset takes those of the checkpoint it starts from.
 
 | block | reads | gives |
 |---|---|---|
@@ -14,10 +15,10 @@ So every task reads every source that has the columns it needs.
 """
 
 from unimodal.data.blocks.images import Images
-from unimodal.data.blocks.inputs import Inputs, Part, columns
+from unimodal.data.blocks.inputs import Inputs, Part, brought, columns
 from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.blocks.texts import Texts
 from unimodal.data.blocks.transcripts import Transcripts
 
-__all__ = ["Images", "Inputs", "Labels", "Part", "Sounds", "Texts", "Transcripts", "columns"]
+__all__ = ["Images", "Inputs", "Labels", "Part", "Sounds", "Texts", "Transcripts", "brought", "columns"]

@@ -9,9 +9,15 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.cache import cached
-from unimodal.data.pipeline import ArraySpec, Dataset, Examples, Source
+from unimodal.data.pipeline import ArraySpec, Dataset, Source
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
+
+
+def brought(default: Any) -> Any:
+    """A field that belongs to the weights. Where a config leaves it unset (None), it is as the weights of `init_from` were
+    trained with, and else the default."""
+    return dataclasses.field(default=default, metadata={"brought": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Inputs:
     """The arrays of one example, and the examples of a split ("train", "validation")."""
 
     spec: Mapping[str, ArraySpec]
-    dataset: Callable[[str], Examples]
+    dataset: Callable[[str], Dataset]
 
 
 def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | None = None) -> Inputs:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.audio import crop_or_pad, decode_audio, normalize
-from unimodal.data.blocks.inputs import Part, find_column
+from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.marked import segments
 from unimodal.data.pipeline import ArraySpec, Source
 from unimodal.data.sources import open_source
@@ -23,10 +23,10 @@ class Sounds:
     """One recording per record, mono at `rate` Hz, of at most `seconds`."""
 
     column: str = ""  # "": the first of audio, sound, speech, wav, recording
-    rate: int = 16_000  # Hz; other rates are resampled
+    rate: int = brought(16_000)  # Hz; other rates are resampled
     seconds: float = 2.0  # of sound in an example: what is longer is cropped, what is shorter is padded
     segments: str = ""  # a column with a list of [start, end, what], in ms: each of these is then an example of its own
-    normalize: bool = True  # zero mean and unit variance over each recording
+    normalize: bool = brought(True)  # zero mean and unit variance over each recording
 
     def __post_init__(self) -> None:
         if self.rate < 1 or self.seconds <= 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.blocks.inputs import Part, find_column
+from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.encoders import Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.pairs import pair_row
 from unimodal.data.pipeline import ArraySpec, Source
@@ -24,7 +24,7 @@ class Texts:
 
     column: str = ""  # "": the first of text, caption, captions, sentence, transcript, name, title; "a+b": both, joined
     phrases: str = ""  # a column with a list of phrases; training says some of them instead of the text, or after it
-    encoder: str = "bytes"  # or the path of a vocabulary
+    encoder: str = brought("bytes")  # or the path of a vocabulary
     length: int = 128  # ids in a row
 
     def __post_init__(self) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
 
 from unimodal.interop.describe import Description, Fields, Names, Output
+from unimodal.interop.stages import Headed
 from unimodal.interop.table import Row
 
 Describe = Callable[[Fields, Names, Path], Description]
@@ -56,8 +61,12 @@ def tower_alone(
 
 def _heads(output: Output) -> list[str]:
     """Where the parameters of its stages are."""
-    names = (getattr(stage, "name", None) for stage in output.stages)
-    return [f"heads.{name}." for name in names if name]
+    named = [stage for stage in output.stages if isinstance(stage, Headed)]
+    return [f"heads.{stage.name}." for stage in named if jax.tree.leaves(jax.eval_shape(_made(stage)))]
+
+
+def _made(stage: Headed) -> Callable[[], Any]:
+    return lambda: stage.module(nnx.Rngs(0))
 
 
 def _plainly(output: Output, pooled: str) -> Output:

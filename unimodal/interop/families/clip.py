@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from unimodal.backbone import BackboneConfig
+from unimodal.heads import Embed
 from unimodal.interop.describe import Description, Fields, Names, Output, Tower
 from unimodal.interop.families.vit import patch_rows, tokenizer
-from unimodal.interop.stages import At, Dense, Normed, Pool, Similarity, Unit
+from unimodal.interop.stages import Embedded, Similarity
 from unimodal.interop.table import Row, linear, norm, same
 from unimodal.tokenizers import text
 
 # Files from before the end of text was configured say 2, and then it is the largest id.
 OLD_END = 2
+PROJECTIONS = {"text": "text_projection", "image": "visual_projection"}
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     words, pixels = config.part("text_config"), config.part("vision_config")
     size, epsilon = config.get("projection_dim", 512), pixels.get("layer_norm_eps", 1e-5)
-    width, pixels_width = words.get("hidden_size", 512), pixels.get("hidden_size", 768)
     end = words.get("eos_token_id", 49407)
-    outputs = (
-        Output("text_pooled", "text", (At(None if end == OLD_END else end),)),
-        Output(
-            "text_embedding", "text", (Dense("text_projection", width, size, bias=False), Unit()), start="text_pooled"
-        ),
-        Output("image_pooled", "image", (Pool(), Normed("image_norm", pixels_width, epsilon))),
-        Output(
-            "image_embedding",
-            "image",
-            (Dense("image_projection", pixels_width, size, bias=False), Unit()),
-            start="image_pooled",
-        ),
-        Output(
-            "logits",
-            "image",
-            (Similarity("similarity", "text_embedding"),),
-            start="image_embedding",
-            needs=("text_embedding",),
-        ),
-    )
-    head_rows = (
-        *norm("vision_model.post_layernorm", "heads.image_norm"),
-        *linear("text_projection", "heads.text_projection", bias=False),
-        *linear("visual_projection", "heads.image_projection", bias=False),
-        same("logit_scale", "heads.similarity.log_scale"),
-    )
     image_tokenizer = tokenizer(
         pixels, registers=1, bias=False, norm=True, norm_epsilon=epsilon, resize=True, dropout=0.0
     )
@@ -53,7 +29,43 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         text_tower(words, causal=True),
         Tower("image", "image", "image", image_tokenizer, encoder(pixels, 768, 12, final_norm=False)),
     )
+    project = {name: alone(config) is None or f"{there}.weight" in names for name, there in PROJECTIONS.items()}
+    reader = Embed("end", end=None if end == OLD_END else end, project=project["text"])
+    viewer = Embed("first", norm=epsilon, project=project["image"])
+    outputs = (
+        *embeddings(towers[0], size, reader),
+        *embeddings(towers[1], size, viewer),
+        compared(Similarity("temperature", "text_embedding")),
+    )
+    head_rows = (
+        *norm("vision_model.post_layernorm", "heads.image.norm"),
+        *(
+            row
+            for name, there in PROJECTIONS.items()
+            for row in (linear(there, f"heads.{name}.linear", bias=False) if project[name] else ())
+        ),
+        same("logit_scale", "heads.temperature.log_scale"),
+    )
     return Description(towers, outputs, (*text_rows(), *_image_rows(), *head_rows))
+
+
+def alone(config: Fields) -> str | None:
+    """Which of the two towers this is the config of, if it is of one only: such files may lack the projection."""
+    there = [name for name in ("text", "vision") if config.raw(f"{name}_config") is not None]
+    return there[0] if len(there) == 1 else None
+
+
+def embeddings(tower: Tower, size: int, config: Embed, *, pooled: str = "pooled") -> tuple[Output, ...]:
+    """`…_pooled`, which is what the head `pooled` has, and, if that is not all, `…_embedding` of unit length."""
+    name, width = tower.name, tower.backbone.width
+    whole = Embedded(name, width, size, config, tower.backbone)
+    first = Output(f"{name}_pooled", name, (replace(whole, part=pooled),))
+    return (first, Output(f"{name}_embedding", name, (whole,))) if config.project or pooled != "pooled" else (first,)
+
+
+def compared(stage: Similarity) -> Output:
+    """`logits` [images,texts]."""
+    return Output("logits", "image", (stage,), start="image_embedding", needs=("text_embedding",))
 
 
 def text_tower(config: Fields, *, causal: bool) -> Tower:

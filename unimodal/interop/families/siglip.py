@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unimodal.interop.describe import Description, Fields, Names, Output, Tower
-from unimodal.interop.families.clip import encoder, layer_rows, text_rows
+from unimodal.heads import Embed
+from unimodal.interop.describe import Description, Fields, Names, Tower
+from unimodal.interop.families.clip import compared, embeddings, encoder, layer_rows, text_rows
 from unimodal.interop.families.vit import patch_rows, tokenizer
-from unimodal.interop.stages import Attended, Dense, Last, Similarity, Unit
+from unimodal.interop.stages import Similarity
 from unimodal.interop.table import TRANSPOSE, Row, linear, norm, same
 from unimodal.tokenizers import text
 
@@ -23,33 +24,35 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
     viewer = encoder(pixels, 768, 12, **{**names_and_sizes, "norm_epsilon": pixels.get("layer_norm_eps", 1e-6)})
     vocabulary = text.Config(words.get("vocab_size", 32000), max_length=words.get("max_position_embeddings", 64))
     patches = tokenizer(pixels, registers=0, resize=True, dropout=0.0)
-    outputs = (
-        Output("text_pooled", "text", (Last(), Dense("text_projection", width, words.get("projection_size", width)))),
-        Output("text_embedding", "text", (Unit(),), start="text_pooled"),
-        Output("image_pooled", "image", (Attended("pool", viewer),)),
-        Output("image_embedding", "image", (Unit(),), start="image_pooled"),
-        Output(
-            "logits",
-            "image",
-            (Similarity("similarity", "text_embedding", bias=True),),
-            "image_embedding",
-            ("text_embedding",),
-        ),
-    )
     towers = (
-        Tower("text", "text", "text", vocabulary, reader, words.get("is_causal", False), masked=False),
+        Tower(
+            "text",
+            "text",
+            "text",
+            vocabulary,
+            reader,
+            words.get("is_causal", False),
+            masked=False,
+            fill_id=words.get("pad_token_id", 1),
+        ),
         Tower("image", "image", "image", patches, viewer),
+    )
+    size = words.get("projection_size", width)
+    outputs = (
+        *embeddings(towers[0], size, Embed("final", bias=True), pooled="projected"),
+        *embeddings(towers[1], size, Embed("attention", project=False), pooled="projected"),
+        compared(Similarity("temperature", "text_embedding", bias=True)),
     )
     rows = (
         *text_rows(),
-        *linear("text_model.head", "heads.text_projection"),
+        *linear("text_model.head", "heads.text.linear"),
         *patch_rows("vision_model.embeddings.patch_embedding", "tokenizers.image"),
         same("vision_model.embeddings.position_embedding.weight", "tokenizers.image.position_table.table"),
         *layer_rows("vision_model.encoder.layers.{layer}", "backbones.image.layers"),
         *norm("vision_model.post_layernorm", "backbones.image.final_norm"),
-        *_pool_rows("vision_model.head", "heads.pool"),
-        same("logit_scale", "heads.similarity.log_scale"),
-        same("logit_bias", "heads.similarity.bias"),
+        *_pool_rows("vision_model.head", "heads.image.attention"),
+        same("logit_scale", "heads.temperature.log_scale"),
+        same("logit_bias", "heads.temperature.bias"),
     )
     return Description(towers, outputs, rows)
 
