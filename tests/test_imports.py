@@ -208,7 +208,7 @@ def test_a_circle_inside_a_room_is_found() -> None:
 
 
 # What is general must not know for whom it works. Words of code only: comments and docstrings may cite.
-GENERAL = ("unimodal/backbone.py", "unimodal/attention.py", "unimodal/visibility.py", "unimodal/kernels/*.py")
+GENERAL = ("unimodal/backbone/*.py", "unimodal/attention.py", "unimodal/visibility.py", "unimodal/kernels/*.py")
 GENERAL += ("unimodal/sharding.py", "unimodal/training/*.py")
 FAMILIES = ("*bert*", "gpt*", "vit", "vit_*", "clip", "wav2vec*", "hubert*", "whisper*", "dall*", "llama*", "gemma*")
 FAMILIES += ("qwen*", "t5", "mae", "dino*", "siglip*", "deit*", "bart", "imagegpt*", "data2vec*", "flamingo*", "llava*")

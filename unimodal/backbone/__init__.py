@@ -1,0 +1,29 @@
+"""The one transformer.
+
+| module | what |
+|---|---|
+| `config` | every option |
+| `positions` | rotary angles and relative distances |
+| `block` | one layer |
+| `stack` | all of them: `Backbone` |
+"""
+
+from unimodal.backbone.block import Attention, Block, KVCache, LayerKind, Mlp
+from unimodal.backbone.config import MLP_ACTIVATIONS, REMAT, BackboneConfig
+from unimodal.backbone.positions import relative_bucket, rope_table, rotate
+from unimodal.backbone.stack import Backbone
+
+__all__ = [
+    "MLP_ACTIVATIONS",
+    "REMAT",
+    "Attention",
+    "Backbone",
+    "BackboneConfig",
+    "Block",
+    "KVCache",
+    "LayerKind",
+    "Mlp",
+    "relative_bucket",
+    "rope_table",
+    "rotate",
+]

@@ -1,0 +1,211 @@
+"""One layer: attention and an MLP on residual branches, for training and generation with a cache alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from unimodal.attention import attention
+from unimodal.backbone.config import MLP_ACTIVATIONS, BackboneConfig
+from unimodal.backbone.positions import rotate
+from unimodal.kernels.dense import attend
+from unimodal.layers import Linear, activate, dropout
+from unimodal.sharding import constrain
+from unimodal.tokens import Layout
+from unimodal.visibility import visible
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of what came before, for generation: k, v [B,S,G,K] (stacked [L,B,S,G,K] for a backbone)."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LayerKind:
+    """What is not alike in all layers, and None where it is: which of the rotations a layer takes, whether the window holds
+    for it, whether its attention has no norm before it. One value a layer in numpy arrays, which an unrolled backbone
+    can read while tracing."""
+
+    rope: Any = None
+    windowed: Any = None
+    bare: Any = None
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with optional grouped key/value heads, query/key norm and rotary positions."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        self.implementation, self.global_tokens = c.attention, c.global_tokens
+        self.window = c.window if any(c.windowed) else None
+        self.scale, self.soft_cap = c.attention_scale, c.attention_soft_cap
+        make: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        self.query = Linear((c.width,), (c.heads, c.K), ("embed", "heads", "head_size"), bias=c.qkv_bias, **make)
+        key_bias = c.qkv_bias and c.key_bias
+        self.key = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=key_bias, **make)
+        self.value = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=c.qkv_bias, **make)
+        # Residual branches start small so that the sum over 2·depth of them has unit scale (Radford 2019, §2.3).
+        self.output = Linear(
+            (c.heads, c.K),
+            (c.width,),
+            ("heads", "head_size", "embed"),
+            bias=c.output_bias,
+            init_scale=(2 * c.depth) ** -0.5,
+            **make,
+        )
+        self.query_norm = c.make_norm(c.K) if c.qk_norm else None
+        self.key_norm = c.make_norm(c.K) if c.qk_norm else None
+
+    def project(
+        self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Query [B,T,H,K], key and value [B,T,G,K], normed and rotated."""
+        q, k, v = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        return q, k, v
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        layout: Layout,
+        segment: jax.Array | None,
+        rope: tuple[jax.Array, jax.Array] | None,
+        *,
+        right_padded: bool = False,
+        capture: bool = False,
+        windowed: Any = None,
+        bias_HTT: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Attended [B,T,D], and the weights [B,H,T,T] if `capture` (which needs the plain kernel). right_padded: as in
+        `Tokens`. windowed: whether the window holds here, None: it does. bias_HTT: added to the logits."""
+        q, k, v = self.project(x_BTD, rope)
+        q = constrain(q, "batch", "tokens", "heads", "head_size")
+        always: int = self.global_tokens
+        bent: dict[str, Any] = dict(scale=self.scale, soft_cap=self.soft_cap, bias=bias_HTT)
+
+        def run(window: int | None) -> tuple[jax.Array, jax.Array | None]:
+            if capture:
+                return attend(q, k, v, visible(layout, segment, window=window, global_tokens=always), **bent)
+            result = attention(
+                q,
+                k,
+                v,
+                layout,
+                segment,
+                window=window,
+                global_tokens=always,
+                implementation=self.implementation,
+                right_padded=right_padded,
+                **bent,
+            )
+            return result, None
+
+        if windowed is None or isinstance(windowed, np.bool_):
+            result, weights = run(self.window if windowed is None or windowed else None)
+        else:  # one layer's program serves all in a scan; a device runs the branch that it takes
+            result, weights = jax.lax.cond(windowed, lambda: run(self.window), lambda: run(None))
+        return self.output(result), weights
+
+    def extend(
+        self,
+        x_BTD: jax.Array,
+        cache: KVCache,
+        start: jax.Array,
+        mask_BTS: jax.Array,
+        rope: tuple[jax.Array, jax.Array] | None,
+    ) -> tuple[jax.Array, KVCache]:
+        """Attend from new tokens to the cache and themselves; they are written to its slots start … start+T-1."""
+        q, k, v = self.project(x_BTD, rope)
+        at = (0, start, 0, 0)
+        cache = KVCache(jax.lax.dynamic_update_slice(cache.k, k, at), jax.lax.dynamic_update_slice(cache.v, v, at))
+        result, _ = attend(q, cache.k, cache.v, mask_BTS, scale=self.scale, soft_cap=self.soft_cap)
+        return self.output(result), cache
+
+
+class Mlp(nnx.Module):
+    """Two-layer perceptron, gated or not."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        c, dtype = config, jnp.dtype(config.param_dtype)
+        self.activation, gated = MLP_ACTIVATIONS[c.activation]
+        make: dict[str, Any] = dict(bias=c.mlp_bias, dtype=dtype, rngs=rngs)
+        self.gate = Linear((c.width,), (c.M,), ("embed", "mlp"), **make) if gated else None
+        self.up = Linear((c.width,), (c.M,), ("embed", "mlp"), **make)
+        self.down = Linear((c.M,), (c.width,), ("mlp", "embed"), init_scale=(2 * c.depth) ** -0.5, **make)
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        up = self.up(x_BTD)
+        hidden = activate(self.activation, up) if self.gate is None else activate(self.activation, self.gate(x_BTD), up)
+        return self.down(constrain(hidden, "batch", "tokens", "mlp"))
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP, each on a residual branch."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        self.pre_norm, sandwich = config.norm_position != "post", config.norm_position == "sandwich"
+        self.dropout, self.stochastic_depth = config.dropout, config.stochastic_depth
+        self.attention_norm = config.make_norm()
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = config.make_norm()
+        self.mlp = Mlp(config, rngs=rngs)
+        self.attention_scale = config.make_layer_scale()
+        self.mlp_scale = config.make_layer_scale()
+        self.attention_post_norm = config.make_norm() if sandwich else None
+        self.mlp_post_norm = config.make_norm() if sandwich else None
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        attend_to: Callable[[Attention, jax.Array], tuple[jax.Array, Any]],
+        *,
+        key: jax.Array | None = None,
+        depth_rate: jax.Array | float = 0.0,
+        bare: Any = None,
+    ) -> tuple[jax.Array, Any]:
+        """One layer. `attend_to(attention, x)` says how to attend: in full, or by extending a cache. bare: no norm before
+        the attention."""
+        keys = [None, None] if key is None else list(jax.random.split(key))
+        pre = self.pre_norm
+
+        normed = self.attention_norm(x_BTD) if pre else x_BTD
+        attended, extra = attend_to(self.attention, normed if bare is None else jnp.where(bare, x_BTD, normed))
+        if self.attention_post_norm is not None:
+            attended = self.attention_post_norm(attended)
+        x_BTD = x_BTD + self._branch(attended, self.attention_scale, keys[0], depth_rate)
+        if not pre:
+            x_BTD = self.attention_norm(x_BTD)
+        x_BTD = constrain(x_BTD, "batch", "tokens", "hidden")
+
+        perceived = self.mlp(self.mlp_norm(x_BTD) if pre else x_BTD)
+        if self.mlp_post_norm is not None:
+            perceived = self.mlp_post_norm(perceived)
+        x_BTD = x_BTD + self._branch(perceived, self.mlp_scale, keys[1], depth_rate)
+        if not pre:
+            x_BTD = self.mlp_norm(x_BTD)
+        return constrain(x_BTD, "batch", "tokens", "hidden"), extra
+
+    def _branch(
+        self, y: jax.Array, scale: nnx.Param | None, key: jax.Array | None, depth_rate: jax.Array | float
+    ) -> jax.Array:
+        if scale is not None:
+            y = y * scale.get_value().astype(y.dtype)[None, None]
+        if key is None or (not self.dropout and not self.stochastic_depth):
+            return y
+        drop, skip = jax.random.split(key)
+        y = dropout(y, self.dropout, drop)
+        return dropout(y, depth_rate, skip, per_example=True) if self.stochastic_depth else y
