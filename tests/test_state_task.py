@@ -48,9 +48,7 @@ class Moco:
         return columns(self.source, self.images.part(model.tokenizers[self.tokenizer].config.image_size))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        return {
-            "projector": Projection(model.backbones[self.backbone].config.width, self.size, pooling="mean", rngs=rngs)
-        }
+        return {"projector": Projection(model.backbones[self.backbone].config.width, self.size, rngs=rngs)}
 
     def state(self, model: Model) -> dict[str, TaskState]:
         parts = (f"tokenizers.{self.tokenizer}", self.part, f"heads.{self.name}.projector")
