@@ -221,7 +221,7 @@ def eval_batches(
 ) -> EvalBatches:
     """Make a sequence of equal batches (or `rows` of each) of all examples, once and in order.
 
-    limit: so many examples instead, spread over the whole split and the same each time. (The first ones of a folder would
+    limit: so many examples instead, drawn from the whole split, the same each time. (The first ones of a folder would
     be of one class.) The last batch repeats the last example to be full. In every batch `example_weight` `[rows]` float32
     is 1 for true examples and 0 for repeated ones, and `index` `[rows]` int32 is their place in the split. The generator
     of each example depends on its place alone.
