@@ -221,7 +221,7 @@ class _Documents:
     bytes: list[np.ndarray]
 
     def stretch(self, document: int, wanted: int, size: int) -> slice:
-        """Where at most `size` ids of whole words are, from the first word that starts at `wanted` or after."""
+        """Find at most `size` ids of whole words, from the first word that starts at `wanted` or after."""
         ids, at = self.ids[document], self.starts[document]
         begin = int(at[min(np.searchsorted(at, wanted), len(at) - 1)])
         end = min(begin + size, len(ids))
@@ -231,7 +231,7 @@ class _Documents:
         return slice(begin, end)
 
     def draw(self, document: int, size: int, rng: np.random.Generator) -> int:
-        """Where `size` ids begin, drawn so that the edges of the document have their share."""
+        """Draw the start of `size` ids, so that the edges of the document get their share."""
         last = max(0, len(self.ids[document]) - size)
         return min(max(0, int(rng.integers(-(size // 2), last + size - size // 2))), last)
 
