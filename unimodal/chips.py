@@ -1,4 +1,4 @@
-"""What the chips are, as their makers publish it. Every figure is for one chip.
+"""Facts about chips, as their makers publish them. Every figure is for one chip.
 
 TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of Google Cloud's documentation: HBM, its bandwidth, peak
 bf16 FLOP/s, and inter-chip bandwidth (published as 2400, 1600, 4800 and 3200 Gbit/s; the pages that double them count both
@@ -58,7 +58,7 @@ def chip_of(device: object) -> Chip:
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Of one chip, dense bf16 per second; None where nothing is published (a CPU, say): then there is no MFU."""
+    """Give a chip's peak, dense bf16 FLOP/s. None where none is published, as for a CPU: then there is no MFU."""
     return _of_kind(device_kind).flops
 
 

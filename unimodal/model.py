@@ -19,7 +19,7 @@ from unimodal.tokens import Tokens
 
 
 class Model(nnx.Module):
-    """What a run trains: `tokenizers`, `backbones` and `heads` by name.
+    """The model of a run: `tokenizers`, `backbones` and `heads` by name.
 
     Tasks that name the same tokenizer or backbone share its weights; heads belong to one task each, and so does `state`,
     which has no gradient (see `unimodal.state`).

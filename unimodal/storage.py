@@ -1,4 +1,4 @@
-"""Where a run keeps its files: a folder, or a bucket as gs://BUCKET/runs/NAME, which all hosts of a pod reach."""
+"""The place of a run's files: a folder, or a bucket as gs://BUCKET/runs/NAME, which all hosts of a pod reach."""
 
 from __future__ import annotations
 

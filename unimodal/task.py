@@ -1,4 +1,4 @@
-"""What the loop and the experiment ask of a task. Tasks need not import this: having the methods is enough."""
+"""The protocol of a task, by which the loop and the experiment know it. Tasks need not import it."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ class Task(Protocol):
         ...
 
     def evaluations(self) -> Mapping[str, Evaluation]:
-        """What is asked of the model after training, and now and then during it. The first bears the task's name."""
+        """Evaluations by name, for the end of a run and now and then during it. The first has the task's name."""
         ...

@@ -79,7 +79,7 @@ class Encoder(Protocol):
         ...
 
     def ordinary(self, ids: np.ndarray) -> np.ndarray:
-        """Which of `ids` are text and no special, bool of the same shape."""
+        """Mark the ids that are text and not special, bool of the same shape."""
         ...
 
     def words(self, ids: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def pad_id(spec: str) -> int:
 
 
 def ids_spec(spec: str, length: int, vocabulary: int) -> ArraySpec:
-    """What rows of `length` ids of `open_encoder(spec)` are, without opening it."""
+    """Describe rows of `length` ids of `open_encoder(spec)` without opening it."""
     if spec == "bytes":
         return ArraySpec((length,), np.int32, ByteEncoder.first_ordinary_id, ByteEncoder.vocab_size)
     return ArraySpec((length,), np.int32, 0, vocabulary)

@@ -1,4 +1,4 @@
-"""One text, or two, as one row of ids with its specials and sentence types: what BERT reads (Devlin 2019, §3, figure 2)."""
+"""Rows of ids of one text or two, with special ids and sentence types, as BERT reads them (Devlin 2019, §3, figure 2)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _say_once(message: str) -> None:
 def pair_row(
     encoder: Encoder, length: int, first: np.ndarray, second: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One text, or two, with the specials that the encoder puts around them: ids and types, int32 `[length]`.
+    """Join one text or two with the special ids of the encoder: ids and types, int32 `[length]`.
 
-    That is `[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]`, types 0 and 1, unless the vocabulary comes from a
-    checkpoint with an arrangement of its own. What is too long loses ids from the end of the longer text. Raises
+    The row is `[CLS] first [SEP]` or `[CLS] first [SEP] second [SEP]` with types 0 and 1, unless the vocabulary comes from
+    a checkpoint with another arrangement. A row that is too long loses ids at the end of the longer text. Raises
     UsageError for a length that leaves no room for text.
     """
     return _arrange(encoder.around, length, first, second, fill=encoder.PAD)
@@ -49,7 +49,7 @@ def _arrange(
     else:
         cut = max(0, len(first) + len(second) - room)
         longer = len(first) - len(second)
-        # First the longer one down to the other, then both alike.
+        # Cut the longer text down to the other, then both alike.
         from_first = min(cut, max(0, longer)) + max(0, cut - abs(longer)) // 2
         first, second = first[: len(first) - from_first], second[: len(second) - (cut - from_first)]
         between = [((i,), kind) for i, kind in zip(around.between, around.between_types, strict=True)]
@@ -221,7 +221,7 @@ class _Documents:
     bytes: list[np.ndarray]
 
     def stretch(self, document: int, wanted: int, size: int) -> slice:
-        """Where at most `size` ids of whole words are, from the first word that starts at `wanted` or after."""
+        """Find at most `size` ids of whole words, from the first word that starts at `wanted` or after."""
         ids, at = self.ids[document], self.starts[document]
         begin = int(at[min(np.searchsorted(at, wanted), len(at) - 1)])
         end = min(begin + size, len(ids))
@@ -231,7 +231,7 @@ class _Documents:
         return slice(begin, end)
 
     def draw(self, document: int, size: int, rng: np.random.Generator) -> int:
-        """Where `size` ids begin, drawn so that the edges of the document have their share."""
+        """Draw the start of `size` ids, so that the edges of the document get their share."""
         last = max(0, len(self.ids[document]) - size)
         return min(max(0, int(rng.integers(-(size // 2), last + size - size // 2))), last)
 

@@ -1,4 +1,4 @@
-"""From records to batches: what an example is, the order examples come in, and the iterator that is checkpointed.
+"""Turns records into batches: examples, their order, and the iterator that checkpoints keep.
 
 The order is a pure function of (seed, task, step). Step s of a run is the global batch of the examples at positions
 s*B … s*B + B - 1 of one endless stream, whatever the number of processes: process p of P reads rows
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 
 class Examples(Protocol):
-    """What batches are made of: a `Dataset`, or several mixed."""
+    """Examples to make batches of: a `Dataset`, or several mixed."""
 
     def __len__(self) -> int: ...
 
@@ -97,7 +97,7 @@ class Dataset:
 
         Each example carries the `id` of its record, a string, beside its arrays.
         """
-        # Grain shuffles epoch e with seed + e, so consecutive seeds would share epochs: hash the seed first.
+        # Hash the seed first: grain shuffles epoch e with seed + e, so consecutive seeds would share epochs.
         order, draws = (int(word) for word in np.random.SeedSequence(_checked_seed(seed)).generate_state(2))
         records = grain.MapDataset.source(_non_empty(self.source)).shuffle(seed=order).repeat()
         return records.random_map(self._named, seed=draws)
@@ -137,12 +137,12 @@ def train_batches(
     prefetch: bool = True,
     threads: int = 2,
 ) -> BatchIterator:
-    """Endless training batches, shuffled anew each epoch.
+    """Make endless training batches, shuffled again each epoch.
 
-    `next` gives `rows` of the next batch (None: all) as arrays `[len(rows), …]`; several processes read the rows that
-    their devices hold. The iterator is grain's: `get_state()` is a small JSON-serialisable dict counting batches taken (not batches read
-    ahead), and after `set_state` the batches go on bit for bit. With `prefetch`, `threads` threads prepare whole
-    batches ahead of time; the result is the same with and without.
+    `next` gives `rows` of the next batch (None: all) as arrays `[len(rows), …]`. Each of several processes reads the rows
+    that its devices hold. The iterator is grain's. `get_state()` is a small JSON-serialisable dict that counts batches
+    taken, not batches read ahead. After `set_state` the batches continue bit for bit. With `prefetch`, `threads` threads
+    prepare whole batches ahead of time, which does not change the result.
 
     Raises UsageError for rows that the batch does not have, an empty dataset or a negative seed.
     """
@@ -154,16 +154,17 @@ def train_batches(
 
 
 def order_seed(seed: int, task: str) -> int:
-    """The seed of a task's order, its own: two tasks on one source must not see the same examples at the same step."""
+    """Derive the seed of a task's order, so that two tasks on one source see different examples at a step."""
     return int(np.random.SeedSequence([_checked_seed(seed), zlib.crc32(task.encode())]).generate_state(1)[0])
 
 
 class TaskBatches:
     """The batches of one task, in an order that depends on the run's seed and the task's name.
 
-    It once depended on the seed alone. The state of an iterator from then has no "order", and goes on in that order.
-
     make: gives the batches for a seed.
+
+    In earlier versions the order depended on the seed alone. The iterator's state of such a run has no "order", and the
+    run continues in the old order.
     """
 
     def __init__(self, make: Callable[[int], BatchIterator], seed: int, task: str):
@@ -188,7 +189,7 @@ class TaskBatches:
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """A finite sequence of batches, in order; iterate as often as wanted. `order` [N] are the examples' places."""
+    """A finite sequence of batches, in order, that can be iterated again. `order` [N] are the examples' places."""
 
     examples: grain.MapDataset[Any]
     order: np.ndarray
@@ -218,12 +219,13 @@ def eval_batches(
     limit: int | None = None,
     rows: Sequence[int] | None = None,
 ) -> EvalBatches:
-    """All examples once, in order, as a sequence of equally sized batches, or `rows` of each.
+    """Make a sequence of equal batches (or `rows` of each) of all examples, once and in order.
 
-    limit: so many examples instead, drawn from the whole split and always the same ones: the first of a folder would be
-    of one class. The last batch is filled up by repeating the last example; `example_weight` `[rows]` float32 is 1 for
-    true examples and 0 for repeated ones, and `index` `[rows]` int32 is their place in the split, in every batch. The
-    generator of each example depends on its place alone.
+    limit: so many examples instead, drawn from the whole split, the same each time. (The first ones of a folder would
+    be of one class.) The last batch repeats the last example to be full. In every batch `example_weight` `[rows]` float32
+    is 1 for true examples and 0 for repeated ones, and `index` `[rows]` int32 is their place in the split. The generator
+    of each example depends on its place alone.
+
     Raises UsageError as `train_batches` does, and for `limit` < 1.
     """
     if limit is not None and limit < 1:
@@ -253,8 +255,10 @@ class _FakeExamples:
 def fake_batches(
     spec: Mapping[str, ArraySpec], batch_size: int, seed: int, rows: Sequence[int] | None = None
 ) -> BatchIterator:
-    """Endless random batches of the right shapes and dtypes, within each spec's range; rows and state as in
-    `train_batches`."""
+    """Make endless random batches of the right shapes and dtypes, within each spec's range.
+
+    Rows and state are those of `train_batches`.
+    """
     rows = _checked_rows(batch_size, rows)
     fake = _FakeExamples(dict(spec))
     examples = grain.MapDataset.source(fake).random_map(fake.make, seed=_checked_seed(seed))

@@ -11,7 +11,7 @@ from unimodal.errors import UsageError
 
 
 def log_mel(samples: np.ndarray, rate: int, *, bins: int = 80, window: int = 400, hop: int = 160) -> np.ndarray:
-    """Whisper's features (Radford 2022, §2.2): `[n]` samples in [-1, 1] → float32 `[n // hop, bins]`.
+    """Compute Whisper's features (Radford 2022, §2.2): `[n]` samples in [-1, 1] → float32 `[n // hop, bins]`.
 
     Periodic Hann windows centred on every `hop`-th sample (the ends mirrored), power, area-normalised mel bands from 0
     to 8 kHz, log10, all that lies 8 (80 dB) below the loudest raised to there, and (x + 4) / 4.
@@ -28,7 +28,7 @@ def log_mel(samples: np.ndarray, rate: int, *, bins: int = 80, window: int = 400
 
 
 def kaldi_log_mel(samples: np.ndarray, rate: int, *, bins: int = 128) -> np.ndarray:
-    """Kaldi's filter banks without dither: `[n]` samples → float32 `[frames, bins]`, natural logarithm.
+    """Compute Kaldi's filter banks without dither: `[n]` samples → float32 `[frames, bins]`, natural logarithm.
 
     Symmetric Hann windows of 25 ms every 10 ms, as many as fit wholly; in each the mean is taken away and
     x[t] - 0.97·x[t-1] emphasises the treble; power over the next power of two; bands from 20 Hz to half the rate that

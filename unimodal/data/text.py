@@ -80,14 +80,14 @@ _WORD_BYTES = np.array([chr(b).isalnum() if b < 128 else True for b in range(256
 
 
 def number_words(joins_left: np.ndarray, joins_right: np.ndarray) -> np.ndarray:
-    """Word numbers int32 `[T]` from which tokens `[T]` can go on a word and which can be gone on from."""
+    """Number words, int32 `[T]`, by which tokens can continue a word and which can be continued."""
     starts = np.ones(len(joins_left), dtype=bool)
     starts[1:] = ~(joins_left[1:] & joins_right[:-1])
     return np.cumsum(starts, dtype=np.int32) - 1
 
 
 def fit_length(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
-    """`ids` cut or padded at its end to exactly `[length]` int32."""
+    """Cut or pad `ids` at its end to exactly `[length]` int32."""
     out = np.full(length, pad_id, dtype=np.int32)
     kept = ids[:length]
     out[: len(kept)] = kept
@@ -120,7 +120,7 @@ def mask_tokens(
     maskable: np.ndarray | None = None,
     words: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """BERT's masking (Devlin et al. 2019, section 3.1 and appendix A.1).
+    """Mask ids as BERT does (Devlin et al. 2019, section 3.1 and appendix A.1).
 
     `max(1, round(rate * n))` of the n maskable places are chosen without replacement. Of those, 80 % become
     `mask_id`, 10 % a random ordinary id (uniform over `[first_ordinary_id, vocab_size)`), 10 % stay as they are.
@@ -160,7 +160,7 @@ def mask_tokens(
 
 
 def _whole_words(places: np.ndarray, words: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Places of whole words, at most `count` in all; where no word is that short, the first drawn."""
+    """Choose places of whole words, at most `count` in all. If no word is that short, take the first word drawn."""
     names, sizes = np.unique(words, return_counts=True)
     order, taken, room = rng.permutation(len(names)), [], count
     for word in order:
@@ -184,7 +184,7 @@ class _Texts:
 
 
 def text_of(record: dict[str, Any], fields: Sequence[str]) -> str:
-    """The texts of some fields of a record, one after another; a list of words is one text.
+    """Join the texts of some fields of a record. A list of words is one text.
 
     Raises UsageError for a field that the record lacks, or that is no text.
     """
@@ -200,7 +200,7 @@ def text_of(record: dict[str, Any], fields: Sequence[str]) -> str:
 
 
 def with_text(source: Source, fields: Sequence[str]) -> Source:
-    """The source with `text` made of some of its fields (see `text_of`)."""
+    """Add `text` to a source, joined from some of its fields (see `text_of`)."""
     return source if tuple(fields) == ("text",) else _Texts(source, tuple(fields))
 
 

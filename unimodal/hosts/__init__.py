@@ -1,6 +1,7 @@
 """Several processes as one run: they find each other, check that they are alike, stop together, and say who is missing.
 
-`join` and `check_shared` at the start, `Lifeline` while the run goes on. Numbers a scheduler sees when the run ends: see the exit codes.
+`join` and `check_shared` run at the start, `Lifeline` during the run. A scheduler sees how the run ended by its exit code
+(`peer.py`).
 """
 
 from unimodal.hosts.doctor import check_shared

@@ -1,4 +1,4 @@
-"""`launch.py doctor`: is every host fit for a run? One line a question, and a sentence for each host that is not."""
+"""`launch.py doctor`: checks that every host is fit for a run. One line per check, one sentence per host that fails it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Inspect = Callable[[Sequence[Facts]], tuple[str, str | None]]
 
 
 class Examination:
-    """Question after question, asked of all processes; process 0 writes down what they come to."""
+    """Runs checks in all processes, one after another. Process 0 writes down the results."""
 
     def __init__(self, lifeline: Lifeline | None, say: Callable[[str], None]):
         self._lifeline, self._say = lifeline, say
@@ -44,7 +44,7 @@ class Examination:
         self.complaints: list[str] = []
 
     def ask(self, question: str, facts: Facts, inspect: Inspect) -> None:
-        """`inspect(everyone)`: an answer, and a complaint or None. Raises LostError, naming who does not answer."""
+        """Run one check: `inspect(everyone)` gives an answer, and a complaint or None. Raises LostError that names who is silent."""
 
         def judge(everyone: Sequence[Facts]) -> None:
             answer, complaint = inspect(everyone)
@@ -57,7 +57,7 @@ class Examination:
             self._lifeline.agree(question, facts, judge, STAGE_SECONDS)
 
     def close(self) -> None:
-        """Raises UsageError, in every process, if there was any complaint."""
+        """Raises UsageError, in every process, if any check had a complaint."""
         final = lambda _: "; ".join(self.complaints) or None  # noqa: E731
         if self._lifeline is not None:
             self._lifeline.agree("verdict", {}, final, STAGE_SECONDS)
@@ -75,9 +75,9 @@ def examine(
     own: Sequence[Path] = (),
     psum_seconds: float = 60.0,
 ) -> None:
-    """Ask everything; `say` gets a line each. Raises UsageError or LostError with what is wrong, after the last line.
+    """Run all checks, with a line of each for `say`. Raises UsageError or LostError with what is wrong, after the last line.
 
-    `join` has made sure already that code, config, versions and devices are the same, and that process 0 is reached.
+    `join` has checked already that code, config, versions and devices are the same, and that process 0 can be reached.
     """
     body = Examination(lifeline, say)
     facts = run_facts(root, config, str(workdir), own)
@@ -97,8 +97,11 @@ def examine(
 
 
 def check_shared(lifeline: Lifeline, workdir: epath.PathLike, say: Callable[[str], None]) -> None:
-    """The quick part, for the start of every run of several processes: `say` gets a line on clocks that differ or a disk
-    that is nearly full; raises UsageError, in every process, for a workdir that is not writable and the same for all."""
+    """Run the quick checks, at the start of every run of several processes.
+
+    `say` gets a line about clocks that differ, or a disk that is nearly full. Raises UsageError, in every process, unless
+    the workdir is writable and the same for all.
+    """
     body = Examination(lifeline, lambda _: None)
     body.ask("clock", {"now": time.time()}, lambda everyone: _clocks(everyone, body.names))
     _ask_of_workdir(body, epath.Path(workdir), serious := [])
@@ -110,7 +113,7 @@ def check_shared(lifeline: Lifeline, workdir: epath.PathLike, say: Callable[[str
 
 
 def _clocks(everyone: Sequence[Facts], names: Sequence[str]) -> tuple[str, str | None]:
-    # All have just heard the verdict on the question before, so they look at their clocks within milliseconds.
+    # All have just received the last verdict, so they read their clocks within milliseconds of each other.
     middle = float(np.median([facts["now"] for facts in everyone]))
     away = [facts["now"] - middle for facts in everyone]
     bad = [
@@ -122,7 +125,7 @@ def _clocks(everyone: Sequence[Facts], names: Sequence[str]) -> tuple[str, str |
 
 
 def _ask_of_workdir(body: Examination, workdir: epath.Path, serious: list[str] | None = None) -> None:
-    """`serious` gets the complaints with which no run would get far."""
+    """Check the workdir. `serious` collects the faults that would end a run early."""
     mark = _written(workdir, body.process)
 
     def free(everyone: Sequence[Facts]) -> tuple[str, str | None]:
@@ -173,8 +176,10 @@ def _written(workdir: epath.Path, process: int) -> dict[str, Any]:
 
 
 def _marks(workdir: epath.Path, count: int) -> list[int]:
-    """The numbers of the processes whose marks are there: ours alone in a folder of each machine's own. Network file
-    systems may show the others' a little later."""
+    """List the processes whose marks are in the folder.
+
+    In a folder that each machine has to itself, only our own is there. Network file systems may show others a bit later.
+    """
     deadline = time.monotonic() + SHARED_SECONDS
     while True:
         seen = sorted({int(path.name.rsplit(".", 1)[1]) for path in workdir.glob(".doctor.*")})
@@ -184,7 +189,7 @@ def _marks(workdir: epath.Path, count: int) -> list[int]:
 
 
 def _psum(seconds: float) -> dict[str, Any]:
-    """The sum over all devices of one number each, and how fast a large one goes. A hang is an answer too."""
+    """Sum one number of each device, and time a large sum. A hang is a result too."""
     found: dict[str, Any] = {"error": f"has not finished within {seconds:.0f} s"}
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""What must be the same in every process of a run, and the sentence that says where it is not."""
+"""Facts that must be the same in every process of a run, and the sentence that names a difference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "gra
 
 
 def code_hash(root: Path, own: Sequence[Path] = ()) -> str:
-    """12 hexadecimal digits over launch.py, unimodal/ and tasks/ below `root`, and tasks/ below `own`."""
+    """Hash launch.py, unimodal/ and tasks/ below `root`, and tasks/ below `own`, to 12 hexadecimal digits."""
     digest = hashlib.sha256()
     paths = [root / "launch.py", *(p for folder in ("unimodal", "tasks") for p in (root / folder).rglob("*.py"))]
     found = [(path, root) for path in sorted(path for path in paths if path.is_file())]
@@ -30,7 +30,7 @@ def code_hash(root: Path, own: Sequence[Path] = ()) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python's, and those of the packages on which numbers depend."""
+    """List the versions of Python and of the packages that numbers depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -41,13 +41,13 @@ def versions() -> dict[str, str]:
 
 
 def run_facts(root: Path, config: Mapping[str, Any], workdir: str, own: Sequence[Path] = ()) -> dict[str, str]:
-    """Flat, by the name that a user knows each under."""
+    """Collect the facts of a run in a flat mapping, by names that a user knows."""
     said = {f"config.{name}": value for name, value in _flat(config).items()}
     return {"code": code_hash(root, own), **versions(), "workdir": workdir, **said}
 
 
 def device_facts() -> dict[str, str]:
-    """Of this process. Starts JAX's backend."""
+    """Collect the facts of this process's devices. Starts JAX's backend."""
     import jax
 
     kinds = Counter(device.device_kind for device in jax.local_devices())
@@ -58,7 +58,7 @@ def device_facts() -> dict[str, str]:
 
 
 def difference(everyone: Sequence[Facts], names: Sequence[str], *, most: int = 3) -> str | None:
-    """One sentence that says which processes differ from the most, and in what; None where all are alike."""
+    """Say in one sentence which processes differ from most others, and in what. None: all are alike."""
     found = []
     for key in sorted({key for facts in everyone for key in facts}, key=lambda key: ("." in key, key)):
         values = [str(facts.get(key, "nothing")) for facts in everyone]

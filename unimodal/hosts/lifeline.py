@@ -1,8 +1,8 @@
-"""A line from every process to process 0, on which they agree and on which a death is heard.
+"""A connection from every process to process 0. Processes agree over it, and notice when one dies.
 
-JAX's own heartbeats end a process from within C++ with a stack trace that names nobody, or leave it waiting in a
-collective for ever. So each process keeps a TCP connection to process 0: the kernel closes it when a process dies, and
-messages every few seconds tell of a machine that has gone. Everything that is said is one JSON object a line.
+JAX's own heartbeats end a process inside C++ with a stack trace that names no process, or leave it waiting in a collective
+for ever. So each process keeps a TCP connection to process 0. The kernel closes it when a process dies, and heartbeats every
+few seconds show that a machine has gone. Each message is one JSON object on a line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Judge = Callable[[Sequence[Facts]], str | None]
 
 
 class Lifeline:
-    """The connections of this process, and the thread that listens on them.
+    """The connections of this process, with the thread that listens on them.
 
     `lost(text, code)` is called, in that thread, when another process dies, falls silent or gives up.
     """
@@ -49,7 +49,7 @@ class Lifeline:
 
     # --- what the main thread calls ---------------------------------------------------------------------------------
     def agree(self, stage: str, facts: Facts, judge: Judge, seconds: float) -> None:
-        """All processes tell their `facts`; process 0 hears them and judges: None, or what is wrong.
+        """Send the `facts` of all processes to process 0, whose `judge` returns None or what is wrong.
 
         Raises, in every process, UsageError with what is wrong, or LostError with who has not answered in `seconds`.
         """
@@ -75,17 +75,17 @@ class Lifeline:
         return f"process {process} ({peer.host})" if peer else f"process {process}"
 
     def ask_to_stop(self) -> None:
-        """Let all processes stop after the same step; may be called from a signal handler."""
+        """Ask all processes to stop after the same step. A signal handler may call it."""
         threading.Thread(target=self._ask_to_stop, daemon=True).start()  # a handler must not wait for a lock
 
     def should_stop(self, step: int) -> bool:
-        """Whether all stop before running `step`. To be asked before every step, by every process."""
+        """True if all processes stop before `step`. Every process must ask before every step."""
         with self._agreeing:
             self._step = step
             return self._stop_at is not None and step >= self._stop_at
 
     def give_up(self, reason: str, code: int) -> None:
-        """Tell the others that this process ends for a reason of its own, so that they need not wait for it."""
+        """Tell the others that this process ends for a reason of its own, so that they do not wait for it."""
         if not self._leaving:
             self._leaving = True
             for peer in self._peers.values():
@@ -93,7 +93,7 @@ class Lifeline:
             time.sleep(0.5)  # they shall hear it before they see the connection close
 
     def leave(self) -> None:
-        """This process has done its part."""
+        """Tell the others that this process is done."""
         self._leaving = True
         for peer in self._peers.values():
             peer.send(kind="bye")
@@ -182,7 +182,7 @@ class Lifeline:
             self._collect_steps()
 
     def _collect_steps(self) -> None:
-        """Process 0 asks where everybody is, itself included. No step may begin anywhere until it has decided."""
+        """Collect, in process 0, the step of every process. No process may begin a step until process 0 has decided."""
         with self._news:
             if self._asking:
                 return
@@ -197,7 +197,7 @@ class Lifeline:
         with self._news:
             if len(self._steps) < self.count or self._stop_at is not None:
                 return
-            # The furthest has begun its step, and its collectives wait for the others: all must run that one too.
+            # The furthest process has begun its step, whose collectives wait for the others. So all must run that step.
             self._stop_at = max(self._steps.values()) + 1
         for peer in self._peers.values():
             peer.send(kind="stop_at", step=self._stop_at)
@@ -205,7 +205,7 @@ class Lifeline:
 
 
 def end_now(text: str, code: int) -> None:
-    """Say why and end this process at once: its main thread may be waiting for the dead in a collective."""
+    """Say why, and end this process at once: its main thread may wait in a collective for a process that is dead."""
     sys.stdout.flush()
     advice = (
         "; run the same command again to resume from the last checkpoint"

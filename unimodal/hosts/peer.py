@@ -34,7 +34,7 @@ class Peer:
     lock: threading.Lock = field(default_factory=threading.Lock)  # one writer at a time
 
     def send(self, **message: Any) -> None:
-        """Errors are left to the reader, who sees the connection close."""
+        """Send a message. It ignores errors: the reader sees the connection close."""
         try:
             with self.lock:
                 self.connection.sendall(json.dumps(message).encode() + b"\n")
@@ -42,7 +42,7 @@ class Peer:
             pass
 
     def lines(self) -> list[dict[str, Any]] | None:
-        """The messages that have come; None: the connection is closed."""
+        """Receive messages. None: the connection is closed."""
         try:
             new = self.connection.recv(1 << 16)
         except OSError:
@@ -55,7 +55,7 @@ class Peer:
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """ "a, b and c", or the first few of many."""
+    """Join names as "a, b and c", or the first few of many."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

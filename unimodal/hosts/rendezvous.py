@@ -1,4 +1,4 @@
-"""How a process joins the others of its run."""
+"""The rendezvous: a process joins the others of its run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 50.0  # seconds for all processes to be there: less than a minute, so
 
 
 def patience() -> float:
-    """PATIENCE, or UNIMODAL_PATIENCE where hosts begin minutes apart. Raises UsageError."""
+    """Give the seconds to wait: PATIENCE, or UNIMODAL_PATIENCE where hosts start minutes apart. Raises UsageError."""
     given = os.environ.get("UNIMODAL_PATIENCE", str(PATIENCE))
     try:
         return float(given)
@@ -43,10 +43,10 @@ class Place:
 
 
 def find_place() -> Place | None:
-    """From the environment, or as JAX knows it of its clusters; None: alone.
+    """Find the place of this process, by the environment or by JAX's knowledge of clusters. None: it is alone.
 
-    The environment must say that there are others, by JAX_COORDINATOR_ADDRESS, Slurm's and GKE's own variables, or
-    UNIMODAL_JOIN=1 where only JAX can tell who they are (TPU VMs, MPI).
+    The environment must say that there are others: by JAX_COORDINATOR_ADDRESS, by the variables of Slurm or GKE, or by
+    UNIMODAL_JOIN=1 where only JAX knows the others (TPU VMs, MPI).
 
     Raises UsageError for numbers that cannot be right.
     """
@@ -83,9 +83,9 @@ def _detected(numbers: Mapping[str, int]) -> tuple[Any, Any, Any, Any]:
 def join(
     root: Path, config: Mapping[str, Any], workdir: str, *, own: Sequence[Path] = (), seconds: float | None = None
 ) -> Lifeline | None:
-    """Join the others, make sure that all are there and alike, and start JAX across them. None: there are no others.
+    """Join the others, check that all are there and alike, and start JAX across them. None: there are no others.
 
-    The code that must be alike is that below `root`, and the tasks below `own`.
+    The code below `root`, and the tasks below `own`, must be alike.
 
     Raises, in every process, LostError that names who is missing, or UsageError that names who differs, and in what.
     """
@@ -99,7 +99,7 @@ def join(
     names = [lifeline.name(process) for process in range(place.count)]
     judge = lambda everyone: difference(everyone, names)  # noqa: E731
     lifeline.agree("code, config and versions", run_facts(root, config, workdir, own), judge, seconds)
-    # SIGTERM is ours: the loop of every process stops after the same step, wherever the signal arrives.
+    # Keep SIGTERM for the loop: every process stops after the same step, wherever the signal arrives.
     jax.config.update("jax_enable_preemption_service", False)
     devices: Any = None if place.local_devices is None else list(place.local_devices)
     jax.distributed.initialize(
@@ -121,9 +121,9 @@ _CODES: dict[type[BaseException], int] = {
 
 @contextlib.contextmanager
 def as_one(lifeline: Lifeline | None, *, leave: bool = True) -> Iterator[Lifeline | None]:
-    """What is done together: an error in one process ends all of them, each with one line that says where and why.
+    """Run the body as one of several processes: an error in one ends all, each with one line that says where and why.
 
-    It ends them at once, for to leave in good order would mean to wait for the others, who may be waiting too.
+    All end at once. An orderly shutdown would wait for the others, which may be waiting too.
     """
     if lifeline is None:
         yield None

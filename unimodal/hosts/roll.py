@@ -1,4 +1,4 @@
-"""The roll call: every process connects to process 0, before JAX starts, or it is said who is missing."""
+"""The roll call: before JAX starts, every process connects to process 0, or an error names who is missing."""
 
 from __future__ import annotations
 

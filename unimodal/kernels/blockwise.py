@@ -28,18 +28,17 @@ LOWEST = -1e30  # below any logit, and finite: differences of it make no NaN
 
 @dataclass(frozen=True)
 class Plan:
-    """What is static of one call. size, count: of the tiles of one device; devices: of the ring along `axis`; zigzag:
-    how the row lies on them; anywhere: global tokens are not only the first of the row; soft_cap: as in `dense.attend`."""
+    """The static part of one call."""
 
-    pattern: Pattern
-    scale: float
-    size: int
-    count: int
-    devices: int = 1
-    axis: str | None = None
-    zigzag: bool = False
-    anywhere: bool = False
-    soft_cap: float | None = None
+    pattern: Pattern  # of the whole row
+    scale: float  # of the logits
+    size: int  # of a tile, in tokens
+    count: int  # tiles of one device
+    devices: int = 1  # in the ring
+    axis: str | None = None  # of the mesh, along which the ring runs
+    zigzag: bool = False  # each device holds a stretch from the front and one from the back of the row
+    anywhere: bool = False  # global tokens may stand anywhere, not only at the start of the row
+    soft_cap: float | None = None  # as in `dense.attend`
 
     @property
     def steps(self) -> int:

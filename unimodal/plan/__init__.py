@@ -1,4 +1,4 @@
-"""What a run will take, before anybody rents a chip: `launch.py plan`.
+"""`launch.py plan`: the memory and time of a run, before anybody rents a chip.
 
 The train step is compiled ahead of time for a topology and its program read: memory, FLOPs, collectives, kernels.
 """

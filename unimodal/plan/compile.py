@@ -196,7 +196,7 @@ def state_bytes(experiment: Experiment, names: Sequence[str]) -> float:
 
 
 def out_of_memory(message: str, arguments: float, capacity: float | None) -> Memory | None:
-    """What a program needs, from the error of a compiler that ran out of memory; None for another error.
+    """Read the bytes that a program needs from a compiler's out-of-memory error. None: another error.
 
     TPU compilers say "Used 17.50G of 15.75G hbm", or, where temporaries alone are too large, "required for HLO
     temporaries (27.00G) exceeds available HBM (15.75G)".

@@ -1,4 +1,4 @@
-"""What one step of a compiled program does on each device: FLOPs, collectives, kernels, bytes to and from memory."""
+"""Counts the work of one step of a compiled program on each device: FLOPs, collectives, kernels, bytes to and from memory."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def _moved(instruction: Instruction, computation: Computation, program: Program)
 
 
 def _inside(instruction: Instruction, program: Program) -> Computation | None:
-    """What a fusion is made of."""
+    """Give the computation inside a fusion."""
     name = instruction.attribute("calls") if instruction.opcode == "fusion" else ""
     return program.computations.get(name)
 

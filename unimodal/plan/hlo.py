@@ -64,7 +64,7 @@ class Instruction:
 
     @property
     def target(self) -> str:
-        """Of a custom call: the kernel."""
+        """The kernel that a custom call runs."""
         found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
         return found[1] if found else ""
 
@@ -251,7 +251,7 @@ def _split_shape(text: str) -> tuple[str, str]:
 
 
 def _closing(text: str) -> int:
-    """Where the bracket closes that opened just before `text`."""
+    """Find the bracket that closes the one just before `text`."""
     depth = 1
     for found in re.finditer(r"[()]", text):
         depth += 1 if found[0] == "(" else -1

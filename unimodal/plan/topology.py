@@ -55,7 +55,7 @@ def open_topology(name: str) -> Topology:
 
 
 def exists(chip: Chip, shape: Sequence[int]) -> bool:
-    """Whether slices of this shape can be had."""
+    """True if slices of this shape exist."""
     if chip.axes == 2:
         return tuple(shape) in FLAT
     whole = len(shape) == 3 and all(side % 4 == 0 for side in shape) and list(shape) == sorted(shape)
@@ -131,7 +131,7 @@ def _local_gpus(name: str, count: str) -> Topology:
 
 
 def nearest_shapes(kind: str, sides: str) -> str:
-    """What there is that is like it."""
+    """List the nearest shapes that exist."""
     chip = TPUS.get(kind)
     if chip is None:
         return f"there is {FORMS}"

@@ -1,4 +1,4 @@
-"""What is to run, where, and on how much: the same for every platform."""
+"""The description of a run on other machines, the same for every platform."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Pod:
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[Pod, list[str]]:
-    """The flags of a pod (--name=value, or --flag alone for a yes), and what is left for the run itself.
+    """Split a command line into the flags of a pod (--name=value, or --flag for true) and the rest, for the run itself.
 
     Raises UsageError for a value of the wrong type.
     """
@@ -131,7 +131,7 @@ class Slice:
 
 
 def usual_shape(one: Slice) -> str:
-    """The shape that slices of as many chips have where only their number is asked for: the most cubic."""
+    """Give the shape that a platform chooses for this number of chips: the most cubic one."""
     chip = next(CHIPS[name] for name, kind in TPUS.items() if kind == one.kind)
     sides = [n for n in range(1, one.chips + 1) if one.chips % n == 0]
     deep = [(a, b, one.chips // (a * b)) for a in sides for b in sides if one.chips % (a * b) == 0]
@@ -140,7 +140,7 @@ def usual_shape(one: Slice) -> str:
 
 
 def tpu_slice(topology: str | None) -> Slice:
-    """v5e:4x4 → its slice. Raises UsageError for a kind or a shape that there is not."""
+    """Read a slice such as v5e:4x4. Raises UsageError for a kind or a shape that does not exist."""
     if topology is None:
         raise UsageError("--topology is missing: give the TPU slice, as --topology=v5e:4x4")
     name, _, shape = topology.partition(":")
@@ -156,7 +156,7 @@ def tpu_slice(topology: str | None) -> Slice:
 
 
 def device_count(pod: Pod) -> int:
-    """Of the whole run. Raises UsageError."""
+    """Count the devices of the whole run. Raises UsageError."""
     if pod.platform == "local":
         return pod.processes * max(1, pod.devices)
     if pod.platform == "tpu-vm" or (pod.platform != "slurm" and chosen(pod) == "tpu"):
@@ -165,7 +165,7 @@ def device_count(pod: Pod) -> int:
 
 
 def gpus(accelerator: str | None) -> tuple[str, int]:
-    """H100:8 → ("H100", 8). Raises UsageError."""
+    """Read GPUs such as H100:8 as ("H100", 8). Raises UsageError."""
     kind, _, count = (accelerator or "").partition(":")
     if not kind or not re.fullmatch(r"[1-9]\d*", count or "1"):
         raise UsageError(f"--accelerator={accelerator}: give the GPUs of one node, as --accelerator=H100:8")

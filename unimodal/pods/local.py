@@ -1,4 +1,4 @@
-"""Several processes on this machine, found by jax.distributed: what a pod is, without a pod."""
+"""Several processes on this machine, joined by jax.distributed: a pod without other machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_SECONDS = 180.0  # for a checkpoint
 
 
 def variables(pod: Pod, process: int, ports: tuple[int, int]) -> dict[str, str]:
-    """What a process has in its environment beside ours."""
+    """Give the environment of a process beside our own."""
     found = environment("cpu" if pod.devices else "gpu") | {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{ports[0]}",
         "JAX_NUM_PROCESSES": str(pod.processes),
@@ -35,7 +35,7 @@ def variables(pod: Pod, process: int, ports: tuple[int, int]) -> dict[str, str]:
 
 
 def dry_run(pod: Pod, program: Sequence[str]) -> str:
-    """What would run."""
+    """List the commands that would run."""
     lines = []
     for process in range(pod.processes):
         set_to = " ".join(f"{key}={value!r}" for key, value in variables(pod, process, (8476, 8477)).items())
@@ -75,7 +75,7 @@ def run(pod: Pod, program: Sequence[str], root: Path) -> int:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on at the moment."""
+    """Find a port of this machine that is free now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -105,7 +105,7 @@ def _pass_on(children: Sequence[subprocess.Popen[str]]):
 
 
 def _wait(children: Sequence[subprocess.Popen[str]]) -> int | None:
-    """Wait until all have ended; when one has failed, see to it that the others do. Returns whose failure was the first."""
+    """Wait until all have ended. When one fails, end the others. Returns the first that failed."""
     first, deadline, told = None, 0.0, False
     while any(child.poll() is None for child in children):
         failed = [number for number, child in enumerate(children) if child.poll() not in (None, 0)]
@@ -125,7 +125,7 @@ def _wait(children: Sequence[subprocess.Popen[str]]) -> int | None:
 
 
 def _root(children: Sequence[subprocess.Popen[str]], failed: Sequence[int]) -> int:
-    """Of those that failed, one that did not fail because of another."""
+    """Choose a process that failed by itself and not because of another."""
     return min(
         failed, key=lambda n: (children[n].returncode in (EXIT_LOST, EXIT_STOPPED), children[n].returncode > 0, n)
     )

@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command came to."""
+    """The result of a command."""
 
     code: int  # exit code
     output: str  # standard output
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def spell(step: Step) -> str:
-    """The step as one would type it."""
+    """Spell the step as one would type it."""
     lines = [f"# {step.note}"] if step.note else []
     for path, text in step.files:
         lines.append(_here(f"cat > {shlex.quote(path)}", text))

@@ -1,4 +1,4 @@
-"""Where the workdir of a run lies on a pod: in a bucket, on a volume that is mounted, or nowhere that would last."""
+"""Finds the place of a workdir on a pod: a bucket, a mounted volume, or a disk that would not last."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def workdir_of(program: Sequence[str]) -> str | None:
 
 
 def in_bucket(program: Sequence[str]) -> bool:
-    """Whether the hosts need the package that reaches buckets."""
+    """True if the hosts need the package that reaches buckets."""
     return (workdir_of(program) or "").startswith("gs://")
 
 

@@ -92,7 +92,7 @@ class Convolution(nnx.Module):
 
 
 class GroupedConvolution(nnx.Module):
-    """What both kinds of position embedding are made of: a grouped convolution [B,T,D] → [B,T,D], in two ways."""
+    """A grouped convolution, of which both kinds of position embedding are made: [B,T,D] → [B,T,D], in two ways."""
 
     def __init__(self, width: int, config: Config):
         if width % config.position_groups:

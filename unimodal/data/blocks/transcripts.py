@@ -1,4 +1,4 @@
-"""What is said in a recording, as a task's config describes it."""
+"""Transcripts of recordings, as a task's config describes them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Transcripts:
         return out, len(ids) <= self.characters
 
     def spec(self, classes: int) -> ArraySpec:
-        """Of a row of ids below `classes`."""
+        """Describe a row of ids below `classes`."""
         return ArraySpec((self.characters,), np.int32, 0, classes)
 
 
