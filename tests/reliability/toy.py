@@ -24,7 +24,7 @@ from unimodal.sharding import make_mesh
 from unimodal.training.loop import LoopConfig, train
 from unimodal.training.step import Program
 
-WIDTH = 64  # 16 KiB of parameters, and twice that of moments
+WIDTH = 64  # 16 KiB of parameters, and as much of momentum
 
 
 class Layer(nnx.Module):
@@ -40,7 +40,9 @@ class Task:
     weight: float = 1.0
     batch_size: int = 8
 
-    def loss(self, model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, model: Any, batch: Any, *, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         return jnp.mean(model.linear(batch["x"]) ** 2), {}
 
 
@@ -66,7 +68,7 @@ class Batches:
 
 
 def program() -> Program:
-    return Program(lambda key: Layer(nnx.Rngs(key)), optax.adam(1e-2), make_mesh(data=1), seed=0)
+    return Program(lambda key: Layer(nnx.Rngs(key)), optax.sgd(0.1, momentum=0.9), make_mesh(data=1), seed=0)
 
 
 def run(workdir: Path, steps: int = 6, before: Callable[[int], object] = lambda k: None, **more: Any) -> Any:

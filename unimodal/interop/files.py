@@ -101,7 +101,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises UsageError if it does not."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits, brackets without end
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, no UTF-8, a number of thousands of digits, brackets without end
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")

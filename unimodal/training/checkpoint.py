@@ -98,7 +98,9 @@ class Checkpoints:
             return self._restore(abstract, step)
         except DamagedError as error:
             older = self._whole_before(abstract, step)
-            more = "no older one is whole" if older is None else f"that of step {older} is whole: --step={older} takes it"
+            more = (
+                "no older one is whole" if older is None else f"that of step {older} is whole: --step={older} takes it"
+            )
             raise DamagedError(f"{error}; {more}") from error
 
     def set_aside(self, step: int) -> list[epath.Path]:

@@ -48,7 +48,9 @@ class LoopConfig:
     stop_after: int | None = None
     max_bad_steps: int = 10
     keep_every: int = 0  # checkpoints whose step is a multiple of it stay, too
-    keep_best: str | None = None  # the best checkpoint by this evaluation stays, too; scored where eval_every asks for it
+    keep_best: str | None = (
+        None  # the best checkpoint by this evaluation stays, too; scored where eval_every asks for it
+    )
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
