@@ -9,7 +9,8 @@ from typing import Any
 
 def quiet_store() -> None:
     """From now on drop what the store says of its own errors: they reach the caller, too, who says them in a line."""
-    logging.getLogger("absl").addFilter(_no_traceback)  # again is harmless: it is the same filter
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_no_traceback)  # again is harmless: it is the same filter
     if sys.unraisablehook is not _hook:
         _before.append(sys.unraisablehook)
         sys.unraisablehook = _hook
@@ -26,4 +27,4 @@ def _hook(unraisable: Any) -> None:
 
 
 def _no_traceback(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and "orbax" in record.pathname)
+    return not (record.exc_info and ("orbax" in record.pathname or "orbax" in record.getMessage()))
