@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from unimodal.sharding import make_mesh
 from unimodal.training.loop import LoopConfig, train
 from unimodal.training.step import Program
 
-WIDTH = 64  # 16 KiB of parameters, and twice that of moments
+WIDTH = 64  # 16 KiB of parameters, and as much of momentum
 
 
 class Layer(nnx.Module):
@@ -68,7 +70,7 @@ class Batches:
 
 
 def program() -> Program:
-    return Program(lambda key: Layer(nnx.Rngs(key)), optax.adam(1e-2), make_mesh(data=1), seed=0)
+    return Program(lambda key: Layer(nnx.Rngs(key)), optax.sgd(0.1, momentum=0.9), make_mesh(data=1), seed=0)
 
 
 def run(workdir: Path, steps: int = 6, before: Callable[[int], object] = lambda k: None, **more: Any) -> Any:
@@ -83,8 +85,8 @@ def run(workdir: Path, steps: int = 6, before: Callable[[int], object] = lambda 
 def program_of(workdir: str, options: dict[str, Any]) -> None:
     """The program, exit codes and all, with this run for what `train` does.
 
-    options: of `run`; and what happens before batch `at`: room (so many bytes are left on the disk, which is a small one),
-    vanish (the checkpoints are deleted) or readonly (the workdir is remounted so).
+    options: of `run`; slow (seconds before each batch); and what happens before batch `at`: room (so many bytes are left on
+    the disk, which is a small one), limit (no file may be larger), vanish (the checkpoints are deleted) or readonly (the workdir is remounted so).
     """
     import unimodal.command
     import unimodal.command.runs
@@ -92,11 +94,15 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
     from unimodal.command.stopping import stoppable
 
     at, disk = options.pop("at", 3), Path(workdir).parent
-    room, vanish, readonly = (options.pop(name, None) for name in ("room", "vanish", "readonly"))
+    room, limit, vanish, readonly = (options.pop(name, None) for name in ("room", "limit", "vanish", "readonly"))
+    slow = options.pop("slow", 0.0)
 
     def before(k: int) -> None:
+        time.sleep(slow)
         if k != at:
             return
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         if room is not None:
             there = os.statvfs(disk)
             with contextlib.suppress(OSError), (disk / "filling").open("wb", buffering=0) as file:

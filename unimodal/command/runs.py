@@ -31,6 +31,7 @@ from unimodal.experiment import Experiment, build, describe
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
 from unimodal.storage import folder, is_remote, lost, one_line, require_backend
+from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
@@ -135,11 +136,10 @@ def read(arguments: Sequence[str], program: str) -> Order:
 
 
 def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
-    plain, workdir = order.plain, order.workdir
+    workdir = order.workdir
     experiment = order.build()
     saved = saved_steps(workdir)
-    first = order.words.step
-    if first is not None:
+    if (first := order.words.step) is not None:
         if first not in saved:
             raise UsageError(
                 f"--step={first}: {workdir} has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"
@@ -156,6 +156,15 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
             f"give at least as many, or another workdir"
         )
     check_results(workdir)
+    with alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        return train_and_evaluate(order, experiment, saved, lifeline)
+
+
+def train_and_evaluate(
+    order: Order, experiment: Experiment, saved: Sequence[int], lifeline: hosts.Lifeline | None
+) -> int:
+    """The run itself, in a workdir that is ours alone; `saved`: the steps of the checkpoints that it may go on from."""
+    plain, workdir = order.plain, order.workdir
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
@@ -175,7 +184,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
         evaluate=experiment.scores if evaluations else None,
         together=lifeline,
         cost=cost(experiment),
-        from_step=first,
+        from_step=order.words.step,
         higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
     )
     if not done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -49,11 +50,14 @@ class Events:
         """Closing twice is harmless."""
         file, self._file = self._file, None
         if file is not None:
-            with contextlib.suppress(OSError):
+            try:
                 file.close()
+            except OSError:  # it could not be flushed; what is beneath must be closed all the same
+                with contextlib.suppress(OSError):
+                    file._py_recordio_writer.close()
 
     @contextlib.contextmanager
-    def _or_end(self):
+    def _or_end(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
