@@ -167,7 +167,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
         return 0 if asked is not None and int(state.step) >= asked else hosts.EXIT_STOPPED
     if evaluations:
         facts = {"training took": f"{time.monotonic() - began:.0f} s"}
-        finish(experiment, state, fingerprint, workdir, config_text=str(order.config), facts=facts, say=say)
+        finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
     return 0
 
 
@@ -202,7 +202,7 @@ def run_eval(order: Order, _lifeline: hosts.Lifeline | None) -> int:
     checkpoints = Checkpoints(workdir)
     state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), order.words.step)
     checkpoints.close()
-    finish(experiment, state, fingerprint, workdir, config_text=str(order.config), facts={}, say=say)
+    finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts={}, say=say)
     return 0
 
 
@@ -216,7 +216,7 @@ def eval_untrained(order: Order, experiment: Experiment) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     state = experiment.program.init()
     facts = {"weights": f"of {experiment.init_from}, not trained here"}
-    finish(experiment, state, "", workdir, config_text=str(order.config), facts=facts, say=say)
+    finish(experiment, state, "", workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
     return 0
 
 
