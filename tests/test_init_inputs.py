@@ -21,6 +21,7 @@ from test_init_from import REFERENCES, config_for
 from tasks.audio_classifier import AudioClassifier
 from unimodal import data
 from unimodal.brought import with_brought
+from unimodal.command.recipe import as_plain
 from unimodal.data.blocks import Images, Sounds, Texts
 from unimodal.data.image import encode_image
 from unimodal.errors import UsageError
@@ -234,4 +235,5 @@ def test_bad_values_are_one_line() -> None:
 def test_the_recipe_says_what_the_checkpoint_is_fed_with(weights: Path) -> None:
     from configs import finetune
 
-    assert finetune.get_config(str(weights)).tasks.vit.images.mean == (0.4, 0.5, 0.6)
+    found = as_plain(finetune.get_config(str(weights)))
+    assert found["tasks"]["vit"]["images"]["mean"] == [0.4, 0.5, 0.6]
