@@ -11,9 +11,7 @@ program is `unimodal/command/`: it reads a config, builds Task objects, hands th
 results.json and report.html.
 """
 
-import sys
-
-from unimodal.command import main
+from unimodal.command import main, program
 from unimodal.command.places import places_of
 from unimodal.command.recipe import as_plain
 
@@ -22,4 +20,4 @@ task_class = places_of(None).task_class
 __all__ = ["as_plain", "main", "task_class"]
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    program()

@@ -41,7 +41,9 @@ def tiny(config: ConfigDict) -> None:
         width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.2, scan=False
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264, types=2, dropout=0.1)
-    config.tasks.text_classifier = common.every(TextClassifier, batch_size=32, label_smoothing=0.1)
+    config.tasks.text_classifier = common.every(
+        TextClassifier, texts=dict(column="name+keywords"), batch_size=32, label_smoothing=0.1
+    )
 
 
 def reviews(config: ConfigDict, size: str) -> None:

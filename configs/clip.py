@@ -45,7 +45,14 @@ def tiny(config: ConfigDict) -> None:
     config.backbones.text = common.backbone(width=128, depth=2, heads=4, scan=False)
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=8)
     config.tokenizers.text = common.every(text.Config, vocabulary=264, max_length=32)
-    config.tasks.clip = common.every(Clip, image_backbone="image", text_backbone="text")
+    # No mirror images: "left arrow" and "right arrow" are different words.
+    config.tasks.clip = common.every(
+        Clip,
+        images=dict(crop=(0.6, 1.0), shift=2, jitter=(0.2, 0.2, 0.2)),
+        texts=dict(phrases="keywords"),
+        image_backbone="image",
+        text_backbone="text",
+    )
 
 
 def paper(config: ConfigDict, size: str) -> None:
@@ -72,7 +79,7 @@ def paper(config: ConfigDict, size: str) -> None:
     config.tasks.clip = common.every(
         Clip,
         source="folder:data/pairs",
-        images=dict(crop=(0.9, 1.0), shift=0, jitter=(0.0, 0.0, 0.0)),
+        images=dict(crop=(0.9, 1.0)),
         texts=dict(length=77),
         batch_size=32_768,
         size=embedding,

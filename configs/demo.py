@@ -3,6 +3,8 @@
 python launch.py train --config=configs/demo.py --workdir=runs/demo
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -32,11 +34,13 @@ def get_config() -> ConfigDict:
         image=common.every(image.Config, image_size=(32, 32), patch=8, registers=1),
         audio=common.every(audio.Config, channels=64, position_kernel=16, position_groups=8),
     )
+    emoji: dict[str, Any] = dict(crop=(0.6, 1.0), shift=2, jitter=(0.2, 0.2, 0.2))
     config.tasks = dict(
         gpt=common.every(Gpt, batch_size=8, weight=2.0),
         bert=common.every(Bert, batch_size=8, weight=2.0),
-        vit=common.every(Vit, batch_size=32),
-        clip=common.every(Clip, batch_size=32),
+        vit=common.every(Vit, batch_size=32, images=dict(flip=0.5, **emoji)),
+        # No mirror images: "left arrow" and "right arrow" are different words.
+        clip=common.every(Clip, batch_size=32, images=emoji, texts=dict(phrases="keywords")),
         wav2vec2=common.every(
             Wav2vec2,
             batch_size=8,

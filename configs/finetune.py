@@ -26,6 +26,9 @@ from unimodal.data.encoders import FILES
 from unimodal.data.text import ByteEncoder
 from unimodal.interop.stages import MaskedVocabulary
 
+# Columns of the embedded emoji, which these tasks read unless another source is given.
+OF_EMOJI: dict[Any, dict[str, str]] = {Clip: dict(phrases="keywords"), TextClassifier: dict(column="name+keywords")}
+
 
 def get_config(directory: str = "") -> ConfigDict:
     if not directory:
@@ -108,7 +111,7 @@ def speech_fields(found: interop.Recipe) -> dict[str, Any]:
 def text_fields(config: ConfigDict, task: Any, directory: str) -> dict[str, Any]:
     """How the task encodes its texts; changes the config where that is to be as bytes."""
     tokenizer, length = config.tokenizers.text, task().texts.length
-    texts: dict[str, Any] = dict(length=min(length, tokenizer.max_length or length))
+    texts: dict[str, Any] = dict(length=min(length, tokenizer.max_length or length), **OF_EMOJI.get(task, {}))
     if any((Path(directory) / name).is_file() for name in FILES):
         return dict(texts={**texts, "encoder": directory})
     tokenizer.vocabulary = ByteEncoder.vocab_size

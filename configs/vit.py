@@ -3,7 +3,8 @@
 python launch.py train --config=configs/vit.py:size=tiny --workdir=runs/vit
 
 size        | what                                                               | reaches, in
-tiny        | 0.5M parameters, embedded emoji in their groups                    | not yet measured
+tiny        | 0.5M parameters, embedded emoji in their groups                    | accuracy 0.51 (majority class 0.18), 2 minutes
+            | 2,000 pictures of Fashion-MNIST instead (docs/results.md)          | accuracy 0.81 (logistic regression 0.83)
 paper       | ViT-B/16, 87M, ImageNet's thousand classes                         | not run
 paper_large | ViT-L/16, 304M, the same                                           | not run
 
@@ -35,8 +36,10 @@ def tiny(config: ConfigDict) -> None:
     config.eval_every = 250
     config.optimizer.update(learning_rate=2e-3, warmup=100)
     config.backbones.shared = common.backbone(width=128, depth=3, heads=4, scan=False)
-    config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=8)
-    config.tasks.vit = common.every(Vit)
+    # Places as large as patches: from the usual 0.02 some hundred steps pass before the model knows where a patch lies.
+    config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=8, init_std=0.5)
+    # Mild. In sixteen epochs, crops to 0.6, white borders and other colours keep a model this small from learning.
+    config.tasks.vit = common.every(Vit, images=dict(crop=(0.8, 1.0), flip=0.5))
 
 
 def paper(config: ConfigDict, size: str) -> None:
@@ -49,7 +52,7 @@ def paper(config: ConfigDict, size: str) -> None:
     config.tasks.vit = common.every(
         Vit,
         source="folder:data/imagenet",
-        images=dict(crop=(0.05, 1.0), shift=0, jitter=(0.0, 0.0, 0.0)),
+        images=dict(crop=(0.05, 1.0), flip=0.5),
         labels=dict(count=1000),
         batch_size=4096,
         pooling="first",

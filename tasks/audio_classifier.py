@@ -32,20 +32,20 @@ class AudioClassifier:
     much sound is seen; `sounds.seconds` is not used.
     """
 
-    name: str = "audio_classifier"
-    source: str = "embedded:speech"
-    sounds: Sounds = Sounds(segments="phones", normalize=False)
-    labels: Labels = Labels()
-    batch_size: int = 32
+    name: str = "audio_classifier"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:speech"  # a data source, see `data.sources`
+    sounds: Sounds = Sounds(segments="phones", normalize=False)  # the recordings
+    labels: Labels = Labels()  # the classes
+    batch_size: int = 32  # examples of one global batch
     mean: float = brought(-4.27)  # of the log-mel values, which become (x - mean) / (2·deviation)
-    deviation: float = brought(4.57)
+    deviation: float = brought(4.57)  # standard deviation of the log-mel values
     shift: float = 0.0  # seconds by which training moves a stretch, at most
     blank: tuple[int, int] = (0, 0)  # bins and frames that training blanks, at most (Park 2019)
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes
     pooling: str = "mean"  # of the tokens: first, mean or last
-    weight: float = 1.0
-    tokenizer: str = "spectrogram"
-    backbone: str = "shared"
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "spectrogram"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
 
     @property
     def classes(self) -> int:

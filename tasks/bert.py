@@ -35,16 +35,16 @@ from unimodal.tokens import lengths_of
 class Bert:
     """Masked language modelling on windows of text, and, if asked, next-sentence prediction on pairs of stretches."""
 
-    name: str = "bert"
-    source: str = "embedded:book"
-    texts: Texts = Texts()
-    batch_size: int = 16
+    name: str = "bert"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:book"  # a data source, see `data.sources`
+    texts: Texts = Texts()  # the texts
+    batch_size: int = 16  # examples of one global batch
     rate: float = 0.15  # of the ids are predicted: 80 % hidden, 10 % replaced, 10 % as they are
     whole_words: bool = False  # all of a word's ids are hidden, or none
     next_sentence: bool = False  # rows are `[CLS] a [SEP] b [SEP]`; whether b follows a is a second loss
-    weight: float = 1.0
+    weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "text"  # for next sentences, one with two `types`
-    backbone: str = "shared"
+    backbone: str = "shared"  # one of the config's backbones, by name
     chunk: int = 0  # positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Bert:
             documents, random = self.texts.documents(data.open_source(self.source, split)), split == "train"
             if self.next_sentence:
                 return data.next_sentence_rows(documents, encoder, length, random=random, count=True).map(hide)
-            row = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
+            row: dict[str, Any] = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
             return data.text_windows(documents, encoder.encode, length, **row).map(hide)
 
         return Inputs(spec, dataset)

@@ -28,25 +28,24 @@ class Clip:
     """Images and their captions over the global batch: InfoNCE, or a sigmoid for each pair (SigLIP, Zhai 2023). Equal
     captions are not each other's negatives."""
 
-    name: str = "clip"
-    source: str = "embedded:emoji"
-    # No mirror images: "left arrow" and "right arrow" are different words.
-    images: Images = Images(crop=(0.6, 1.0), shift=2, jitter=(0.2, 0.2, 0.2))
-    texts: Texts = Texts(phrases="keywords", length=32)
-    batch_size: int = 32
+    name: str = "clip"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:emoji"  # a data source, see `data.sources`
+    images: Images = Images()  # the pictures
+    texts: Texts = Texts(length=32)  # the captions
+    batch_size: int = 32  # examples of one global batch
     size: int = 64  # of the embeddings
-    weight: float = 1.0
+    weight: float = 1.0  # of the loss among the tasks'
     objective: str = "softmax"  # or sigmoid
     temperature: float = 0.07  # to start from; it is learned
     bias: float = -10.0  # of the sigmoid's logits, to start from; it is learned
-    image_head: Embed = Embed()
-    text_head: Embed = Embed()
+    image_head: Embed = Embed()  # from the hidden states of a picture to its embedding
+    text_head: Embed = Embed()  # from the hidden states of a text to its embedding
     causal: bool = False  # whether a word sees only those before it
     fill: int | None = None  # the id that texts are filled up with, where their padding is seen; None: it is hidden
-    image_tokenizer: str = "image"
-    text_tokenizer: str = "text"
-    image_backbone: str = "shared"
-    text_backbone: str = "shared"
+    image_tokenizer: str = "image"  # one of the config's tokenizers, by name
+    text_tokenizer: str = "text"  # one of the config's tokenizers, by name
+    image_backbone: str = "shared"  # one of the config's backbones, by name
+    text_backbone: str = "shared"  # one of the config's backbones, by name
 
     def __post_init__(self) -> None:
         if self.objective not in ("softmax", "sigmoid"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
+from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
 from unimodal.errors import UsageError
 from unimodal.evaluation.error_rates import constant_answer
 from unimodal.evaluation.evaluation import Evaluation, Shown
@@ -31,21 +33,21 @@ class Ctc:
     `transcripts.characters`, or more characters than frames. Fine-tuning masks frames and channels as pre-training does.
     """
 
-    name: str = "ctc"
-    source: str = "embedded:speech"
-    sounds: Sounds = Sounds(seconds=10.0)
-    transcripts: Transcripts = Transcripts()
-    batch_size: int = 8
+    name: str = "ctc"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:speech"  # a data source, see `data.sources`
+    sounds: Sounds = Sounds(seconds=10.0)  # the recordings
+    transcripts: Transcripts = Transcripts()  # what is said in them
+    batch_size: int = 8  # examples of one global batch
     labelled: int = 0  # use so many training examples only, to see what few labels do; 0: all
     mask: float = 0.0  # share of frames that spans would cover if they never overlapped
     span: int = 10  # frames
     channel_mask: float = 0.0  # the same for channels of the backbone's width
-    channel_span: int = 64
+    channel_span: int = 64  # channels
     dropout: float = 0.0  # before the last layer
     beam: int = 0  # width of the prefix beam search that is scored too; 0: greedy only
-    weight: float = 1.0
-    tokenizer: str = "audio"
-    backbone: str = "shared"
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "audio"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
 
     @property
     def letters(self) -> data.Alphabet:
@@ -86,10 +88,51 @@ class Ctc:
                 }
 
             source = self._recordings(split)
-            few = split == "train" and self.labelled
-            return data.Dataset(data.first(source, self.labelled) if few else source, example)
+            if split == "train":
+                source = data.first(source, self.labelled) if self.labelled else source
+                self._check(config.frames)
+            return data.Dataset(source, example)
 
         return Inputs(spec, dataset)
+
+    def _check(self, frames: Callable[[int], int]) -> None:
+        """Warn before the first step of what cannot be learned, or will be scored as nothing heard, and why.
+
+        Raises UsageError where that is so of most of a split, and for transcripts of validation that have no room.
+        """
+        where = f"tasks.{self.name}, {self.source}"
+        held_out = self.transcripts.all(self.source, "validation", self.sounds.segments)
+        if (longest := max(map(len, held_out), default=0)) > self.transcripts.characters:
+            room = f"tasks.{self.name}.transcripts.characters={self.transcripts.characters}"
+            raise UsageError(f"{where} validation: a transcript of {longest} characters, where {room}")
+
+        def why(samples: int, text: str) -> str:
+            if samples > self.sounds.samples:
+                return f"longer than sounds.seconds={self.sounds.seconds:g}"
+            if len(text) > self.transcripts.characters:
+                return f"with more than transcripts.characters={self.transcripts.characters}"
+            repeats = sum(a == b for a, b in zip(text, text[1:], strict=False))
+            return "too short for their transcript" if frames(samples) < max(1, len(text) + repeats) else ""
+
+        for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
+            found = list(self._lengths(split))
+            reasons = [why(*pair) for pair in found]
+            if split == "validation":  # what is short is scored
+                reasons = [reason if reason.startswith("longer") else "" for reason in reasons]
+            seconds = [samples / self.sounds.rate for samples, _ in found]
+            most, nearly = (math.ceil(np.percentile(seconds, q, method="higher")) for q in (100, 95))
+            advice = f"sounds.seconds={most} has room for all" if most > self.sounds.seconds else ""
+            if self.sounds.seconds < nearly < most:
+                advice += f", {nearly} for 95 in 100"
+            warn_of_unused(f"{where} {split}", reasons, what, advice)
+
+    def _lengths(self, split: str) -> Iterable[tuple[int, str]]:
+        """Samples and spelt transcript of the recordings, or of the first thousand as they are spread over the split."""
+        opened, marked = data.open_source(self.source, split), self.sounds.segments
+        if marked:
+            found = (mark for marks in data.marks(opened, marked) for mark in marks)
+            return (((end - start) * self.sounds.rate // 1000, self.transcripts.spell(t)) for start, end, t in found)
+        return ((samples_of(self.sounds, r), self.transcripts.of(r)) for r in spread(opened))
 
     def _recordings(self, split: str) -> data.Source:
         """Records of id, decoded audio and text."""

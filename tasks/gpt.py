@@ -29,15 +29,15 @@ from unimodal.objectives import Loss, Mean, Metrics, TaskMetrics, causal_lm, chu
 class Gpt:
     """Causal language modelling on rows of ids: windows of long documents, or whole documents packed together."""
 
-    name: str = "gpt"
-    source: str = "embedded:book"
-    texts: Texts = Texts()
+    name: str = "gpt"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:book"  # a data source, see `data.sources`
+    texts: Texts = Texts()  # the texts
     packed: bool = False  # rows hold whole documents with their BOS and EOS, which do not see each other
-    batch_size: int = 16
-    weight: float = 1.0
-    tokenizer: str = "text"
-    backbone: str = "shared"
-    z_loss: float = 0.0
+    batch_size: int = 16  # examples of one global batch
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "text"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
+    z_loss: float = 0.0  # weight of the square of the logits' log-sum (Chowdhery 2022, §5); 0: none
     chunk: int = 0  # positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all
     tied: bool = True  # the embedding table serves as output weights, too
 
@@ -61,9 +61,9 @@ class Gpt:
             encoder = data.encoder_for(self.texts.encoder, vocabulary)
             documents = self.texts.documents(data.open_source(self.source, split))
             if self.packed:
-                row = dict(pad_id=encoder.PAD, count=self._document_bytes)
+                row: dict[str, Any] = dict(pad_id=encoder.PAD, count=self._document_bytes)
                 return data.packed_rows(documents, self._document, self.length, **row)
-            row = dict(random=split == "train", pad_id=encoder.PAD, count=encoder.byte_counts)
+            row: dict[str, Any] = dict(random=split == "train", pad_id=encoder.PAD, count=encoder.byte_counts)
             return data.text_windows(documents, encoder.encode, self.length, **row)
 
         return Inputs(spec, dataset)

@@ -28,18 +28,18 @@ SIDES = ("first", "second")
 class Sentence:
     """InfoNCE between two texts of each record over the global batch, the others' texts being the negatives."""
 
-    name: str = "sentence"
-    source: str = "embedded:emoji"
+    name: str = "sentence"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:emoji"  # a data source, see `data.sources`
     texts: Texts = Texts(column="name", length=64)  # the first text, and how both are encoded
     second: str = "keywords"  # the column of the other text, or of a list of phrases; "a+b" joins several
     distinct: bool = True  # leave out phrases of the second that share a word with the first: spelling gives them away
     keep: float = 0.7  # in training, lists of phrases are shuffled, and each phrase is kept with this probability
-    batch_size: int = 64
+    batch_size: int = 64  # examples of one global batch
     size: int = 128  # of the embeddings, projected without bias
-    weight: float = 1.0
+    weight: float = 1.0  # of the loss among the tasks'
     temperature: float = 0.05  # fixed (Gao 2021, §3)
-    tokenizer: str = "text"
-    backbone: str = "shared"
+    tokenizer: str = "text"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
     pooling: str = "mean"  # of the tokens: mean, first or last
 
     def inputs(self, model: Model) -> Inputs:

@@ -27,19 +27,19 @@ from unimodal.tokens import lengths_of
 class TextClassifier:
     """One class for each text, or pair of texts."""
 
-    name: str = "text_classifier"
-    source: str = "embedded:emoji"
-    texts: Texts = Texts(column="name+keywords", length=96)
+    name: str = "text_classifier"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:emoji"  # a data source, see `data.sources`
+    texts: Texts = Texts(length=96)  # the first text, and how both are encoded
     second: str = ""  # the column of the other text, where pairs are classified; "a+b" joins several
-    labels: Labels = Labels()
+    labels: Labels = Labels()  # the classes
     limit: int = 0  # train on so many records, to see what few labels do; 0: all
-    batch_size: int = 32
-    weight: float = 1.0
-    tokenizer: str = "text"
-    backbone: str = "shared"
+    batch_size: int = 32  # examples of one global batch
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "text"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
     pooling: str = "mean"  # of the tokens: first, mean or last
     dropout: float = 0.1  # before the last layer
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of the target that is spread over all classes
 
     def inputs(self, model: Model) -> Inputs:
         vocabulary, length = model.tokenizers[self.tokenizer].config.vocabulary, self.texts.length

@@ -25,16 +25,16 @@ from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
 class Vit:
     """Image classification."""
 
-    name: str = "vit"
-    source: str = "embedded:emoji"
-    images: Images = Images(crop=(0.6, 1.0), flip=0.5, shift=2, jitter=(0.2, 0.2, 0.2))
-    labels: Labels = Labels()
-    batch_size: int = 32
-    weight: float = 1.0
-    tokenizer: str = "image"
-    backbone: str = "shared"
+    name: str = "vit"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:emoji"  # a data source, see `data.sources`
+    images: Images = Images()  # the pictures
+    labels: Labels = Labels()  # the classes
+    batch_size: int = 32  # examples of one global batch
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "image"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
     pooling: str = "mean"  # of the tokens: first, mean or last
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.1  # share of the target that is spread over all classes
 
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Inputs, Sounds, columns
+from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
 from unimodal.evaluation.evaluation import Evaluation, Shown, untrained_value
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.evaluation.summed import Summed
@@ -35,10 +36,10 @@ from unimodal.objectives import (
 class Wav2vec2:
     """Mask spans of the convolutional frames and pick each masked frame's quantised self among distractors."""
 
-    name: str = "wav2vec2"
-    source: str = "embedded:speech"
-    sounds: Sounds = Sounds()
-    batch_size: int = 8
+    name: str = "wav2vec2"  # logged under it; the heads are `model.heads[name]`
+    source: str = "embedded:speech"  # a data source, see `data.sources`
+    sounds: Sounds = Sounds()  # the recordings
+    batch_size: int = 8  # examples of one global batch
     mask: float = 0.65  # share of frames that spans would cover if they never overlapped (the paper's p is mask/span)
     span: int = 10  # frames
     groups: int = 2  # codebooks
@@ -46,17 +47,17 @@ class Wav2vec2:
     code_size: int = 256  # of all groups' codes together
     size: int = 256  # of the projections that are compared
     negatives: int = 100  # distractors per frame, from the same utterance
-    temperature: float = 0.1
+    temperature: float = 0.1  # divides the similarities
     diversity: float = 0.1  # weight of the codebook-use loss
     gumbel_start: float = 2.0  # temperature of the choice of codes, annealed by a factor of gumbel_decay each step
-    gumbel_end: float = 0.5
-    gumbel_decay: float = 0.999995
+    gumbel_end: float = 0.5  # the lowest it falls to
+    gumbel_decay: float = 0.999995  # per step
     feature_penalty: float = 0.0  # weight of the mean square of the last convolution's output
     code_dropout: float = 0.0  # on the frames that the quantiser sees
     perplexity_floor: float = 4.0  # a codebook that uses fewer codes has collapsed, and the score says so
-    weight: float = 1.0
-    tokenizer: str = "audio"
-    backbone: str = "shared"
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "audio"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
 
     def inputs(self, model: Model) -> Inputs:
         config = model.tokenizers[self.tokenizer].config
@@ -69,7 +70,21 @@ class Wav2vec2:
         # Crops are drawn in validation, too: a recording's beginning is often silence.
         made = columns(self.source, self.sounds.part(random=True))
         spec = {**made.spec, "masked": data.ArraySpec((frames,), np.bool_)}
-        return Inputs(spec, lambda split: made.dataset(split).map(mask))
+
+        def dataset(split: str) -> data.Examples:
+            if split == "train":
+                self._check(config.frames)
+            return made.dataset(split).map(mask)
+
+        return Inputs(spec, dataset)
+
+    def _check(self, frames: Callable[[int], int]) -> None:
+        """Warn before the first step of recordings without room for one span. Raises UsageError where most are so short."""
+        short = f"of less than span={self.span} frames"
+        for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
+            found = (samples_of(self.sounds, record) for record in spread(data.open_source(self.source, split)))
+            reasons = ["" if frames(samples) >= self.span else short for samples in found]
+            warn_of_unused(f"tasks.{self.name}, {self.source} {split}", reasons, what)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width

@@ -300,7 +300,7 @@ def test_a_learned_bias_by_distance():
     for there_and_back in (backbone.unstacked(), backbone.unstacked().stacked()):
         np.testing.assert_array_equal(named(there_and_back)["relative.table"], table)
     with pytest.raises(UsageError, match="relative_buckets has no cache"):
-        backbone.extend(made.x, made.position, jnp.ones((2, 6, 6), bool), backbone.init_cache(2, 6), jnp.int32(0))
+        backbone.prefill(made)
 
 
 def _unbiased(backbone: Backbone) -> Backbone:

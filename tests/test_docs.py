@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-PAGES = ("README.md", "docs/import_the_backbone.md", "docs/language.md")
+PAGES = ("README.md", "docs/import_the_backbone.md", "docs/language.md", "docs/your_own_data.md", "docs/evaluations.md")
 
 
 def code_of(page: str) -> str:
@@ -45,3 +45,15 @@ def test_blocks_of_other_languages_are_left_out() -> None:
     assert code_of(page).splitlines() == ["", "", "x = 1", "", "", "", "", "", "assert x == 2"]
     with pytest.raises(AssertionError):
         exec(code_of(page), {})
+
+
+PAGES_OF_DOCS = sorted(p.relative_to(tiny.ROOT / "docs").as_posix() for p in (tiny.ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES_OF_DOCS)
+def test_every_page_is_found(page: str) -> None:
+    """In the navigation, and from the first page of its folder."""
+    assert f": {page}\n" in (tiny.ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    if not page.endswith("index.md"):
+        first = tiny.ROOT / "docs" / Path(page).parent / "index.md"
+        assert f"({Path(page).name})" in first.read_text(encoding="utf-8"), f"{first} does not name {page}"

@@ -207,3 +207,25 @@ def test_data_that_does_not_suit_is_one_line(fields: dict[str, Any], says: str) 
     model = experiment.program.model(experiment.program.init())
     with pytest.raises(UsageError, match=says):
         experiment.evaluations["new"].measure(model, experiment.reader)
+
+
+@pytest.mark.parametrize("there", [dict(), dict(evaluations=dict()), dict(evaluations=dict(new=dict(kind="task")))])
+def test_a_command_line_attaches_an_evaluation(there: dict[str, Any]) -> None:
+    from ml_collections import ConfigDict
+
+    from unimodal.command.recipe import as_plain, change
+
+    config = ConfigDict(there).lock()  # as recipes are
+    for field, text in (("kind", "knn"), ("source", "folder:photos"), ("k", "3"), ("labels.column", "species")):
+        change(config, f"evaluations.new.{field}", text)
+    new = dict(kind="knn", source="folder:photos", k=3, labels=dict(column="species"))
+    assert as_plain(config) == dict(evaluations=dict(new=new))
+
+
+def test_a_field_of_a_value_is_one_line() -> None:
+    from ml_collections import ConfigDict
+
+    from unimodal.command.recipe import change
+
+    with pytest.raises(UsageError, match=r"evaluations\.new\.kind is a value"):
+        change(ConfigDict(dict(evaluations=dict(new=dict(kind="knn")))), "evaluations.new.kind.k", "3")

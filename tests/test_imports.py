@@ -25,6 +25,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.objectives": "",
     "unimodal.layers": "errors",
     "unimodal.sharding": "errors",
+    "unimodal.state": "sharding errors",
     "unimodal.configuration": "errors",
     "unimodal.storage": "errors",
     "unimodal.hosts": "storage errors",
@@ -43,7 +44,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.model": "tokenizers heads backbone tokens errors",
     "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.task": "model objectives data.blocks evaluation.evaluation",
-    "unimodal.training": "task objectives sharding tokens data.pipeline configuration storage errors",
+    "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "generate model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.moved": "data.sources",
@@ -53,7 +54,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.results": "experiment report evaluation training sharding storage errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "tasks": "task state generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal brought settings plan results experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",

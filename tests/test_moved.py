@@ -26,7 +26,9 @@ NOW: dict[str, dict[str, Any]] = {
     "gpt": dict(texts=dict(encoder="bytes", length=16)),
     "bert": dict(texts=dict(column="title+text", encoder="bytes", length=16)),
     "vit": dict(images=dict(crop=(0.5, 1.0), flip=0.0, shift=1, jitter=(0.1, 0.2, 0.3))),
-    "clip": dict(texts=dict(length=16), images=dict(crop=(0.9, 1.0), shift=0, jitter=(0.0, 0.0, 0.0))),
+    "clip": dict(
+        texts=dict(length=16, phrases="keywords"), images=dict(crop=(0.9, 1.0), shift=0, jitter=(0.0, 0.0, 0.0))
+    ),
     "sentence": dict(texts=dict(column="name", length=16), second="keywords"),
     "text_classifier": dict(texts=dict(column="name", length=16), second="", labels=dict(classes=("a", "b"))),
     "wav2vec2": dict(sounds=dict(seconds=0.3, rate=8000)),

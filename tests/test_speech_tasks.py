@@ -54,6 +54,7 @@ def score(task: Any, rows: Mapping[str, Any]) -> dict[str, float]:
 
 def recordings(folder: Path, train: Mapping[str, Any], validation: Mapping[str, Any] | None = None) -> str:
     """A source of records {id: (audio, text)}."""
+    folder.mkdir(exist_ok=True)
     for split, records in (("train", train), ("validation", validation or train)):
         made = [{"id": name, "audio": audio, "text": text} for name, (audio, text) in records.items()]
         data.write_array_record(folder / f"{split}.array_record", made)
@@ -93,7 +94,8 @@ def test_the_floor(codes: int, collapsed: float) -> None:
 
 
 def test_too_short_for_a_frame_or_a_span_is_counted(tmp_path: Path) -> None:
-    source = recordings(tmp_path, {"empty": (wav(0), ""), "tiny": (wav(0.01), ""), "good": (wav(1), "")})
+    good = {"good": (wav(1), ""), "other": (wav(1), "")}
+    source = recordings(tmp_path, {"empty": (wav(0), ""), "tiny": (wav(0.01), ""), **good})
     task, model = weights("wav2vec2", source=source)
     dataset = task.inputs(model).dataset("train")
     batch = {k: np.stack([dataset[i][k] for i in range(3)]) for k in task.inputs(model).spec}
@@ -135,6 +137,8 @@ def test_what_has_no_alignment_is_skipped_and_counted(tmp_path: Path) -> None:
         "dense": (wav(0.1), "да да да да"),  # 11 characters in 5 frames
         "wordy": (wav(1), "д" * 50),
         "strange": (wav(1), "да xyz"),
+        "more": (wav(1), "да"),
+        "and more": (wav(1), "да"),
     }
     source = recordings(tmp_path, records, {"good": (wav(1), "да")})
     task, model = weights("ctc", source=source, sounds__segments="", transcripts__alphabet=" ад")
@@ -152,6 +156,51 @@ def test_what_has_no_alignment_is_skipped_and_counted(tmp_path: Path) -> None:
     again, metrics = run(model, batch)
     assert metrics["unknown_characters"] == 0
     assert again == loss
+
+
+def test_what_will_be_skipped_is_said_before_the_first_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = {f"good{i}": (wav(1), "да") for i in range(5)}
+    bad = {
+        "long": (wav(2.5, rate=8_000), "да"),  # 40,000 samples at 16 kHz, where 2.4 s have 38,400
+        "dense": (wav(0.1), "да да да да"),
+        "double": (
+            wav(0.0125 * 5),
+            "даад",
+        ),  # 5 blocks of 200 samples are 3 frames; "аа" needs one more than its letters
+        "wordy": (wav(1), "д" * 49),
+    }
+    source = recordings(
+        tmp_path / "half", {**good, **bad}, {**good, "late": (wav(3), "да"), "short": (wav(0.1), "д" * 9)}
+    )
+    task, model = task_and_model("ctc", source=source, sounds__segments="", transcripts__alphabet=" ад")
+    task.inputs(model).dataset("train")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tasks.ctc, {source} train: 4 of 9 examples will be skipped: 2 too short for their transcript, "
+        "1 longer than sounds.seconds=2.4, 1 with more than transcripts.characters=48; "
+        "sounds.seconds=3 has room for all",
+        f"tasks.ctc, {source} validation: 1 of 7 examples will be left out of the score: "
+        "1 longer than sounds.seconds=2.4; sounds.seconds=3 has room for all",
+    ]
+    # Nothing is said where all fit, and most examples must.
+    caplog.clear()
+    source = recordings(tmp_path / "all", good)
+    task, model = task_and_model("ctc", source=source, sounds__segments="", transcripts__alphabet=" ад")
+    task.inputs(model).dataset("train")
+    assert not caplog.records
+    source = recordings(tmp_path / "few", {"good": good["good0"], "long": bad["long"], "later": bad["long"]}, good)
+    task, model = task_and_model("ctc", source=source, sounds__segments="", transcripts__alphabet=" ад")
+    with pytest.raises(UsageError, match="train: 2 of 3 examples will be skipped: 2 longer than sounds.seconds=2.4"):
+        task.inputs(model).dataset("train")
+    task, model = task_and_model("wav2vec2", source=recordings(tmp_path / "short", {"a": (wav(0.05), "")}))
+    with pytest.raises(UsageError, match="1 of 1 examples will be skipped: 1 of less than span=3 frames"):
+        task.inputs(model).dataset("train")
+
+
+def test_transcripts_of_validation_have_room(tmp_path: Path) -> None:
+    source = recordings(tmp_path, {"a": (wav(1), "да")}, {"b": (wav(1), "д" * 50)})
+    task, model = task_and_model("ctc", source=source, sounds__segments="")
+    with pytest.raises(UsageError, match=r"validation: a transcript of 50 characters, where .*characters=48"):
+        task.inputs(model).dataset("train")
 
 
 def test_bad_transcripts_are_one_line(tmp_path: Path) -> None:

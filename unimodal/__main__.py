@@ -1,8 +1,6 @@
 """`python -m unimodal` is the console command `unimodal`."""
 
-import sys
-
-from unimodal.command import main
+from unimodal.command import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -1,14 +1,14 @@
 """Self-attention, and the choice of the kernel that computes it.
 
-The visibility rule is described by a static `Layout`, perhaps a window with global tokens, and the `segment` numbers
-(see `tokens.py` and `visibility.py`), so a kernel can be chosen at trace time:
+A static `Layout`, an optional window with global tokens, and the `segment` numbers describe who sees whom (see `tokens.py`
+and `visibility.py`). So the kernel is chosen while tracing:
 
 | `implementation` | what runs |
 |---|---|
-| `xla` | all logits at once; a dense mask, unless all see all |
-| `blockwise` | tiles, in memory linear in T and only where somebody sees something |
-| `cudnn` | GPU; causal and window flags and lengths, a dense mask only where they do not say it all |
-| `splash` | TPU; any pattern, by blocks; not with global tokens of each of several documents |
+| `xla` | all logits at once, with a dense mask unless all see all |
+| `blockwise` | tile by tile, in memory linear in T; tiles that nobody sees are skipped |
+| `cudnn` | GPU; flags for causality and windows, lengths; a dense mask where these are not enough |
+| `splash` | TPU; any pattern, by blocks, except global tokens of several documents in a row |
 | `ring` | `blockwise` as a ring over the mesh axis `sequence`, in a zigzag where that pays |
 | `ulysses` | heads exchanged for tokens over `sequence`, around the kernel that suits the platform |
 | `auto` | splash on TPUs and cudnn on GPUs where they fit, blockwise for windows and long rows, else xla; over |
@@ -34,7 +34,7 @@ from unimodal.visibility import Pattern, visible
 logger = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ("auto", "xla", "blockwise", "cudnn", "splash", "ring", "ulysses")
-LONG = 8192  # from here on T² logits are no option
+LONG = 8192  # rows from which T² logits take too much memory
 
 
 def attention(
@@ -52,13 +52,15 @@ def attention(
     bias: jax.Array | None = None,
     right_padded: bool = False,
 ) -> jax.Array:
-    """Self-attention of tokens laid out as `layout`; [B,T,H,K]. `implementation`: see the head of this file.
+    """Compute self-attention of tokens laid out as `layout`: [B,T,H,K]. On a mesh with `sequence` > 1, rows are split.
 
-    window: a token sees only those less than `window` places away, as far as the layout lets it; None: all.
-    global_tokens: that many at the start of each document see and are seen at any distance (Beltagy 2020). scale and
-    soft_cap: of the logits, as in `kernels.dense.attend`; cuDNN has no soft_cap. bias:
-    [H,T,T], added to the logits, by the kernel "xla" alone. right_padded: the promise of `Tokens` about `segment`. On a mesh with `sequence` > 1, rows are computed in pieces. Raises ValueError
-    for an unknown implementation, and UsageError for one whose needs the mesh, the heads or the pattern do not meet.
+    window, global_tokens: see `visibility.Pattern`.
+    implementation: see the table at the top of this file.
+    scale, soft_cap: of the logits, see `kernels.dense.attend`. cuDNN has no soft_cap.
+    bias: [H,T,T], added to the logits. Only the kernel "xla" has it.
+    right_padded: the promise of `Tokens` about `segment`.
+
+    Raises ValueError for an unknown implementation, and UsageError for one that the mesh, the heads or the pattern rule out.
     """
     pattern, packed = Pattern(layout, window, global_tokens), segment is not None and not right_padded
     factor = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
@@ -93,7 +95,7 @@ def attention(
     q, k, v = q_BTHK, k_BTGK, v_BTGK
 
     def kernel(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
-        if local == "blockwise":  # finds its own place on a mesh, unless it is in its place already
+        if local == "blockwise":  # spreads over the mesh by itself, unless inside a shard_map already
             tile = tile_size(pattern)
             given: dict[str, Any] = dict(scale=factor, soft_cap=soft_cap, right_padded=right_padded)
             return placed.ring(q, k, v, segment, pattern, tile=tile, **given)
@@ -102,19 +104,19 @@ def attention(
             return attend(q, k, v, mask, scale=scale, soft_cap=soft_cap, bias=bias)[0]
         if local == "cudnn":
             return cudnn(q, k, v, segment, pattern, scale=factor, right_padded=right_padded)
-        # Only here, because Pallas for TPUs takes long to import and few have one.
+        # Import late: Pallas for TPUs takes long to import, and few machines have one.
         from unimodal.kernels.splash import splash
 
         return splash(q, k, v, segment, pattern, scale=factor, soft_cap=soft_cap)
 
     if spread == "ulysses":
         return placed.all_to_all(kernel, q, k, v, segment)
-    # XLA's partitioner knows what to do with plain products and with cuDNN's call, but not with a Pallas kernel.
+    # XLA partitions plain products and cuDNN's call by itself, but not a Pallas kernel.
     return placed.on_mesh(kernel, q, k, v, segment) if local == "splash" else kernel(q, k, v, segment)
 
 
 def tile_size(pattern: Pattern) -> int:
-    """Of the blockwise kernel: as wide as the window, so that few tiles are half seen, between 128 and 512."""
+    """Choose the tile of the blockwise kernel: about the window, so that few tiles are half seen, from 128 to 512."""
     if not pattern.narrow or pattern.window is None:
         return 512
     return min(512, max(128, 1 << (pattern.window - 1).bit_length()))
@@ -132,7 +134,7 @@ def _choose(
     divides: bool = True,
     capped: bool = False,
 ) -> tuple[str, str]:
-    """The kernel that a device runs, and how `parts` devices share a row: "ring", "ulysses" or not at all, ""."""
+    """Choose the kernel of a device, and how `parts` devices share a row: "ring", "ulysses", or "" for not at all."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
     local = implementation
@@ -141,7 +143,7 @@ def _choose(
     spread = ""
     if implementation == "ring":
         local = "blockwise"
-    if parts > 1 and implementation != "xla":  # which is left to the compiler, to compare with
+    if parts > 1 and implementation != "xla":  # the compiler splits xla by itself, to compare with
         fused = local == "splash" or implementation in ("cudnn", "ulysses")
         spread = "ulysses" if fused and (divides or implementation != "auto") else "ring"
         local = "blockwise" if spread == "ring" else local
@@ -155,12 +157,12 @@ def _say(kernel: str, spread: str, platform: str, dtype: str, head_size: int) ->
 
 
 def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed: bool, capped: bool) -> str:
-    """The kernel for whole rows. packed: segments are more than padding at the end of rows; capped: a soft_cap."""
+    """Choose the kernel for whole rows. packed: segments are more than padding at row ends; capped: with a soft_cap."""
     T = pattern.length
     if platform == "tpu" and not _beyond_splash(pattern, packed):
         return "splash" if T >= 128 else "xla"
     size, count = tiling(T, 1, tile_size(pattern))
-    # A dense mask makes any kernel quadratic again. With windows, tiles win as soon as most of them are empty.
+    # A dense mask makes any kernel quadratic again. With a window, tiles are faster once most of them are empty.
     sparse = T >= LONG or (pattern.narrow and pattern.tiles(size, count).mean() <= 0.5)
     fits = (
         platform == "gpu"
@@ -169,12 +171,12 @@ def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed:
         and head_size % 8 == 0
         and head_size <= 128
     )
-    # With a mask, cuDNN's backward pass wants an even T.
+    # With a mask, cuDNN's backward pass needs an even T.
     if fits and not (needs_mask(pattern, packed) and (sparse or T % 2)):
         return "cudnn"
     return "blockwise" if sparse else "xla"
 
 
 def _beyond_splash(pattern: Pattern, packed: bool) -> bool:
-    """Splash knows while tracing what is seen, segments aside, and so no global tokens that stand elsewhere in each row."""
+    """True if splash cannot express the pattern: it fixes it while tracing, but here each row has global tokens elsewhere."""
     return packed and pattern.narrow and pattern.global_tokens > 0

@@ -40,71 +40,56 @@ NO_CACHE = "backbone.relative_buckets has no cache, so nothing can be generated 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Everything a published transformer encoder or decoder varies. An unused option costs nothing.
+    """Everything a published transformer encoder or decoder varies. An unused option costs nothing."""
 
-    width D; depth L; heads H; kv_heads G (None: H); head_size K (None: D/H); mlp_width M (None: 4·D).
-    norm_position: "pre", "post" or "sandwich", before and after each branch (Ding 2021); first_attention_norm=False: no
-    norm before the attention of layer 0, whose tokens come normed (its scale is there, unused).
-    norm: "layer" or "rms", with norm_epsilon and norm_bias; norm_offset is added to the learned scale. key_bias=False: no bias on the keys even with qkv_bias.
-    activation: a key of MLP_ACTIVATIONS. qk_norm: RMS- or LayerNorm (as `norm`) on each head's query and key.
-    attention_scale: factor on the products of query and key, None: 1/√K; attention_soft_cap: c, which bends the logits
-    z to c·tanh(z/c), so that none is beyond ±c (Bello 2016). relative_buckets: a learned bias of each head on the logits,
-    by the distance of query and key, shared by all layers: half of so many buckets for keys before and half for those
-    after, single distances first and then ever longer stretches up to relative_distance (Raffel 2020, §2.1); it takes
-    the kernel "xla" and has no cache.
-    rope_theta: base of rotary position embedding (Su 2021), None for none; rope_scaling stretches it:
-    (factor,) all wavelengths, or (factor, low, high, length) those longer than length/low by the factor, those shorter
-    than length/high not at all, and smoothly between (Llama 3.1). rope_layers: which layers (from 0) rotate, None: all.
-    layer_scale: initial value (Touvron 2021).
-    dropout: on both residual branches and the attention output; stochastic_depth: rate of the last layer, growing
-    linearly from 0. final_norm: a norm after the last layer. shared_layers: one layer, used `depth` times (Lan 2020, §3.1
-    "Cross-layer parameter sharing"). scan: layers stacked and scanned, or an unrolled list.
-    remat: a key of REMAT. dtype: compute; param_dtype: storage. attention: a kernel by name, or "auto".
-    window: tokens see only those less than this many places away (causal: itself and the window - 1 before), None: all
-    that the layout shows; global_tokens: so many at the start of each document see and are seen all the same
-    (Beltagy 2020). window_layers: the layers (from 0) that the window holds for, None: all; window_rope_theta: rope_theta
-    of those, not stretched, None: as in the others.
-    """
-
-    width: int
-    depth: int
-    heads: int
-    kv_heads: int | None = None
-    head_size: int | None = None
-    mlp_width: int | None = None
-    norm_position: str = "pre"
+    width: int  # D, of the hidden states
+    depth: int  # L, how many layers
+    heads: int  # H, of the queries
+    kv_heads: int | None = None  # G, heads of keys and values; None: H
+    head_size: int | None = None  # K; None: D/H
+    mlp_width: int | None = None  # M; None: 4·D
+    norm_position: str = "pre"  # of each branch: "pre", "post", or "sandwich", before and after it (Ding 2021)
+    # False: layer 0 does not normalise before its attention, as its tokens come normalised (its scale stays, unused)
     first_attention_norm: bool = True
-    norm: str = "layer"
-    norm_epsilon: float = 1e-6
-    norm_bias: bool = True
-    norm_offset: float = 0.0
-    activation: str = "gelu"
-    qkv_bias: bool = True
-    key_bias: bool = True
-    output_bias: bool = True
-    mlp_bias: bool = True
-    qk_norm: bool = False
-    rope_theta: float | None = None
+    norm: str = "layer"  # "layer" or "rms"
+    norm_epsilon: float = 1e-6  # added to the variance
+    norm_bias: bool = True  # norms have a bias
+    norm_offset: float = 0.0  # added to the learned scale of every norm
+    activation: str = "gelu"  # of the MLP: a key of MLP_ACTIVATIONS
+    qkv_bias: bool = True  # query, key and value projections have a bias
+    key_bias: bool = True  # False: keys have none, even with qkv_bias
+    output_bias: bool = True  # the projection after the attention has a bias
+    mlp_bias: bool = True  # both projections of the MLP have a bias
+    qk_norm: bool = False  # normalise each head's query and key, by the kind of `norm`
+    rope_theta: float | None = None  # base of rotary position embedding (Su 2021); None: no rotation
+    # How rotation is stretched for longer rows. (factor,): all wavelengths by it. (factor, low, high, length):
+    # wavelengths above length/low by the factor, those below length/high not at all, smoothly between (Llama 3.1).
     rope_scaling: tuple[float, ...] | None = None
-    rope_layers: tuple[int, ...] | None = None
-    attention_scale: float | None = None
-    attention_soft_cap: float | None = None
+    rope_layers: tuple[int, ...] | None = None  # layers (from 0) that rotate; None: all
+    attention_scale: float | None = None  # factor on the products of query and key; None: 1/√K
+    attention_soft_cap: float | None = None  # c: logits z become c·tanh(z/c), so none is beyond ±c (Bello 2016)
+    # Buckets of a learned bias on the attention logits, by distance, for each head and shared by all layers (Raffel
+    # 2020, §2.1). Half are for earlier keys, half for later ones. Near distances have a bucket each, further ones
+    # share. Needs the kernel "xla", and has no cache.
     relative_buckets: int | None = None
-    relative_distance: int = 128
-    layer_scale: float | None = None
-    dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    final_norm: bool = True
-    shared_layers: bool = False
-    scan: bool = True
-    remat: str = "none"
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    attention: str = "auto"
+    relative_distance: int = 128  # from here on all distances share the last bucket
+    layer_scale: float | None = None  # start of a learned scale on each branch (Touvron 2021); None: no scale
+    dropout: float = 0.0  # rate, on both residual branches and the output of the attention
+    stochastic_depth: float = 0.0  # rate of the last layer; it grows linearly from 0
+    final_norm: bool = True  # normalise after the last layer
+    shared_layers: bool = False  # use one layer `depth` times (Lan 2020, §3.1 "Cross-layer parameter sharing")
+    scan: bool = True  # stack the layers and scan over them; False: unroll them
+    remat: str = "none"  # what the backward pass computes again: a key of REMAT
+    dtype: str = "float32"  # dtype of the computation
+    param_dtype: str = "float32"  # dtype in which parameters are stored
+    attention: str = "auto"  # the kernel by name, or "auto"
+    # See only tokens less than this many places away: with a causal span, itself and the window - 1 before. None: see
+    # all that the layout shows.
     window: int | None = None
+    # so many tokens at the start of each document see and are seen whatever the window (Beltagy 2020)
     global_tokens: int = 0
-    window_layers: tuple[int, ...] | None = None
-    window_rope_theta: float | None = None
+    window_layers: tuple[int, ...] | None = None  # layers (from 0) that have the window; None: all
+    window_rope_theta: float | None = None  # rope_theta of those, not stretched; None: as in the others
 
     def __post_init__(self) -> None:
         Pattern((), self.window, self.global_tokens)  # refuses what makes no sense
@@ -539,7 +524,8 @@ class Backbone(nnx.Module):
 
         def layer(x: jax.Array, inputs: tuple[Block, LayerKind]) -> tuple[jax.Array, KVCache]:
             block, kind = inputs
-            rope, options = _chosen(ropes, kind), dict(right_padded=tokens.right_padded, windowed=kind.windowed)
+            rope = _chosen(ropes, kind)
+            options: dict[str, Any] = dict(right_padded=tokens.right_padded, windowed=kind.windowed)
 
             def attend_to(attention: Attention, x: jax.Array) -> tuple[jax.Array, KVCache]:
                 result, _ = attention(x, tokens.layout, tokens.segment, rope, **options)

@@ -1,4 +1,4 @@
-"""A mapping → a frozen dataclass, or one clear line: the edge where a config stops being a dictionary."""
+"""Turns a mapping into a frozen dataclass, or raises one clear line. Below this module no config is a dictionary."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """`cls(**mapping)` with every key and type checked. Lists become tuples, whole numbers floats where asked, and groups
-    the dataclasses that fields are declared as; of such a group, what is not given is as in the field's default.
+    """Make `cls(**mapping)` with every key and type checked.
 
-    Raises UsageError for an unknown key (with the nearest right one), a missing one, or a wrong type; `where` is the
-    dotted place in the config.
+    Lists become tuples. Whole numbers become floats where the field is one. Groups become the dataclass of their field,
+    and fields that a group leaves out are as in the field's default. Raises UsageError for an unknown key (with the
+    nearest right one), a missing one, or a wrong type. `where` is the dotted place in the config.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     hints = typing.get_type_hints(cls)
@@ -41,21 +41,21 @@ def typed(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
 
 
 def changed(instance: T, mapping: Mapping[str, Any], where: str) -> T:
-    """The dataclass with the fields of a mapping changed, checked as `typed` checks them; of groups, what is given."""
+    """Replace the fields that a mapping gives, checked as in `typed`. Groups may give some of their fields."""
     there: dict[str, Any] = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}  # pyright: ignore
     given = {name: _filled(value, there.get(name)) for name, value in group(mapping, where).items()}
     return typed(type(instance), {**there, **given}, where)
 
 
 def group(value: Any, where: str) -> Mapping[str, Any]:
-    """`value` if it is a mapping. Raises UsageError if it is anything else."""
+    """Return `value` if it is a mapping. Raises UsageError for anything else."""
     if not isinstance(value, Mapping):
         raise UsageError(f"config field {where} must be a group of fields, but is {value!r}")
     return value
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """ "did you mean …?", or the list of what there is. Initials count: lr is near learning_rate."""
+    """Suggest "did you mean …?", or list the known words. Initials count: lr is near learning_rate."""
     close = [name for name in known if "_" in name and "".join(part[:1] for part in name.split("_")) == word]
     close = close or difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
@@ -89,7 +89,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
 
 
 def _filled(value: Any, default: Any) -> Any:
-    """A group with what it leaves out taken from the default of its field: a task's own block, say."""
+    """Fill a group with the default of its field, such as a block of a task."""
     if dataclasses.is_dataclass(default) and isinstance(value, Mapping):
         unset = {f.name for f in dataclasses.fields(default) if is_brought(f) and value.get(f.name) is None}
         given = {name: inner for name, inner in value.items() if name not in unset}

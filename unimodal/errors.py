@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that are one line to whoever started the run, and no traceback."""
 
 from __future__ import annotations
 
@@ -37,3 +37,18 @@ def check_fields(
         value = getattr(config, name)
         if value is not None and value not in words:
             raise UsageError(f"{where} {name}={value!r} is not one of {', '.join(words)}")
+
+
+class StorageError(RuntimeError):
+    """A disk or bucket no longer takes what a run writes: full, gone or read-only. The message is one line.
+
+    `launch.py` prints it without a traceback and exits with code 74. What was saved before is whole; the same command
+    goes on from there once the storage is mended.
+    """
+
+
+class Stopped(BaseException):
+    """SIGTERM outside the training loop, where there is nothing to save. The message is one line; the exit code is 75.
+
+    No Exception, so that whatever catches those lets it through, as it does a KeyboardInterrupt.
+    """

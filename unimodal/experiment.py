@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
-from unimodal.model import Model, assemble, watch
+from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
 from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
@@ -30,7 +31,7 @@ from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
-from unimodal.training.step import Program
+from unimodal.training.step import Program, TrainState
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Experiment:
     tasks: Sequence[Task]
     init_from: str | None = None
     init_skip: str | None = None
+    init_ema: bool = False
+    ema: float = 0.0
+    evaluate_ema: bool | None = None
     fake_data: bool = False
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
@@ -57,11 +61,22 @@ class Experiment:
             tokenizers=self.tokenizers,
             backbones=self.backbones,
             heads={task.name: task.heads for task in self.tasks},
+            states=_states(self.tasks),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
         optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
         start = None if self.init_from is None else lambda parameters: self.start.fill(parameters)
-        return Program(make, optimizer, self.mesh, self.seed, self.optimizer.accumulate, start)
+        return Program(
+            make,
+            optimizer,
+            self.mesh,
+            self.seed,
+            self.optimizer.accumulate,
+            start,
+            steps=self.loop.steps,
+            ema=self.ema,
+            evaluate_ema=self.evaluate_ema is not False,
+        )
 
     @cached_property
     def model(self) -> Model:
@@ -74,7 +89,10 @@ class Experiment:
         assert self.init_from is not None
         require_backend(self.init_from)
         if is_workdir(self.init_from):
-            found = start_from_workdir(self.init_from, nnx.state(self.model, nnx.Param), skip=self.init_skip)
+            parameters = nnx.state(self.model, nnx.Param)
+            found = start_from_workdir(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
+        elif self.init_ema:
+            raise UsageError(f"init_ema is for workdirs, but {self.init_from} is none: leave it out")
         else:
             found = start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
         preparation = preparation_of_init(self.init_from, self.init_skip, self.tokenizers, self.backbones)
@@ -144,6 +162,8 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
         tasks=found.tasks,
         attached=attach(found.evaluations, found.tasks, found.tokenizers, found.backbones),
     )
+    if found.general.ema and found.optimizer.name == "schedule_free":
+        raise UsageError("schedule_free keeps an average of its own, which is evaluated; leave ema at 0")
     check_batches(found.tasks, experiment.program)
     with _sizes():
         shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
@@ -181,10 +201,28 @@ def describe(experiment: Experiment) -> str:
             *lines,
             f"mesh       {sizes} on {mesh.size} {mesh.devices.flat[0].device_kind} device(s)",
             f"parameters {parameter_count(rows):,} in {len(rows)} arrays, {each:,} bytes per device (and twice that for AdamW)",
+            *_beside(experiment.program.abstract_state()),
             f"steps      {experiment.loop.steps}, schedule {experiment.loop.schedule!r}",
             *(f"task       {t.name}: batch {t.batch_size}, weight {t.weight:g}" for t in experiment.tasks),
         ]
     )
+
+
+def _states(tasks: Sequence[Any]) -> dict[str, StateMaker]:
+    """The method `state` of the tasks that have one."""
+    return {task.name: task.state for task in tasks if callable(getattr(task, "state", None))}
+
+
+def _beside(state: TrainState) -> list[str]:
+    """What is kept beside the parameters, where there is any."""
+    found = []
+    for word, part in (("kept", state.kept), ("average", state.ema)):
+        leaves = jax.tree.leaves(part)
+        each = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+        if leaves:
+            count = sum(leaf.size for leaf in leaves)
+            found.append(f"{word:<10} {count:,} numbers in {len(leaves)} arrays, {each:,} bytes per device")
+    return found
 
 
 def _due(evaluation: Evaluation, step: int) -> bool:

@@ -1,14 +1,15 @@
-"""The few parametrised layers everything else is made of. Each says of its parameters, as metadata of the `nnx.Param`:
+"""The few layers with parameters that everything else is made of.
+
+Each `nnx.Param` has metadata:
 
 - axes: the logical axes of its dimensions, by which it is split over devices (see `sharding`);
-- kind: "matrix", "table" (rows that are looked up) or "vector" (biases, scales), which weight decay leaves alone. Without
-  it a parameter is a vector up to one dimension, and a matrix above;
-- contracted: how many of a matrix's dimensions, from the first, are summed over;
-- bounds: (lowest, highest), either of them None. An update does not lead beyond.
+- kind: "matrix", "table" (rows that are looked up) or "vector" (biases and scales, without weight decay). By default a
+  parameter of at most one dimension is a vector, and any other a matrix;
+- contracted: how many of a matrix's leading dimensions are summed over;
+- bounds: (lowest, highest), either of them None. An update never leads beyond them.
 
-Norms and activations are under `jax.checkpoint`: of them the backward pass keeps what went in, and computes the rest again.
-What lies between would be written to memory and read again, six arrays where two serve, which takes longer than the
-arithmetic.
+Norms and activations are under `jax.checkpoint`. The backward pass keeps only their input and computes the rest again.
+Writing the intermediates to memory and reading them back (six arrays instead of two) takes longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from unimodal.errors import UsageError
 Initializer = Callable[..., jax.Array]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    # As Hendrycks 2016 has it. jax.nn.gelu takes erfc, which in half precision is more exact and on CPUs five times slower.
+    # The formula of Hendrycks 2016. jax.nn.gelu uses erfc: more exact in half precision, five times slower on CPUs.
     "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -39,7 +40,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @partial(jax.checkpoint, static_argnums=0)
 def activate(name: str, x: jax.Array, factor: jax.Array | None = None) -> jax.Array:
-    """An activation of ACTIVATIONS, times `factor` where a gated MLP has one: [...] → [...]. In float32 inside."""
+    """Apply an activation of ACTIVATIONS, and multiply by `factor` (gated MLPs): [...] → [...]. Computes in float32."""
     y = ACTIVATIONS[name](x.astype(jnp.float32))
     return (y if factor is None else y * factor.astype(jnp.float32)).astype(x.dtype)
 
@@ -91,7 +92,7 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """LayerNorm (`kind="layer"`, Ba 2016) or RMSNorm (`"rms"`, Zhang 2019) over the last dimension, in float32.
 
-    offset: added to the learned scale, which then is kept near 0 (with 1, where half precision is finest).
+    offset: added to the learned scale. With 1 the scale is stored around 0, where half precision is finest.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Norm(nnx.Module):
         return self.normed(x)
 
     def normed(self, x: jax.Array) -> jax.Array:
-        """As a call, for what keeps its own inputs."""
+        """Normalise without `jax.checkpoint`, for callers that keep the input themselves."""
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - y.mean(axis=-1, keepdims=True)
@@ -130,7 +131,7 @@ class Norm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """A table [entries, D]: look-up of ids, and its transpose as logits (tied weights)."""
+    """A table [entries, D]: looks up ids and, transposed, gives logits (tied weights)."""
 
     def __init__(
         self,
@@ -165,8 +166,10 @@ class Embedding(nnx.Module):
 
 
 def dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_example: bool = False) -> jax.Array:
-    """Zero entries with probability `rate` and scale up the rest; whole examples if `per_example` (stochastic depth,
-    Huang 2016). Does nothing when `key` is None. `rate` may be traced (it differs by layer inside a scan)."""
+    """Zero entries with probability `rate` and scale up the rest. Without a `key`, do nothing.
+
+    per_example: zero whole examples (stochastic depth, Huang 2016). `rate` may be traced: it differs by layer in a scan.
+    """
     if key is None or (isinstance(rate, float) and rate == 0.0):
         return x
     shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_example else x.shape

@@ -1,12 +1,12 @@
-"""LoRA (Hu 2021): a frozen model, and beside it a small pytree of adapters that is all that trains.
+"""LoRA (Hu 2021): the model is frozen, and a small pytree of adapters trains instead.
 
     adapters = lora(model, rank=8, alpha=16.0, where=r"attention\\.(query|value)")
     gradients = jax.grad(lambda adapters: loss(apply(model, adapters), batch))(adapters)
     plain = merge(model, adapters)
 
-`apply` puts an `Adapted` in the place of each chosen `Linear`: the model's own code runs unchanged, stacked under a
-scan or not, and the gradient of a frozen kernel, as large as the model, is never computed (it would be, were
-A·B added to the kernels inside the differentiated function).
+`apply` replaces each chosen `Linear` by an `Adapted`. The model's own code runs unchanged, scanned or not. Gradients of frozen
+kernels, which are as large as the model, are never computed. Adding A·B to the kernels inside the differentiated function
+would compute them.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ _PROBES = 16
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pair:
-    """One adapter: a [*inputs, rank], b [rank, *outputs]; both with the layers in front where the kernel is stacked."""
+    """One adapter. Where the kernel is stacked, both arrays have the layers in front."""
 
-    a: nnx.Param
-    b: nnx.Param
+    a: nnx.Param  # [*inputs, rank]
+    b: nnx.Param  # [rank, *outputs]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Adapters:
-    """What trains: a `Pair` for each adapted layer, by its path in the model. A pytree; grad and optax work on it."""
+    """The parameters that train. A pytree, so grad and optax work on it."""
 
-    layers: dict[str, Pair]
-    rank: int = field(metadata={"static": True})
-    alpha: float = field(metadata={"static": True})
-    where: str = field(metadata={"static": True})
+    layers: dict[str, Pair]  # a pair for each adapted layer, by its path in the model
+    rank: int = field(metadata={"static": True})  # columns of each a
+    alpha: float = field(metadata={"static": True})  # the product a·b is scaled by alpha/rank
+    where: str = field(metadata={"static": True})  # which layers have adapters
 
     @property
     def scale(self) -> float:
@@ -74,7 +74,7 @@ class Adapted(nnx.Module):
 
     @property
     def kernel(self) -> nnx.Variable[jax.Array]:
-        """As it would be merged, for code that looks at kernels itself."""
+        """The merged kernel, for code that reads kernels itself."""
         kernel = self.base.kernel
         return kernel.replace(_merged(kernel.get_value(), self.a.get_value(), self.b.get_value(), self.scale))
 
@@ -97,12 +97,12 @@ def lora(
     mesh: Mesh | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Adapters:
-    """Adapters of rank `rank` for the Linear layers of `model` whose kernel's path `where` chooses.
+    """Make adapters of rank `rank` for the Linear layers of `model` whose kernel's path `where` chooses.
 
     where: a regular expression searched for in paths such as "backbones.text.layers.attention.query.kernel", or a
-    function of the path. A is random, B zero: `apply(model, adapters)` begins as the model exactly; B's part grows with
-    alpha / rank. key: for A (None: seed 0). mesh: born in shards on it, as their kernels are. Only the shapes of
-    `model` are looked at. Raises UsageError for a rank below 1, or where no layer is chosen.
+    function of the path. A is random and B zero, so `apply(model, adapters)` starts as exactly the model. alpha / rank
+    scales A·B. key: for A (None: seed 0). mesh: adapters are created in shards on it, as their kernels are. `model` may
+    be shapes only. Raises UsageError for a rank below 1, or where no layer is chosen.
     """
     if rank < 1:
         raise UsageError(f"lora rank must be at least 1, but is {rank}")
@@ -114,7 +114,7 @@ def lora(
         raise UsageError(f"lora where={wanted} chooses no linear layer of this model; there is {known}")
 
     def make(key: jax.Array) -> Adapters:
-        # By name alone, so that an adapter starts alike whatever else is adapted.
+        # Depends on the name alone, so an adapter starts the same whatever else is adapted.
         seeds = {path: jax.random.fold_in(key, zlib.crc32(path.encode())) for path in chosen}
         pairs = {path: _pair(layer, rank, seeds[path], dtype) for path, layer in chosen.items()}
         return Adapters(pairs, rank, float(alpha), where if isinstance(where, str) else "")
@@ -124,16 +124,16 @@ def lora(
 
 
 def apply(model: M, adapters: Adapters) -> M:
-    """The model with its adapters at work: a new model of the same code that shares all weights. Pure, costs nothing.
+    """Give a model that uses the adapters. It shares all weights with `model`, which stays as it is, and costs nothing.
 
-    Differentiate a function of it with respect to `adapters`. Raises UsageError for a model that they do not fit.
+    Differentiate a function of the result with respect to `adapters`. Raises UsageError for a model that they do not fit.
     """
     _check_fits(model, adapters)
     return _replaced(model, lambda path, layer: Adapted(layer, adapters.layers[path], adapters.scale), adapters)
 
 
 def merge(model: M, adapters: Adapters) -> M:
-    """The model with kernels W + (alpha/rank)·A·B, in the kernels' own dtypes and shards: plain weights again.
+    """Give a plain model with kernels W + (alpha/rank)·A·B, in the kernels' own dtypes and shards.
 
     Raises UsageError for a model that the adapters do not fit.
     """
@@ -153,8 +153,8 @@ def merge(model: M, adapters: Adapters) -> M:
 def save(adapters: Adapters, path: str | Path, model: Any) -> None:
     """Write the adapters alone as one safetensors file, with rank, alpha and `where` in its metadata.
 
-    A few numbers of each adapted kernel of `model` go with them, by which `load` knows the model again. Raises
-    UsageError for a model that they do not fit, or a file that cannot be written.
+    The file also holds a few numbers of each adapted kernel, by which `load` recognises the model. Raises UsageError for
+    a model that they do not fit, or a file that cannot be written.
     """
     _check_fits(model, adapters)
     layers, tensors = _linear_layers(model), {}
@@ -173,10 +173,10 @@ def save(adapters: Adapters, path: str | Path, model: Any) -> None:
 
 
 def load(path: str | Path, model: Any, *, mesh: Mesh | None = None) -> Adapters:
-    """The adapters in a file that `save` wrote, bit for bit; on `mesh`, if given, in the shards of their kernels.
+    """Read the adapters that `save` wrote, bit for bit. On a `mesh` they lie in the shards of their kernels.
 
-    Raises UsageError for a file that is none, and for a model other than the one that they were trained beside: other
-    layers, other shapes, or other weights (as far as one part in a hundred, so that it may be of another dtype).
+    Raises UsageError for a file of another kind, and for a model that they were not trained with: one of other layers,
+    shapes or weights. Weights may differ by one part in a hundred, so the model may have another dtype.
     """
     tensors, facts = _read(Path(path))
     layers, rank = _linear_layers(model), int(facts["rank"])
@@ -196,18 +196,18 @@ def load(path: str | Path, model: Any, *, mesh: Mesh | None = None) -> Adapters:
 
 
 def _linear_layers(model: Any) -> dict[str, Linear]:
-    """Every Linear by its path, in the tree's order."""
+    """Find every Linear by its path, in the order of the tree."""
     found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda x: isinstance(x, Linear))[0]
     return {_name(path): layer for path, layer in found if isinstance(layer, Linear)}
 
 
 def _name(path: Any) -> str:
-    # The kernel's own path, less its end: a path that ends in "value" would be taken for a Variable's.
+    # Take the kernel's path without its end: a path that ends in "value" would look like a Variable's.
     return path_name((*path, jax.tree_util.GetAttrKey("kernel"))).removesuffix(".kernel")
 
 
 def _replaced(model: M, change: Callable[[str, Linear], Any], adapters: Adapters) -> M:
-    """A copy of the model's structure in which each adapted layer is `change(path, layer)`."""
+    """Copy the model's structure, with `change(path, layer)` in place of each adapted layer."""
 
     def visit(path: Any, leaf: Any) -> Any:
         adapted = isinstance(leaf, Linear) and _name(path) in adapters.layers
@@ -221,7 +221,7 @@ def _matches(where: Where, path: str) -> bool:
 
 
 def _shapes(layer: Linear, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of a and b. A stacked kernel has one dimension more than it has named axes."""
+    """Give the shapes of a and b. A stacked kernel has one dimension more than named axes."""
     shape, stacked = layer.kernel.get_value().shape, _stacked(layer)
     front, rest = shape[:stacked], shape[stacked:]
     return (*front, *rest[: layer.contracted], rank), (*front, rank, *rest[layer.contracted :])
@@ -244,7 +244,7 @@ def _pair(layer: Linear, rank: int, key: jax.Array, dtype: DTypeLike) -> Pair:
 
 
 def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    """W + scale·A·B in float32, then in W's dtype; layer by layer where they are stacked."""
+    """Compute W + scale·A·B in float32, layer by layer where stacked, and round to the dtype of W."""
     product = partial(jnp.tensordot, axes=1, precision="highest")
     if a.ndim + b.ndim - 2 > kernel.ndim:  # the layers are counted twice
         product = jax.vmap(product)
@@ -272,7 +272,7 @@ def _check_shapes(what: str, name: str, layer: Linear, a: tuple[int, ...], b: tu
 
 
 def _probes(kernel: jax.Array) -> np.ndarray:
-    """A few entries spread over a kernel, float32: enough to tell it from another."""
+    """Take a few entries spread over a kernel, float32: enough to tell it from another."""
     index = np.unravel_index(np.linspace(0, kernel.size - 1, _PROBES).astype(int), kernel.shape)
     return _on_host(jnp.asarray(kernel[index], jnp.float32))
 

@@ -21,17 +21,20 @@ from unimodal.tokens import Tokens
 class Model(nnx.Module):
     """What a run trains: `tokenizers`, `backbones` and `heads` by name.
 
-    Tasks that name the same tokenizer or backbone share its weights; heads belong to one task each.
+    Tasks that name the same tokenizer or backbone share its weights; heads belong to one task each, and so does `state`,
+    which has no gradient (see `unimodal.state`).
     """
 
     def __init__(self, tokenizers: Mapping[str, nnx.Module], backbones: Mapping[str, Backbone]):
-        # By name, so of no type that a checker could know.
+        # Looked up by name, so a type checker cannot know their types.
         self.tokenizers: Any = nnx.Dict(tokenizers)
         self.backbones: Any = nnx.Dict(backbones)
         self.heads: Any = nnx.Dict({})
+        self.state: Any = nnx.Dict({})
 
 
 HeadMaker = Callable[[Model, nnx.Rngs], Mapping[str, nnx.Module]]
+StateMaker = Callable[[Model], Mapping[str, nnx.Module]]
 
 
 def tokenizer_kinds() -> list[str]:
@@ -50,31 +53,28 @@ Note = Callable[[Tokens, BackboneConfig], None]
 
 
 def watch(model: Model, note: Note) -> None:
-    """Have `note(tokens, config)` called whenever a backbone of the model is, while tracing, say. For a copy to throw away."""
+    """Call `note(tokens, config)` whenever a backbone of the model is called. It changes the model: give it a copy."""
     for name, backbone in list(model.backbones.items()):
         model.backbones[name] = _Watched(backbone, note)
 
 
 @dataclass(frozen=True)
 class _Note:
-    """Hashable, as what a module holds must be."""
+    """Makes a function hashable, as anything that a module holds must be."""
 
     call: Note
 
 
-class _Watched(nnx.Module):
-    """A backbone that tells what it is called with."""
+class _Watched(Backbone):
+    """A backbone that tells what it is called with. Its parameters are called as they were."""
 
     def __init__(self, backbone: Backbone, note: Note):
-        self.backbone, self.note = backbone, _Note(note)
-
-    @property
-    def config(self) -> BackboneConfig:
-        return self.backbone.config
+        vars(self).update(vars(backbone))
+        self.note = _Note(note)
 
     def __call__(self, tokens: Tokens, **options: Any) -> Any:
         self.note.call(tokens, self.config)
-        return self.backbone(tokens, **options)
+        return super().__call__(tokens, **options)
 
 
 def assemble(
@@ -83,12 +83,13 @@ def assemble(
     tokenizers: Mapping[str, tuple[str, Any]],
     backbones: Mapping[str, BackboneConfig],
     heads: Mapping[str, HeadMaker],
+    states: Mapping[str, StateMaker] | None = None,
 ) -> Model:
-    """Build a Model. `tokenizers`: name → (kind, its Config); `heads`: task → what makes its heads.
+    """Build a Model. `tokenizers`: name → (kind, its Config); `heads` and `states`: task → what makes them.
 
-    Each part's random key depends on its name alone, so a part starts from the same weights whatever stands beside it.
-    Tokenizers are made for the width of the backbone that bears their name, or else of the first. Meant to be run
-    inside `sharding.initialise`. Raises UsageError for an unknown kind, or without a backbone.
+    Each part's random key depends on its name alone, so a part starts from the same weights whatever other parts there
+    are. A tokenizer has the width of the backbone of the same name, or else of the first. Run it inside
+    `sharding.initialise`. Raises UsageError for an unknown kind, or without a backbone.
     """
     if not backbones:
         raise UsageError("a model needs at least one backbone")
@@ -104,4 +105,6 @@ def assemble(
     model = Model(made, {n: Backbone(c, rngs=rngs(f"backbone/{n}")) for n, c in backbones.items()})
     for task, make in heads.items():
         model.heads[task] = nnx.Dict(make(model, rngs(f"head/{task}")))
+    for task, make_state in (states or {}).items():
+        model.state[task] = nnx.Dict(make_state(model))
     return model

@@ -87,4 +87,6 @@ def _renewed_task(name: str, fields: Any) -> Any:
             made[field] = {**made.get(field, {}), **value}
         else:
             made[field] = value
+    if moved is MOVED["clip"] and "length" in fields:  # captions were mixed with keywords then, always
+        made["texts"] = {"phrases": "keywords", **made.get("texts", {})}
     return made

@@ -47,8 +47,8 @@ def finish(
     for name, evaluation in evaluations.items():
         measured = evaluation.measure(model, reader)
         results[name] = result(evaluation, measured.score, untrained[name])
-        alone = jax.process_count() == 1 and measured.shown is not None
-        samples[name] = list(evaluation.samples(model, measured.shown)) if alone else []
+        shown = measured.shown if jax.process_count() == 1 else None
+        samples[name] = [] if shown is None else list(evaluation.samples(model, shown))
     if jax.process_index() != 0:
         return
     rows = {name: result.as_dict() for name, result in results.items()}
@@ -74,6 +74,7 @@ def finish(
             **facts,
             "devices": str(experiment.mesh.devices.flat[0].device_kind),
             "fingerprint": fingerprint,
+            **({"evaluated": f"the average, ema={program.ema:g}"} if program.ema and program.evaluate_ema else {}),
         },
     )
     results_table(rows)

@@ -18,53 +18,60 @@ from unimodal.training.loop import LoopConfig
 from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "fake_data")
+_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data")
 _GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; -1 takes the devices that are left."""
+    """Devices along each axis of the mesh. One axis may be -1, which takes the devices that are left."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    sequence: int = 1
+    data: int = -1  # splits the batch
+    fsdp: int = 1  # splits the batch, and the parameters and optimizer states too
+    tensor: int = 1  # splits heads, MLPs and vocabularies
+    sequence: int = 1  # splits the tokens of a row
 
 
 @dataclass(frozen=True)
 class GeneralConfig:
-    """seed of weights, data order and dropout; eval_limit: batches of each evaluation during training (None: all).
+    """What a config says beside its groups of fields."""
 
-    init_from: directory of a published checkpoint to start from (see `interop.start`), or a workdir of ours; init_skip:
-    a regular expression, parameters whose path it is found in start afresh all the same. fake_data: train on random
-    batches of the right shapes, as a run's config.json says of itself.
-    """
-
-    seed: int = 0
-    eval_limit: int | None = None
+    seed: int = 0  # of weights, data order and dropout
+    eval_limit: int | None = None  # batches of each evaluation during training; None: all
+    # a published checkpoint's directory, or another run's workdir, to start from (see `interop.start`)
     init_from: str | None = None
-    init_skip: str | None = None
-    fake_data: bool = False
+    init_skip: str | None = None  # a regular expression: parameters in whose path it is found start afresh all the same
+    init_ema: bool = False  # take the average that the run of that workdir kept
+    ema: float = 0.0  # decay of an average of the parameters, such as 0.999; 0: none
+    evaluate_ema: bool | None = None  # evaluations see the average (None: if there is one), or the last parameters
+    fake_data: bool = False  # train on random batches of the right shapes
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"ema must be at least 0 and below 1, but is {self.ema}")
+        if self.evaluate_ema and not self.ema:
+            raise UsageError(
+                "evaluate_ema=True, but this run keeps no average (ema=0); train with ema, such as ema=0.999"
+            )
+        if self.init_ema and self.init_from is None:
+            raise UsageError("init_ema=True needs init_from, the workdir of a run that has kept an average")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything a config says, typed. It names no device and has read no data."""
 
-    general: GeneralConfig
-    loop: LoopConfig
-    optimizer: OptimizerConfig
-    mesh: MeshConfig
+    general: GeneralConfig  # fields that belong to no group
+    loop: LoopConfig  # steps, logging, checkpoints
+    optimizer: OptimizerConfig  # and its schedule
+    mesh: MeshConfig  # how devices are laid out
     tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
-    backbones: Mapping[str, BackboneConfig]
-    tasks: Sequence[Task]
+    backbones: Mapping[str, BackboneConfig]  # by name
+    tasks: Sequence[Task]  # in the order of the config
     evaluations: Mapping[str, Any]  # as they were given
 
     def as_plain(self) -> dict[str, Any]:

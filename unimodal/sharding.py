@@ -1,4 +1,4 @@
-"""Meshes, and which logical axis lies on which mesh axis.
+"""Meshes, and the table that puts logical axes on mesh axes.
 
 Every parameter names its logical axes where it is made (metadata `axes=("embed", "mlp")` on its `nnx.Variable`). One
 table, `RULES`, maps them to the mesh axes `data, fsdp, tensor, sequence`. A stacked parameter has one dimension more
@@ -49,7 +49,7 @@ RULES: Rules = {
 
 # These axes must divide: falling back to replication would silently change what tensor parallelism costs.
 _MUST_DIVIDE = ("heads", "kv_heads", "mlp")
-# A parameter above this size that could be sharded but is not is an error; below, replication costs nothing worth a word.
+# A larger parameter that could be sharded must be. Replicating a smaller one costs next to nothing.
 LARGE_BYTES = 4 * 2**20
 
 
@@ -82,8 +82,11 @@ def make_mesh(
 
 
 def _laid_out(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
-    """The devices as a grid of `shape`, its axes along the rings of the interconnect. Several slices (of TPUs, or nodes of
-    GPUs) have only the network between them: they lie along `data` as far as that goes, then along `fsdp`, and so on."""
+    """Arrange devices as a grid of `shape`, with its axes along the rings of the interconnect.
+
+    Slices of TPUs, and nodes of GPUs, are joined by the slower network alone. They lie along `data` as far as possible,
+    then along `fsdp`, and so on.
+    """
     left = len({getattr(device, "slice_index", 0) for device in devices})
     if left == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -98,9 +101,9 @@ def _laid_out(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 def spec_for(
     shape: Sequence[int], axes: Sequence[str], mesh: Any, *, name: str = "", rules: Rules = RULES
 ) -> PartitionSpec:
-    """The PartitionSpec of an array of `shape` whose dimensions are the logical `axes`.
+    """Give the PartitionSpec of an array of `shape` with the logical `axes`.
 
-    A dimension that its mesh axes do not divide stays whole, except heads and MLP width, where that is an error.
+    A dimension that its mesh axes do not divide stays whole. For heads and MLP width that is an error instead.
     Raises UsageError for an unknown logical axis or two logical axes on one mesh axis.
     """
     if len(shape) == len(axes) + 1:
@@ -113,7 +116,7 @@ def spec_for(
         if axis not in rules:
             raise UsageError(f"parameter {name} names the logical axis {axis!r}, which is not among {', '.join(rules)}")
         target = rules[axis] or ()
-        # Size-1 mesh axes are left out: the spec then says what is really split, and prints short.
+        # Leave out mesh axes of size 1: the spec then names real splits only, and prints short.
         targets = tuple(a for a in ((target,) if isinstance(target, str) else target) if mesh.shape.get(a, 1) > 1)
         parts = math.prod(mesh.shape[a] for a in targets)
         if size % parts:
@@ -131,10 +134,10 @@ def spec_for(
 
 
 def shardings(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> Any:
-    """A pytree like `tree` (modules, optimizer states, …; arrays or ShapeDtypeStructs) with NamedShardings for leaves.
+    """Replace the leaves of `tree` (arrays or ShapeDtypeStructs of modules, optimizer states, …) by NamedShardings.
 
-    Variables are placed by their `axes`; everything without them is replicated. Raises UsageError, naming it, for a
-    large parameter that would be left replicated on a mesh that could shard it.
+    Variables are placed by their `axes`. A leaf without axes is replicated. Raises UsageError that names a large
+    parameter if the mesh could shard it, but it would be replicated.
     """
 
     def place(path: Any, leaf: Any) -> Any:
@@ -151,27 +154,27 @@ def shardings(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> Any:
 
 
 def initialise(make: Any, mesh: Mesh, *args: Any, rules: Rules = RULES) -> Any:
-    """`make(*args)` run so that every array is born in its shard: nothing is ever whole on one device."""
+    """Run `make(*args)` with every array created in its shards, so that none is ever whole on one device."""
     out = shardings(jax.eval_shape(make, *args), mesh, rules=rules)
     with jax.set_mesh(mesh):
         return jax.jit(make, out_shardings=out)(*args)
 
 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
-    """Batches are split over `data` and `fsdp` along their batch dimension, after `leading` unsplit dimensions."""
+    """Split the batch dimension, which follows `leading` unsplit ones, over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(*([None] * leading), BATCH))
 
 
 def batch_parts(mesh: Any) -> int:
-    """Into how many parts a batch is split on this mesh."""
+    """Count the parts that this mesh splits a batch into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def local_rows(mesh: Mesh, batch: int, micro: int = 1) -> list[int]:
-    """Which of the `batch` rows this process's devices hold, in the order in which `from_local_rows` takes them.
+    """List the rows of a batch that this process's devices hold, in the order that `from_local_rows` takes.
 
-    Processes that lie along `tensor` or `sequence` hold, and so read, the same rows. `micro`: how many micro-batches
-    the batch is taken in. Raises UsageError if the mesh has none of this process's devices.
+    Processes along `tensor` or `sequence` hold the same rows, so they read the same ones. `micro`: how many
+    micro-batches the batch is taken in. Raises UsageError if the mesh has none of this process's devices.
     """
     share = batch // micro // batch_parts(mesh)
     return [
@@ -183,8 +186,10 @@ def local_rows(mesh: Mesh, batch: int, micro: int = 1) -> list[int]:
 
 
 def from_local_rows(rows: Mapping[str, np.ndarray], mesh: Mesh, micro: int = 1) -> dict[str, jax.Array]:
-    """This process's rows of each array, `[n, …]` as `local_rows` names them → global arrays `[B, …]`, or
-    `[micro, B/micro, …]`, split over the mesh. Arrays of strings, such as ids, stay on the host and are left out."""
+    """Make global arrays `[B, …]`, or `[micro, B/micro, …]`, of this process's rows `[n, …]` (see `local_rows`).
+
+    Arrays of strings, such as ids, stay on the host and are left out.
+    """
     parts, leading = _local_parts(mesh), int(micro > 1)
     where = batch_sharding(mesh, leading=leading)
 
@@ -203,7 +208,7 @@ def from_local_rows(rows: Mapping[str, np.ndarray], mesh: Mesh, micro: int = 1) 
 
 
 def _local_parts(mesh: Mesh) -> list[int]:
-    """Which of the `batch_parts` this process's devices hold."""
+    """List the `batch_parts` that this process's devices hold."""
     count = batch_parts(mesh)
     held = [index for index in batch_sharding(mesh).addressable_devices_indices_map((count,)).values() if index]
     if not held:
@@ -212,12 +217,11 @@ def _local_parts(mesh: Mesh) -> list[int]:
 
 
 def copied(x: jax.Array, batch: int, *axes: str, dtype: DTypeLike) -> jax.Array:
-    """A parameter `[...]` of logical `axes` as copies `[R,Q,...]` of `dtype`, one for each part of the batch and of the
-    tokens, gathered from where it is split over them.
+    """Gather a parameter `[...]` of logical `axes` as copies `[R,Q,...]` of `dtype`, one per part of batch and tokens.
 
-    Costs no more memory than the one parameter whole, as each device holds its own copy; but its gradient is summed over
-    devices, and dealt out to their shards, once and here, rather than wherever it is used, such as in a loop. `batch`
-    that does not divide: R is 1. Outside `jax.set_mesh`: [1,1,...].
+    Each device holds one copy, so this takes the memory of one whole parameter. Its gradient is summed over devices and
+    scattered to their shards here, once, and not at every use, such as in a loop. R is 1 where `batch` does not divide.
+    Outside `jax.set_mesh` the result is [1,1,...].
     """
     x = x.astype(dtype)
     mesh = jax.sharding.get_abstract_mesh()
@@ -239,11 +243,11 @@ def copied(x: jax.Array, batch: int, *axes: str, dtype: DTypeLike) -> jax.Array:
 
 
 def constrain(x: jax.Array, *axes: str, rules: Rules = RULES) -> jax.Array:
-    """Tell the compiler where an activation lies. Does nothing outside `jax.set_mesh`, so modules work without a mesh."""
+    """Tell the compiler how an activation is split. Outside `jax.set_mesh`, do nothing: modules work without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or not set(MESH_AXES) & set(mesh.axis_names) or mesh.manual_axes:
         return x
-    # A dimension that does not divide is left to the compiler (UNCONSTRAINED) rather than forced whole.
+    # Leave a dimension that does not divide to the compiler (UNCONSTRAINED) instead of forcing it whole.
     spec = PartitionSpec(
         *(
             entry if rules[axis] is None or entry is not None else PartitionSpec.UNCONSTRAINED
@@ -254,16 +258,18 @@ def constrain(x: jax.Array, *axes: str, rules: Rules = RULES) -> jax.Array:
 
 
 def whole_in_time(x: jax.Array) -> jax.Array:
-    """[B,T,C] around a convolution, T not split over devices: there XLA's partitioner (jaxlib 0.10) makes the kernel's
-    gradient twice too large when the mesh has another axis that the convolution is not split over."""
+    """Keep T of [B,T,C] unsplit around a convolution.
+
+    If T is split and the mesh has another axis, XLA's partitioner (jaxlib 0.10) makes the kernel's gradient twice too large.
+    """
     return constrain(x, "batch", "place", "hidden")
 
 
 def parameter_table(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> list[dict[str, Any]]:
-    """One row per Variable: name, shape, dtype, axes, spec, bytes, bytes_per_device."""
+    """One row per parameter: name, shape, dtype, axes, spec, bytes, bytes_per_device."""
     rows = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, nnx.Variable))[0]:
-        if not isinstance(leaf, nnx.Variable):
+        if not isinstance(leaf, nnx.Param):
             continue
         value, axes = leaf.get_value(), leaf.get_metadata().get("axes", ())
         name = path_name(path)
@@ -284,14 +290,14 @@ def parameter_table(tree: Any, mesh: Mesh, *, rules: Rules = RULES) -> list[dict
 
 
 def parameter_count(table: Sequence[Mapping[str, Any]]) -> int:
-    """How many numbers a `parameter_table` counts."""
+    """Add up the numbers of a `parameter_table`."""
     return sum(math.prod(row["shape"]) for row in table)
 
 
 def path_name(path: Any) -> str:
-    """`backbones.shared.layers.attention.query.kernel` from a JAX key path."""
+    """Spell a JAX key path, as in `backbones.shared.layers.attention.query.kernel`."""
     names = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
-    # A Variable's array hangs one step below it, under "value".
+    # The array of a Variable is one step below it, under "value".
     return ".".join(names[:-1] if names[-1:] == ["value"] else names)
 
 

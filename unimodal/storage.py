@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
+import os
 import re
 import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from etils import epath
 
-from unimodal.errors import UsageError
+from unimodal.errors import StorageError, UsageError
 
 
 def folder(text: epath.PathLike) -> epath.Path:
-    """A workdir as the user names it. Raises UsageError for an address that is neither a folder's nor gs://BUCKET/…"""
+    """Turn a workdir as the user names it into a path. Raises UsageError for an address that is neither a folder's nor gs://BUCKET/…"""
     name = str(text)
     if re.match(r"\w+:/", name) and not re.match(r"gs://[a-z0-9][-_.a-z0-9]+[a-z0-9](/|$)", name):
         raise UsageError(f"{name} is no place for a run: give a folder, or a bucket as gs://BUCKET/runs/NAME")
@@ -25,7 +28,7 @@ def folder(text: epath.PathLike) -> epath.Path:
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Whether it is in a bucket: objects there are written whole, each at once, and cannot be appended to."""
+    """True for a path in a bucket, where objects are written whole and cannot be appended to."""
     return str(path).startswith("gs://")
 
 
@@ -36,24 +39,34 @@ def require_backend(path: epath.PathLike) -> None:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The same place from any working directory."""
+    """Make a path independent of the working directory."""
     return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
 
 
 def write_whole(path: epath.PathLike, text: str, *, suffix: str = ".tmp") -> None:
-    """Write or replace a file, in one piece: who reads it meanwhile sees the old one or the new one."""
-    path = epath.Path(path)
-    fresh = path if is_remote(path) else path.with_name(path.name + suffix)
-    fresh.write_text(text, encoding="utf-8")
-    if fresh != path:
+    """Write or replace a file in one piece: a reader sees either the old file or the new one."""
+    if is_remote(path):
+        epath.Path(path).write_text(text, encoding="utf-8")
+        return
+    path = Path(os.fspath(path))
+    fresh = path.with_name(path.name + suffix)
+    try:
+        with fresh.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
         fresh.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class Mirror:
     """A local folder for what grows (logs, events, traces), copied to a bucket by a thread of its own.
 
-    What is copied is whole files that have changed since they were last copied. A copy that fails is tried again with the
-    next, and said once.
+    Whole files are copied, if they have changed since the last time. A copy that fails is tried again with the next one,
+    and reported once.
     """
 
     def __init__(self, remote: epath.PathLike) -> None:
@@ -64,18 +77,18 @@ class Mirror:
         self._complained = False
 
     def fetch(self, name: str) -> None:
-        """Bring a file over, if it is there."""
+        """Fetch a file from the bucket, if it is there."""
         if (self.remote / name).exists():
             (self.local / name).write_bytes((self.remote / name).read_bytes())
 
     def push(self) -> None:
-        """Begin to copy what has changed, unless that is going on already."""
+        """Start to copy changed files, unless a copy is running."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._copy, name="mirror", daemon=True)
             self._thread.start()
 
     def sync(self) -> None:
-        """Copy what has changed by now, and wait for it."""
+        """Copy the files that have changed by now, and wait."""
         if self._thread is not None:
             self._thread.join()
         self._copy()
@@ -102,8 +115,48 @@ class Mirror:
                     self._complained = True
 
 
+# What the operating system says of a disk that is full, read-only, broken or gone, rather than of a mistake in a path.
+_LOST = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT),
+    *(errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM),
+}
+_REFUSALS = "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|NOT_FOUND|DATA_LOSS|ABORTED|DEADLINE_EXCEEDED|UNKNOWN"
+
+
+def lost(error: OSError) -> bool:
+    """Whether the disk is at fault, and not a path."""
+    return error.errno in _LOST
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """What a disk or bucket said, if that is what `error`, or an error behind it, comes from; None for another error."""
+    while error is not None:
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno)
+        if code := re.search(r"os_error_code='(\d+)'", text):  # so says the library that writes arrays
+            return os.strerror(int(code[1]))
+        if status := re.match(rf"({_REFUSALS}): ", text):
+            return "a file or folder of it is gone" if status[1] == "NOT_FOUND" else text[:200]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextlib.contextmanager
+def writing(what: str, hint: str = "") -> Iterator[None]:
+    """Turn what a disk or bucket refuses meanwhile into a StorageError of one line."""
+    try:
+        yield
+    except (StorageError, UsageError):
+        raise
+    except Exception as error:
+        if (reason := refusal(error)) is None:
+            raise
+        raise StorageError(f"cannot write {what}: {reason}{hint}") from error
+
+
 def one_line(error: BaseException, most: int = 300) -> str:
-    """What a storage client says, without its line breaks."""
+    """Spell an error without line breaks."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError) and not error.strerror:  # gcsfs gives a long address for a reason
         reason = "there is no such bucket"

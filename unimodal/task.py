@@ -15,7 +15,11 @@ from unimodal.objectives import Loss, TaskMetrics
 
 
 class Task(Protocol):
-    """Binds data, tokenizers, heads, an objective and evaluations. It knows no mesh, optimizer, checkpoint or logger."""
+    """Binds data, tokenizers, heads, an objective and evaluations. It knows no mesh, optimizer, checkpoint or logger.
+
+    A task that keeps something between steps, such as a momentum encoder or a queue, has one more method,
+    `state(model) -> Mapping[str, TaskState]`, for a model that has all its parts. See `unimodal.state`.
+    """
 
     @property
     def name(self) -> str:

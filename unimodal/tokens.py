@@ -1,4 +1,4 @@
-"""`Tokens`, the one carrier between tokenizers and backbone, and the description of who sees whom.
+"""`Tokens`, all that passes from tokenizers to the backbone, with the description of who sees whom.
 
 Shape legend, used in names (`q_BTHK`) and docstrings everywhere:
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Span:
-    """`length` neighbouring tokens that see each other, or, if `causal`, only what came before (and themselves)."""
+    """A stretch of `length` tokens. They see each other or, if `causal`, only themselves and the tokens before them."""
 
     length: int
     causal: bool = False
@@ -33,13 +33,13 @@ class Tokens:
     """Embedded tokens of any modality.
 
     x: [B,T,D] embeddings.
-    position: [B,T] int32, place inside its segment (RoPE; learned tables are added by the tokenizers).
-    segment: [B,T] int32, 0 = padding; a token sees only its own segment. `None` says, at trace time, that every token
-        is real and in one segment, so that no kernel needs a mask for it.
-    layout: left to right, one `Span` per stretch of tokens. Query q sees key k when both are in the same non-zero
+    position: [B,T] int32, place inside its segment, for RoPE. (Tokenizers add learned position tables themselves.)
+    segment: [B,T] int32, 0 = padding. A token sees only its own segment. `None` tells the tracer that every token is real
+        and in one segment, so that no kernel needs a mask for it.
+    layout: one `Span` per stretch of tokens, left to right. Query q sees key k when both are in the same non-zero
         segment, and k's span is earlier than q's, or the span is shared and (not causal, or k <= q).
-    right_padded: a promise about `segment`, made while tracing: a row is one segment, and its padding stands at its
-        end. Lengths then say what else would take a mask.
+    right_padded: a promise about `segment`, known while tracing: each row is one segment with its padding at the end.
+        Kernels can then take lengths in place of a mask.
     """
 
     x: jax.Array
@@ -49,7 +49,7 @@ class Tokens:
     right_padded: bool = field(default=False, metadata={"static": True})
 
     def with_x(self, x: jax.Array) -> Tokens:
-        """The same tokens with other embeddings [B,T,D'] (hidden states, say)."""
+        """The same tokens with other embeddings [B,T,D'], such as hidden states."""
         return replace(self, x=x)
 
 
@@ -63,8 +63,8 @@ def tokens(
 ) -> Tokens:
     """Wrap embeddings [B,T,D] as one span. `position` [B,T] defaults to 0, 1, 2, …; `segment` [B,T] to one segment.
 
-    lengths: [B] int32, how many tokens of each row are real, the rest being padding; in place of `segment`, which it
-    says in a form that more kernels can read. Raises ValueError if both are given.
+    lengths: [B] int32, how many tokens of each row are real. The rest is padding. Give it instead of `segment`, because
+    more kernels can use lengths. Raises ValueError if both are given.
     """
     batch, length, _ = x.shape
     if position is None:
@@ -78,12 +78,12 @@ def tokens(
 
 
 def lengths_of(ids: jax.Array, pad: int) -> jax.Array:
-    """[B] int32: how many ids of each row [B,T] stand before the padding at its end."""
+    """Count the ids of each row [B,T] before the padding at its end: [B] int32."""
     return jnp.where(ids != pad, jnp.arange(1, ids.shape[1] + 1, dtype=jnp.int32)[None], 0).max(axis=1)
 
 
 def concat(first: Tokens, *rest: Tokens) -> Tokens:
-    """Join along T; the layouts are joined too. Positions go on counting where the same segment stopped before."""
+    """Join tokens, and their layouts, along T. Positions continue where the same segment stopped before."""
     result = first
     for following in rest:
         position = following.position + _count_before(result, following)
@@ -101,14 +101,14 @@ def concat(first: Tokens, *rest: Tokens) -> Tokens:
 
 
 def segment_of(tokens: Tokens) -> jax.Array:
-    """The segment numbers as an array [B,T], also when the tokens carry none."""
+    """Segment numbers as an array [B,T]: ones where the tokens carry none."""
     if tokens.segment is not None:
         return tokens.segment
     return jnp.ones(tokens.x.shape[:2], jnp.int32)
 
 
 def _count_before(first: Tokens, second: Tokens) -> jax.Array:
-    """How many tokens of its own segment `first` holds, for each token of `second`; [B,T] or a broadcastable [1,1]."""
+    """Count, for each token of `second`, the tokens of its segment in `first`: [B,T], or [1,1] to broadcast."""
     if first.segment is None and second.segment is None:
         return jnp.full((1, 1), first.x.shape[1], jnp.int32)
     same = segment_of(second)[:, :, None] == segment_of(first)[:, None, :]

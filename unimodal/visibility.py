@@ -1,8 +1,8 @@
-"""Who sees whom, as a description: never a dense array until a kernel cannot do without.
+"""The visibility rule: which key each query may see. It stays a description until a kernel needs a dense mask.
 
-Segments aside, the rule comes down to one number per query: with spans from left to right, query q sees the keys before
-its `limit`, which is the end of its span, or q + 1 where the span is causal. A window takes away what is far, global
-tokens give it back; neither shows what the layout, or another segment, hides.
+Without segments, one number per query is enough. Query q sees the keys before its `limit`: the end of its span, or q + 1
+where the span is causal. A window hides keys that are far away, and global tokens are exempt from it. Neither shows a key
+that the layout or the segments hide.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 @dataclass(frozen=True)
 class Pattern:
-    """Which key each query may see, by their places alone; static, so that a kernel can be chosen while tracing.
+    """The visibility rule by places alone. It is static, so that a kernel can be chosen while tracing.
 
-    window: a query sees keys less than `window` places away (causal: itself and the window - 1 before), on both sides
-    where the layout allows it; None: however far. global_tokens: that many tokens at the start of each document, or of
-    the row where it is but one, see, and are seen, however far (Beltagy 2020, §3.1 "Global Attention"). Raises UsageError
-    for a window below 1, or global tokens below 0.
+    Raises UsageError for a window below 1, or global tokens below 0.
     """
 
     layout: Layout
+    # Keys must be less than this many places away, on both sides where the layout allows it. None: any distance.
     window: int | None = None
+    # So many tokens at the start of each document see and are seen at any distance (Beltagy 2020, §3.1).
     global_tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -47,7 +46,7 @@ class Pattern:
 
     @cached_property
     def limit(self) -> np.ndarray:
-        """[T] int32: query q sees no key at this place or after."""
+        """The first place that each query does not see, [T] int32."""
         lengths = [span.length for span in self.layout]
         ends = np.repeat(np.cumsum(lengths), lengths)
         causal = np.repeat([span.causal for span in self.layout], lengths)
@@ -55,23 +54,23 @@ class Pattern:
 
     @property
     def causal(self) -> bool:
-        """No query sees beyond itself: causal spans only, or of length 1."""
+        """True if no query sees beyond itself: every span is causal or of length 1."""
         return all(span.causal or span.length == 1 for span in self.layout)
 
     @property
     def narrow(self) -> bool:
-        """The window takes something away."""
+        """True if the window hides anything."""
         return self.window is not None and self.window < self.length
 
     @property
     def full(self) -> bool:
-        """All see all."""
+        """True if every query sees every key."""
         return not self.narrow and len(self.layout) == 1 and (not self.layout[0].causal or self.length == 1)
 
     def sees(self, query: Array, key: Array, limit: Array, always: tuple[Array, Array] | None = None) -> Array:
-        """Whether queries at places `query`, of those limits, see keys at places `key`; broadcast against each other.
+        """Compare queries at places `query`, with their limits, to keys at places `key`. Arrays broadcast.
 
-        always: which queries and which keys are global tokens; None: the first of the row.
+        always: masks of the queries and the keys that are global tokens; None: the first tokens of the row.
         """
         seen = key < limit
         if not self.narrow:
@@ -84,10 +83,10 @@ class Pattern:
         return seen & near
 
     def tiles(self, size: int, count: int, *, anywhere: bool = False) -> np.ndarray:
-        """bool [count,count]: whether any query of tile i sees any key of tile j, tiles being `size` tokens wide.
+        """Find the tiles of `size` tokens that see each other: bool [count,count], queries' tile by keys' tile.
 
-        May say yes where in truth none does, as the window is compared between the tiles' nearest edges. anywhere: global
-        tokens may stand in any tile.
+        The window is compared between the nearest edges of two tiles, so a tile may be True although none of its queries
+        sees a key. anywhere: global tokens may stand in any tile.
         """
         limit = np.pad(self.limit, (0, count * size - self.length)).reshape(count, size).max(axis=1)
         first = np.arange(count, dtype=np.int32) * size
@@ -103,13 +102,13 @@ class Pattern:
 def visible(
     layout: Layout, segment: jax.Array | None, *, window: int | None = None, global_tokens: int = 0
 ) -> jax.Array | None:
-    """The whole rule as bool [1 or B,T,S], True where query t sees key s; None where all see all.
+    """Compute the dense mask: bool [1 or B,T,S], True where query t sees key s. None if all see all.
 
     window, global_tokens: see `Pattern`.
     """
     pattern, mask = Pattern(layout, window, global_tokens), None
     if not pattern.full:
-        # Computed rather than a constant, which at 32,768 tokens would be a gigabyte of the program.
+        # Compute it: as a constant it would add a gigabyte to the program at 32,768 tokens.
         place, always = jnp.arange(pattern.length, dtype=jnp.int32), None
         if segment is not None and pattern.narrow and global_tokens:
             first = first_of_segments(segment, global_tokens)
@@ -123,7 +122,7 @@ def visible(
 
 
 def first_of_segments(segment: jax.Array, count: int) -> jax.Array:
-    """bool [B,T]: which tokens are among the first `count` of their segment [B,T], wherever its tokens stand."""
+    """Mark the first `count` tokens of every segment [B,T], wherever its tokens stand: bool [B,T]."""
     order = jnp.argsort(segment, axis=1, stable=True)  # segments one after the other, each in its own order
     ordered = jnp.take_along_axis(segment, order, axis=1)
     place = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]

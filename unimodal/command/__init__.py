@@ -10,21 +10,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from unimodal.command import words
-from unimodal.errors import DivergedError, UsageError
+from unimodal.errors import DivergedError, Stopped, StorageError, UsageError
 
 EXIT_DIVERGED = 3
+EXIT_STORAGE, EXIT_STOPPED = 74, 75
 EXIT_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's own), the program's name first; returns the exit code.
 
-    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 75 stopped with a checkpoint, 76 another process was lost, 130 interrupted.
+    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 74 a disk or bucket that takes no more,
+    75 stopped by a signal, 76 another process was lost, 130 interrupted.
     """
     name, *rest = sys.argv if arguments is None else arguments
     program = "python launch.py" if os.path.basename(name) == "launch.py" else "unimodal"
@@ -41,9 +45,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_DIVERGED
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STORAGE
+    except Stopped as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STOPPED
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
-__all__ = ["main"]
+def program() -> NoReturn:
+    """Run this process's own command line and end with its exit code."""
+    code = main()
+    if code == EXIT_STORAGE:  # the store's threads would each add a traceback on their way out
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+__all__ = ["main", "program"]

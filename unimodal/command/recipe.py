@@ -93,9 +93,11 @@ def change(config: ConfigDict, where: str, text: str) -> None:
 def _attach(config: ConfigDict, path: list[str], last: str, text: str) -> None:
     """Set a field of an evaluation, which a command line may add to those of the recipe."""
     with config.unlocked():
-        place: Any = config.setdefault("evaluations", ConfigDict())
-        for name in path:
-            place = place.setdefault(name, ConfigDict())
+        place: Any = config
+        for name in ("evaluations", *path):
+            if name not in place:
+                place[name] = ConfigDict()
+            place = place[name]
             if not isinstance(place, ConfigDict):
                 raise UsageError(f"config field evaluations.{'.'.join(path)} is a value, not a group of fields")
         value = _literal(text)

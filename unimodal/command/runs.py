@@ -23,13 +23,14 @@ from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
 from unimodal.command.places import ALONG, Places, find_recipe, places_of
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
+from unimodal.command.stopping import stoppable
 from unimodal.command.words import Words, parse, usage
-from unimodal.configuration import typed
-from unimodal.errors import UsageError
+from unimodal.configuration import nearest, typed
+from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
-from unimodal.storage import folder, is_remote, one_line, require_backend
+from unimodal.storage import folder, is_remote, lost, one_line, require_backend
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
@@ -41,8 +42,11 @@ MAY_DIFFER = (
     "log_every",
     "eval_every",
     "eval_limit",
+    "evaluate_ema",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_every",
+    "keep_best",
     "stop_after",
     "max_bad_steps",
     "profile",
@@ -98,7 +102,8 @@ def run(arguments: Sequence[str], program: str) -> int:
         with hosts.as_one(initialise_processes(order)) as lifeline, mendable():
             if lifeline is not None and order.words.command in ("train", "eval") and not order.words.dry_run:
                 hosts.check_shared(lifeline, order.workdir, say)
-            return commands[order.words.command](order, lifeline)
+            with stoppable("before it was under way") if order.words.command == "train" else contextlib.nullcontext():
+                return commands[order.words.command](order, lifeline)
     except hosts.LostError as error:
         print(f"error: {error}", file=sys.stderr)
         return hosts.EXIT_LOST
@@ -133,6 +138,13 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
     plain, workdir = order.plain, order.workdir
     experiment = order.build()
     saved = saved_steps(workdir)
+    first = order.words.step
+    if first is not None:
+        if first not in saved:
+            raise UsageError(
+                f"--step={first}: {workdir} has checkpoints of steps {', '.join(map(str, saved)) or 'none'}"
+            )
+        saved = [step for step in saved if step <= first]
     if experiment.init_from is not None and not saved:  # else the run goes on with its own
         say(experiment.start.report())
     if order.words.dry_run:
@@ -146,6 +158,9 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
     check_results(workdir)
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluations = {} if experiment.fake_data else experiment.evaluations
+    best = experiment.loop.keep_best
+    if best is not None and best not in evaluations:
+        raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
     changed = claim_workdir(workdir, plain, may_differ=MAY_DIFFER, renew=True, meaning=order.meaning)
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
@@ -160,12 +175,17 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
         evaluate=experiment.scores if evaluations else None,
         together=lifeline,
         cost=cost(experiment),
+        from_step=first,
+        higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")
         asked = experiment.loop.stop_after
         return 0 if asked is not None and int(state.step) >= asked else hosts.EXIT_STOPPED
-    if evaluations:
+    if not evaluations:
+        return 0
+    # Nothing but time is lost if it ends here: the same command restores the last checkpoint, and evaluates that.
+    with stoppable("in the final evaluation"):
         facts = {"training took": f"{time.monotonic() - began:.0f} s"}
         finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
     return 0
@@ -199,10 +219,10 @@ def run_eval(order: Order, _lifeline: hosts.Lifeline | None) -> int:
         raise UsageError(f"{workdir} was trained on random batches: there is nothing to evaluate it on")
     claim_workdir(workdir, order.plain, may_differ=MAY_DIFFER, meaning=order.meaning)
     check_results(workdir)
-    checkpoints = Checkpoints(workdir)
-    state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), order.words.step)
-    checkpoints.close()
-    finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts={}, say=say)
+    with Checkpoints(workdir) as checkpoints:
+        state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), order.words.step)
+    with stoppable("in the evaluation"):
+        finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts={}, say=say)
     return 0
 
 
@@ -284,6 +304,9 @@ def mendable() -> Iterator[None]:
     except UsageError:
         raise
     except OSError as error:
+        if lost(error):
+            where = "" if error.filename is None else f"{error.filename}: "
+            raise StorageError(f"{where}{one_line(error)}; mend this, and run the same command to go on") from error
         if error.errno is None or error.filename is None:
             raise
         raise UsageError(f"{error.filename}: {one_line(error)}") from error

@@ -36,7 +36,12 @@ FLAGS = (
     Flag("workdir", "DIR", "where checkpoints, metrics and results go: a folder, or gs://BUCKET/runs/NAME", EVERY),
     Flag("fake_data", "", "train on random batches of the right shapes; evaluate nothing", ("train",)),
     Flag("dry_run", "", "print what would run, and stop", ("train",)),
-    Flag("step", "N", "the checkpoint's step (default: the latest)", ("eval",)),
+    Flag(
+        "step",
+        "N",
+        "the checkpoint to take, by its step (default: the latest); later ones are set aside",
+        ("train", "eval"),
+    ),
     Flag("topology", "KIND:SHAPE", "what to compile for, as v5p:8x8x8, cpu:8 or gpu", ("plan",)),
     Flag("mesh", "auto", "try the meshes that divide the topology and the model", ("plan",)),
     Flag("json", "FILE", "where to write the figures", ("plan",)),

@@ -72,10 +72,22 @@ class _File(io.BytesIO):
 
 def sound_rate(data: bytes, name: str) -> int:
     """Samples a second, as the header says. Raises UsageError when the bytes are not sound."""
+    return _header(data, name)[1]
+
+
+def sound_length(data: bytes | np.ndarray, rate: int, name: str, found_rate: int | None = None) -> int:
+    """How many samples `decode_audio` gives at `rate` Hz, as the header says: nothing is decoded."""
+    frames, found = (len(data), found_rate or rate) if isinstance(data, np.ndarray) else _header(data, name)
+    return math.ceil(frames * rate / found)
+
+
+def _header(data: bytes, name: str) -> tuple[int, int]:
+    """Samples of each channel, and the rate."""
     try:
-        return soundfile.info(_File(data)).samplerate
+        found = soundfile.info(_File(data))
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{name} is not a sound libsndfile can read") from error
+    return found.frames, found.samplerate
 
 
 def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int]:

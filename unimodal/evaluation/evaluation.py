@@ -141,7 +141,7 @@ class Streamed:
 
 
 def _examples(examples: Examples, index: np.ndarray) -> Rows:
-    found = [examples.ordered()[int(i)] for i in index]
+    found: list[Any] = [examples.ordered()[int(i)] for i in index]
     return {name: np.stack([example[name] for example in found]) for name in (found[0] if found else ())}
 
 

@@ -25,18 +25,18 @@ POOLINGS = ("mean", "first", "last")
 class Features:
     """Pooled hidden states of labelled examples. Of the blocks, the one that suits the tokenizer is read."""
 
-    name: str = "features"
-    source: str
-    tokenizer: str = "image"
-    backbone: str = "shared"
+    name: str = "features"  # given by the config
+    source: str  # a data source, see `data.sources`
+    tokenizer: str = "image"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
     layer: int = -1  # hidden states after so many layers; -1: what the backbone gives
     pooling: str = "mean"  # of the tokens: mean, first or last
     causal: bool = False  # texts are read from left to right, as a causal language model was trained to
-    images: Images = Images()
-    texts: Texts = Texts()
-    sounds: Sounds = Sounds()
-    labels: Labels = Labels()
-    batch_size: int = 32
+    images: Images = Images()  # for a tokenizer of kind image
+    texts: Texts = Texts()  # for one of kind text
+    sounds: Sounds = Sounds()  # for one of kind audio
+    labels: Labels = Labels()  # the classes
+    batch_size: int = 32  # examples at a time
     every: int = 0  # steps between evaluations during training; 0: only at its end
 
     def __post_init__(self) -> None:

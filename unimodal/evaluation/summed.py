@@ -26,7 +26,7 @@ class Sums:
                 self.sums[name] = self.sums.get(name, np.float64(0)) + value.astype(np.float64).sum(axis=0)
 
     def score(self) -> dict[str, float]:
-        found = self.finish({**self.sums, "examples": np.float64(self.examples)})
+        found = self.finish({**self.sums, "examples": np.asarray(self.examples, np.float64)})
         return {name: float(value) for name, value in found.items()}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 EXIT_USAGE = 2  # something to mend first: starting again does not help
 EXIT_DIVERGED = 3  # numbers that are not finite, again and again: starting again does not help either
+EXIT_STORAGE = 74  # a disk or bucket is full, gone or read-only: make room first, then the same command goes on
 EXIT_STOPPED = 75  # told to stop, and did so with a checkpoint: run the same command again
 EXIT_LOST = 76  # another process died or fell silent: run the same command again
 
@@ -24,13 +25,13 @@ class LostError(RuntimeError):
 class Peer:
     """The other end of a connection."""
 
-    process: int
-    host: str
-    connection: socket.socket
-    heard: float
-    rest: bytes = b""
-    left: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    process: int  # its number
+    host: str  # its name, for messages
+    connection: socket.socket  # an open socket
+    heard: float  # when it was last heard of, by time.monotonic
+    rest: bytes = b""  # bytes of a message that is not whole yet
+    left: bool = False  # it has said goodbye
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one writer at a time
 
     def send(self, **message: Any) -> None:
         """Errors are left to the reader, who sees the connection close."""

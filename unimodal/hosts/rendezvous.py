@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 
-from unimodal.errors import DivergedError, UsageError
+from unimodal.errors import DivergedError, Stopped, StorageError, UsageError
 from unimodal.hosts.facts import device_facts, difference, run_facts
 from unimodal.hosts.lifeline import Lifeline, end_now
-from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_USAGE, LostError
+from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_STOPPED, EXIT_STORAGE, EXIT_USAGE, LostError
 from unimodal.hosts.roll import call_the_roll
 
 PATIENCE = 50.0  # seconds for all processes to be there: less than a minute, so that nobody watches a hang for longer
@@ -34,12 +34,12 @@ def patience() -> float:
 
 @dataclass(frozen=True)
 class Place:
-    """Which process of how many this is, and where process 0 listens for JAX (host:port)."""
+    """The place of this process among all."""
 
-    process: int
-    count: int
-    address: str
-    local_devices: tuple[int, ...] | None = None
+    process: int  # its number, from 0
+    count: int  # how many processes there are
+    address: str  # host:port where process 0 listens for JAX
+    local_devices: tuple[int, ...] | None = None  # devices of this process; None: all it sees
 
 
 def find_place() -> Place | None:
@@ -110,6 +110,15 @@ def join(
     return lifeline
 
 
+_CODES: dict[type[BaseException], int] = {
+    UsageError: EXIT_USAGE,
+    LostError: EXIT_LOST,
+    DivergedError: EXIT_DIVERGED,
+    StorageError: EXIT_STORAGE,
+    Stopped: EXIT_STOPPED,
+}
+
+
 @contextlib.contextmanager
 def as_one(lifeline: Lifeline | None, *, leave: bool = True) -> Iterator[Lifeline | None]:
     """What is done together: an error in one process ends all of them, each with one line that says where and why.
@@ -121,10 +130,9 @@ def as_one(lifeline: Lifeline | None, *, leave: bool = True) -> Iterator[Lifelin
         return
     try:
         yield lifeline
-    except (UsageError, LostError, DivergedError) as error:
+    except tuple(_CODES) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        codes = {UsageError: EXIT_USAGE, LostError: EXIT_LOST, DivergedError: EXIT_DIVERGED}
-        _give_up(lifeline, str(error), next(code for kind, code in codes.items() if isinstance(error, kind)))
+        _give_up(lifeline, str(error), next(code for kind, code in _CODES.items() if isinstance(error, kind)))
     except Exception as error:
         time.sleep(3)  # if this is but the echo of another's death, that is heard meanwhile and ends this process
         traceback.print_exc()

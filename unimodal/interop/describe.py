@@ -9,6 +9,7 @@ from typing import Any
 
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
+from unimodal.interop.numbers import DEEPEST, check_number, is_count, shown
 from unimodal.interop.stages import Stage
 from unimodal.interop.table import Row
 
@@ -83,9 +84,11 @@ class Fields:
         value = self.values.get(key)
         if value is None:
             return default
-        number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-        if default is not None and not number and not isinstance(value, type(default)):
-            raise UsageError(f"{self.where}: {key}={value!r} should be a {type(default).__name__}")
+        number = isinstance(default, float) and type(value) is int
+        truth = isinstance(value, bool) and not isinstance(default, bool)  # Python takes it for a number
+        if default is not None and not number and (truth or not isinstance(value, type(default))):
+            raise UsageError(f"{self.where}: {key}={shown(value)} should be a {type(default).__name__}")
+        check_number(self.where, key, value)
         return float(value) if number else value
 
     def raw(self, key: str) -> Any:
@@ -93,20 +96,30 @@ class Fields:
         return self.values.get(key)
 
     def need(self, key: str) -> int:
-        """A whole number without which there is no model."""
+        """A count of at least one without which there is no model."""
         value = self.values.get(key)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise UsageError(f"{self.where}: {key} should be a whole number, but is {value!r}")
+        if not is_count(value, least=1) or ("layer" in key and value > DEEPEST):
+            raise UsageError(f"{self.where}: {key} should be a whole number above 0, but is {shown(value)}")
+        return value
+
+    def count(self, key: str, default: int) -> int:
+        """A count of at least one."""
+        return default if self.values.get(key) is None else self.need(key)
+
+    def counts(self, key: str, default: list[int]) -> list[int]:
+        """Several."""
+        value = self.get(key, default)
+        if not value or not all(is_count(each, least=1) for each in value):
+            raise UsageError(f"{self.where}: {key}={shown(value)} should be a list of whole numbers above 0")
         return value
 
     def pair(self, key: str, default: int) -> tuple[int, int]:
         """One size for both directions, or (height, width)."""
         value = self.values.get(key, default)
-        if isinstance(value, int):
-            return value, value
-        if isinstance(value, list | tuple) and len(value) == 2:
-            return int(value[0]), int(value[1])
-        raise UsageError(f"{self.where}: {key}={value!r} should be a whole number or two")
+        both = value if isinstance(value, list | tuple) else (value, value)
+        if len(both) != 2 or not all(is_count(each, least=1) for each in both):
+            raise UsageError(f"{self.where}: {key}={shown(value)} should be a whole number above 0, or two")
+        return both[0], both[1]
 
     def part(self, key: str) -> Fields:
         """A nested configuration."""
@@ -126,7 +139,7 @@ class Fields:
 
     def head(self, kind: str) -> bool:
         """Whether the file says that it holds a model with this head: `architectures` names a class that ends so."""
-        return any(str(name).endswith(kind) for name in self.values.get("architectures") or ())
+        return any(str(name).endswith(kind) for name in self.get("architectures", []))
 
     def gated(self, key: str, default: str) -> str:
         """Our name of a gated MLP with this activation."""

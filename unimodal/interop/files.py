@@ -17,6 +17,7 @@ from unimodal.errors import UsageError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+LONGEST = 100 * 2**20  # bytes of a header, which the format allows
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # All tensors, heads too, under their names; weights_only refuses whatever else the pickle holds.
 CONVERT = (
@@ -100,7 +101,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises UsageError if it does not."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, no UTF-8, a number of thousands of digits, brackets without end
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UsageError(f"{path} should hold a JSON object, but holds a {type(value).__name__}")
@@ -127,6 +131,8 @@ def _shards(directory: Path) -> list[Path]:
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise UsageError(f"{index} has no weight_map from tensors to files; fetch it again")
+    if strange := [name for name in where.values() if Path(name).name != name or not name.strip()]:
+        raise UsageError(f"{index} names {strange[0]!r}, which is no file of {directory}; fetch it again")
     for name, shard in where.items():
         if not (directory / shard).exists():
             raise UsageError(
@@ -141,14 +147,14 @@ def read_header(file: Path) -> dict[str, Tensor]:
     with file.open("rb") as stream:
         first = stream.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
-        if 8 + length > size:
+        if 8 + length > size or length > LONGEST:
             raise UsageError(
                 f"{file} is truncated or no safetensors file: {size} bytes, shorter than its header; fetch it again"
             )
         try:
             header = json.loads(stream.read(length))
             assert isinstance(header, dict)
-        except (ValueError, AssertionError) as error:
+        except (ValueError, AssertionError, RecursionError) as error:
             raise UsageError(f"{file} is not a safetensors file: its header is no JSON object") from error
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     return {name: _tensor(file, size, 8 + length, name, entry) for name, entry in entries.items()}
@@ -157,13 +163,15 @@ def read_header(file: Path) -> dict[str, Tensor]:
 def _tensor(file: Path, size: int, start: int, name: str, entry: Any) -> Tensor:
     """What the header says of one tensor of a file of `size` bytes, whose tensors begin at byte `start`."""
     try:
-        kind, shape, (begin, end) = entry["dtype"], tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
+        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if not isinstance(kind, str) or not all(type(number) is int for number in (*shape, begin, end)):
+            raise ValueError(f"dtype {kind!r}, shape {shape!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{file}: the header does not say dtype, shape and data_offsets of tensor {name}") from error
     if kind not in DTYPES:
         raise UsageError(f"{file}: tensor {name} has the type {kind}, which is not one of {', '.join(DTYPES)}")
     tensor = Tensor(name, file, DTYPES[kind], shape, start + begin)
-    if begin < 0 or end - begin != math.prod(shape) * tensor.dtype.itemsize:
+    if begin < 0 or min(shape, default=0) < 0 or end - begin != math.prod(shape) * tensor.dtype.itemsize:
         raise UsageError(f"{file}: tensor {name} of shape {shape} does not take the {end - begin} bytes it is given")
     if start + end > size:
         raise UsageError(

@@ -26,6 +26,7 @@ from unimodal.interop.describe import Description, Fields, Names
 from unimodal.interop.families._refused import REFUSED
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.match import Piece, Plan, check_tied, check_unread, named_leaves, plan
+from unimodal.interop.numbers import check_depth, making
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.sharding import shardings
 
@@ -126,9 +127,11 @@ def describe(source: Source) -> Description:
     if name not in known:
         raise UsageError(f"{config.where}: model_type {kind!r} is not supported; {nearest(name, known)}")
     family = importlib.import_module(f"unimodal.interop.families.{name}")
-    return family.describe(
-        config, Names({name: tensor.shape for name, tensor in source.tensors.items()}), source.directory
-    )
+    names = Names({name: tensor.shape for name, tensor in source.tensors.items()})
+    with making(config.where):
+        description = family.describe(config, names, source.directory)
+    check_depth(config.where, [tower.backbone.depth for tower in description.towers], len(source.tensors))
+    return description
 
 
 def families() -> list[str]:
@@ -207,7 +210,8 @@ def _bounds(index: Sequence[slice], shape: Sequence[int]) -> tuple[tuple[int, in
 
 
 def _abstract(description: Description, origin: Origin) -> Pretrained:
-    return jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0)))
+    with making(f"{origin.directory}/config.json"):
+        return jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0)))
 
 
 def _main_dtype(source: Source) -> np.dtype[Any]:

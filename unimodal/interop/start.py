@@ -20,6 +20,7 @@ from unimodal.interop.head_names import head_names
 from unimodal.interop.load import describe, read_leaf, resolve
 from unimodal.interop.match import Piece, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.match import Plan as Matched
+from unimodal.interop.numbers import making
 from unimodal.interop.preparation import Preparation, published
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import check_backbone, check_tokenizer, tokenizer_config
@@ -91,7 +92,7 @@ def start_from(
     """
     source = open_source(resolve(path))
     description = describe(source)
-    ours = named_leaves(model)
+    ours = named_leaves(nnx.state(model, nnx.Param))
     left_out = _left_out(skip, list(ours))
     places = _places(description.towers, tokenizers, backbones, source.directory)
     for place in places:
@@ -216,7 +217,8 @@ def _stacked_as_ours(description: Description, places: Sequence[_Place], backbon
 
 def _abstract(description: Description, source: Source) -> Pretrained:
     origin = Origin(str(source.directory), "")
-    return jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0)))
+    with making(f"{origin.directory}/config.json"):
+        return jax.eval_shape(lambda: Pretrained(description, origin, rngs=nnx.Rngs(0)))
 
 
 def _names(places: Sequence[_Place], description: Description, model: Any, theirs: Pretrained) -> dict[str, str]:

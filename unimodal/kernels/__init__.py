@@ -1,4 +1,4 @@
-"""The kernels of attention, one file each. Which one runs is decided in `unimodal.attention`; all compute the same.
+"""The kernels of attention, one file each. All compute the same; `unimodal.attention` chooses one.
 
 | file | holds | memory beyond q, k, v |
 |---|---|---|

@@ -1,14 +1,14 @@
 """Attention tile by tile in plain XLA: memory linear in T, and no work for tiles that nobody sees.
 
-The softmax is kept as a running maximum and sum (Milakov 2018; Rabe 2021), and the backward pass computes the weights
-anew from their log-sum (Dao 2022, algorithm 4). Which tiles a pattern shows is known while tracing, so a window costs
-T·window; tiles that only segments hide are passed over while running. Where T is split over devices, keys and values
-travel round a ring and each device meets all of them (Liu 2023): every device holds T/devices of everything, whatever
-the pattern, and any number of heads will do.
+The softmax is a running maximum and sum (Milakov 2018; Rabe 2021). The backward pass computes the weights again from their
+log-sum (Dao 2022, algorithm 4). The tiles that a pattern shows are known while tracing, so a window costs T·window. Tiles
+that only segments hide are skipped while running. Where T is split over devices, keys and values are passed round a ring,
+and each device gets all of them in turn (Liu 2023). Every device holds T/devices of everything, for any pattern and any
+number of heads.
 
-With neighbours in order, the last device of a causal ring has all to see and the first only itself, and all wait for the
-slowest. In a zigzag each device holds a stretch from the front and its counterpart from the back, and all have the same
-to do at every step (the placement of Llama 3's context parallelism, Dubey 2024, §3.3.2).
+In a causal ring with tokens in order, the last device sees all keys and the first only its own, and all wait for the
+slowest. In a zigzag each device holds a stretch from the front and its counterpart from the back, so all have the same work
+at every step (the placement of Llama 3's context parallelism, Dubey 2024, §3.3.2).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How many devices each has to hear from: all, unless neighbours look back through a window, and only so far."""
+        """Count the steps of the ring: one per device, or fewer where a window reaches only near neighbours."""
         p = self.pattern
         if self.zigzag or not (p.narrow and p.causal and not p.global_tokens):
             return self.devices
@@ -51,7 +51,7 @@ class Plan:
         return min(self.devices, 1 + -(-(p.window - 1) // (self.size * self.count)))
 
     def places(self) -> np.ndarray:
-        """int32 [devices,count]: which tile of the row each tile of a device is."""
+        """Number each device's tiles by their place in the row, int32 [devices,count]."""
         if not self.zigzag:
             return np.arange(self.devices * self.count, dtype=np.int32).reshape(self.devices, self.count)
         half = self.count // 2
@@ -59,7 +59,7 @@ class Plan:
         return tiles.reshape(self.devices, self.count)
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The seen tiles (i, j) of each pair of devices, [queries' device, keys' device, most, 2], and how many they are."""
+        """List the seen tiles (i, j) of each pair of devices, [queries' device, keys' device, most, 2], with their number."""
         n, c, places = self.devices, self.count, self.places()
         seen = self.pattern.tiles(self.size, n * c, anywhere=self.anywhere)[places.reshape(-1)][:, places.reshape(-1)]
         seen = seen.reshape(n, c, n, c).transpose(0, 2, 1, 3)
@@ -71,14 +71,16 @@ class Plan:
         return lists, counts
 
     def work(self) -> np.ndarray:
-        """int [steps,devices]: the tiles that each device visits at each step of the ring."""
+        """Count the tiles that each device visits at each step of the ring, int [steps,devices]."""
         counts, here = self.pairs()[1], np.arange(self.devices)
         return np.stack([counts[here, (here - step) % self.devices] for step in range(self.steps)])
 
 
 def stretches(devices: int) -> list[tuple[int, int]]:
-    """Which two of 2·devices equal stretches of a row each device holds: one from the front and its counterpart from the
-    back, the even one first (which in the row's own order is the first of some device)."""
+    """Choose two of 2·devices equal stretches of a row for each device: one from the front, its counterpart from the back.
+
+    The even one comes first. In the row's own order it is the first stretch of some device.
+    """
     return [(d, 2 * devices - 1 - d) if d % 2 == 0 else (2 * devices - 1 - d, d) for d in range(devices)]
 
 
@@ -97,11 +99,11 @@ def blockwise(
     zigzag: bool = False,
     soft_cap: float | None = None,
 ) -> jax.Array:
-    """[B,T,H,K], as `dense.attend` under the pattern's mask; T must be a multiple of what `tiling` says.
+    """Compute `dense.attend` under the pattern's mask, [B,T,H,K]. T must be a multiple of the size from `tiling`.
 
-    With `axis` inside `jax.shard_map`: T is what one of `devices` along that mesh axis holds, neighbours in order or, if
-    `zigzag`, as `stretches` says, and `pattern` is still of the whole row. always: bool [B,T], which are the global tokens,
-    where these are not the first of the row. Float32 sums whatever the dtype. A query that sees nothing gets zeros.
+    axis: inside `jax.shard_map`, T is the part of one of `devices` along this mesh axis, in order or, if `zigzag`, as in
+    `stretches`. `pattern` is of the whole row in any case. always: bool [B,T], the global tokens where they are not the
+    first of the row. Sums are float32 for any dtype. A query that sees nothing gets zeros.
     """
     B, T, H, K = q_BTHK.shape
     G = k_BSGK.shape[2]
@@ -116,7 +118,7 @@ def blockwise(
 
 
 def tiling(length: int, devices: int, tile: int = 512, *, zigzag: bool = False) -> tuple[int, int]:
-    """Size of a tile and tiles per device for rows of `length`, which are to be padded to devices · count · size."""
+    """Give the size of a tile and the tiles per device. Rows of `length` must be padded to devices · count · size."""
     if zigzag:
         size, half = tiling(length, 2 * devices, tile)
         return size, 2 * half
@@ -196,7 +198,7 @@ _attend.defvjp(_forward, _backward)
 
 
 def _round(plan: Plan, visit: Any, visitor: Any, carry: Any, *, visitor_changes: bool = False) -> tuple[Any, Any]:
-    """Visit all seen tiles of what this device holds, then of what its neighbours send round."""
+    """Visit all seen tiles of this device's own keys, then of the keys that arrive along the ring."""
     lists, counts = (jnp.asarray(a) for a in plan.pairs())
     known, mean = int(plan.pairs()[1][0, 0]), max(1, round(float(plan.work().mean())))
     here = 0 if plan.axis is None else jax.lax.axis_index(plan.axis)
@@ -236,9 +238,9 @@ def _send(plan: Plan, arrays: Any, places: int) -> Any:
 
 
 def _mask(plan: Plan, i: Any, j: Any, source: Any, marks: Any, key_marks: Any) -> jax.Array:
-    """Of one tile, bool [1 or B,1,1,size,size]."""
+    """Compute the mask of one tile, bool [1 or B,1,1,size,size]."""
     here = 0 if plan.axis is None else jax.lax.axis_index(plan.axis)
-    # Padding to whole tiles sees nothing and, being beyond every limit, is seen by nobody.
+    # Padding to whole tiles sees nothing. It is beyond every limit, so nobody sees it.
     whole = plan.devices * plan.count * plan.size
     limits = jnp.asarray(np.pad(plan.pattern.limit, (0, whole - plan.pattern.length)))
     places, local = jnp.asarray(plan.places()), jnp.arange(plan.size, dtype=jnp.int32)
@@ -253,13 +255,13 @@ def _mask(plan: Plan, i: Any, j: Any, source: Any, marks: Any, key_marks: Any) -
 
 
 def _logits(plan: Plan, query: jax.Array, key: jax.Array) -> jax.Array:
-    """Of one tile, [B,G,R,size,size] float32."""
+    """Compute the logits of one tile, [B,G,R,size,size] float32."""
     logits = jnp.einsum("bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32) * plan.scale
     return logits if plan.soft_cap is None else plan.soft_cap * jnp.tanh(logits / plan.soft_cap)
 
 
 def _if_any(mask: jax.Array, marks: Any, seen: Any, otherwise: Any) -> Any:
-    """What `seen` makes of a tile; `otherwise` where segments, of which nothing is known while tracing, hide all of it."""
+    """Return `seen()` of a tile, or `otherwise` if segments, which are unknown while tracing, hide all of it."""
     return seen() if marks[0] is None else jax.lax.cond(mask.any(), seen, lambda: otherwise)
 
 

@@ -1,4 +1,4 @@
-"""The fused attention of NVIDIA GPUs, asked for in the terms it is fast in: flags, windows and lengths before masks."""
+"""The fused attention of NVIDIA GPUs. It is fast with flags, windows and lengths, so these come before masks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from unimodal.visibility import Pattern, visible
 
 
 def needs_mask(pattern: Pattern, packed: bool) -> bool:
-    """Whether flags and lengths do not say it all, so that cuDNN must be given [B,T,S] numbers. It has windows behind a
-    query only (`jax.nn.dot_product_attention` refuses others), and none of its versions is known to combine them with a
-    mask. packed: segments are more than padding at the end of rows."""
+    """True if flags and lengths cannot express the pattern, so that cuDNN needs a [B,T,S] mask.
+
+    cuDNN has windows behind a query only (`jax.nn.dot_product_attention` refuses others). No version is known to combine
+    them with a mask. packed: segments are more than padding at the end of rows.
+    """
     return packed or not (pattern.full or (pattern.causal and not (pattern.narrow and pattern.global_tokens)))
 
 
@@ -26,13 +28,15 @@ def cudnn(
     scale: float,
     right_padded: bool = False,
 ) -> jax.Array:
-    """[B,T,H,K] in bfloat16 or float16. right_padded: as in `Tokens`; then queries of padding get zeros, and otherwise
-    anything finite, which nobody may look at."""
+    """Compute attention [B,T,H,K] in bfloat16 or float16.
+
+    right_padded: as in `Tokens`. Padded queries then get zeros, and otherwise some finite value that must not be used.
+    """
     packed = segment is not None and not right_padded
     if not needs_mask(pattern, packed):
         return _by_lengths(q_BTHK, k_BSGK, v_BSGK, segment, pattern, scale)
     flagged = pattern.causal and not pattern.narrow
-    # Where causality is a flag, segments alone are the mask.
+    # Causality is a flag here, so the mask is of segments alone.
     layout, window = ((Span(pattern.length),), None) if flagged else (pattern.layout, pattern.window)
     mask = visible(layout, segment, window=window, global_tokens=pattern.global_tokens)
     return jax.nn.dot_product_attention(
@@ -49,14 +53,14 @@ def cudnn(
 def _by_lengths(
     q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None, pattern: Pattern, scale: float
 ) -> jax.Array:
-    """Without a mask: all see all, or only what came before, perhaps not far before, of rows as long as they are."""
+    """Attend without a mask: by lengths, and flags for causality and a window."""
     lengths, real = None, None
     if segment is not None:
         real = (segment != 0)[:, :, None, None]
-        # What cuDNN leaves in padding, forward and backward, nobody promises; so nothing goes in there or comes out.
+        # cuDNN promises nothing about padding, forward or backward. Zero it on the way in and out.
         q, k, v = (jnp.where(real, x, jnp.zeros((), x.dtype)) for x in (q, k, v))
         if not pattern.narrow:  # behind a causal window there is no padding to be seen: no need to combine the two
-            # A row of padding alone keeps one key, as a softmax over none has no value.
+            # A row of padding alone keeps one key: a softmax over none has no value.
             lengths = jnp.maximum((segment != 0).sum(axis=1, dtype=jnp.int32), 1)
     out = jax.nn.dot_product_attention(
         q,

@@ -1,4 +1,4 @@
-"""Attention with all logits at once, in plain XLA: any mask, any platform, and the weights for who wants to see them."""
+"""Attention with all logits at once, in plain XLA: any mask, any platform, and the weights on request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ def attend(
     soft_cap: float | None = None,
     bias: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax attention under an explicit mask (bool [1 or B,T,S] or None), in plain XLA.
+    """Compute softmax attention under an explicit mask (bool [1 or B,T,S] or None).
 
-    scale: factor on the products, None: 1/√K. soft_cap: c of logits c·tanh(z/c), None: as they are.
+    scale: factor on the products; None: 1/√K.
+    soft_cap: c, which turns logits z into c·tanh(z/c); None: no cap.
     bias: [H,T,S], added to the logits.
+
     Returns the result [B,T,H,K] and the weights [B,H,T,S] (dropped by the compiler when unused). The softmax is float32.
     A query that sees nothing (padding) gets zeros, with zero gradient, not NaN. (Vaswani 2017, eq. 1; grouped
     queries: Ainslie 2023.)
@@ -27,7 +29,7 @@ def attend(
     B, T, H, K = q_BTHK.shape
     G, S = k_BSGK.shape[2], k_BSGK.shape[1]
     factor = K**-0.5 if scale is None else scale
-    # Heads before time: both products are then plain batched matmuls, which every backend has a fast kernel for.
+    # Put heads before time: both products are then plain batched matmuls, which are fast on every backend.
     q = (q_BTHK * factor).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4)
     k = k_BSGK.transpose(0, 2, 1, 3)
     v = v_BSGK.transpose(0, 2, 1, 3)

@@ -1,8 +1,8 @@
-"""Kernels on a mesh: each device computes its part of the batch, of the heads and, in two ways, of the sequence.
+"""Kernels on a mesh: each device computes its part of the batch, of the heads and of the sequence.
 
-**Ring** (Liu 2023): keys and values travel, any number of heads. **All-to-all** (Jacobs 2023, "Ulysses"): heads are
-exchanged for tokens, so that each device has whole rows of some heads and may run any kernel, the fused ones with their
-static pattern; it needs the key/value heads to divide, and holds T of them rather than T/devices.
+A sequence is split in one of two ways. **Ring** (Liu 2023): keys and values are passed on, for any number of heads.
+**All-to-all** (Jacobs 2023, "Ulysses"): heads are exchanged for tokens, so each device has whole rows of some heads and can
+run any kernel, fused ones included. The key/value heads must divide, and a device holds T tokens of each, not T/devices.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Kernel = Callable[..., jax.Array]
 
 
 def mesh_in_force() -> Any | None:
-    """The mesh to spread over, or None: without one, on one device, on other axes, inside a `shard_map` already."""
+    """Find the mesh to spread over. None: no mesh, one device, other axes, or inside a `shard_map` already."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes or not set(MESH_AXES) <= set(mesh.axis_names):
         return None
@@ -35,21 +35,21 @@ def mesh_in_force() -> Any | None:
 
 
 def platform() -> str:
-    """Of the mesh's devices, which may be those of a machine that this one only compiles for; else JAX's default."""
+    """Name the platform of the mesh's devices, which may be compiled for only, or else JAX's default."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
 def sequence_parts() -> int:
-    """Over how many devices the mesh in force spreads a sequence."""
+    """Count the devices that a sequence is split over on the current mesh."""
     mesh = mesh_in_force()
     return 1 if mesh is None else mesh.shape[AXIS]
 
 
 def on_mesh(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, *marks: jax.Array | None) -> jax.Array:
-    """kernel(q, k, v, *marks), marks being [B,T] or None, on each device's part.
+    """Run kernel(q, k, v, *marks) on each device's part. `marks` are [B,T] or None.
 
-    T must divide over `sequence`; a batch that does not is whole.
+    T must divide over `sequence`. A batch that does not divide stays whole.
     """
     mesh = mesh_in_force()
     if mesh is None:
@@ -58,7 +58,7 @@ def on_mesh(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, *marks: ja
     keys = spec_for(k.shape, ("batch", "tokens", "kv_heads", "head_size"), mesh, name="keys")
     rows = PartitionSpec(*queries[:2])
     specs = (queries, keys, keys, *(rows for _ in marks))
-    # Pallas kernels and loops of our own say nothing about what varies over which axis, so it is not checked.
+    # Pallas kernels and our own loops do not declare what varies over which axis, so turn the check off.
     return jax.shard_map(kernel, in_specs=specs, out_specs=queries, check_vma=False)(q, k, v, *marks)
 
 
@@ -75,9 +75,10 @@ def ring(
     zigzag: bool | None = None,
     soft_cap: float | None = None,
 ) -> jax.Array:
-    """Blockwise attention [B,T,H,K] over whatever mesh is in force, a ring along `sequence`; without one, in place.
+    """Compute blockwise attention [B,T,H,K] on the current mesh, as a ring along `sequence`, or without a mesh.
 
-    right_padded: as in `Tokens`. soft_cap: as in `dense.attend`. zigzag: whether the row is laid in a zigzag for the while; None: where `zigzag_pays`.
+    right_padded: as in `Tokens`. soft_cap: as in `dense.attend`. zigzag: rearrange the row in a zigzag meanwhile; None: if
+    `zigzag_pays`.
     """
     devices, T, always = sequence_parts(), q.shape[1], None
     if segment is not None and pattern.narrow and pattern.global_tokens and not right_padded:
@@ -103,10 +104,10 @@ def ring(
 
 @cache  # as every layer asks
 def zigzag_pays(pattern: Pattern, devices: int, tile: int, heads: int, kv_heads: int, itemsize: int) -> bool:
-    """Whether the products that a zigzag spares the slowest device take longer than bringing the row into it and back.
+    """True if a zigzag saves the slowest device more time than it takes to rearrange the row and back.
 
-    Of a pair of tokens, forward and backward are 14 FLOPs for each head and each of its K numbers (2 and 5 products); of
-    a token, q, k, v and the result, and all their gradients, go to another device once.
+    A pair of tokens costs 14 FLOPs per head and each of its K numbers, forward and backward (2 and 5 products). Of each
+    token, q, k, v, the result and all their gradients are sent to another device once.
     """
     if devices == 1:
         return False
@@ -120,7 +121,7 @@ def zigzag_pays(pattern: Pattern, devices: int, tile: int, heads: int, kv_heads:
 
 
 def _exchange(x: jax.Array, devices: int, *, back: bool = False) -> jax.Array:
-    """This device's part [B,T/devices,...] of a row in order, changed for its part in a zigzag; or back."""
+    """Exchange this device's part [B,T/devices,...] of a row in order for its part in a zigzag, or back."""
     halves = []
     for half, held in zip(jnp.split(x, 2, axis=1), zip(*stretches(devices), strict=True), strict=True):
         # Stretch s is half of what device s // 2 holds in the row's order: the first one, if even.
@@ -130,7 +131,7 @@ def _exchange(x: jax.Array, devices: int, *, back: bool = False) -> jax.Array:
 
 
 def all_to_all(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
-    """kernel(q, k, v, segment) [B,T,H,K] on whole rows of each device's share of the heads."""
+    """Run kernel(q, k, v, segment), [B,T,H,K], on whole rows of each device's share of the heads."""
     T, devices = q.shape[1], sequence_parts()
     exchange = partial(jax.lax.all_to_all, axis_name=AXIS, tiled=True)
 
@@ -147,12 +148,12 @@ def all_to_all(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, segment
 
 
 def heads_divide(heads: int) -> bool:
-    """Whether so many key/value heads can be dealt out along `sequence`, after `tensor` has taken its part."""
+    """True if so many key/value heads divide over `sequence`, after `tensor` has its part."""
     mesh = mesh_in_force()
     return mesh is None or heads % (mesh.shape["tensor"] * mesh.shape[AXIS]) == 0
 
 
 def _padded(arrays: tuple[Any, ...], length: int) -> tuple[Any, ...]:
-    """Zeros behind, along T; segment 0 is padding in any case."""
+    """Pad with zeros at the end of T. In segments, 0 is padding."""
     pad = lambda x: jnp.pad(x, ((0, 0), (0, length - x.shape[1])) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
     return tuple(x if x is None or x.shape[1] == length else pad(x) for x in arrays)

@@ -18,7 +18,7 @@ LANES = 128  # of a TPU's vector registers: blocks are multiples of it
 
 @dataclass(frozen=True)
 class Seen(masks.Mask):
-    """A pattern as splash reads masks: block by block, equal blocks kept once. Padding up to `size` sees itself."""
+    """A pattern in the form of splash's masks: block by block, equal blocks once. Padding up to `size` sees itself."""
 
     pattern: Pattern
     size: int
@@ -35,13 +35,13 @@ class Seen(masks.Mask):
 
 
 def block_size(length: int) -> int:
-    """The largest block of 512, 256, 128 for which padding `length` to whole blocks costs less than a quarter."""
+    """Choose the largest block of 512, 256, 128 with less than a quarter of padding on rows of `length`."""
     least = -(-length // LANES) * LANES
     return next(b for b in (4 * LANES, 2 * LANES, LANES) if -(-length // b) * b <= 1.25 * least)
 
 
 def mask_of(pattern: Pattern, size: int) -> masks.Mask:
-    """The pattern of rows padded to `size`; where splash has a mask that it computes rather than loads, that one."""
+    """Make the mask of rows padded to `size`: one that splash computes instead of loading, where it has one."""
     shape = size, size
     if pattern.causal and not pattern.narrow:
         return masks.CausalMask(shape)
@@ -64,7 +64,9 @@ def splash(
     soft_cap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """[B,T,H,K], float32 softmax. Any T (padded to whole blocks), any pattern, grouped heads. Padded queries: zeros.
+    """Compute attention [B,T,H,K] with a float32 softmax: any T (padded to whole blocks), any pattern, grouped heads.
+
+    Padded queries get zeros.
 
     interpret: run the kernel's body in plain JAX, for tests without a TPU.
     """
@@ -96,5 +98,5 @@ def splash(
     with jax.named_scope(f"blocks_{blocks.sum()}_of_{blocks.size}"):
         out = jax.vmap(kernel)(q, k, v, ids)
     out = out.transpose(0, 2, 1, 3)[:, :T]
-    # Padding is a segment of its own to splash; to us it sees nothing, and nothing of it may reach a gradient.
+    # To splash, padding is a segment of its own. Here it must see nothing, and must not reach a gradient.
     return out if segment is None else jnp.where((segment != 0)[:, :, None, None], out, jnp.zeros((), out.dtype))

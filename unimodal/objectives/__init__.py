@@ -1,13 +1,13 @@
-"""What is asked of the hidden states: pure functions of arrays → (loss `[B]` float32, sums over the batch).
+"""Objectives: pure functions of arrays → (loss `[B]` float32, sums over the batch).
 
-No module, no config, no mesh: an objective takes arrays of any float dtype, works in float32, and knows nothing of who
-made them. Fully padded examples have loss 0 and a finite gradient. A batch sharded over devices needs nothing special.
+An objective takes arrays of any float dtype and works in float32. It knows no module, config or mesh. A fully padded example
+has loss 0 and a finite gradient. A batch that is sharded over devices needs nothing special.
 
 | file | holds |
 |---|---|
-| `reduction` | the rule from positions to examples and sums; `ratio` of two sums |
-| `terms` | what a task's loss and metrics are made of, so that a batch may be taken in parts |
-| `softmax` | softmax cross-entropy once for all, dense and chunked |
+| `reduction` | from values at positions to a loss per example and sums; `ratio` of two sums |
+| `terms` | parts of a task's loss and metrics that know what they divide by, for gradient accumulation |
+| `softmax` | softmax cross-entropy, dense and chunked, which the others use |
 | `causal` | next token (GPT) |
 | `masked` | hidden tokens (BERT) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |

@@ -1,4 +1,4 @@
-"""Next-token prediction (GPT): each token is asked for the one after it in its own segment."""
+"""Next-token prediction (GPT): each token predicts the next one of its segment."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy
 def next_token_targets(ids_BT: jax.Array, segment_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Targets `[B,T]` and float32 weights `[B,T]` for next-token prediction.
 
-    The weight is 1 where the following token lies in the same non-zero segment, so neither the end of a packed document
-    nor padding is asked for anything. T is kept (the last column has weight 0), as slicing a sharded axis moves data.
+    The weight is 1 where the next token is in the same non-zero segment, so the end of a packed document and padding
+    predict nothing. T stays as it is, and the last column has weight 0, because slicing a sharded axis moves data.
     """
     targets = jnp.roll(ids_BT, -1, axis=1)
     inside = jax.lax.broadcasted_iota(jnp.int32, ids_BT.shape, 1) < ids_BT.shape[1] - 1
@@ -28,7 +28,7 @@ def causal_lm(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """Next-token cross-entropy (Radford et al. 2018, eq. 1).
+    """Compute next-token cross-entropy (Radford et al. 2018, eq. 1).
 
     Args:
         logits_BTV: logits at the tokens themselves, unshifted.
@@ -53,7 +53,7 @@ def chunked_causal_lm(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """`causal_lm` from hidden states, for vocabularies whose logits would not fit; see `chunked_cross_entropy`."""
+    """Compute `causal_lm` from hidden states, where all logits would not fit. See `chunked_cross_entropy`."""
     targets, weights = next_token_targets(ids_BT, segment_BT)
     return chunked_cross_entropy(
         hidden_BTD,

@@ -14,7 +14,7 @@ def softmax_classification(
     *,
     label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """Softmax cross-entropy for one label per example.
+    """Compute softmax cross-entropy for one label per example.
 
     Args:
         logits_BV: class logits.
@@ -38,7 +38,7 @@ def sigmoid_classification(
     *,
     mean_over_classes: bool = True,
 ) -> tuple[jax.Array, Metrics]:
-    """Binary cross-entropy for V independent labels per example.
+    """Compute binary cross-entropy for V independent labels per example.
 
     Args:
         logits_BV: one logit per label.

@@ -1,8 +1,7 @@
-"""Contrastive objectives between two views a and b of each example; the rest of the batch are the negatives.
+"""Contrastive objectives between two views a and b of each example. The rest of the batch are the negatives.
 
-The batch is the *global* one: under `jit` with the batch sharded over devices the `[B,B]` products below gather what
-they need, so there is no collective to write and no per-device batch to mind. `valid_B` marks real examples: padding is
-nobody's negative and has loss 0.
+The batch is the *global* one. Under `jit`, with the batch sharded over devices, XLA gathers what the `[B,B]` products need, so
+no collective is written here. `valid_B` marks real examples. Padding is nobody's negative and has loss 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from unimodal.objectives.terms import WholeBatch
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Vectors `[..., D]` in float32 at length 1; zero stays zero, with a finite gradient."""
+    """Scale vectors `[..., D]` to length 1, in float32. Zero stays zero, with a finite gradient."""
     x = x.astype(jnp.float32)
     square = jnp.square(x).sum(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
@@ -33,7 +32,7 @@ def _products(a_BD: jax.Array, b_BD: jax.Array) -> jax.Array:
 
 
 def _masks(ids_B: jax.Array | None, valid_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Boolean `[B,B]`: the diagonal, and who is a negative of whom (symmetric; never the diagonal)."""
+    """Give two boolean `[B,B]`: the diagonal, and the pairs that are negatives (symmetric, without the diagonal)."""
     same = jnp.eye(valid_B.shape[0], dtype=bool)
     negative = ~same & valid_B[:, None] & valid_B[None, :]
     if ids_B is not None:
@@ -46,7 +45,7 @@ def _all_valid(a_BD: jax.Array, valid_B: jax.Array | None) -> jax.Array:
 
 
 def _choose(logits: jax.Array, positive_B: jax.Array, allowed: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of picking the positive among the allowed along `axis`, and whether it alone is largest; `[B]`s."""
+    """Score the positive among the allowed along `axis`: its cross-entropy, and 1 if it alone is largest, each `[B]`."""
     nats = jax.nn.logsumexp(logits, axis=axis, where=allowed) - positive_B
     # Not beaten, rather than as large: no comparison with NaN is true, and what is NaN must not count as right.
     rivals = (allowed & ~(jnp.expand_dims(positive_B, axis) > logits)).sum(axis=axis, dtype=jnp.int32)
@@ -71,12 +70,13 @@ def clip(
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """Symmetric InfoNCE (Radford et al. 2021, figure 3).
+    """Compute symmetric InfoNCE (Radford et al. 2021, figure 3).
 
     Args:
-        a_BD, b_BD: embeddings of the two views, at any length: they are normalised here.
+        a_BD: embeddings of the first view, at any length: they are normalised here.
+        b_BD: embeddings of the second view, likewise.
         scale: inverse temperature, already exponentiated (the paper learns its logarithm and clips the scale at 100).
-        ids_B: integers; equal ids are the same thing twice (a repeated caption) and so not each other's negatives.
+        ids_B: integers. Examples with equal ids, such as a repeated caption, are not each other's negatives.
         valid_B: False marks padding.
 
     Returns:
@@ -101,7 +101,7 @@ def siglip(
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """Pairwise sigmoid loss (Zhai et al. 2023, algorithm 1): each of the B² pairs is judged alone.
+    """Compute the pairwise sigmoid loss (Zhai et al. 2023, algorithm 1): each of the B² pairs counts by itself.
 
     The loss of example i is the sum over row i, so its mean over the batch is the paper's. `scale` is exponentiated
     already (paper: starts at 10) and `bias` is added (paper: starts at -10). Other arguments, metrics: see `clip`.
@@ -124,7 +124,7 @@ def nt_xent(
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """NT-Xent of SimCLR (Chen et al. 2020, eq. 1): the negatives are both views of all other examples.
+    """Compute NT-Xent of SimCLR (Chen et al. 2020, eq. 1). The negatives are both views of all other examples.
 
     The loss of an example is the mean of its two views', so its mean over the batch is the paper's over 2B views.
     Other arguments, metrics: see `clip`.
@@ -134,7 +134,7 @@ def nt_xent(
     a, b = _embed(a_BD, valid), _embed(b_BD, valid)
     cross = _products(a, b) / as_scalar(temperature)
     positive = jnp.where(same, cross, 0.0).sum(axis=1)
-    # Joined along the columns: rows, which are sharded, stay where they are. A view is never its own negative.
+    # Join along the columns: rows are sharded and stay where they are. A view is never its own negative.
     allowed = jnp.concatenate([same | negative, negative], axis=1)
     a_logits = jnp.concatenate([cross, _products(a, a) / as_scalar(temperature)], axis=1)
     b_logits = jnp.concatenate([cross.T, _products(b, b) / as_scalar(temperature)], axis=1)
@@ -151,7 +151,7 @@ def whole_batch(
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
 ) -> WholeBatch:
-    """The mean loss of one of the objectives above, with its `accuracy` in both directions, as a term of a loss.
+    """Make a term of a loss: the mean of an objective above, with its `accuracy` in both directions.
 
     When gradients accumulate, the negatives are still the whole batch's. `shared`: its scale, temperature or bias.
     """

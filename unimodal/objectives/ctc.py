@@ -18,17 +18,18 @@ def ctc_loss(
     blank: int = 0,
     divide_by: Literal["nothing", "labels", "frames"] = "labels",
 ) -> tuple[jax.Array, Metrics]:
-    """-log p(labels | frames), summed over all alignments.
+    """Compute -log p(labels | frames), summed over all alignments.
 
     Args:
         logits_BTV: class logits per frame, blank among them.
         labels_BN: integer labels, right-padded with anything.
-        frame_lengths_B, label_lengths_B: how many frames and labels are real. No frames: a padded example, loss 0.
+        frame_lengths_B: how many frames are real. 0 marks a padded example, whose loss is 0.
+        label_lengths_B: how many labels are real.
         blank: class of the blank.
         divide_by: each example's loss by its number of labels (at least 1, like torch's "mean"), frames, or nothing.
 
-    Examples with more labels than their frames can spell (a repeated label needs a blank between) have no alignment:
-    they get loss 0 and no gradient, and are counted in `infeasible`.
+    An example with more labels than its frames can spell (a repeated label needs a blank between) has no alignment. Its
+    loss is 0 without a gradient, and `infeasible` counts it.
 
     Returns:
         loss `[B]` float32 in nats, and sums `objective` (of the loss), `nats` (undivided), `examples` (with an

@@ -14,7 +14,7 @@ def masked_lm(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """Cross-entropy at the positions chosen for prediction (Devlin et al. 2019, section 3.1).
+    """Compute cross-entropy at the predicted positions (Devlin et al. 2019, section 3.1).
 
     Args:
         logits_BTV: logits over the vocabulary at every position.

@@ -1,8 +1,7 @@
-"""How every objective turns values at positions into one number per example, and into sums that can be added up.
+"""Reduction of values at positions to one loss per example, and to sums over the batch.
 
-The rule of the room: the loss `[B]` is the mean over an example's own counted positions, 0 where it has none. Metrics
-are *sums over the batch*, so totals over many batches, or many hosts, are plain additions, and an average is the ratio
-of two:
+All objectives follow one rule. The loss `[B]` is the mean over an example's own counted positions, or 0 where it has none.
+Metrics are *sums over the batch*: they add up over batches and hosts, and an average is the ratio of two of them:
 
     loss, sums = causal_lm(logits, ids)
     nats_per_token = ratio(sums["nats"], sums["tokens"])
@@ -19,28 +18,28 @@ Scalar: TypeAlias = float | jax.Array
 
 
 def ratio(total: jax.Array, count: jax.Array) -> jax.Array:
-    """`total / count` in float32 with 0 where `count` is 0, without NaN in value or gradient. Same shapes."""
+    """Divide in float32, with 0 where `count` is 0 and no NaN in value or gradient. Both have the same shape."""
     total, count = total.astype(jnp.float32), count.astype(jnp.float32)
     some = ~(count <= 0)  # a count that is NaN gives NaN
     return jnp.where(some, total / jnp.where(some, count, 1.0), 0.0)
 
 
 def example_sum(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted sum over all axes but the first: `[B, ...], [B, ...] → [B]` float32.
+    """Sum with weights over all axes but the first: `[B, ...], [B, ...] → [B]` float32.
 
-    Values at zero weight do not matter, not even NaN ones.
+    Values at zero weight do not count, even if they are NaN.
     """
     kept = jnp.where(weights > 0, values.astype(jnp.float32), 0.0) * weights
     return kept.reshape(kept.shape[0], -1).sum(axis=1)
 
 
 def example_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted mean over all axes but the first: `[B, ...], [B, ...] → [B]` float32; 0 where all weights are 0."""
+    """Average with weights over all axes but the first: `[B, ...], [B, ...] → [B]` float32, 0 where all weights are 0."""
     return ratio(example_sum(values, weights), example_sum(jnp.ones_like(weights), weights))
 
 
 def as_weights(weights: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-    """Weights or a boolean mask as float32; all ones when absent.
+    """Convert weights or a boolean mask to float32. None: all ones.
 
     Raises:
         ValueError: the weights are not of `shape`.
@@ -53,5 +52,5 @@ def as_weights(weights: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
 
 
 def as_scalar(value: Scalar) -> jax.Array:
-    """A Python number or 0-d array of any float dtype as a float32 scalar."""
+    """Convert a Python number or 0-d array of any float dtype to a float32 scalar."""
     return jnp.asarray(value).astype(jnp.float32)

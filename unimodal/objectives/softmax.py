@@ -1,4 +1,4 @@
-"""Softmax cross-entropy, once for the whole room: dense, and chunked so that the logits never exist all at once."""
+"""Softmax cross-entropy, which the other objectives use: dense, or chunked so that the logits never exist all at once."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ from unimodal.objectives.reduction import Metrics, as_weights, example_mean, exa
 
 
 class PositionLoss(NamedTuple):
-    """What cross-entropy knows at each position; all of one shape, float32.
+    """Cross-entropy at each position, as arrays of one shape, float32.
 
-    `objective` is what is minimised (smoothing and z-loss included), `nats` the plain -log p(target), `correct` 1 or 0.
+    `objective` is minimised: it includes smoothing and z-loss. `nats` is the plain -log p(target), `correct` 1 or 0.
     """
 
     objective: jax.Array
@@ -26,15 +26,17 @@ LOG_Z = "log_z"  # what chunks keep for their backward pass
 
 @jax.custom_jvp
 def log_sum_exp(logits: jax.Array) -> jax.Array:
-    """log Σ exp over the last axis: `[..., V]` → `[...]`. Its gradient, the softmax, is made of the logits and of what belongs
-    to the result: in one pass over the logits, which are the largest thing that a language model's step holds."""
+    """Compute log Σ exp over the last axis: `[..., V]` → `[...]`.
+
+    The gradient, the softmax, takes one pass over the logits, which are the largest array of a language model's step.
+    """
     largest, rest = _largest_and_rest(logits)
     return largest + rest
 
 
 @log_sum_exp.defjvp
 def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # Kept apart: their sum would be rounded, and the softmax of large logits with it.
+    # Keep them apart: rounding their sum would round the softmax of large logits too.
     largest, rest = (checkpoint_name(part, LOG_Z) for part in _largest_and_rest(primals[0]))
     softmax = jnp.exp(primals[0] - largest[..., None] - rest[..., None])
     return largest + rest, (softmax * tangents[0]).sum(axis=-1)
@@ -49,7 +51,7 @@ def _largest_and_rest(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 def position_cross_entropy(
     logits: jax.Array, targets: jax.Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> PositionLoss:
-    """Cross-entropy at each position, in nats.
+    """Compute cross-entropy at each position, in nats.
 
     Args:
         logits: `[..., V]`, any float dtype.
@@ -64,7 +66,7 @@ def position_cross_entropy(
     log_z = log_sum_exp(logits)
     soft = jnp.issubdtype(targets.dtype, jnp.floating)
     likeliest = jnp.argmax(targets, axis=-1) if soft else targets
-    # A comparison and a sum rather than a gather: it stays local when V is sharded, and its gradient is no scatter.
+    # Compare and sum instead of gathering: this stays local when V is sharded, and its gradient is no scatter.
     is_target = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == likeliest[..., None]
     target_logit = jnp.where(is_target, logits, 0.0).sum(axis=-1)
     if soft:
@@ -80,8 +82,8 @@ def position_cross_entropy(
         objective = (1.0 - label_smoothing) * nats + label_smoothing * spread
     if z_loss:
         objective = objective + z_loss * jnp.square(log_z)
-    # argmax lowers to a slow two-operand reduction on CPU. log_z needs the largest anyway; and those as large are counted, in
-    # float32, in the pass over the logits that sums their exponentials.
+    # Do not use argmax, a slow two-operand reduction on CPU. log_z needs the largest anyway, and the pass that sums the
+    # exponentials also counts, in float32, how many logits are as large.
     largest = jax.lax.stop_gradient(logits).max(axis=-1)
     alone = (logits == largest[..., None]).sum(axis=-1, dtype=jnp.float32) == 1
     correct = alone & (target_logit == largest) & jnp.isfinite(log_z)
@@ -89,13 +91,13 @@ def position_cross_entropy(
 
 
 def sum_positions(positions: PositionLoss, weights: jax.Array, count_name: str = "tokens") -> tuple[jax.Array, Metrics]:
-    """`PositionLoss` of `[B, ...]` → loss `[B]` (mean over counted positions) and sums over the batch."""
+    """Reduce a `PositionLoss` of `[B, ...]` to a loss `[B]`, the mean over counted positions, and sums over the batch."""
     sums = {name: example_sum(value, weights).sum() for name, value in positions._asdict().items()}
     return example_mean(positions.objective, weights), {**sums, count_name: weights.sum()}
 
 
 def silence_uncounted(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits, and soft targets, as 0 at zero weight: a NaN there would otherwise reach the gradient as 0 · NaN."""
+    """Set logits and soft targets to 0 at zero weight: a NaN there would reach the gradient as 0 · NaN."""
     counted = (weights > 0)[..., None]
     soft = jnp.issubdtype(targets.dtype, jnp.floating)
     return jnp.where(counted, logits, 0.0), jnp.where(counted, targets, 0.0) if soft else targets
@@ -109,7 +111,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """Weighted cross-entropy per example.
+    """Compute weighted cross-entropy per example.
 
     Args:
         logits: `[B, ..., V]`, any float dtype.
@@ -136,18 +138,18 @@ def chunked_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """`cross_entropy(hidden @ table + bias, targets, weights)` that holds only `[B, chunk, V]` logits at a time.
+    """Compute `cross_entropy(hidden @ table + bias, targets, weights)` with only `[B, chunk, V]` logits at a time.
 
-    The chunks run along T, not along flattened B·T, so that a batch sharded over devices stays where it is; and a chunk
-    is every so-manieth position, not a stretch of neighbours, so that where T is sharded too every device has its share
-    of each. Logits are recomputed in the backward pass, but not their log-sum-exp. The product is taken in the hidden's
-    dtype and summed in float32; the table's gradient is summed over chunks in float32 whatever the table's dtype.
+    Chunks run along T, so a batch that is sharded over devices stays where it is. Of n chunks, chunk i takes positions i,
+    i+n, i+2n, … so every device holds an equal part of each chunk where T is sharded too. The backward pass computes the
+    logits again, but not their log-sum-exp. The product has the hidden's dtype and is summed in float32. The table's
+    gradient is summed over chunks in float32, whatever the table's dtype.
 
     Args:
         hidden_BTD: hidden states, any float dtype.
         table_DV: output table (the transpose of a tied embedding), any float dtype; or `[R,Q,D,V]`, equal copies for R
-            parts of the batch, which they must divide, and Q parts of T. Where they lie on the devices of those parts,
-            the table's gradient crosses devices once, and not once for every chunk.
+            parts of the batch and Q parts of T, which must divide. If each copy is on the devices of its part, the
+            table's gradient crosses devices once, and not once for every chunk.
         chunk: most positions of T per step; T is padded to a whole number of equal steps.
 
     Raises:
@@ -170,10 +172,10 @@ def in_chunks(
     chunk: int,
     bias_V: jax.Array | None = None,
 ) -> Any:
-    """`read(logits, *arrays)` of every position, a pytree of `[B,T,...]`, from `[B, chunk, V]` logits at a time.
+    """Run `read(logits, *arrays)` over all positions with `[B, chunk, V]` logits at a time: a pytree of `[B,T,...]`.
 
-    `read` takes float32 logits `[B,t,V]` and what belongs to the same positions of the arrays, `[B,t]`, and looks at each
-    position alone. See `chunked_cross_entropy` for the rest.
+    `read` takes float32 logits `[B,t,V]` and the same positions of the arrays, `[B,t]`. It must treat each position by
+    itself. See `chunked_cross_entropy` for the other arguments.
 
     Raises:
         ValueError: `chunk` is less than 1.

@@ -46,7 +46,8 @@ def wav2vec2_contrastive(
     model could not tell apart, and which is common while the codebook is young).
 
     Args:
-        context_BTC, quantised_BTC: projected outputs of the backbone and of the quantiser.
+        context_BTC: projected outputs of the backbone.
+        quantised_BTC: projected outputs of the quantiser.
         mask_BT: True at masked (predicted) frames.
         negatives_BTN: places in T, as `sample_negatives` draws them.
         codes_BTG: the integer codes, by which sameness is then judged. Without them it is judged by the vectors' bits,

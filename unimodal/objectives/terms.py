@@ -1,7 +1,7 @@
-"""What losses and metrics are made of, so that a batch taken in parts gives what the whole batch would.
+"""Terms of losses and metrics. With them a batch in parts (gradient accumulation) gives exactly what the whole batch would.
 
-A mean over parts is not the mean of their means when the parts count differently. So a term of a loss says what it
-divides by, and one that judges examples by one another says what it must have of all of them:
+The mean over a batch is not the mean of its parts' means when the parts count differently. So a term says what it divides
+by. A term that compares examples with each other says what it needs of all of them:
 
 | term | over parts of a batch |
 |---|---|
@@ -22,7 +22,7 @@ from unimodal.objectives.reduction import ratio
 
 
 class Mean(NamedTuple):
-    """A mean as its two parts. 0 where nothing counts."""
+    """A mean as its total and its count. 0 where nothing counts."""
 
     total: jax.Array
     count: jax.Array  # depends on the batch only, not on parameters
@@ -32,7 +32,7 @@ class Mean(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """A number of examples, or anything else that adds up."""
+    """A metric that adds up, such as a number of examples."""
 
     total: jax.Array
 
@@ -40,10 +40,10 @@ class Sum(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class WholeBatch:
-    """A loss that no example has alone, such as one with in-batch negatives: judge(sums, rows, shared) → loss, metrics.
+    """A loss of the batch as a whole, such as one with in-batch negatives: judge(sums, rows, shared) → loss, metrics.
 
-    When gradients accumulate, every part of the batch runs forward twice: once for what `judge` must see, and once for
-    the gradients (Gao et al. 2021, cached gradients). Only what `sums`, `rows` and `shared` need is computed twice.
+    With accumulation every part of the batch runs forward twice: once to collect what `judge` needs, and once for the
+    gradients (Gao et al. 2021, cached gradients). Only what `sums`, `rows` and `shared` need is computed twice.
     """
 
     # A pure function that closes over no traced array. Its metrics are scalars.
@@ -59,12 +59,12 @@ TaskMetrics: TypeAlias = Mapping[str, jax.Array | Mean | Sum]
 
 
 def terms(loss: Loss) -> tuple[Term, ...]:
-    """The terms of a loss, one or more."""
+    """List the terms of a loss."""
     return loss if isinstance(loss, tuple) and not isinstance(loss, Mean) else (loss,)
 
 
 def as_scalars(loss: Loss, metrics: TaskMetrics) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss and the metrics of one whole batch as scalars."""
+    """Reduce the loss and the metrics of a whole batch to scalars."""
     values, found = [], {name: _scalar(metric) for name, metric in metrics.items()}
     for term in terms(loss):
         if isinstance(term, WholeBatch):
@@ -90,21 +90,20 @@ class Judged(NamedTuple):
 
 
 def needs(loss: Loss) -> list[Any]:
-    """What must be known of all parts before any has a gradient: counts, and what a `WholeBatch` judges."""
+    """Collect what all parts must know before any has a gradient: counts, and the inputs of a `WholeBatch`."""
     wanted = {Mean: lambda term: term.count, WholeBatch: lambda term: term}
     return [wanted.get(type(term), lambda _: None)(term) for term in terms(loss)]
 
 
 def joined(stacked: list[Any]) -> list[Any]:
-    """`needs` of all parts, stacked along a first axis → what `part_of` takes."""
+    """Join the `needs` of all parts, stacked along a first axis, for `part_of`."""
     return [_judged(each) if isinstance(each, WholeBatch) else _added(each) for each in stacked]
 
 
 def part_of(loss: Loss, known: list[Any], part: jax.Array, parts: int) -> tuple[jax.Array, jax.Array]:
-    """What one part adds to the loss of the whole batch, and a scalar with the same gradient as that.
+    """Give what one part adds to the loss of the whole batch, and a scalar with the same gradient.
 
-    The two differ for a `WholeBatch`: its loss belongs to no part, but by the chain rule its gradient is a sum over
-    parts.
+    The two differ for a `WholeBatch`. Its loss belongs to no part, but by the chain rule its gradient is a sum over parts.
     """
     values, slopes = jnp.float32(0), jnp.float32(0)
     for term, whole in zip(terms(loss), known, strict=True):
@@ -119,7 +118,7 @@ def part_of(loss: Loss, known: list[Any], part: jax.Array, parts: int) -> tuple[
 
 
 def joined_metrics(stacked: TaskMetrics, known: list[Any]) -> dict[str, jax.Array]:
-    """The metrics of all parts, stacked along a first axis → those of the whole batch."""
+    """Join the metrics of all parts, stacked along a first axis, into those of the whole batch."""
     found = {}
     for name, metric in stacked.items():
         added = jax.tree.map(lambda x: x.sum(axis=0), metric)
@@ -142,7 +141,7 @@ def _judged(stacked: WholeBatch) -> Judged:
 
 
 def _inner(derivatives: Any, given: Any, parts: int) -> jax.Array:
-    """Σ derivative · array over the three kinds; every part has its own share of what they share."""
+    """Sum derivative · array over the three kinds. What parts share is divided among them."""
     (*own, shared), (*mine, common) = derivatives, given
 
     def product(g: jax.Array, x: jax.Array) -> jax.Array:

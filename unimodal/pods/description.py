@@ -19,37 +19,29 @@ ACTIONS = ("run", "logs", "delete")
 
 @dataclass(frozen=True)
 class Pod:
-    """platform: whose tool. name: of the run, and of what is created for it. action: run it, follow its logs, delete it.
+    """A run on other machines, as the flags of `pod` describe it."""
 
-    command: launch.py's (train, eval, doctor). topology: of one TPU slice, as v5e:4x4. accelerator: GPUs of one node, as
-    H100:8. slices: of TPUs. processes: nodes of GPUs, or processes on this machine. devices: CPU devices of each of those,
-    or 0 for one GPU each. spot: cheaper, may be taken away. restarts: how often a run that was stopped is started again.
-    time: limit of a Slurm job. reuse: run on a TPU that is there already. setup: a shell command before the run, on every
-    host. volume: where to mount what all hosts share, as gs://BUCKET:/runs or CLAIM:/runs. dry_run: print what would run,
-    and change nothing.
-    """
-
-    platform: str = ""
-    name: str = "unimodal"
-    action: str = "run"
-    command: str = "train"
-    topology: str | None = None
-    accelerator: str | None = None
-    slices: int = 1
-    processes: int = 2
-    devices: int = 1
-    zone: str | None = None
-    project: str | None = None
-    image: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    time: str = "24:00:00"
-    spot: bool = False
-    restarts: int = 10
-    reuse: bool = False
-    setup: str | None = None
-    volume: str | None = None
-    dry_run: bool = False
+    platform: str = ""  # whose tool runs it: local, tpu-vm, gke, slurm or sky
+    name: str = "unimodal"  # of the run, and of what is created for it
+    action: str = "run"  # run it, follow its logs, or delete it
+    command: str = "train"  # of launch.py: train, eval or doctor
+    topology: str | None = None  # one TPU slice, as v5e:4x4
+    accelerator: str | None = None  # GPUs of one node, as H100:8
+    slices: int = 1  # of TPUs
+    processes: int = 2  # nodes of GPUs, or processes on this machine
+    devices: int = 1  # CPU devices of each process on this machine; 0: one GPU each
+    zone: str | None = None  # of the cloud
+    project: str | None = None  # of the cloud
+    image: str | None = None  # of the container
+    partition: str | None = None  # of Slurm
+    account: str | None = None  # of Slurm
+    time: str = "24:00:00"  # limit of a Slurm job
+    spot: bool = False  # cheaper machines, which may be taken away
+    restarts: int = 10  # how often a run that was stopped is started again
+    reuse: bool = False  # run on a TPU that exists already
+    setup: str | None = None  # a shell command before the run, on every host
+    volume: str | None = None  # storage that all hosts share and where to mount it, as gs://BUCKET:/runs or CLAIM:/runs
+    dry_run: bool = False  # print what would run, and change nothing
 
     def __post_init__(self) -> None:
         for field, known in (("platform", PLATFORMS), ("action", ACTIONS)):
@@ -100,13 +92,13 @@ def _read(name: str, value: str, hint: Any) -> Any:
 
 @dataclass(frozen=True)
 class TpuKind:
-    """How the platforms call a TPU: accelerator type (its number counts `counted` per chip), image, GKE's label."""
+    """A kind of TPU, in the words of the platforms."""
 
-    prefix: str
-    counted: int
-    runtime: str
-    label: str
-    dimensions: int
+    prefix: str  # of the accelerator type
+    counted: int  # how much its number counts per chip
+    runtime: str  # image of a TPU VM
+    label: str  # of GKE's nodes
+    dimensions: int  # of a topology
     one_host: tuple[str, ...]  # topologies that are one machine; others have 4 chips on each
 
 
@@ -120,10 +112,10 @@ TPUS = {
 
 @dataclass(frozen=True)
 class Slice:
-    """One TPU slice: its kind, the lengths of its sides, chips, machines."""
+    """One TPU slice."""
 
-    kind: TpuKind
-    shape: str
+    kind: TpuKind  # of TPU
+    shape: str  # its sides in chips, as 4x4
 
     @property
     def chips(self) -> int:

@@ -9,12 +9,12 @@ from unimodal.errors import UsageError
 
 @dataclass(frozen=True)
 class Setting:
-    """A variable, or a flag within one (LIBTPU_INIT_ARGS, XLA_FLAGS), and why it is set."""
+    """An environment variable, or one flag within it, and the reason for it."""
 
-    platform: str
-    variable: str
-    value: str
-    reason: str
+    platform: str  # tpu or gpu
+    variable: str  # its name; LIBTPU_INIT_ARGS and XLA_FLAGS hold several flags
+    value: str  # of the variable, or the flag
+    reason: str  # one line for the reader
 
 
 SETTINGS = (

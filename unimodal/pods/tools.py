@@ -27,21 +27,21 @@ INSTALL = {
 
 @dataclass(frozen=True)
 class Step:
-    """A command; what it reads from standard input; files to be written before (path → text); a word on it."""
+    """A command to run."""
 
-    words: tuple[str, ...]
-    stdin: str | None = None
-    files: tuple[tuple[str, str], ...] = ()
-    note: str = ""
+    words: tuple[str, ...]  # of the command line
+    stdin: str | None = None  # what it reads from standard input
+    files: tuple[tuple[str, str], ...] = ()  # path → text, written before it runs
+    note: str = ""  # a word on it
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Exit code, what it wrote to standard output, and to standard error: gcloud warns there of its own age, say."""
+    """What a command came to."""
 
-    code: int
-    output: str
-    errors: str = ""
+    code: int  # exit code
+    output: str  # standard output
+    errors: str = ""  # standard error: gcloud writes notes of its own version there, say
 
 
 def spell(step: Step) -> str:

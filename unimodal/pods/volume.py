@@ -16,10 +16,10 @@ CLAIM = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 
 @dataclass(frozen=True)
 class Volume:
-    """source: a bucket (gs://…) or the name of a PersistentVolumeClaim. path: where every host sees it."""
+    """Storage that every host sees."""
 
-    source: str
-    path: str
+    source: str  # a bucket (gs://…) or the name of a PersistentVolumeClaim
+    path: str  # where it is mounted
 
     @property
     def bucket(self) -> str | None:

@@ -19,29 +19,28 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """kernels and strides of the convolutions, in samples then frames; channels of each; conv_norm: "group" (one
-    GroupNorm after the first, the base model) or "layer" (after each, the large one); position_kernel and
-    position_groups of the convolutional position embedding; position_layers: that many in a row, plain and each with a
-    norm that learns nothing (Baevski 2022), None: one with weight normalisation; norm: LayerNorm on the tokens before the backbone.
-    feature_gradient: factor on the gradient that reaches the convolutions (§4.2: 0.1 in the base model; 0 spares their
-    backward pass). Dropout: feature_dropout on the projected frames, dropout on the tokens.
-    dtype: compute (None: as param_dtype); param_dtype: storage."""
+    """How a waveform becomes frames."""
 
-    channels: int = 512
+    channels: int = 512  # of each convolution
+    # length of each convolution: the first in samples, the others in frames of the one before
     kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)  # step of each convolution, in the same units
+    # "group": a GroupNorm after the first convolution (base model); "layer": a LayerNorm after each (large model)
     conv_norm: str = "group"
-    conv_bias: bool = False
-    position_kernel: int = 128
-    position_groups: int = 16
+    conv_bias: bool = False  # the convolutions have a bias
+    position_kernel: int = 128  # length of the convolutional position embedding, in frames
+    position_groups: int = 16  # groups of its channels
+    # None: one position convolution, with weight normalisation. A number: so many plain ones in a row, each followed by
+    # a norm without parameters (Baevski 2022).
     position_layers: int | None = None
-    norm: bool = True
-    norm_epsilon: float = 1e-5
+    norm: bool = True  # normalise the tokens before the backbone (LayerNorm)
+    norm_epsilon: float = 1e-5  # added to the variance
+    # Factor on the gradient that reaches the convolutions: 0.1 in the base model (§4.2). 0 skips their backward pass.
     feature_gradient: float = 1.0
-    feature_dropout: float = 0.0
-    dropout: float = 0.0
-    dtype: str | None = None
-    param_dtype: str = "float32"
+    feature_dropout: float = 0.0  # rate, on the projected frames
+    dropout: float = 0.0  # rate, on the tokens
+    dtype: str | None = None  # dtype of the computation; None: param_dtype
+    param_dtype: str = "float32"  # dtype in which parameters are stored
 
     def __post_init__(self) -> None:
         if len(self.kernels) != len(self.strides):

@@ -19,30 +19,25 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """image_size (height, width) and patch in pixels; registers: learned tokens put before the patches (the first is
-    the class token); bias of the patch projection; norm: LayerNorm on the tokens before the backbone.
+    """How pixels become patches."""
 
-    plain_registers: more learned tokens, between the others and the patches, without a place in the position table
-    (Darcet 2024). stride between patches, down and across (None: the patch, and the image must divide by it; otherwise
-    what is left over at the right and bottom goes unseen). positions: whether there is a position table; resize: take
-    images of other sizes, too, and resize the table to their grid, bicubically; antialias: with a filter that widens as
-    the grid shrinks."""
-
-    image_size: tuple[int, int] = (224, 224)
-    patch: int = 16
-    channels: int = 3
-    registers: int = 1
-    plain_registers: int = 0
+    image_size: tuple[int, int] = (224, 224)  # height and width in pixels
+    patch: int = 16  # side of a patch in pixels
+    channels: int = 3  # 3 for colour, 1 for grey or a spectrogram
+    registers: int = 1  # learned tokens before the patches; the first is the class token
+    plain_registers: int = 0  # more of them, between the registers and the patches, without a position (Darcet 2024)
+    # Pixels from patch to patch, down and across; what is left over at the right and bottom goes unseen. None: the side
+    # of a patch, and the image must divide by it.
     stride: tuple[int, int] | None = None
-    positions: bool = True
-    resize: bool = False
-    antialias: bool = False
-    bias: bool = True
-    norm: bool = False
-    norm_epsilon: float = 1e-6
-    dropout: float = 0.0
-    init_std: float = 0.02
-    param_dtype: str = "float32"
+    positions: bool = True  # a learned position table
+    resize: bool = False  # take images of other sizes too, and resize the position table to their grid, bicubically
+    antialias: bool = False  # resize with a filter that widens as the grid shrinks
+    bias: bool = True  # the patch projection has a bias
+    norm: bool = False  # normalise the tokens before the backbone (LayerNorm)
+    norm_epsilon: float = 1e-6  # added to the variance
+    dropout: float = 0.0  # rate, on the tokens
+    init_std: float = 0.02  # standard deviation of the learned tokens and the position table at the start
+    param_dtype: str = "float32"  # dtype in which parameters are stored
 
     def __post_init__(self) -> None:
         least = dict(image_size=1, patch=1, channels=1, registers=0, plain_registers=0, stride=1)

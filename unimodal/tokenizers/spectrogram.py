@@ -17,17 +17,17 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """bins of the spectrogram; kernels (odd) and strides of the convolutions, in frames; max_length of the position
-    table, in tokens."""
+    """How log-mel frames become tokens."""
 
-    bins: int = 80
+    bins: int = 80  # mel bins of a frame
+    # length of each convolution, odd: the first in frames, the others in outputs of the one before
     kernels: tuple[int, ...] = (3, 3)
-    strides: tuple[int, ...] = (1, 2)
-    max_length: int = 1500
-    activation: str = "gelu"
-    dropout: float = 0.0
-    init_std: float = 0.02
-    param_dtype: str = "float32"
+    strides: tuple[int, ...] = (1, 2)  # step of each convolution, in the same units
+    max_length: int = 1500  # rows of the position table, in tokens
+    activation: str = "gelu"  # after each convolution: a key of layers.ACTIVATIONS
+    dropout: float = 0.0  # rate, on the tokens
+    init_std: float = 0.02  # standard deviation of the position table at the start
+    param_dtype: str = "float32"  # dtype in which parameters are stored
 
     def __post_init__(self) -> None:
         if len(self.kernels) != len(self.strides):

@@ -16,22 +16,22 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """vocabulary V; max_length of the learned position table (None: no table, for RoPE backbones); types: rows of the
-    sentence-type table (0: none); norm: LayerNorm on the sum (post-norm encoders), with norm_bias; scale: multiply
-    embeddings by √D. embedding_width: of the tables and the norm, with a learned projection to D behind them (Lan 2020,
-    §3.1 "Factorized embedding parameterization"); None: they are as wide as the backbone."""
+    """How ids become embeddings."""
 
-    vocabulary: int
+    vocabulary: int  # V, the number of ids
+    # rows of the learned position table; None: no table, as for backbones that rotate (RoPE)
     max_length: int | None = None
-    types: int = 0
-    norm: bool = False
-    norm_epsilon: float = 1e-6
-    norm_bias: bool = True
+    types: int = 0  # rows of the sentence-type table; 0: no table
+    norm: bool = False  # normalise the sum of the tables (LayerNorm), as post-norm encoders do
+    norm_epsilon: float = 1e-6  # added to the variance
+    norm_bias: bool = True  # the norm has a bias
+    # Width of the tables and the norm, with a learned projection to the backbone's width behind them (Lan 2020, §3.1
+    # "Factorized embedding parameterization"). None: the backbone's width, and no projection.
     embedding_width: int | None = None
-    scale: bool = False
-    dropout: float = 0.0
-    init_std: float = 0.02
-    param_dtype: str = "float32"
+    scale: bool = False  # multiply the embeddings by √D
+    dropout: float = 0.0  # rate, on the tokens
+    init_std: float = 0.02  # standard deviation of the tables at the start
+    param_dtype: str = "float32"  # dtype in which parameters are stored
 
     def __post_init__(self) -> None:
         least = dict(vocabulary=1, max_length=1, types=0, embedding_width=1)

@@ -2,48 +2,91 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from unimodal.errors import UsageError
+from unimodal.errors import StorageError, UsageError
 from unimodal.sharding import path_name
-from unimodal.storage import absolute, is_remote, one_line, write_whole
+from unimodal.storage import absolute, is_remote, one_line, write_whole, writing
 from unimodal.training import earlier
-from unimodal.training.fingerprint import fingerprint, leaf_hashes
+from unimodal.training.aside import move_aside
+from unimodal.training.facts import facts_of, fault
+from unimodal.training.fingerprint import leaf_hashes
+from unimodal.training.keep import Keep, Policy
+from unimodal.training.quiet import quiet_store
 from unimodal.training.step import TrainState
 
 
-class Checkpoints:
-    """The checkpoints of one workdir. Saving is asynchronous: the next `save` or `close` waits for the last."""
+class DamagedError(UsageError):
+    """A checkpoint is not what was saved. The message names it, and an older one that is whole if there is one."""
 
-    def __init__(self, workdir: epath.PathLike, *, keep: int = 2, create: bool = True):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(absolute(workdir) / "checkpoints", options=options)
+
+class Checkpoints:
+    """The checkpoints of one workdir. Saving is asynchronous: the next `save` or `close` waits for the last.
+
+    keep: which of them stay when another is written. writes: for the one run that trains there; what a killed save has
+    left is then removed. Used as a context manager, it waits for the last save however the block ends.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, keep: Keep | None = None, create: bool = True, writes: bool = False):
+        self._workdir, self._policy, self._closed = workdir, Policy(keep or Keep()), False
+        self._options = dict(create=create, cleanup_tmp_directories=writes, preservation_policy=self._policy)
+        self._open()
+        if self._policy.keep.best is not None:
+            for step in self.steps():
+                with contextlib.suppress(UsageError):  # a damaged one has no score
+                    if (score := self._facts(step).get("score")) is not None:
+                        self._policy.scores[step] = float(score)
+
+    def _open(self) -> None:
+        quiet_store()
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, **self._options)
+        self._manager = ocp.CheckpointManager(absolute(self._workdir) / "checkpoints", options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, iterators: Mapping[str, Any]) -> str:
-        """Write the state after `state.step` steps and the iterators' states; returns the state's fingerprint."""
-        arrays = named(state)
+    def steps(self) -> list[int]:
+        """Of those that are complete, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, iterators: Mapping[str, Any], score: float | None = None) -> str:
+        """Write the state after `state.step` steps and the iterators' states; returns the state's fingerprint.
+
+        score: what the best checkpoint is told by. Raises StorageError if this one, or the last, cannot be written.
+        """
+        arrays, step = named(state), int(state.step)
         hashes = {name: int(value) for name, value in jax.device_get(leaf_hashes(arrays)).items()}
-        facts = {
-            "hashes": hashes,
-            "shapes": _shapes(arrays),
-            "fingerprint": fingerprint(hashes),
-            "iterators": dict(iterators),
-        }
+        facts = facts_of(hashes, _shapes(arrays), iterators, score)
+        if score is not None:
+            self._policy.scores[step] = score
         arguments = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts))
-        self._manager.save(int(state.step), args=arguments, force=True)
+        with self._writing():
+            self._manager.save(step, args=arguments, force=True)
         return facts["fingerprint"]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing(f"checkpoints in {self._workdir}"):
+                yield
+        except StorageError as error:
+            self._closed = True  # what is left of the store cannot be closed in good order
+            whole = []
+            with contextlib.suppress(Exception):
+                whole = saved_steps(self._workdir)
+            last = f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one"
+            raise StorageError(f"{error}; {last}: mend this, and run the same command to go on") from error
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any], str]:
         """The state at `step` (None: the latest) in the shapes and shardings of `abstract`, iterators, fingerprint.
@@ -51,10 +94,45 @@ class Checkpoints:
         Any mesh restores onto any mesh. Raises UsageError if there is no checkpoint, if its arrays are not those of
         the model, or if their bits are not those that were saved.
         """
-        step = self.latest_step() if step is None else step
-        if step is None:
+        step = self._known(step)
+        try:
+            return self._restore(abstract, step)
+        except DamagedError as error:
+            older = self._whole_before(abstract, step)
+            more = (
+                "no older one is whole" if older is None else f"that of step {older} is whole: --step={older} takes it"
+            )
+            raise DamagedError(f"{error}; {more}") from error
+
+    def set_aside(self, step: int) -> list[epath.Path]:
+        """Move the checkpoints after `step` out of the way, so that a run can go on from it; returns where they are now."""
+        later = [each for each in self.steps() if each > step]
+        self._manager.close()
+        moved = move_aside(absolute(self._workdir), later)
+        self._open()
+        return moved
+
+    def _known(self, step: int | None) -> int:
+        """The step, or the latest. Raises UsageError if there is no checkpoint of it."""
+        there = self.steps()
+        if not there:
             raise UsageError(f"no checkpoint in {self._manager.directory}; train first")
-        facts = self._read(step, "facts", ocp.args.JsonRestore())
+        if step is not None and step not in there:
+            raise UsageError(
+                f"no checkpoint of step {step} in {self._manager.directory}, only of {', '.join(map(str, there))}"
+            )
+        return there[-1] if step is None else step
+
+    def _whole_before(self, abstract: TrainState, step: int) -> int | None:
+        """The newest checkpoint before `step` that restores."""
+        for older in reversed([each for each in self.steps() if each < step]):
+            with contextlib.suppress(UsageError):
+                self._restore(abstract, older)
+                return older
+        return None
+
+    def _restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any], str]:
+        facts = self._facts(step)
         wanted = named(abstract)
         if then := earlier.names_then(wanted, facts["shapes"]):
             _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
@@ -73,46 +151,69 @@ class Checkpoints:
 
     def shapes(self, step: int) -> dict[str, str]:
         """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
-        return self._read(step, "facts", ocp.args.JsonRestore())["shapes"]
+        return self._facts(step)["shapes"]
 
     def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Some of the arrays by name, in the shapes and shardings of `wanted`. Raises UsageError as `restore` does."""
-        hashes = self._read(step, "facts", ocp.args.JsonRestore())["hashes"]
+        hashes = self._facts(step)["hashes"]
         places = {name: ocp.ArrayRestoreArgs(sharding=leaf.sharding) for name, leaf in wanted.items()}
         some = ocp.args.PyTreeRestore(dict(wanted), restore_args=places, partial_restore=True)
         found = self._read(step, "arrays", some)
         _check_hashes(found, hashes, step)
         return found
 
+    def _facts(self, step: int) -> dict[str, Any]:
+        facts = self._read(step, "facts", ocp.args.JsonRestore())
+        if (reason := fault(facts)) is not None:
+            raise DamagedError(f"checkpoint {step} is damaged: {reason}")
+        return facts
+
     def _read(self, step: int, item: str, arguments: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
         except Exception as error:  # the store raises what it likes, down to a bare Exception
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(
+            raise DamagedError(
                 f"checkpoint {step} cannot be read: its {item} are missing or damaged ({reason})"
             ) from error
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
+        """Wait for the last save; closing twice is harmless. Raises StorageError if it cannot be written."""
+        if self._closed:
+            return
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._closed = True
         self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, Exception):  # not Ctrl-C, which ends at once
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self.close()
 
 
 @dataclass(frozen=True)
 class WorkdirStart:
     """Which parameters of a model the checkpoint of another run fills. loaded, fresh (ours that stay as initialised)
-    and unused (parameters of the checkpoint that the model lacks), all by name."""
+    and unused (parameters of the checkpoint that the model lacks), and those of which its average is taken, all by name."""
 
     workdir: epath.PathLike
     step: int
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
+    averaged: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
 
     def report(self) -> str:
         """Each parameter by name, then `inputs`."""
-        counts = f"{len(self.loaded)} parameters loaded, {len(self.fresh)} fresh; {len(self.unused)} unused"
+        average = f" ({len(self.averaged)} of them its average)" if self.averaged else ""
+        counts = f"{len(self.loaded)} parameters loaded{average}, {len(self.fresh)} fresh; {len(self.unused)} unused"
         kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
         lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
         return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines, *self.inputs])
@@ -123,10 +224,13 @@ class WorkdirStart:
         ours = {path_name(path): leaf for path, leaf in leaves}
         checkpoints = Checkpoints(self.workdir, create=False)
         # Read under the names of a TrainState, in which the parameters are one part.
-        place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
-        found = checkpoints.read(self.step, {f"parameters.{name}": place(ours[name]) for name in self.loaded})
+        where = {n: f"ema.values.{n}" if n in self.averaged else f"parameters.{n}" for n in self.loaded}
+        dtype = lambda name: jnp.float32 if name in self.averaged else ours[name].dtype  # noqa: E731
+        place = lambda n: jax.ShapeDtypeStruct(ours[n].shape, dtype(n), sharding=ours[n].sharding)  # noqa: E731
+        found = checkpoints.read(self.step, {there: place(name) for name, there in where.items()})
         checkpoints.close()
-        return structure.unflatten(found.get(f"parameters.{name}", leaf) for name, leaf in ours.items())
+        values = {name: found[there].astype(ours[name].dtype) for name, there in where.items()}
+        return structure.unflatten(values.get(name, leaf) for name, leaf in ours.items())
 
 
 def is_workdir(path: epath.PathLike) -> bool:
@@ -135,11 +239,14 @@ def is_workdir(path: epath.PathLike) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def start_from_workdir(workdir: epath.PathLike, parameters: Any, *, skip: str | None = None) -> WorkdirStart:
+def start_from_workdir(
+    workdir: epath.PathLike, parameters: Any, *, skip: str | None = None, ema: bool = False
+) -> WorkdirStart:
     """Match the latest checkpoint of a workdir with parameters (or their shapes) by name.
 
-    skip: a regular expression; parameters in whose name it is found start afresh. Reads no arrays. Raises UsageError if
-    there is no checkpoint, nothing in it fits, or a parameter has another shape there.
+    skip: a regular expression; parameters in whose name it is found start afresh. ema: take the average that the run kept.
+    Reads no arrays. Raises UsageError if there is no checkpoint or no average, nothing in it fits, or a parameter has
+    another shape there.
     """
     if not is_workdir(workdir):
         raise UsageError(f"{workdir} is not a workdir with checkpoints")
@@ -147,10 +254,11 @@ def start_from_workdir(workdir: epath.PathLike, parameters: Any, *, skip: str | 
     step = checkpoints.latest_step()
     if step is None:
         raise UsageError(f"no checkpoint in {workdir}; train there first")
-    there = {
-        n.removeprefix("parameters."): s for n, s in checkpoints.shapes(step).items() if n.startswith("parameters.")
-    }
+    shapes = checkpoints.shapes(step)
     checkpoints.close()
+    there = {n.removeprefix("parameters."): s for n, s in shapes.items() if n.startswith("parameters.")}
+    if ema and "ema.count" not in shapes:
+        raise UsageError(f"{workdir} kept no average of its parameters (ema=0 there); leave out init_ema")
     ours = _shapes({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
     if skip is not None and len(wanted) == len(ours):
@@ -165,7 +273,8 @@ def start_from_workdir(workdir: epath.PathLike, parameters: Any, *, skip: str | 
     if not loaded:
         raise UsageError(f"no parameter of {workdir}, such as {next(iter(there))}, is one of this model")
     fresh, unused = tuple(n for n in ours if n not in loaded), tuple(n for n in there if n not in loaded)
-    return WorkdirStart(workdir, step, loaded, fresh, unused)
+    averaged = tuple(n for n in loaded if ema and f"ema.values.{n}" in shapes)  # the rest were frozen
+    return WorkdirStart(workdir, step, loaded, fresh, unused, averaged)
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -259,7 +368,7 @@ def _check_hashes(found: Mapping[str, jax.Array], hashes: Mapping[str, int], ste
     damaged = sorted(name for name, value in seen.items() if int(value) != hashes[name])
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise UsageError(f"checkpoint {step} is damaged: {damaged[0]}{more} does not match its fingerprint")
+        raise DamagedError(f"checkpoint {step} is damaged: {damaged[0]}{more} does not match its fingerprint")
 
 
 def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int) -> None:
@@ -272,6 +381,10 @@ def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int
 
 def _check_names(wanted: set[str], found: set[str], step: int, spare: str | None = None) -> None:
     """spare: how the names of arrays begin that the checkpoint may have although nothing wants them."""
+    if "ema.count" in wanted - found:
+        raise UsageError(f"checkpoint {step} has no average of the parameters: its run kept none; leave ema at 0")
+    if "ema.count" in found - wanted:
+        raise UsageError(f"checkpoint {step} has an average of the parameters; give the ema of its run")
     if spare is not None:
         found = {name for name in found if name in wanted or not name.startswith(spare)}
     for missing, where, other in ((wanted - found, "checkpoint", "model"), (found - wanted, "model", "checkpoint")):

@@ -21,6 +21,7 @@ from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.guard import BEHIND, Guard
+from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.metrics import MetricsWriter
 from unimodal.training.progress import Progress
@@ -33,25 +34,27 @@ RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """steps: how many in all. schedule: "sum" (every step takes a batch of every task) or "alternate" (one task per
-    step, in turns as often as their weights say). log_every, eval_every, checkpoint_every: in steps (0: only at the
-    end). stop_after: leave off after this step, checkpointed, to be resumed. max_bad_steps: end the run after so many
-    steps in a row whose loss or gradient is not finite (such a step changes nothing). profile: which steps to trace."""
+    """How long a run trains, and what it does now and then."""
 
-    steps: int
+    steps: int  # in all
+    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights
     schedule: str = "sum"
-    log_every: int = 10
-    eval_every: int = 0
-    checkpoint_every: int = 0
-    keep_checkpoints: int = 2
-    stop_after: int | None = None
+    log_every: int = 10  # steps
+    eval_every: int = 0  # steps; 0: only at the end
+    checkpoint_every: int = 0  # steps; 0: only at the end
+    keep_checkpoints: int = 2  # how many of the latest stay
+    stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
+    # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
     max_bad_steps: int = 10
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    keep_every: int = 0  # checkpoints whose step is a multiple of it stay, too
+    keep_best: str | None = None  # the best checkpoint by this evaluation, scored every eval_every steps, stays, too
+    profile: ProfileConfig = field(default_factory=ProfileConfig)  # steps to trace
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
+        least["keep_every"] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
@@ -114,8 +117,10 @@ def train(
     evaluate: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None,
     together: Together | None = None,
     cost: Cost = Cost(),
+    from_step: int | None = None,
+    higher_is_better: Mapping[str, bool] = {},
 ) -> tuple[TrainState, str, bool]:
-    """Train to the end, resuming from the workdir's latest checkpoint if it has one.
+    """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
 
     `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
     `together`: how several processes agree on the step after which they stop (None: there is one). Returns the state,
@@ -126,11 +131,13 @@ def train(
     compiled = compile_steps(program, by_name, config)
 
     # --- start, or go on --------------------------------------------------------------------------------------------
-    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-    start = checkpoints.latest_step() or 0
+    best = None if config.keep_best is None else higher_is_better[config.keep_best]
+    checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
+    start = from_step or checkpoints.latest_step() or 0
     fingerprint, recent = "", {}
     if start:
-        state, iterators, fingerprint = checkpoints.restore(program.abstract_state())
+        state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), start)
+        aside = checkpoints.set_aside(start)
         recent: dict[str, Any] = _from_json(iterators.pop(RECENT, {}))
         for name, saved in iterators.items():
             batches[name].set_state(saved)
@@ -142,11 +149,14 @@ def train(
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     if start:
         progress.note(f"resuming {workdir} after step {start}")
+        for path in aside:
+            progress.note(f"a later checkpoint is now {path}")
     stop = _StopSignal(together)
 
     def save() -> str:
         states = {name: iterator.get_state() for name, iterator in batches.items()}
-        return checkpoints.save(state, {**states, RECENT: _for_json(recent)} if recent else states)
+        score = scored[1] if scored[0] == last else None
+        return checkpoints.save(state, {**states, RECENT: _for_json(recent)} if recent else states, score)
 
     def write(step: int, device_metrics: Mapping[str, Any], more: Mapping[str, float]) -> dict[str, Any]:
         rows = jax.device_get(dict(device_metrics))
@@ -183,8 +193,8 @@ def train(
     losses_seen: dict[str, float] = {}
     seen = dict(nothing)
     pending: tuple[int, dict[str, Any], float, dict[str, float]] | None = None
-    last, saved_at, waited = start, start, 0.0
-    with jax.set_mesh(program.mesh), metrics_writer, progress, stop:
+    last, saved_at, waited, scored = start, start, 0.0, (-1, 0.0)
+    with jax.set_mesh(program.mesh), metrics_writer, progress, stop, checkpoints:
         for step in itertools.count(start):
             if step >= config.steps or stop.now(step) or (config.stop_after is not None and step >= config.stop_after):
                 break
@@ -212,7 +222,10 @@ def train(
                 break
             if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
                 progress.note(f"evaluating after step {last:,} …")
-                for name, values in evaluate(program.model(state), last).items():
+                scores = evaluate(program.model(state), last)
+                if config.keep_best in scores:
+                    scored = last, float(scores[config.keep_best]["value"])
+                for name, values in scores.items():
                     metrics_writer.write(last, name, {f"validation/{key}": value for key, value in values.items()})
                     progress.note(f"validation of {name} after step {last:,}: {_listed(values)}")
             if config.checkpoint_every and last % config.checkpoint_every == 0:

@@ -18,30 +18,30 @@ from unimodal.storage import Mirror, is_remote, write_whole
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: model FLOPs of one step of a task over all chips (products of forward and backward, causal attention
-    halved, recomputation not counted); peak: FLOP/s of one chip. Without both there is no MFU."""
+    """What a step costs and what a chip can do. Without both there is no MFU."""
 
+    # Model FLOPs of one step of each task over all chips: matrix products of the forward and backward pass, causal
+    # attention halved, recomputation not counted.
     flops: Mapping[str, float] = field(default_factory=dict)
-    peak: float | None = None
+    peak: float | None = None  # FLOP/s of one chip
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Per second of wall time over all chips; NaN until two updates have been timed. waiting: share of the time that the
-    loop waited for input. mfu: model FLOPs / (seconds · chips · peak), NaN where no peak is known."""
+    """Rates per second of wall time, over all chips. NaN until two updates have been timed."""
 
     steps: float = math.nan
     tokens: float = math.nan
     examples: float = math.nan
-    waiting: float = math.nan
-    mfu: float = math.nan
+    waiting: float = math.nan  # share of the time that the loop waited for input
+    mfu: float = math.nan  # model FLOPs / (seconds · chips · peak); NaN where no peak is known
 
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """steps: "10:15" traces steps 10 to 14 (counted from 0) into WORKDIR/profile, for TensorBoard or Perfetto."""
+    """Which steps to trace into WORKDIR/profile, for TensorBoard or Perfetto."""
 
-    steps: str | None = None
+    steps: str | None = None  # "10:15": steps 10 to 14, counted from 0; None: none
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.range() is None:

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from unimodal.errors import UsageError
-from unimodal.storage import Mirror, is_remote, one_line
+from unimodal.storage import Mirror, is_remote, one_line, writing
+from unimodal.training.events import Events
 
 FILE_NAME = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -44,6 +44,7 @@ class MetricsWriter:
         self._events = None
         self._mirror = None
         self._copied = time.monotonic()
+        self._folder = workdir
         if not enabled:
             return
         try:
@@ -56,13 +57,7 @@ class MetricsWriter:
             _mend(path, resume_step)
             # Unbuffered and appending: one line is one write, so a kill can tear only the line being written.
             self._file = path.open("ab", buffering=0)
-            # A purge step makes TensorBoard hide what an earlier run logged from there on.
-            purge = None if resume_step is None else resume_step + 1
-            # Event files are named by the second: without a suffix, a quick restart would overwrite the run before it.
-            suffix = f".{time.time_ns()}"
-            self._events = SummaryWriter(
-                str(folder / TENSORBOARD_FOLDER), purge_step=purge, flush_secs=10, filename_suffix=suffix
-            )
+            self._events = Events(folder / TENSORBOARD_FOLDER, None if resume_step is None else resume_step + 1)
         except OSError as error:
             self.close()
             raise UsageError(f"cannot write metrics in {workdir}: {one_line(error)}; choose another workdir") from error
@@ -71,7 +66,7 @@ class MetricsWriter:
         """Log `metrics` (anything `float()` takes) of one task at one step, as one line.
 
         JSON has no NaN: a value that is not finite is written as null and its name listed under "nonfinite".
-        Raises ValueError if a metric is called "step", "task" or "nonfinite".
+        Raises ValueError if a metric is called "step", "task" or "nonfinite", and StorageError if the disk does not take it.
         """
         if self._file is None:
             return
@@ -82,12 +77,15 @@ class MetricsWriter:
         record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         if nonfinite := [name for name, value in values.items() if not math.isfinite(value)]:
             record["nonfinite"] = nonfinite
-        self._file.write(_line(record))
+        with writing(f"metrics of step {step} in {self._folder}", "; make room, and run the same command to go on"):
+            rest = _line(record)
+            while rest:  # a disk that is nearly full takes a part, and refuses the next
+                rest = rest[self._file.write(rest) :]
         if self._events is not None:
             for name, value in values.items():
                 # The event writer would warn of every NaN, and the charts gain nothing: the JSON tells of it.
                 if math.isfinite(value):
-                    self._events.add_scalar(f"{task}/{name}", value, int(step))
+                    self._events.add(f"{task}/{name}", value, int(step))
         if self._mirror is not None and time.monotonic() - self._copied > REMOTE_SECONDS:
             self._copied = time.monotonic()
             self._mirror.push()

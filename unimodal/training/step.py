@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ from unimodal.objectives.terms import (
     part_of,
 )
 from unimodal.sharding import initialise, path_name, shardings
+from unimodal.state import Kept, advance, begin, take_pushed
+from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.optimizer import apply_updates, averaged
 
 LossFunction = Callable[..., tuple[Loss, TaskMetrics]]
@@ -34,12 +36,16 @@ Batches = Mapping[str, Mapping[str, jax.Array]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything a step changes: parameters (trained by gradients), variables (anything else), optimizer moments."""
+    """Everything a step changes."""
 
     step: jax.Array
-    parameters: nnx.State
-    variables: nnx.State
-    optimizer: Any
+    parameters: nnx.State  # trained by gradients
+    variables: nnx.State  # what losses change as they go, micro-batch by micro-batch
+    optimizer: Any  # its moments
+    kept: nnx.State = field(
+        default_factory=lambda: nnx.State({})
+    )  # of tasks, advanced once a step: see `unimodal.state`
+    ema: Ema | None = None  # the average of the parameters, where the run keeps one
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Program:
     """What is fixed during a run: the model's structure, how it is made, and the optimizer.
 
     start: gives the first parameters from the initialised ones (published weights, say); None: they are as initialised.
+    steps: of the whole run, for the schedules of what tasks keep. ema: decay of an average of the parameters (0: none);
+    evaluate_ema: whether `model` is of that average.
     """
 
     make_model: Callable[[jax.Array], nnx.Module]
@@ -55,6 +63,9 @@ class Program:
     seed: int
     accumulate: int = 1
     start: Callable[[nnx.State], nnx.State] | None = None
+    steps: int = 0
+    ema: float = 0.0
+    evaluate_ema: bool = True
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""
@@ -62,11 +73,13 @@ class Program:
 
     def init(self) -> TrainState:
         """The state before the first step, every array born in its shard."""
-        state = initialise(self._make_state, self.mesh, jax.random.key(self.seed))
+        key = jax.random.key(self.seed)
         if self.start is None:
-            return state
-        parameters = self.start(state.parameters)  # of which the optimizer may keep copies
-        return replace(state, parameters=parameters, optimizer=initialise(self.optimizer.init, self.mesh, parameters))
+            return initialise(self._make_state, self.mesh, key)
+        parameters, variables, kept = initialise(self._make_weights, self.mesh, key)
+        parameters = self.start(parameters)  # of which the rest of the state may hold copies
+        more = initialise(self._begin, self.mesh, parameters, variables, kept)
+        return TrainState(parameters=parameters, variables=variables, **more)
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
@@ -75,43 +88,71 @@ class Program:
         return jax.tree.map(place, abstract, shardings(abstract, self.mesh))
 
     def model(self, state: TrainState) -> Any:
-        """The model with the state's weights in it."""
-        return nnx.merge(self.structure(), averaged(state.optimizer, state.parameters), state.variables)
+        """The model with the weights of the state in it that are to be evaluated."""
+        parameters = averaged(state.optimizer, state.parameters)
+        if state.ema is not None and self.evaluate_ema:
+            parameters = with_ema(state.ema, parameters)
+        return nnx.merge(self.structure(), parameters, state.variables, state.kept)
 
     def first_model(self) -> Any:
         """The model before the first step. Of the optimizer's state nothing is made."""
-        parameters, variables = initialise(self._make_weights, self.mesh, jax.random.key(self.seed))
-        return nnx.merge(self.structure(), parameters if self.start is None else self.start(parameters), variables)
+        parameters, variables, kept = initialise(self._make_weights, self.mesh, jax.random.key(self.seed))
+        if self.start is not None:
+            parameters = self.start(parameters)
+            kept = initialise(self._begin_kept, self.mesh, parameters, variables, kept)
+        return nnx.merge(self.structure(), parameters, variables, kept)
 
     def structure(self) -> Any:
         return nnx.split(self.abstract_model(), nnx.Param, ..., graph=False)[0]
 
-    def _make_weights(self, key: jax.Array) -> tuple[Any, Any]:
+    def _make_weights(self, key: jax.Array) -> tuple[Any, Any, Any]:
+        """Parameters, variables, and what is kept."""
         model = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), self.make_model(key))  # no weak types
-        _, parameters, variables = nnx.split(model, nnx.Param, ..., graph=False)
-        return parameters, variables
+        _, parameters, kept, variables = nnx.split(model, nnx.Param, Kept, ..., graph=False)
+        return parameters, variables, kept
 
     def _make_state(self, key: jax.Array) -> TrainState:
-        parameters, variables = self._make_weights(key)
-        return TrainState(jnp.zeros((), jnp.int32), parameters, variables, self.optimizer.init(parameters))
+        parameters, variables, kept = self._make_weights(key)
+        return TrainState(parameters=parameters, variables=variables, **self._begin(parameters, variables, kept))
+
+    def _begin(self, parameters: Any, variables: Any, kept: Any) -> dict[str, Any]:
+        """The rest of the first state."""
+        optimizer = self.optimizer.init(parameters)
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            "optimizer": optimizer,
+            "kept": self._begin_kept(parameters, variables, kept),
+            "ema": begin_ema(parameters, optimizer) if self.ema else None,
+        }
+
+    def _begin_kept(self, parameters: Any, variables: Any, kept: Any) -> Any:
+        model = nnx.merge(self.structure(), *_anew((parameters, variables, kept)))
+        begin(model)
+        return nnx.split(model, Kept, ..., graph=False)[1]
 
     def step(self, losses: Mapping[str, tuple[LossFunction, float]]) -> Callable[[TrainState, Batches], Any]:
         """Compile one step on the weighted sum of `losses` (name → loss function and weight).
 
         step(state, batches) → (state, {name: metrics}). The state's buffers are donated. With `accumulate` = A each
         batch is [A, B/A, …], and the gradients are those of the whole batch. Where a loss or the gradient is not finite
-        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`).
+        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`). What the tasks of `losses`
+        keep is advanced once, with the whole batch's rows.
         """
 
         def run(state: TrainState, batches: Any) -> tuple[TrainState, Any]:
             key = jax.random.fold_in(jax.random.key(self.seed), state.step)
             differentiate = self._at_once if self.accumulate == 1 else self._accumulated
-            gradients, metrics, variables = differentiate(losses, state, batches, key)
+            gradients, metrics, variables, pushed = differentiate(losses, state, batches, key)
             norm, bad = _judge_numbers({name: task["loss"] for name, task in metrics.items()}, gradients)
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            after: Any = apply_updates(state.parameters, updates), variables, optimizer
-            before = state.parameters, state.variables, state.optimizer
+            parameters = apply_updates(state.parameters, updates)
+            model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
+            advance(model, list(losses), pushed, state.step, self.steps)
+            kept = nnx.split(model, Kept, ..., graph=False)[1]
+            ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
+            after: Any = parameters, variables, optimizer, kept, ema
+            before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
             good = sum(bad.values(), jnp.int32(0)) == 0
             return TrainState(state.step + 1, *jax.tree.map(partial(jnp.where, good), after, before)), metrics
 
@@ -125,30 +166,33 @@ class Program:
         leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.state(self.abstract_model(), nnx.Param))
         return [path_name(path) for path, _ in leaves]
 
-    def _run(self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, step: jax.Array) -> Any:
-        """What every task's loss function gives, by name, and the variables after that."""
-        # Variables may only be changed in the trace that made them, and jax.grad made the parameters' anew only.
-        model = nnx.merge(self.structure(), parameters, jax.tree.map(lambda x: x, variables))
+    def _run(
+        self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState
+    ) -> Any:
+        """What every task's loss function gives, by name, the variables after that, and what tasks have pushed."""
+        # Flax refuses a loss that changes what is kept: that is for `advance`, once a step.
+        model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
         found = {}
         for name, (function, _) in losses.items():
             task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            found[name] = function(model, batches[name], key=task_key, step=step)
-        return found, nnx.split(model, nnx.Param, ..., graph=False)[2]
+            found[name] = function(model, batches[name], key=task_key, step=state.step)
+        pushed = take_pushed(model)
+        return found, nnx.split(model, nnx.Param, Kept, ..., graph=False)[3], pushed
 
     def _at_once(self, losses: Any, state: TrainState, batches: Any, key: jax.Array) -> Any:
-        """Gradients, metrics and variables of whole batches."""
+        """Gradients, metrics, variables, and what is pushed, of whole batches."""
 
         def total(parameters: Any) -> Any:
-            found, variables = self._run(parameters, state.variables, losses, batches, key, state.step)
+            found, variables, pushed = self._run(parameters, state.variables, losses, batches, key, state)
             metrics, loss = {}, jnp.zeros((), jnp.float32)
             for name, (_, weight) in losses.items():
                 value, more = as_scalars(*found[name])
                 loss = loss + weight * value
                 metrics[name] = {"loss": value, **more}
-            return loss, (metrics, variables)
+            return loss, (metrics, variables, pushed)
 
-        gradients, (metrics, variables) = jax.grad(total, has_aux=True)(state.parameters)
-        return gradients, metrics, variables
+        gradients, aside = jax.grad(total, has_aux=True)(state.parameters)
+        return gradients, *aside
 
     def _accumulated(self, losses: Any, state: TrainState, batches: Any, key: jax.Array) -> Any:
         """The same in micro-batches, which see the variables one after another. Gradients are summed in float32."""
@@ -156,9 +200,8 @@ class Program:
 
         def look(_: None, inputs: Any) -> Any:
             batch, i = inputs
-            found, _ = self._run(
-                state.parameters, state.variables, losses, batch, jax.random.fold_in(key, i), state.step
-            )
+            part_key = jax.random.fold_in(key, i)
+            found = self._run(state.parameters, state.variables, losses, batch, part_key, state)[0]
             return None, {name: needs(loss) for name, (loss, _) in found.items()}
 
         # Mostly counts of what is in the batch: the compiler drops the forward passes that nobody asks for here.
@@ -166,24 +209,35 @@ class Program:
         known = {name: joined(each) for name, each in needed.items()}
 
         def total(parameters: Any, variables: Any, batch: Any, i: jax.Array) -> Any:
-            found, variables = self._run(parameters, variables, losses, batch, jax.random.fold_in(key, i), state.step)
+            found, variables, pushed = self._run(
+                parameters, variables, losses, batch, jax.random.fold_in(key, i), state
+            )
             metrics, slope = {}, jnp.zeros((), jnp.float32)
             for name, (_, weight) in losses.items():
                 loss, extra = found[name]
                 value, same_gradient = part_of(loss, known[name], i, self.accumulate)
                 slope = slope + weight * same_gradient
                 metrics[name] = {**extra, "loss": Sum(value)}
-            return slope, (metrics, variables)
+            return slope, (metrics, variables, pushed)
 
         def micro(carry: Any, inputs: Any) -> Any:
             sums, variables = carry
-            gradients, (metrics, variables) = jax.grad(total, has_aux=True)(state.parameters, variables, *inputs)
-            return (jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients), variables), metrics
+            gradients, aside = jax.grad(total, has_aux=True)(state.parameters, variables, *inputs)
+            metrics, variables, pushed = aside
+            sums = jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients)
+            return (sums, variables), (metrics, pushed)
 
         zero = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), state.parameters)
-        (sums, variables), stacked = jax.lax.scan(micro, (zero, state.variables), (batches, indices))
+        (sums, variables), (stacked, pushed) = jax.lax.scan(micro, (zero, state.variables), (batches, indices))
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pushed)  # as they stand in the whole batch
         gradients = jax.tree.map(lambda s, p: s.astype(p.dtype), sums, state.parameters)
-        return gradients, {name: joined_metrics(each, known[name]) for name, each in stacked.items()}, variables
+        metrics = {name: joined_metrics(each, known[name]) for name, each in stacked.items()}
+        return gradients, metrics, variables, rows
+
+
+def _anew(tree: Any) -> Any:
+    """The same with new variables: one may only be changed in the trace that made it."""
+    return jax.tree.map(lambda x: x, tree)
 
 
 def _judge_numbers(losses: Mapping[str, jax.Array], gradients: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

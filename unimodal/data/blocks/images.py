@@ -28,10 +28,10 @@ class Images:
     column: str = ""  # of the record; "": the first of image, img, picture, photo, pixels
     crop: tuple[float, float] = (1.0, 1.0)  # range of the random crop's area, as a share of the picture; (1, 1): none
     flip: float = 0.0  # probability of a mirror image
-    shift: int = 0  # pixels, at most, each way
+    shift: int = 0  # pixels, at most, each way; white comes in, which suits pictures on white
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of brightness, contrast and saturation
     mean: tuple[float, ...] = brought((0.5,))  # of pixels in [0, 1], per channel or one for all: (x - mean) / std
-    std: tuple[float, ...] = brought((0.5,))
+    std: tuple[float, ...] = brought((0.5,))  # of the same pixels
     # What is not cropped at random is resized to this, and its middle taken: (height, width) or (shorter side,). (): to
     # what the tokenizer takes, whatever the picture's proportions.
     resize: tuple[int, ...] = brought(())

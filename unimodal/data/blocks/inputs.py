@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.cache import cached
-from unimodal.data.pipeline import ArraySpec, Dataset, Examples, Source
+from unimodal.data.pipeline import ArraySpec, Dataset, Source
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 
@@ -39,7 +39,7 @@ class Inputs:
     """The arrays of one example, and the examples of a split ("train", "validation")."""
 
     spec: Mapping[str, ArraySpec]
-    dataset: Callable[[str], Examples]
+    dataset: Callable[[str], Dataset]
 
 
 def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | None = None) -> Inputs:

@@ -22,7 +22,7 @@ CHUNK = 1024  # queries at a time
 class Knn(Features):
     """The commonest class among the `k` training examples whose features are nearest; of equals, the lowest number."""
 
-    k: int = 5
+    k: int = 5  # neighbours that vote
     cosine: bool = False  # nearness by angle instead of Euclidean distance
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:

@@ -163,7 +163,7 @@ def sentence_pooling(directory: Path) -> tuple[Stage, ...] | None:
     if len(chosen) != 1:
         raise UsageError(f"{path} should turn on one of {', '.join(ways)}, but turns on {len(chosen)}")
     modules = directory / "modules.json"
-    kinds = MODULE.findall(modules.read_text(encoding="utf-8")) if modules.exists() else []
+    kinds = MODULE.findall(modules.read_text(encoding="utf-8", errors="replace")) if modules.exists() else []
     if further := set(kinds) - {"Transformer", "Pooling", "Normalize"}:
         raise UsageError(f"{modules}: {' and '.join(sorted(further))} after the pooling is not supported")
     return (*chosen, Unit()) if "Normalize" in kinds else tuple(chosen)

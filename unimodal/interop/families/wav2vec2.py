@@ -58,7 +58,7 @@ def tower(config: Fields) -> Tower:
     config.only("feat_proj_layer_norm", True)
     config.only("is_causal", None, False)
     config.only("conv_pos_batch_norm", False)
-    channels = tuple(config.get("conv_dim", [512] * 7))
+    channels = tuple(config.counts("conv_dim", [512] * 7))
     if len(set(channels)) != 1:
         raise UsageError(
             f"{config.where}: conv_dim={list(channels)} is not supported, only one number of channels for all"
@@ -67,12 +67,12 @@ def tower(config: Fields) -> Tower:
     epsilon = config.get("layer_norm_eps", 1e-5)
     tokenizer = audio.Config(
         channels=channels[0],
-        kernels=tuple(config.get("conv_kernel", [10, 3, 3, 3, 3, 2, 2])),
-        strides=tuple(config.get("conv_stride", [5, 2, 2, 2, 2, 2, 2])),
+        kernels=tuple(config.counts("conv_kernel", [10, 3, 3, 3, 3, 2, 2])),
+        strides=tuple(config.counts("conv_stride", [5, 2, 2, 2, 2, 2, 2])),
         conv_norm=config.get("feat_extract_norm", "group"),
         conv_bias=config.get("conv_bias", False),
-        position_kernel=config.get("num_conv_pos_embeddings", 128),
-        position_groups=config.get("num_conv_pos_embedding_groups", 16),
+        position_kernel=config.count("num_conv_pos_embeddings", 128),
+        position_groups=config.count("num_conv_pos_embedding_groups", 16),
         norm=not stable,
         norm_epsilon=epsilon,
         dropout=dropout,
@@ -94,7 +94,7 @@ def tower(config: Fields) -> Tower:
 def tokenizer_rows(config: Fields, names: Names, prefix: str) -> tuple[Row, ...]:
     ours = "tokenizers.audio"
     rows: list[Row] = []
-    for i in range(len(config.get("conv_dim", [512] * 7))):
+    for i in range(len(config.counts("conv_dim", [512] * 7))):
         there, here = f"{prefix}feature_extractor.conv_layers.{i}", f"{ours}.convolutions.{i}"
         rows.append(Row(f"{there}.conv.weight", f"{here}.kernel", permute=CONVOLUTION))
         if config.get("conv_bias", False):
@@ -129,9 +129,9 @@ def _layers(config: Fields, prefix: str) -> tuple[Row, ...]:
 
 
 def _pretraining(config: Fields, width: int) -> tuple[tuple[Output, ...], tuple[Row, ...]]:
-    groups, codes = config.get("num_codevector_groups", 2), config.get("num_codevectors_per_group", 320)
+    groups, codes = config.count("num_codevector_groups", 2), config.count("num_codevectors_per_group", 320)
     size, shared = config.get("codevector_dim", 256), config.get("proj_codevector_dim", 256)
-    channels = config.get("conv_dim", [512] * 7)[-1]
+    channels = config.counts("conv_dim", [512] * 7)[-1]
     quantised = (Quantised("quantiser", channels, groups, codes, size // groups), Dense("target", size, shared))
     return (
         Output("projected", "audio", (Dense("context", width, shared),)),

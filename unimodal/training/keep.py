@@ -1,0 +1,41 @@
+"""Which checkpoints are kept when a new one is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Keep:
+    """last: so many of the newest. every: those whose step is a multiple of it, too (0: none). best: the one with the best
+    score, too (None: none); True: the higher the better."""
+
+    last: int = 2
+    every: int = 0
+    best: bool | None = None
+
+    def chosen(self, steps: Sequence[int], scores: Mapping[int, float]) -> set[int]:
+        """Of checkpoints at `steps`, those to keep. A score that is missing or no number is never the best."""
+        kept = set(sorted(steps)[-self.last :])
+        if self.every:
+            kept |= {step for step in steps if step % self.every == 0}
+        scored = [step for step in sorted(steps) if math.isfinite(scores.get(step, math.nan))]
+        if self.best is not None and scored:
+            sign = 1 if self.best else -1
+            kept.add(max(scored, key=lambda step: sign * scores[step]))  # the earliest of equals
+        return kept
+
+
+@dataclass
+class Policy:
+    """`Keep`, as the store asks for it. `scores` is filled as checkpoints are read and written."""
+
+    keep: Keep
+    scores: dict[int, float] = field(default_factory=dict)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        kept = self.keep.chosen([each.step for each in checkpoints], self.scores)
+        return [each.step in kept for each in checkpoints]
