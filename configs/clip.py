@@ -9,9 +9,10 @@ paper_large | ViT-L/14 and its text encoder, 428M                               
 
 Those of the paper have its shapes (tables 19 and 20) and common settings (table 18): batch 32,768, 32 epochs of 400 million
 pairs, 2,000 steps of warm-up and a cosine to 0, Adam's β and ε for transformers, weight decay 0.2, temperature from 0.07;
-the rates are table 20's. Otherwise than there, text is encoded as bytes, of which the table of 49,408 rows uses the first
-264, all of a text sees all of it, and tokens are averaged instead of taking the first, or last. Pairs belong into
-data/pairs/train and data/pairs/validation.
+the rates are table 20's. As there, a text is read from left to right and its last token stands for it, a picture's class
+token for the picture; so --config.init_from=DIR of a published CLIP of that shape fills all of it, temperature included, and
+its vocabulary and pixels come along. Otherwise than there, text is encoded as bytes without one, of which the table of 49,408
+rows uses the first 264. Pairs belong into data/pairs/train and data/pairs/validation.
 """
 
 from functools import partial
@@ -63,10 +64,16 @@ def paper(config: ConfigDict, size: str) -> None:
         learning_rate=rate, warmup=2_000, final=0.0, b1=0.9, b2=0.98, epsilon=1e-6, weight_decay=0.2, clip=0.0
     )
     common_to_both: dict[str, Any] = dict(activation="quick_gelu", norm_epsilon=1e-5, dtype="bfloat16")
-    config.backbones.image = common.backbone(**vision, **common_to_both)
+    config.backbones.image = common.backbone(**vision, final_norm=False, **common_to_both)
     config.backbones.text = common.backbone(**language, **common_to_both)
     config.tokenizers.image = common.every(
-        image.Config, image_size=(224, 224), patch=patch, bias=False, norm=True, norm_epsilon=1e-5
+        image.Config,
+        image_size=(224, 224),
+        patch=patch,
+        registers=1,
+        bias=False,
+        norm=True,
+        norm_epsilon=1e-5,
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=49_408, max_length=77)
     config.tasks.clip = common.every(
@@ -76,6 +83,9 @@ def paper(config: ConfigDict, size: str) -> None:
         texts=dict(length=77),
         batch_size=32_768,
         size=embedding,
+        image_head=dict(pooling="first", norm=1e-5),
+        text_head=dict(pooling="last"),
+        causal=True,
         image_backbone="image",
         text_backbone="text",
     )

@@ -235,6 +235,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     scratch = tmp_path_factory.mktemp("init_from")
     weights, run = scratch / "weights", f"--workdir={scratch / 'run'}"
     shutil.copytree(REFERENCES / "vit_base", weights)
+    fed = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.4, 0.5, 0.6], "image_std": 0.25}
+    (weights / "preprocessor_config.json").write_text(json.dumps(fed))
     recipe = (f"{RECIPE}:{weights}", *QUICK)
     first = {
         "dry": ("train", *recipe, "--dry_run"),
@@ -247,6 +249,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     found = dict(zip(first, tiny.launches(list(first.values()), scratch / "logs1", devices=1), strict=True))
     config = json.loads((scratch / "run" / "config.json").read_text("utf-8"))
     config.pop("fake_data")
+    assert config["tasks"]["vit"]["images"]["mean"] == [0.4, 0.5, 0.6]
+    config["tasks"]["vit"]["images"] |= dict(mean=None, std=None)  # as the recipe of a user who leaves them unset
     text = f"import json\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict(json.loads({json.dumps(config)!r}))\n"
     (scratch / "same.py").write_text(text, "utf-8")
     weights.rename(scratch / "gone")
@@ -265,6 +269,7 @@ def test_a_run_says_what_it_starts_from(ended: Ended) -> None:
         assert code == 0, err
         assert f"starting from {ended.scratch / 'weights'}: 22 parameters loaded, 2 fresh; 2 tensors unused" in out
         assert "  fresh   heads.vit.classify.linear.kernel" in out
+        assert "  input   tasks.vit.images.mean is (0.4, 0.5, 0.6), as there" in out
         assert "  unused  pooler.dense.weight" in out
         assert "tokenizers.image.projection.kernel" in out
     assert "mesh " in ended.by_name["dry"][1]
@@ -286,6 +291,8 @@ def test_resuming_needs_no_checkpoint_but_its_own(ended: Ended) -> None:
     assert "is not a directory" in out  # so 'untrained' is of random weights, and says so
     results = json.loads((ended.scratch / "run" / "results.json").read_text("utf-8"))
     assert results["step"] == 2
+    kept = json.loads((ended.scratch / "run" / "config.json").read_text("utf-8"))["tasks"]["vit"]["images"]
+    assert (kept["mean"], kept["std"]) == ([0.4, 0.5, 0.6], [0.25])
 
 
 def test_the_start_is_part_of_the_config(ended: Ended) -> None:

@@ -18,12 +18,16 @@ import tiny
 from quick import quick
 from test_init_from import REFERENCES, started
 
-from configs import finetune
+from configs import clip, finetune
 from tasks.clip import Clip
 from unimodal import interop
 from unimodal.command.recipe import as_plain
 from unimodal.errors import UsageError
 from unimodal.heads import Embed, LogitScale, pool
+from unimodal.interop.describe import Fields, Names
+from unimodal.interop.families import clip as family
+from unimodal.interop.recipes import check_backbone, check_tokenizer
+from unimodal.interop.stages import Embedded
 
 
 def reference(name: str) -> dict[str, np.ndarray]:
@@ -139,6 +143,32 @@ def test_every_head_of_a_pair_has_its_place() -> None:
     """What families name as heads of CLIP and SigLIP is what the task makes, by the same names."""
     for name in ("clip", "siglip"):
         assert set(interop.recipe(REFERENCES / name).heads) == {"image", "text", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ("paper", dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, patch_size=16)),
+        ("paper_large", dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14)),
+    ],
+)
+def test_the_recipe_of_the_paper_takes_the_published_weights(size: str, shape: dict[str, int]) -> None:
+    """config.json of openai/clip-vit-base-patch16 and of clip-vit-large-patch14, where they are not the defaults."""
+    words = (
+        dict(hidden_size=512, num_attention_heads=8)
+        if size == "paper"
+        else dict(hidden_size=768, num_attention_heads=12)
+    )
+    fields = dict(text_config=words, vision_config=shape, projection_dim=words["hidden_size"])
+    theirs = family.describe(Fields(fields, "config.json"), Names({}), Path())
+    ours = tiny.build({**as_plain(clip.get_config(size)), "mesh": dict(data=1)})
+    for tower in theirs.towers:
+        check_backbone(tower.name, ours.backbones[tower.name], tower.backbone, Path())
+        check_tokenizer(tower.name, ours.tokenizers[tower.name][1], tower.tokenizer, Path(), None)
+    heads = {s.name: s for output in theirs.outputs for s in output.stages if isinstance(s, Embedded)}
+    (task,) = ours.tasks
+    assert (task.size, task.image_head, task.causal) == (heads["text"].size, heads["image"].config, True)
+    assert (task.text_head.pooling, heads["text"].config.pooling) == ("last", "end")
 
 
 def test_the_end_of_a_text_and_the_final_place() -> None:

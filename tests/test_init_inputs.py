@@ -21,6 +21,7 @@ from test_init_from import REFERENCES, config_for
 from tasks.audio_classifier import AudioClassifier
 from unimodal import data
 from unimodal.brought import with_brought
+from unimodal.command.recipe import as_plain
 from unimodal.data.blocks import Images, Sounds, Texts
 from unimodal.data.image import encode_image
 from unimodal.errors import UsageError
@@ -166,12 +167,12 @@ def images_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_is_unset_comes_with_the_weights_and_is_reported(weights: Path) -> None:
-    config = config_from(weights, tasks__vit__images=dict(mean=None, flip=0.0))
+    config = config_from(weights, tasks__vit__images=dict(mean=None, flip=0.25))
     config["evaluations"] = dict(knn=dict(source="embedded:emoji", tokenizer="image", backbone="image"))
     experiment = tiny.build(config)
     for reader in (experiment.tasks[0], experiment.attached["knn"]):
         assert {name: getattr(reader.images, name) for name in CHOSEN} == CHOSEN
-    assert experiment.tasks[0].images.crop == (0.6, 1.0)  # the task's own default stays
+    assert experiment.tasks[0].images.flip == 0.25  # what belongs to the data stays as the config says
     report = experiment.start.report()
     assert "  input   tasks.vit.images.mean is (0.4, 0.5, 0.6), as there" in report
     assert "  input   evaluations.knn.images.std is (0.2, 0.3, 0.4), as there" in report
@@ -210,7 +211,8 @@ def test_weights_of_our_own_bring_theirs(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(kept))
     config = tiny.plain("clip", init_from=str(tmp_path))
     images = tiny.build(config).tasks[0].images
-    assert (images.mean, images.std, images.crop) == ((0.1,), (0.2,), (0.6, 1.0))
+    assert (images.mean, images.std) == ((0.1,), (0.2,))
+    assert images.crop == (1.0, 1.0)  # which belongs to the data, and not to the weights
 
 
 def test_a_vocabulary_comes_along_unless_its_table_starts_afresh(tmp_path: Path) -> None:
@@ -234,4 +236,5 @@ def test_bad_values_are_one_line() -> None:
 def test_the_recipe_says_what_the_checkpoint_is_fed_with(weights: Path) -> None:
     from configs import finetune
 
-    assert finetune.get_config(str(weights)).tasks.vit.images.mean == (0.4, 0.5, 0.6)
+    found = as_plain(finetune.get_config(str(weights)))
+    assert found["tasks"]["vit"]["images"]["mean"] == [0.4, 0.5, 0.6]

@@ -85,7 +85,7 @@ def _of_tasks(config: Mapping[str, Any], reader: Any, tasks: Readers) -> dict[st
     """What the tasks of a config say of the tokenizer that an evaluation reads."""
     found: dict[str, Any] = {}
     for where, task in tasks.items():
-        if reader.tokenizer in _tokenizers(task):
+        if set(_tokenizers(reader)) & set(_tokenizers(task)):
             found = {**{name: _at(config, f"{where}.{name}") for name, _ in brought_fields(task)}, **found}
     return found
 

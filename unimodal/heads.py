@@ -112,8 +112,8 @@ class Projection(nnx.Module):
         self.config, axes = config, ("embed", "classes")
         self.linear = Linear((width,), (size,), axes, bias=config.bias, rngs=rngs) if config.project else None
         self.norm = Norm(width, epsilon=config.norm) if config.norm else None
-        attended = backbone is not None and config.pooling == "attention"
-        self.attention = AttentionPool(backbone, rngs=rngs) if attended else None
+        attended = backbone if config.pooling == "attention" else None
+        self.attention = None if attended is None else AttentionPool(attended, rngs=rngs)
 
     def pooled(self, hidden: jax.Array, segment: jax.Array | None = None, *, ids: jax.Array | None = None) -> jax.Array:
         """[B,D]. `ids` [B,T] say where a text ends."""

@@ -196,7 +196,7 @@ def train_and_evaluate(
     # Nothing but time is lost if it ends here: the same command restores the last checkpoint, and evaluates that.
     with stoppable("in the final evaluation"):
         facts = {"training took": f"{time.monotonic() - began:.0f} s"}
-        finish(experiment, state, fingerprint, workdir, config_text=str(order.config), facts=facts, say=say)
+        finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
     return 0
 
 
@@ -231,7 +231,7 @@ def run_eval(order: Order, _lifeline: hosts.Lifeline | None) -> int:
     with Checkpoints(workdir) as checkpoints:
         state, _, fingerprint = checkpoints.restore(experiment.program.abstract_state(), order.words.step)
     with stoppable("in the evaluation"):
-        finish(experiment, state, fingerprint, workdir, config_text=str(order.config), facts={}, say=say)
+        finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts={}, say=say)
     return 0
 
 
@@ -245,7 +245,7 @@ def eval_untrained(order: Order, experiment: Experiment) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     state = experiment.program.init()
     facts = {"weights": f"of {experiment.init_from}, not trained here"}
-    finish(experiment, state, "", workdir, config_text=str(order.config), facts=facts, say=say)
+    finish(experiment, state, "", workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
     return 0
 
 

@@ -14,9 +14,9 @@ from flax import nnx
 
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
-from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection
-from unimodal.interop.describe import Description, Output, Tower
+from unimodal.interop.describe import Description, Tower
 from unimodal.interop.files import Source, open_source
+from unimodal.interop.head_names import head_names
 from unimodal.interop.load import describe, read_leaf, resolve
 from unimodal.interop.match import Piece, check_tied, check_unread, named_leaves, plan
 from unimodal.interop.match import Plan as Matched
@@ -24,8 +24,6 @@ from unimodal.interop.numbers import making
 from unimodal.interop.preparation import Preparation, published
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import check_backbone, check_tokenizer, tokenizer_config
-from unimodal.interop.stages import Dense, Headed, Pool, Stage
-from unimodal.layers import Linear
 from unimodal.sharding import path_name
 
 Tokenizers = Mapping[str, tuple[str, Any]]
@@ -35,8 +33,8 @@ Backbones = Mapping[str, BackboneConfig]
 @dataclass(frozen=True)
 class Start:
     """loaded: our parameter → the pieces of the checkpoint that fill it; fresh: our others, which stay as initialised;
-    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours. inputs: lines on what the weights are fed
-    with."""
+    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours.
+    inputs: lines on what the weights are fed with."""
 
     source: Source
     matched: Matched
@@ -225,7 +223,7 @@ def _abstract(description: Description, source: Source) -> Pretrained:
 
 def _names(places: Sequence[_Place], description: Description, model: Any, theirs: Pretrained) -> dict[str, str]:
     """Prefixes of the checkpoint's parameters → ours."""
-    names = _head_names(description.outputs, model, theirs.heads)
+    names = head_names(description.outputs, model, theirs.heads)
     for place in places:
         names[f"backbones.{place.tower.name}"] = f"backbones.{place.backbone}"
         if place.tokenizer is not None:
@@ -255,58 +253,3 @@ def _unused(source: Source, matched: Matched, loaded: Mapping[str, Sequence[Piec
 def _ours(name: str, names: Mapping[str, str]) -> str:
     prefix = next((prefix for prefix in names if name.startswith(f"{prefix}.")), None)
     return "" if prefix is None else names[prefix] + name.removeprefix(prefix)
-
-
-def _head_names(outputs: Sequence[Output], model: Any, theirs: Mapping[str, Any]) -> dict[str, str]:
-    """Heads of the checkpoint that are of the same make as one of ours: prefix → prefix. theirs: its heads by name."""
-    names: dict[str, str] = {}
-    for task, heads in model.heads.items():
-        for head_name, head in heads.items():
-            for output in outputs:
-                whole = {
-                    s.name: ""
-                    for s in output.stages
-                    if isinstance(s, Headed) and _alike(head_name, head, s.name, theirs)
-                }
-                for stage, inner in (whole or _parts(head, output.stages, output.start)).items():
-                    names.setdefault(f"heads.{stage}", f"heads.{task}.{head_name}{inner}")
-    return names
-
-
-def _alike(name: str, ours: Any, their_name: str, heads: Mapping[str, Any]) -> bool:
-    """Whether two heads compute the same of the same parameters. Linear layers are all alike: they must bear one name."""
-    theirs = heads[their_name]
-    if type(ours) is not type(theirs) or named_leaves(ours).keys() != named_leaves(theirs).keys():
-        return False
-    if isinstance(ours, Linear):
-        return name == their_name
-    return all(_place(getattr(ours, field)) == _place(getattr(theirs, field)) for field in MEANING.get(type(ours), ()))
-
-
-def _place(value: Any) -> Any:
-    """A text ends with its end token, where there is one: to pool that or the last token is the same."""
-    return replace(value, pooling="last", end=None) if isinstance(value, Embed) and value.pooling == "end" else value
-
-
-# What the parameters of a head mean depends on these of its fields, and on which parameters there are.
-MEANING: dict[type, tuple[str, ...]] = {
-    LanguageModel: ("soft_cap",),
-    MaskedLanguageModel: ("activation",),
-    Projection: ("config",),
-}
-
-
-def _parts(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...]) -> dict[str, str]:
-    """The checkpoint's stage → the part of our classifier that computes just that."""
-    match head, stages:
-        case Classifier(), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
-            return {dense.name: ".linear"}
-        case PooledClassifier(), (Pool() as pool, Dense(activation="tanh") as dense) if _pooling(pool) == head.pooling:
-            return {dense.name: ".pooler"}
-        case PooledClassifier(), (Dense(activation=None) as dense,) if start == "pooled":
-            return {dense.name: ".linear"}
-    return {}
-
-
-def _pooling(pool: Pool) -> str:
-    return {(0, 1): "first", (0, None): "mean"}.get((pool.start, pool.stop), "")

@@ -1,0 +1,68 @@
+"""Which head of a checkpoint is which head of a task: those of one class that compute the same of the same parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection
+from unimodal.interop.describe import Output
+from unimodal.interop.match import named_leaves
+from unimodal.interop.stages import Dense, Headed, Pool, Stage
+from unimodal.layers import Linear
+
+
+def head_names(outputs: Sequence[Output], model: Any, theirs: Mapping[str, Any]) -> dict[str, str]:
+    """Heads of the checkpoint that are of the same make as one of ours: prefix → prefix. theirs: its heads by name."""
+    names: dict[str, str] = {}
+    for task, heads in model.heads.items():
+        for head_name, head in heads.items():
+            for output in outputs:
+                whole = {
+                    s.name: ""
+                    for s in output.stages
+                    if isinstance(s, Headed) and _alike(head_name, head, s.name, theirs)
+                }
+                for stage, inner in (whole or _parts(head, output.stages, output.start)).items():
+                    names.setdefault(f"heads.{stage}", f"heads.{task}.{head_name}{inner}")
+    return names
+
+
+def _alike(name: str, ours: Any, their_name: str, heads: Mapping[str, Any]) -> bool:
+    """Whether two heads compute the same of the same parameters. Linear layers are all alike: they must bear one name."""
+    theirs = heads[their_name]
+    if type(ours) is not type(theirs) or named_leaves(ours).keys() != named_leaves(theirs).keys():
+        return False
+    if isinstance(ours, Linear):
+        return name == their_name
+    return all(_place(getattr(ours, field)) == _place(getattr(theirs, field)) for field in MEANING.get(type(ours), ()))
+
+
+def _place(value: Any) -> Any:
+    """A text ends with its end token, where there is one: to pool that or the last token is the same."""
+    return replace(value, pooling="last", end=None) if isinstance(value, Embed) and value.pooling == "end" else value
+
+
+# What the parameters of a head mean depends on these of its fields, and on which parameters there are.
+MEANING: dict[type, tuple[str, ...]] = {
+    LanguageModel: ("soft_cap",),
+    MaskedLanguageModel: ("activation",),
+    Projection: ("config",),
+}
+
+
+def _parts(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...]) -> dict[str, str]:
+    """The checkpoint's stage → the part of our classifier that computes just that."""
+    match head, stages:
+        case Classifier(), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
+            return {dense.name: ".linear"}
+        case PooledClassifier(), (Pool() as pool, Dense(activation="tanh") as dense) if _pooling(pool) == head.pooling:
+            return {dense.name: ".pooler"}
+        case PooledClassifier(), (Dense(activation=None) as dense,) if start == "pooled":
+            return {dense.name: ".linear"}
+    return {}
+
+
+def _pooling(pool: Pool) -> str:
+    return {(0, 1): "first", (0, None): "mean"}.get((pool.start, pool.stop), "")
