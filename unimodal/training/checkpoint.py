@@ -40,7 +40,9 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, *, keep: Keep | None = None, create: bool = True, writes: bool = False):
         self._workdir, self._policy, self._closed = workdir, Policy(keep or Keep()), False
-        self._options = dict(create=create, cleanup_tmp_directories=writes, preservation_policy=self._policy)
+        self._options: dict[str, Any] = dict(
+            create=create, cleanup_tmp_directories=writes, preservation_policy=self._policy
+        )
         self._open()
         if self._policy.keep.best is not None:
             for step in self.steps():
