@@ -9,6 +9,10 @@ small       | 18M, one's own recordings                                         
 paper       | BASE with 29 characters, fine-tuned on 100 hours                          | not run
 paper_large | LARGE, likewise                                                           | not run
 
+Tiny is for trying out, on one speaker. Recordings without marks need tasks.ctc.sounds.segments= and seconds that hold them; what
+does not fit is counted before the first step. On 1.4 hours of Czech by several actors it had learned next to nothing from the
+sound after 160 steps, a third of its run, with masks or without (docs/results.md); no cure was measured.
+
 Each size is the encoder of the same size there. Transcripts are spelt in lower case, without signs but hyphens and
 apostrophes inside words; stress marks ('+') are dropped (tasks.ctc.transcripts.drop='' with .keep='+' keeps them). The
 characters are those of the training transcripts.
