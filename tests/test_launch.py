@@ -28,7 +28,7 @@ WORKDIR = "--workdir={work}"
 SLIPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown field": (("train", GPT, WORKDIR, "--config.stepz=3"), ("stepz", "steps")),
     "unknown nested field": (("train", GPT, WORKDIR, "--config.mesh.dat=2"), ("dat", "data")),
-    "unknown field of a task": (("train", GPT, WORKDIR, "--config.tasks.gpt.lengh=3"), ("lengh", "length")),
+    "unknown field of a task": (("train", GPT, WORKDIR, "--config.tasks.gpt.texts.lengh=3"), ("lengh", "length")),
     "unknown field of a backbone": (
         ("train", GPT, WORKDIR, "--config.backbones.shared.widht=3"),
         ("widht", "width"),
@@ -77,7 +77,7 @@ SLIPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("train", GPT, WORKDIR, "--workdri=3"),
         ("train has no flag --workdri; did you mean workdir?",),
     ),
-    "another command's flag": (("train", GPT, WORKDIR, "--step=3"), ("train has no flag --step",)),
+    "another command's flag": (("train", GPT, WORKDIR, "--topology=cpu:8"), ("train has no flag --topology",)),
     "a flag without its value": (("train", GPT, "--workdir"), ("--workdir needs a value: --workdir=DIR",)),
     "a step that is none": (("eval", WORKDIR, "--step=last"), ("--step must be a whole number, but is 'last'",)),
     "a switch set to a word": (("train", GPT, WORKDIR, "--fake_data=perhaps"), ("--fake_data is true or false",)),
@@ -199,6 +199,7 @@ def test_a_slip_is_one_line_and_nothing_is_written(name: str, slips: dict[str, A
 # Real data is out of reach here: only made-up batches can train this.
 FAKE = """    c = tiny.get_config('vit')
     c.tasks.vit.source = 'array_record:/nonexistent'
+    c.tasks.vit.labels = dict(count=9)  # what the data would have said
     c.steps = 2
     return c
 """
@@ -222,7 +223,7 @@ AGAIN: dict[str, tuple[str, ...]] = {
     "a folder for the results": ("train", *BOTH, "--config.steps=9", "--workdir={scratch}/folders"),
     "a folder for the report": ("eval", "--workdir={scratch}/folders"),
     "classes": (
-        "train", "--config=vit:size=tiny", "--dry_run", "--config.tasks.vit.classes=cat, dog", "--config.mesh.data=1"
+        "train", "--config=vit:size=tiny", "--dry_run", "--config.tasks.vit.labels.classes=cat, dog", "--config.mesh.data=1"
     ),
     "dry run": ("train", *BOTH, "--dry_run", "--workdir={scratch}/dry", "--config.mesh.data=2", "--config.mesh.fsdp=2"),
     "fake data": ("train", "--config={scratch}/fake.py", "--fake_data", "--workdir={scratch}/fake"),
