@@ -443,8 +443,9 @@ def test_what_the_system_refuses_is_one_line(
         raise OSError(28, "No space left on device", "runs/x/metrics.jsonl")
 
     monkeypatch.setattr(program, "run_train", full)
-    assert launch.main(["launch.py", "train", "--config=demo", "--workdir=nowhere"]) == 2
-    assert capsys.readouterr().err == "error: runs/x/metrics.jsonl: No space left on device\n"
+    assert launch.main(["launch.py", "train", "--config=demo", "--workdir=nowhere"]) == 74
+    advice = "mend this, and run the same command to go on"
+    assert capsys.readouterr().err == f"error: runs/x/metrics.jsonl: No space left on device; {advice}\n"
 
 
 def test_a_workdir_belongs_to_one_config(runs: Runs) -> None:
