@@ -128,7 +128,10 @@ class Streamed:
         tally, kept = self.tally(), []
         for rows in reader.rows(self.predict, model, examples, self.batch_size, limit):
             tally.add(rows)
-            chosen = np.isin(rows["index"], places)
+            if limit is None:
+                chosen = np.isin(rows["index"], places)
+            else:  # any will do: those places may not be among the few that are looked at
+                chosen = np.arange(len(rows["index"])) < (0 if kept else SHOWN)
             kept.append({name: value[chosen] for name, value in rows.items()})
         joined = {name: np.concatenate([rows[name] for rows in kept]) for name in kept[0]}
         return Measured(tally.score(), Shown(joined["index"], _examples(examples, joined["index"]), joined, tally))
