@@ -341,7 +341,10 @@ def test_subwords_are_counted_in_bytes(tmp_path: Path) -> None:
             dict(labels=dict(column="nme")),
             "has no column 'nme' for a class; it has group, image, keywords, label, name",
         ),
-        (dict(texts=dict(column="nothing")), "has no column 'nothing' for a text; it has group, image, keywords"),
+        (
+            dict(texts=dict(column="nothing", length=16)),
+            "has no column 'nothing' for a text; it has group, image, keywords",
+        ),
         (dict(source="array_record:no/where"), "no/where"),
     ],
 )
