@@ -61,8 +61,8 @@ class Gpt:
             encoder = data.encoder_for(self.texts.encoder, vocabulary)
             documents = self.texts.documents(data.open_source(self.source, split))
             if self.packed:
-                row: dict[str, Any] = dict(pad_id=encoder.PAD, count=self._document_bytes)
-                return data.packed_rows(documents, self._document, self.length, **row)
+                count, pad = self._document_bytes, encoder.PAD
+                return data.packed_rows(documents, self._document, self.length, pad_id=pad, count=count)
             row: dict[str, Any] = dict(random=split == "train", pad_id=encoder.PAD, count=encoder.byte_counts)
             return data.text_windows(documents, encoder.encode, self.length, **row)
 

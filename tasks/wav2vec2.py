@@ -71,7 +71,7 @@ class Wav2vec2:
         made = columns(self.source, self.sounds.part(random=True))
         spec = {**made.spec, "masked": data.ArraySpec((frames,), np.bool_)}
 
-        def dataset(split: str) -> data.Examples:
+        def dataset(split: str) -> data.Dataset:
             if split == "train":
                 self._check(config.frames)
             return made.dataset(split).map(mask)

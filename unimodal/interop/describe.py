@@ -97,7 +97,7 @@ class Fields:
 
     def need(self, key: str) -> int:
         """A count of at least one without which there is no model."""
-        value = self.values.get(key)
+        value: Any = self.values.get(key)
         if not is_count(value, least=1) or ("layer" in key and value > DEEPEST):
             raise UsageError(f"{self.where}: {key} should be a whole number above 0, but is {shown(value)}")
         return value

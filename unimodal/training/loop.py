@@ -223,7 +223,7 @@ def train(
             if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
                 progress.note(f"evaluating after step {last:,} …")
                 scores = evaluate(program.model(state), last)
-                if config.keep_best in scores:
+                if config.keep_best is not None and config.keep_best in scores:
                     scored = last, float(scores[config.keep_best]["value"])
                 for name, values in scores.items():
                     metrics_writer.write(last, name, {f"validation/{key}": value for key, value in values.items()})
