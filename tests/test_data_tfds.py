@@ -195,7 +195,7 @@ def test_gray_pictures_train(tmp_path: Path) -> None:
     (task,) = experiment.tasks
     batch = next(experiment.train_batches(task))
     assert batch["image"].shape == (4, 8, 8, 3) and batch["label"].tolist().count(1) == 2
-    (seen,) = data.eval_batches(task.dataset(experiment.model, "validation"), batch_size=4)
+    (seen,) = data.eval_batches(task.inputs(experiment.model).dataset("validation"), batch_size=4)
     expected = np.arange(0, 40, 10, dtype=np.float32) / 127.5 - 1
     np.testing.assert_allclose(seen["image"], np.broadcast_to(expected[:, None, None, None], (4, 8, 8, 3)), atol=1e-6)
 

@@ -18,7 +18,7 @@ from flax import nnx
 
 from unimodal import UsageError
 from unimodal.backbone import Backbone, BackboneConfig
-from unimodal.experiment import GeneralConfig, MeshConfig
+from unimodal.settings import GeneralConfig, MeshConfig
 from unimodal.tokenizers import audio, image, spectrogram, text
 from unimodal.tokens import tokens
 from unimodal.training.loop import LoopConfig

@@ -62,7 +62,8 @@ def test_duplicates_are_not_negatives(name):
     loss, grad = first(b, jnp.asarray(again))
     assert (np.asarray(grad)[5] == 0).all()
     assert (np.asarray(first(b, None)[1])[5] != 0).any()
-    np.testing.assert_allclose(loss, LOSS[name](a[:5], b[:5], *rest)[0][0], rtol=1e-6)
+    # Logits near 10 are taken from one another: float32 leaves 1e-6 of that.
+    np.testing.assert_allclose(loss, LOSS[name](a[:5], b[:5], *rest)[0][0], rtol=1e-6, atol=1e-6)
     far = np.eye(6, 10, dtype=np.float32)[again]
     _, sums = LOSS[name](far, far, *rest, ids_B=jnp.asarray(again))
     assert sums["correct_a_to_b"] == sums["correct_b_to_a"] == 6

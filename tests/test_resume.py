@@ -141,7 +141,7 @@ def test_interrupts_are_answered_at_once(capfd: pytest.CaptureFixture[str], monk
     import launch
     from unimodal.training.loop import _StopSignal
 
-    def interrupted(_: list[str]) -> None:
+    def interrupted(*_: object) -> None:
         with _StopSignal(None) as stop:
             assert not stop.now(0)
             signal.raise_signal(signal.SIGINT)
@@ -150,8 +150,7 @@ def test_interrupts_are_answered_at_once(capfd: pytest.CaptureFixture[str], monk
             signal.raise_signal(signal.SIGINT)
         pytest.fail("the second is not to be outlived")
 
-    monkeypatch.setattr(launch, "parse", interrupted)
+    monkeypatch.setattr("unimodal.command.words.answer", interrupted)
     assert launch.main(["launch.py", "train"]) == 130
-    assert (
-        capfd.readouterr().err == "error: interrupted; run the same command again to go on from the last checkpoint\n"
-    )
+    said = "error: interrupted; the same command goes on from the last checkpoint, if there is one\n"
+    assert capfd.readouterr().err == said

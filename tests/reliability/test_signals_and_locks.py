@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unimodal.hosts.join import as_one
 
 import unimodal.command
 import unimodal.command.runs
 from unimodal.command.stopping import stoppable
 from unimodal.errors import Stopped, UsageError
+from unimodal.hosts.rendezvous import as_one
 from unimodal.training.alone import FILE_NAME, alone
 
 
