@@ -104,6 +104,7 @@ TOKENIZERS: dict[str, tuple[Any, dict[str, Any], Any, dict[str, tuple[dict[str, 
             conv_bias=({}, True),
             position_kernel=({}, 5),
             position_groups=({}, 4),
+            position_layers=({}, 2),
             norm=({}, False),
             norm_epsilon=({}, 0.1),
             feature_gradient=({}, 0.5),
@@ -121,7 +122,9 @@ TOKENIZERS: dict[str, tuple[Any, dict[str, Any], Any, dict[str, tuple[dict[str, 
             vocabulary=({}, 30),
             max_length=({}, 9),
             types=({}, 2),
+            embedding_width=({}, 4),
             norm=({}, True),
+            norm_bias=(dict(norm=True), False),
             norm_epsilon=(dict(norm=True), 0.1),
             scale=({}, True),
             dropout=({}, 0.5),
@@ -182,6 +185,15 @@ BACKBONE: dict[str, tuple[dict[str, Any], Any]] = dict(
     attention=({}, "blockwise"),
     window=({}, 2),
     global_tokens=(dict(window=2), 1),
+    first_attention_norm=({}, False),
+    rope_layers=(dict(rope_theta=10_000.0), (0,)),
+    attention_scale=({}, 0.3),
+    attention_soft_cap=({}, 5.0),
+    relative_buckets=({}, 8),
+    relative_distance=(dict(relative_buckets=8), 9),
+    shared_layers=({}, True),
+    window_layers=(dict(window=2), (0,)),
+    window_rope_theta=(dict(window=2, rope_theta=10_000.0), 100.0),
 )
 
 
@@ -212,7 +224,7 @@ def test_dropout_of_every_tokenizer_reaches_the_loss(kind: str) -> None:
         (task,) = experiment.tasks
         shapes = {
             name: jax.ShapeDtypeStruct((task.batch_size, *spec.shape), spec.dtype)
-            for name, spec in task.spec(experiment.model).items()
+            for name, spec in task.inputs(experiment.model).spec.items()
         }
         run = lambda model, batch, key: task.loss(model, batch, key=key, step=jnp.int32(0))[0]  # noqa: E731
         return task, program(run, experiment.model, shapes, KEY)
@@ -271,6 +283,8 @@ def test_every_field_of_a_config_is_read() -> None:
         read = loads(inspect.getsource(inspect.getmodule(cls)))  # pyright: ignore[reportArgumentType]
         shared = cls.__module__.startswith("unimodal.data.")
         read |= everywhere if shared else everywhere & READ_ELSEWHERE
+        if cls is OptimizerConfig:  # declared beside the optimizers, read by what puts them to work
+            read |= loads((tiny.ROOT / "unimodal/training/optimizer.py").read_text("utf-8"))
         unread += [f"{cls.__name__}.{field.name}" for field in dataclasses.fields(cls) if field.name not in read]
     assert unread == []
 
