@@ -156,6 +156,9 @@ def test_a_run_scores_what_is_attached(tmp_path: Path) -> None:
                 f"--config.tasks.vit.source={source}",
                 "--config.tasks.vit.batch_size=8",
                 "--config.steps=2",
+                "--config.evaluations.near.kind=knn",
+                f"--config.evaluations.near.source={source}",
+                "--config.evaluations.near.k=3",
             ],
             ["train", "--config=configs/vit.py:size=tiny", "--dry_run", "--config.tasks.vit.images.flipp=1"],
         ],
@@ -165,6 +168,8 @@ def test_a_run_scores_what_is_attached(tmp_path: Path) -> None:
     assert code == 0, err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["tasks"]["vit"]["baseline"] == 0.25
+    assert results["tasks"]["near"]["metric"] == "accuracy" and results["tasks"]["near"]["value"] == 1.0
+    assert results["tasks"]["near"]["baseline"] == 1.0  # colours this far apart need no training
     assert again == 2 and "flipp" in said and "flip" in said and said.count("\n") == 1
 
 

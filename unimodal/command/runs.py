@@ -242,7 +242,8 @@ def eval_untrained(order: Order, experiment: Experiment) -> int:
         raise UsageError(f"{workdir} is not a workdir: it has no config.json; train first, or give init_from")
     say(experiment.start.report())
     check_results(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    if not is_remote(workdir):  # a bucket has no folders
+        workdir.mkdir(parents=True, exist_ok=True)
     state = experiment.program.init()
     facts = {"weights": f"of {experiment.init_from}, not trained here"}
     finish(experiment, state, "", workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
