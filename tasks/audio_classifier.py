@@ -14,7 +14,7 @@ from flax import nnx
 from unimodal import data
 from unimodal.data.blocks import Inputs, Labels, Sounds, brought
 from unimodal.errors import UsageError
-from unimodal.evaluation.classification import Classification, classified, majority
+from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.heads import Classifier
@@ -114,15 +114,16 @@ class AudioClassifier:
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        classification = Classification(
+        found = classification(
+            self.labels,
+            self.source,
+            lambda model, batch: self.logits(model, batch["spectrogram"]),
             inputs=self.inputs,
-            predict=classified(lambda model, batch: self.logits(model, batch["spectrogram"])),
             batch_size=self.batch_size,
-            classes=lambda: self.classes,
-            against=majority(lambda split: self.labels.numbers(self.source, split, self.sounds.segments)),
             show=self.samples,
+            segments=self.sounds.segments,
         )
-        return {self.name: classification}
+        return {self.name: found}
 
     def samples(self, model: Model, shown: Shown) -> list[Sample]:
         """A few stretches, or sounds, with what was guessed."""

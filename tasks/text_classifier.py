@@ -14,7 +14,7 @@ from flax import nnx
 from unimodal import data
 from unimodal.data.blocks import Inputs, Labels, Texts
 from unimodal.errors import UsageError
-from unimodal.evaluation.classification import Classification, classified, majority
+from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import Sample, TextSample
 from unimodal.heads import PooledClassifier
@@ -89,15 +89,15 @@ class TextClassifier:
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        classification = Classification(
+        found = classification(
+            self.labels,
+            self.source,
+            self.logits,
             inputs=self.inputs,
-            predict=classified(self.logits),
             batch_size=self.batch_size,
-            classes=lambda: self.labels.size(self.source),
-            against=majority(partial(self.labels.numbers, self.source)),
             show=self.samples,
         )
-        return {self.name: classification}
+        return {self.name: found}
 
     def samples(self, model: Model, shown: Shown) -> list[Sample]:
         encoder, names = self.texts.opened, self.labels.names(self.source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Images, Inputs, Labels, columns
-from unimodal.evaluation.classification import Classification, classified, majority
+from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import AttentionMap, ImageSample, Sample
 from unimodal.heads import Classifier
@@ -58,15 +57,15 @@ class Vit:
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        classification = Classification(
+        found = classification(
+            self.labels,
+            self.source,
+            lambda model, batch: self.logits(model, batch["image"]),
             inputs=self.inputs,
-            predict=classified(lambda model, batch: self.logits(model, batch["image"])),
             batch_size=self.batch_size,
-            classes=lambda: self.labels.size(self.source),
-            against=majority(partial(self.labels.numbers, self.source)),
             show=self.samples,
         )
-        return {self.name: classification}
+        return {self.name: found}
 
     def samples(self, model: Model, shown: Shown) -> list[Sample]:
         names, source = self.labels.names(self.source), data.open_source(self.source, "validation")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unimodal.data.blocks import Inputs, Labels
 from unimodal.evaluation.baselines import majority_accuracy
-from unimodal.evaluation.evaluation import Batch, Predict, Rows, Streamed
+from unimodal.evaluation.evaluation import Batch, Rows, Shown, Streamed
+from unimodal.evaluation.samples import Sample
 from unimodal.model import Model
 
 BEST = 3  # guesses kept of each example
@@ -62,11 +64,28 @@ def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return {"correct": jnp.where(sick, jnp.nan, right), "label": labels, "best": best, "chance": chance}
 
 
-def classified(logits: Callable[[Model, Batch], jax.Array], labels: str = "label") -> Predict:
-    """`predict` of a Classification, from what gives logits [B,classes] of a batch whose array `labels` has the classes."""
-    return lambda model, batch: guesses(logits(model, batch), batch[labels])
+def classification(
+    labels: Labels,
+    source: str,
+    logits: Callable[[Model, Batch], jax.Array],
+    *,
+    inputs: Callable[[Model], Inputs],
+    batch_size: int,
+    show: Callable[[Model, Shown], Sequence[Sample]],
+    segments: str = "",
+) -> Classification:
+    """The Classification of a source by what gives logits [B,classes] of a batch with `label` [B], against always answering
+    training's commonest class."""
 
+    def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
+        train, valid = (labels.numbers(source, split, segments) for split in ("train", "validation"))
+        return majority_accuracy(train, valid), "majority class"
 
-def majority(numbers: Callable[[str], np.ndarray]) -> Callable[[Mapping[str, float]], tuple[float, str]]:
-    """The baseline of always answering training's commonest class; `numbers(split)` are the labels of a split."""
-    return lambda _untrained: (majority_accuracy(numbers("train"), numbers("validation")), "majority class")
+    return Classification(
+        inputs=inputs,
+        predict=lambda model, batch: guesses(logits(model, batch), batch["label"]),
+        batch_size=batch_size,
+        classes=lambda: labels.size(source, segments),
+        against=against,
+        show=show,
+    )
