@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import SOUND, Answer, Asked, class_answer, embedding_answer, read_any
 from unimodal.data.blocks import Inputs, Labels, Sounds, brought
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
@@ -68,7 +69,6 @@ class AudioClassifier:
         return Inputs(spec, partial(self._dataset, model))
 
     def _dataset(self, model: Model, split: str) -> data.Dataset:
-        bins, _ = model.tokenizers[self.tokenizer].config.image_size
         seen, spare = self.samples_seen(model), round(self.shift * self.sounds.rate)
         training, segments = split == "train", self.sounds.segments
 
@@ -83,7 +83,7 @@ class AudioClassifier:
             else:
                 audio, _ = data.crop_or_pad(record["audio"], seen, rng if training else None)
                 label = record["label"]
-            values = (data.kaldi_log_mel(audio, self.sounds.rate, bins=bins) - self.mean) / (2 * self.deviation)
+            values = self.log_mel(model, audio)
             if training:
                 values = blanked(values, (self.blank[1], self.blank[0]), rng)
             return {"spectrogram": np.ascontiguousarray(values.T)[:, :, None], "label": np.int32(label)}
@@ -92,6 +92,11 @@ class AudioClassifier:
             self.labels.check(self.source, segments)
         source = self.sounds.open(self.source, split, window=seen + 2 * spare)
         return data.Dataset(source if segments else data.cached(source, decode), example)
+
+    def log_mel(self, model: Model, audio: np.ndarray) -> np.ndarray:
+        """Samples → normalised log-mel values [frames,bins]."""
+        bins, _ = model.tokenizers[self.tokenizer].config.image_size
+        return (data.kaldi_log_mel(audio, self.sounds.rate, bins=bins) - self.mean) / (2 * self.deviation)
 
     def _number(self, record: Mapping[str, Any]) -> int:
         return self.labels.number(self.source, record)
@@ -102,9 +107,12 @@ class AudioClassifier:
 
     def logits(self, model: Model, spectrogram: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,bins,frames,1] → [B,classes]."""
+        return model.heads[self.name]["classify"](self.hidden(model, spectrogram, key))
+
+    def hidden(self, model: Model, spectrogram: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """[B,bins,frames,1] → [B,T,D]."""
         inner = None if key is None else jax.random.fold_in(key, 1)
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](spectrogram, key=inner), key=key)
-        return model.heads[self.name]["classify"](hidden)
+        return model.backbones[self.backbone](model.tokenizers[self.tokenizer](spectrogram, key=inner), key=key)[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
@@ -112,6 +120,19 @@ class AudioClassifier:
         logits = self.logits(model, batch["spectrogram"], key)
         losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        def row(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            """The middle of a recording, as long as the tokenizer's frames."""
+            audio, seen = read_any(self.sounds, record).read(record), self.samples_seen(model)
+            start = max(0, (len(audio) - seen) // 2)
+            values = self.log_mel(model, data.crop_or_pad(audio[start:], seen)[0])
+            return {"spectrogram": np.ascontiguousarray(values.T)[:, :, None]}
+
+        names = self.labels.classes or self.labels.names(self.source, self.sounds.segments)
+        logits = lambda m, batch: self.logits(m, batch["spectrogram"])  # noqa: E731
+        embed = lambda m, batch: self.hidden(m, batch["spectrogram"]).mean(axis=1)  # noqa: E731
+        return [class_answer(SOUND, names, row, logits, top=asked.top), embedding_answer(SOUND, row, embed)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(

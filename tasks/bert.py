@@ -12,13 +12,14 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import TEXT, Answer, Asked, embedding_answer, masked_answer, text_row
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.samples import FilledText, Sample
 from unimodal.evaluation.summed import Summed
-from unimodal.heads import MaskedLanguageModel, PooledClassifier
+from unimodal.heads import MaskedLanguageModel, PooledClassifier, pool
 from unimodal.model import Model
 from unimodal.objectives import (
     Loss,
@@ -103,7 +104,7 @@ class Bert:
         """[B,T,D]."""
         tokenizer, inputs = model.tokenizers[self.tokenizer], batch["inputs"]
         lengths = lengths_of(inputs, self.texts.pad)
-        types = batch["types"] if self.next_sentence and tokenizer.config.types else None
+        types = batch.get("types") if self.next_sentence and tokenizer.config.types else None
         inner = None if key is None else jax.random.fold_in(key, 1)
         return model.backbones[self.backbone](tokenizer(inputs, lengths=lengths, types=types, key=inner), key=key)[0]
 
@@ -125,6 +126,16 @@ class Bert:
             return loss, metrics
         losses, sums = softmax_classification(following, batch["next"])
         return (loss, losses.mean()), {**metrics, "next_accuracy": Mean(sums["correct"], sums["examples"])}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        vocabulary = self._vocabulary(model)
+
+        def embed(model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+            return pool(self.hidden(model, batch), "mean", (batch["inputs"] != self.texts.pad).astype(jnp.int32))
+
+        logits = lambda m, batch: self.logits(m, batch)[0]  # noqa: E731
+        words = masked_answer(self.texts, vocabulary, logits, asked, specials=self.next_sentence)
+        return [words, embedding_answer(TEXT, text_row(self.texts, vocabulary, "inputs"), embed)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         likelihood = Summed(

@@ -11,6 +11,16 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import (
+    IMAGE,
+    TEXT,
+    Answer,
+    Asked,
+    embedding_answer,
+    picture_row,
+    text_row,
+    zero_shot_answer,
+)
 from unimodal.data.blocks import Images, Inputs, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import chance_recall
@@ -21,6 +31,8 @@ from unimodal.heads import Embed, LogitScale, Projection
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, clip, row_codes, siglip, whole_batch
 from unimodal.tokens import lengths_of
+
+Keys = tuple[jax.Array | None, jax.Array | None]
 
 
 @dataclass(frozen=True)
@@ -70,16 +82,46 @@ class Clip:
         self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Unit embeddings [B,size] of the images and of the captions."""
+        inner = (None, None) if key is None else tuple(jax.random.split(jax.random.fold_in(key, 1)))
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        heads, ids = model.heads[self.name], batch["ids"]
+        image = self.embed_images(model, batch["image"], (inner[0], keys[0]))
+        return image, self.embed_texts(model, batch["ids"], (inner[1], keys[1]))
+
+    def embed_images(self, model: Model, image: jax.Array, keys: Keys = (None, None)) -> jax.Array:
+        """[B,H,W,C] → unit embeddings [B,size]. keys: of the tokenizer's dropout and of the backbone's."""
+        pixels = model.tokenizers[self.image_tokenizer](image, key=keys[0])
+        hidden, _ = model.backbones[self.image_backbone](pixels, key=keys[1])
+        return model.heads[self.name]["image"](hidden)
+
+    def embed_texts(self, model: Model, ids: jax.Array, keys: Keys = (None, None)) -> jax.Array:
+        """ids [B,T] → unit embeddings [B,size]."""
         lengths = lengths_of(ids, self.texts.pad) if self.fill is None else None
         ids = ids if self.fill is None else jnp.where(ids == self.texts.pad, self.fill, ids)
-        inner = (None, None) if key is None else tuple(jax.random.split(jax.random.fold_in(key, 1)))
-        pixels = model.tokenizers[self.image_tokenizer](batch["image"], key=inner[0])
-        words = model.tokenizers[self.text_tokenizer](ids, causal=self.causal, lengths=lengths, key=inner[1])
-        image, _ = model.backbones[self.image_backbone](pixels, key=keys[0])
-        text, _ = model.backbones[self.text_backbone](words, key=keys[1])
-        return heads["image"](image), heads["text"](text, words.segment, ids=ids)
+        words = model.tokenizers[self.text_tokenizer](ids, causal=self.causal, lengths=lengths, key=keys[0])
+        hidden, _ = model.backbones[self.text_backbone](words, key=keys[1])
+        return model.heads[self.name]["text"](hidden, words.segment, ids=ids)
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        vocabulary = model.tokenizers[self.text_tokenizer].config.vocabulary
+        see = picture_row(self.images, model.tokenizers[self.image_tokenizer].config)
+        read = text_row(self.texts, vocabulary)
+        images = lambda m, batch: self.embed_images(m, batch["image"])  # noqa: E731
+        texts = lambda m, batch: self.embed_texts(m, batch["ids"])  # noqa: E731
+        found = [embedding_answer(IMAGE, see, images), embedding_answer(TEXT, read, texts)]
+        if not asked.classes:
+            return found
+        rows = [read({"id": name, "text": asked.template.replace("{}", name)}) for name in asked.classes]
+        zero_shot = zero_shot_answer(
+            asked.classes,
+            rows,
+            see,
+            embed_texts=texts,
+            embed_images=images,
+            logits=lambda m, similarity: m.heads[self.name]["temperature"](similarity),
+            each=self.objective == "sigmoid",
+            top=asked.top,
+        )
+        return [zero_shot, *found]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import SOUND, Answer, Asked, embedding_answer, sound_row, transcript_answer
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
 from unimodal.errors import UsageError
@@ -20,6 +21,7 @@ from unimodal.evaluation.error_rates import constant_answer
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.evaluation.transcription import Transcription, frame_labels, heard
+from unimodal.heads import pool
 from unimodal.layers import Linear, dropout
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
@@ -152,16 +154,21 @@ class Ctc:
     def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,samples] → [B,T,classes]."""
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
+        return model.heads[self.name]["characters"](dropout(self.hidden(model, batch, keys), self.dropout, keys[2]))
+
+    def hidden(
+        self, model: Model, batch: Mapping[str, jax.Array], keys: tuple[jax.Array | None, ...] = (None, None)
+    ) -> jax.Array:
+        """[B,samples] → [B,T,D]. Only training masks."""
         tokenizer = model.tokenizers[self.tokenizer]
         tokens = tokenizer.embed(
             tokenizer.features(batch["audio"]),
             lengths=batch["length"],
-            masked=batch["masked"] if self.mask else None,
-            silenced=batch["silenced"] if self.channel_mask else None,
+            masked=batch.get("masked") if self.mask else None,
+            silenced=batch.get("silenced") if self.channel_mask else None,
             key=keys[0],
         )
-        hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
-        return model.heads[self.name]["characters"](dropout(hidden, self.dropout, keys[2]))
+        return model.backbones[self.backbone](tokens, key=keys[1])[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
@@ -177,6 +184,18 @@ class Ctc:
             "skipped": Sum(jnp.float32(len(batch["length"])) - sums["examples"]),
             "unknown_characters": Sum(((batch["text"] > 0) & ~known).astype(jnp.float32).sum()),
         }
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        row, frames_of = sound_row(self.sounds), model.tokenizers[self.tokenizer].config.frames
+
+        def embed(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+            hidden = self.hidden(m, batch)
+            place = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
+            return pool(hidden, "mean", (place < frames_of(batch["length"])[:, None]).astype(jnp.int32))
+
+        frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
+        said = transcript_answer(lambda: self.letters, row, self.logits, frames, beam=asked.beam or self.beam)
+        return [said, embedding_answer(SOUND, row, embed)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import Answer, Asked, continuation_answer
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Shown
@@ -98,6 +99,20 @@ class Gpt:
             _, sums = causal_lm(self.logits(model, batch, key), ids, segment, z_loss=self.z_loss)
         accuracy = Mean(sums["correct"], sums["tokens"])
         return Mean(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        tokenizer, encoder = model.tokenizers[self.tokenizer].config, self.texts.opened
+        stop = (encoder.EOS,) if self.packed and encoder.EOS != data.NO_ID else ()
+
+        def write(m: Model, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
+            parts: Any = (m.backbones[self.backbone], m.tokenizers[self.tokenizer], m.heads[self.name]["language"])
+            run: Any = generate
+            more: dict[str, Any] = dict(steps=steps, sampling=sampling, stop=stop, fill=encoder.PAD)
+            return run(*parts, prompt, lengths, key, **more)
+
+        room = min(tokenizer.max_length or 2 * self.length, 2 * self.length)
+        begins = lambda _: self._ends()[0] if self.packed else []  # noqa: E731
+        return [continuation_answer(self.texts, tokenizer.vocabulary, room, write, asked, begins=begins)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         encoder = self.texts.opened

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import TEXT, Answer, Asked, embedding_answer, spoken
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.evaluation.baselines import chance_recall
 from unimodal.evaluation.evaluation import Evaluation, Shown
@@ -73,6 +74,16 @@ class Sentence:
     ) -> tuple[Loss, TaskMetrics]:
         first, second = (self.embed(model, batch[side], jax.random.fold_in(key, i)) for i, side in enumerate(SIDES))
         return whole_batch(clip, first, second, 1 / self.temperature, ids_B=row_codes(batch["second"])), {}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
+
+        def row(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            return {
+                "ids": self._ids(data.encoder_for(self.texts.encoder, vocabulary), [spoken(self.texts, record)], None)
+            }
+
+        return [embedding_answer(TEXT, row, lambda m, batch: self.embed(m, batch["ids"]))]
 
     def evaluations(self) -> dict[str, Evaluation]:
         retrieval = Retrieval(

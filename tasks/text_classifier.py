@@ -12,12 +12,13 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import TEXT, Answer, Asked, class_answer, embedding_answer, spoken
 from unimodal.data.blocks import Inputs, Labels, Texts
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import Sample, TextSample
-from unimodal.heads import PooledClassifier
+from unimodal.heads import PooledClassifier, pool
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
 from unimodal.tokens import lengths_of
@@ -74,12 +75,18 @@ class TextClassifier:
     def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,classes]."""
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
+        hidden, segment = self.hidden(model, batch, keys)
+        return model.heads[self.name]["classify"](hidden, segment, key=keys[2])
+
+    def hidden(
+        self, model: Model, batch: Mapping[str, jax.Array], keys: tuple[jax.Array | None, ...] = (None, None)
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """[B,T,D], and which of the tokens are real."""
         tokenizer = model.tokenizers[self.tokenizer]
         lengths = lengths_of(batch["ids"], self.texts.pad)
         types = batch["types"] if self.second and tokenizer.config.types else None
         tokens = tokenizer(batch["ids"], lengths=lengths, types=types, key=keys[0])
-        hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
-        return model.heads[self.name]["classify"](hidden, tokens.segment, key=keys[2])
+        return model.backbones[self.backbone](tokens, key=keys[1])[0], tokens.segment
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
@@ -87,6 +94,35 @@ class TextClassifier:
         logits = self.logits(model, batch, key)
         losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
+
+        def row(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            encoder, (first, second) = data.encoder_for(self.texts.encoder, vocabulary), self._pair(record)
+            other = None if second is None else encoder.encode(second)
+            ids, types = data.pair_row(encoder, self.texts.length, encoder.encode(first), other)
+            return {"ids": ids, "types": types} if self.second else {"ids": ids}
+
+        def mean(model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+            hidden, segment = self.hidden(model, batch)
+            return pool(hidden, "mean", segment)
+
+        classes = class_answer(TEXT, self.labels.known(self.source), row, self.logits, top=asked.top)
+        return [classes, embedding_answer(TEXT, row, mean)]
+
+    def _pair(self, record: Mapping[str, Any]) -> tuple[str, str | None]:
+        """One text, or two: from their columns, or from one text with a tab between them."""
+        text = spoken(self.texts, record)
+        if not self.second:
+            return text, None
+        columns = self.second.split("+")
+        if all(name in record for name in columns):
+            return text, data.text_of(dict(record), columns)
+        first, tab, second = text.partition("\t")
+        if not tab:
+            raise UsageError(f"it compares two texts: give {self.second!r} too, or both with a tab between them")
+        return first, second
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(

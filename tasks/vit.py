@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import IMAGE, Answer, Asked, class_answer, embedding_answer, picture_row
 from unimodal.data.blocks import Images, Inputs, Labels, columns
 from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Evaluation, Shown
@@ -45,9 +46,12 @@ class Vit:
 
     def logits(self, model: Model, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,H,W,C] → [B,classes]."""
+        return model.heads[self.name]["classify"](self.hidden(model, image, key))
+
+    def hidden(self, model: Model, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """[B,H,W,C] → [B,T,D]."""
         inner = None if key is None else jax.random.fold_in(key, 1)
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](image, key=inner), key=key)
-        return model.heads[self.name]["classify"](hidden)
+        return model.backbones[self.backbone](model.tokenizers[self.tokenizer](image, key=inner), key=key)[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
@@ -55,6 +59,14 @@ class Vit:
         logits = self.logits(model, batch["image"], key)
         losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
+        logits = lambda m, batch: self.logits(m, batch["image"])  # noqa: E731
+        return [
+            class_answer(IMAGE, self.labels.known(self.source), row, logits, top=asked.top),
+            embedding_answer(IMAGE, row, lambda m, batch: self.hidden(m, batch["image"]).mean(axis=1)),
+        ]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(

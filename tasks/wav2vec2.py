@@ -12,12 +12,13 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import SOUND, Answer, Asked, embedding_answer, sound_row
 from unimodal.data.blocks import Inputs, Sounds, columns
 from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
 from unimodal.evaluation.evaluation import Evaluation, Shown, untrained_value
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.evaluation.summed import Summed
-from unimodal.heads import Quantiser
+from unimodal.heads import Quantiser, pool
 from unimodal.layers import Linear, dropout
 from unimodal.model import Model
 from unimodal.objectives import (
@@ -148,6 +149,18 @@ class Wav2vec2:
             "mask_coverage": masked.astype(jnp.float32).mean(),
             "skipped": Sum((~masked.any(axis=1)).astype(jnp.float32).sum()),  # too short for a span
         }
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        frames_of = model.tokenizers[self.tokenizer].config.frames
+
+        def embed(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+            tokenizer = m.tokenizers[self.tokenizer]
+            tokens = tokenizer.embed(tokenizer.features(batch["audio"]), lengths=batch["length"])
+            hidden, _ = m.backbones[self.backbone](tokens)
+            place = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
+            return pool(hidden, "mean", (place < frames_of(batch["length"])[:, None]).astype(jnp.int32))
+
+        return [embedding_answer(SOUND, sound_row(self.sounds), embed)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         picking = Summed(

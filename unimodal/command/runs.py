@@ -21,13 +21,13 @@ from ml_collections import ConfigDict
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
-from unimodal.command.places import ALONG, Places, find_recipe, places_of
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
-from unimodal.command.words import Words, parse, usage
+from unimodal.command.words import USE, Words, parse, usage
 from unimodal.configuration import nearest, typed
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
+from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
 from unimodal.storage import folder, is_remote, lost, one_line, require_backend
@@ -35,6 +35,7 @@ from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
+from unimodal.use.kept import keep_learned
 
 # Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
 MAY_DIFFER = (
@@ -96,6 +97,11 @@ def run(arguments: Sequence[str], program: str) -> int:
     logging.set_verbosity(logging.WARNING)
     if arguments[:1] == ["pod"]:
         return run_pod(arguments, program)
+    if arguments and arguments[0] in USE:
+        from unimodal.command.use import run_use  # only here: training need not wait for it
+
+        with mendable():
+            return run_use(parse(arguments, program), program)
     order = read(arguments, program)
     require_backend(order.workdir)
     commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
@@ -171,6 +177,8 @@ def train_and_evaluate(
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
     changed = claim_workdir(workdir, plain, may_differ=MAY_DIFFER, renew=True, meaning=order.meaning)
+    if not experiment.fake_data and jax.process_index() == 0:
+        keep_learned(workdir, experiment.tasks)
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
     began = time.monotonic()

@@ -20,7 +20,7 @@ ROOMS = ("tasks", "configs")
 
 def _along() -> Path:
     """The folder whose tasks/ and configs/ come along: inside an installed package, or the repository around it."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parent
     inside = package / "bundled"
     return inside if inside.is_dir() else package.parent
 
