@@ -21,6 +21,19 @@ class DivergedError(ArithmeticError):
     """
 
 
+class ReplicasDifferError(RuntimeError):
+    """Devices hold other bits of what should be copies of one value. The message is one line: which, and what to do.
+
+    `launch.py` prints it without a traceback and exits with code 4. The weights at hand are not saved.
+    """
+
+    def __init__(self, where: str, step: int):
+        super().__init__(
+            f"after step {step} copies of the weights differ, at {where}; the last checkpoint is untouched: have the device "
+            f"checked, or leave its host out, and run the same command to go on"
+        )
+
+
 def check_fields(
     where: str, config: object, *, least: Mapping[str, int] = {}, among: Mapping[str, Sequence[str]] = {}
 ) -> None:
