@@ -44,6 +44,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.model": "tokenizers heads backbone tokens errors",
     "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.answers": "evaluation generate heads data errors",
+    "unimodal.dual_encoder": "answers evaluation model heads tokens objectives data errors",
     "unimodal.task": "answers model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
@@ -57,7 +58,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.use": "experiment places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task answers state generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "tasks": "task answers state dual_encoder generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal use answers sharding places brought settings plan results experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",

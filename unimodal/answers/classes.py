@@ -29,16 +29,16 @@ def zero_shot_answer(
     rows: Sequence[Row],
     row: Callable[..., Row],
     *,
+    reads: str = IMAGE,
     embed_texts: Callable[..., jax.Array],
-    embed_images: Callable[..., jax.Array],
-    logits: Callable[[Any, jax.Array], jax.Array],
-    each: bool = False,
+    embed: Callable[..., jax.Array],
+    chances: Callable[[Any, jax.Array], jax.Array],
     top: int = 5,
 ) -> Answer:
     """The likeliest of names that the model has never been trained to tell apart (Radford 2021, §3.1).
 
-    rows: one for each name, as `embed_texts` takes them. logits: model and similarities [B,names] → logits. each: they
-    judge every name by itself (SigLIP), so that probabilities need not sum to one.
+    rows: one for each name, as `embed_texts` takes them. chances: model and similarities [B,names] → probabilities, which
+    need not sum to one where every name is judged by itself (SigLIP).
     """
     if len(set(names)) < 2:
         raise UsageError(f"give at least two different classes, as --classes=cat,dog, not {', '.join(names) or 'none'}")
@@ -48,10 +48,9 @@ def zero_shot_answer(
         return {"names": embed_texts(model, batch)}
 
     def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-        scores = logits(model, embed_images(model, batch) @ batch["names"].T).astype(jnp.float32)
-        return {"probability": jax.nn.sigmoid(scores) if each else jax.nn.softmax(scores)}
+        return {"probability": chances(model, embed(model, batch) @ batch["names"].T).astype(jnp.float32)}
 
-    return Answer("class", IMAGE, row, predict, lambda found: ranked(names, found["probability"], top), once)
+    return Answer("class", reads, row, predict, lambda found: ranked(names, found["probability"], top), once)
 
 
 def ranked(names: Sequence[str], probability: np.ndarray, top: int) -> dict[str, Any]:

@@ -44,10 +44,7 @@ def run_predict(words: Words, program: str) -> int:
         if out.done:
             print(f"{len(out.done)} answers are there; going on", file=sys.stderr)
     rows = answered(asking, waiting)
-    if out is None:
-        rows = printed(rows)
-    else:
-        rows = progress(out.write(rows), len(out.done))
+    rows = printed(rows) if out is None else progress(out.write(rows), len(out.done))
     total, bad = counted(rows)
     if out is not None:
         out.finish()

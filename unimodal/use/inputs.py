@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,14 +13,17 @@ from typing import Any
 import numpy as np
 
 from unimodal.answers import IMAGE, SOUND, TEXT
+from unimodal.data import schemes
+from unimodal.data.address import parse
 from unimodal.data.audio import sound_rate
 from unimodal.data.blocks import images, sounds, texts
-from unimodal.data.folder import KINDS
-from unimodal.data.sources import SCHEMES, open_source
+from unimodal.data.cells import KINDS
+from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 
 Record = Mapping[str, Any]
 OBVIOUS = {IMAGE: images.OBVIOUS, SOUND: sounds.OBVIOUS, TEXT: texts.OBVIOUS}
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 LARGEST = 512 * 2**20  # bytes of a file that is read at all
 
 
@@ -52,7 +54,7 @@ def entries(words: Iterable[str], split: str = "validation") -> Iterator[Entry]:
         scheme, colon, _ = word.partition(":")
         if word == "-":
             yield from _lines(sys.stdin)
-        elif colon and scheme in SCHEMES:
+        elif colon and scheme in schemes.names():
             yield from _of_source(word, split)
         elif Path(word).is_dir() if _may_be_path(word) else False:
             yield from _of_folder(Path(word))
@@ -63,7 +65,7 @@ def entries(words: Iterable[str], split: str = "validation") -> Iterator[Entry]:
             yield from map(of_file, map(Path, paths))
         elif _is_file(word) or _looks_like_file(word):
             path = Path(word)
-            yield from _of_table(path) if path.suffix.lower() == ".jsonl" else (of_file(path),)
+            yield from _of_table(path) if path.suffix.lower() in TABLES and path.exists() else (of_file(path),)
         else:
             yield Entry(word if len(word) <= 80 else f"{word[:79]}…", partial(_text, word), (TEXT,))
 
@@ -89,7 +91,7 @@ def read_file(path: Path) -> Record:
     kind = kind_of(path)
     if kind is None:
         known = " ".join(ending for group in KINDS.values() for ending in group)
-        raise UsageError(f"{path.suffix or 'a file without an ending'} is none of {known} .txt .md .jsonl")
+        raise UsageError(f"{path.suffix or 'a file without an ending'} is none of {known} .txt .md {' '.join(TABLES)}")
     if (size := path.stat().st_size) > LARGEST:
         raise UsageError(f"the file has {size:,} bytes, more than {LARGEST:,}")
     return record_of(kind, path.read_bytes(), str(path))
@@ -130,25 +132,12 @@ def _of_folder(folder: Path) -> Iterator[Entry]:
 
 
 def _of_table(path: Path) -> Iterator[Entry]:
-    try:
-        stream = path.open(encoding="utf-8")
-    except OSError:
-        yield of_file(path)  # whose reading says why
-        return
-    with stream:
-        for i, line in enumerate(stream, 1):
-            if line.strip():
-                yield Entry(f"{path}#{i}", partial(_row, line, f"{path}#{i}"))
-
-
-def _row(line: str, name: str) -> Record:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"the line is no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"the line should hold a JSON object, but holds a {type(found).__name__}")
-    return _with_id(found, name)
+    """Every row of a table: jsonl, csv, tsv or Parquet."""
+    ending = path.suffix.lower()[1:]
+    scheme: Any = schemes.find(ending)
+    source = scheme.open_split(parse(f"{ending}:{path}")[0], None)
+    for i in range(len(source)):
+        yield Entry(f"{path}#{i}", partial(source.__getitem__, i))
 
 
 def _lines(stream: Iterable[str]) -> Iterator[Entry]:
@@ -188,4 +177,4 @@ def _is_glob(word: str) -> bool:
 
 def _looks_like_file(word: str) -> bool:
     """A name that ends like a file which is not there is a slip, not a text."""
-    return _may_be_path(word) and (kind_of(Path(word)) is not None or word.endswith(".jsonl")) and " " not in word
+    return _may_be_path(word) and (kind_of(Path(word)) is not None or word.endswith(TABLES)) and " " not in word

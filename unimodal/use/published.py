@@ -126,18 +126,18 @@ class PublishedTask:
         rows = [{name: value[i] for name, value in given.items()} for i in range(len(sentences))]
         see = self._picture
 
-        def logits(model: Pretrained, similarity: jax.Array) -> jax.Array:
-            return next(h for h in model.heads.values() if isinstance(h, LogitScale))(similarity)
+        each = self.config.get("model_type") == "siglip"
 
-        each = self.config.get("model_type") in ("siglip", "siglip2")
+        def chances(model: Pretrained, similarity: jax.Array) -> jax.Array:
+            logits = next(h for h in model.heads.values() if isinstance(h, LogitScale))(similarity)
+            return jax.nn.sigmoid(logits) if each else jax.nn.softmax(logits)
+
         texts = lambda m, batch: m(**batch)["text_embedding"]  # noqa: E731
         images = lambda m, batch: m(image=batch["image"])["image_embedding"]  # noqa: E731
-        names = asked.classes
-        return [
-            zero_shot_answer(
-                names, rows, see, embed_texts=texts, embed_images=images, logits=logits, each=each, top=asked.top
-            )
-        ]
+        made = zero_shot_answer(
+            asked.classes, rows, see, embed_texts=texts, embed=images, chances=chances, top=asked.top
+        )
+        return [made]
 
     def _continuation(self, model: Pretrained, tower: Tower, asked: Asked) -> Answer:
         ends, head = end_ids(model.origin), writer(model)[1]
