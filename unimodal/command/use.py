@@ -15,6 +15,9 @@ from unimodal.errors import UsageError
 from unimodal.sharding import MESH_AXES
 from unimodal.use import Loaded, load
 from unimodal.use.answering import Asking, answered
+from unimodal.use.embedding import query_of, to_numpy
+from unimodal.use.export import Target, export
+from unimodal.use.index import append, open_index
 from unimodal.use.inputs import entries
 from unimodal.use.output import open_output
 
@@ -23,7 +26,14 @@ EXIT_NOTHING = 2  # not one input could be answered
 
 def run_use(words: Words, program: str) -> int:
     """Run a command that uses a model; returns the exit code. Raises UsageError."""
-    commands: Mapping[str, Callable[[Words, str], int]] = {"predict": run_predict}
+    commands: Mapping[str, Callable[[Words, str], int]] = {
+        "predict": run_predict,
+        "embed": run_embed,
+        "index": run_index,
+        "search": run_search,
+        "serve": run_serve,
+        "export": run_export,
+    }
     return commands[words.command](words, program)
 
 
@@ -50,6 +60,104 @@ def run_predict(words: Words, program: str) -> int:
         out.finish()
         print(f"{total + len(out.done)} answers in {out.final}", file=sys.stderr)
     return ending(total, bad)
+
+
+def run_embed(words: Words, program: str) -> int:
+    path, given = model_and_inputs(words, program)
+    more = dict(words.more)
+    as_numpy = str(more.get("out", "")).endswith(".npy")
+    lines = more["out"].removesuffix(".npy") + ".jsonl" if as_numpy else more.get("out")
+    out = None if lines is None else open_output(lines, {"model": str(Path(path).absolute()), "newest": newest(path)})
+    asking = embedder(path, more)
+    waiting: Iterable[Any] = entries(given, more.get("split", "validation"))
+    rows = answered(asking, waiting if out is None else out.left(waiting))
+    total, bad = counted(printed(rows) if out is None else progress(out.write(rows), len(out.done)))
+    if out is not None:
+        out.finish()
+        if as_numpy:
+            to_numpy(out.path, Path(more["out"]))
+        print(f"{total + len(out.done)} rows in {more['out']}", file=sys.stderr)
+    return ending(total, bad)
+
+
+def run_index(words: Words, program: str) -> int:
+    path, given = model_and_inputs(words, program)
+    more = dict(words.more)
+    if "to" not in more:
+        raise UsageError("say where the index is: --to=FOLDER")
+    bad: list[Mapping[str, Any]] = []
+
+    def good(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        for row in rows:
+            if "error" in row:
+                bad.append(row)
+                print(f"{row['id']}: {row['error']}", file=sys.stderr)
+            else:
+                yield row
+
+    there = open_index(more["to"]).rows if (Path(more["to"]) / "about.json").exists() else 0
+    asking = embedder(path, more)
+    made_by = {"model": str(Path(path).absolute()), "task": more.get("task"), "step": asking.loaded.step}
+    waiting = entries(given, more.get("split", "validation"))
+    index = append(more["to"], progress(good(answered(asking, waiting)), 0), made_by)
+    print(
+        f"{index.rows - there} added to {index.folder}: {index.rows} vectors of {index.size} numbers", file=sys.stderr
+    )
+    return ending(index.rows - there + len(bad), len(bad))
+
+
+def run_search(words: Words, program: str) -> int:
+    if len(words.inputs) != 1:
+        raise UsageError(f"usage: {program} search {USE['search']} --image=FILE --text=WORDS [flags]; --help says more")
+    more = dict(words.more)
+    index = open_index(words.inputs[0])
+    parts = {kind: more[kind] for kind in ("image", "text", "sound") if kind in more}
+    if not parts:
+        raise UsageError("say what is looked for: --image=FILE, --text=WORDS, --sound=FILE, or several of them")
+    path, made_by = more.get("model", index.made_by.get("model")), dict(index.made_by)
+    if path is None:
+        raise UsageError(f"{index.folder} does not say which model made it: give --model=WORKDIR_OR_CHECKPOINT")
+    more = {"task": made_by.get("task"), **more}
+    if made_by.get("step") is not None and "model" not in more:
+        more.setdefault("checkpoint", str(made_by["step"]))
+    query = query_of(embedder(path, {name: v for name, v in more.items() if v is not None}), parts)
+    for row in index.nearest(query, whole(more, "top", 5), exact=bool(more.get("exact"))):
+        print(json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+def run_serve(words: Words, program: str) -> int:
+    if len(words.inputs) != 1:
+        raise UsageError(f"usage: {program} serve {USE['serve']} [flags]; --help says more")
+    more = words.more
+    from unimodal.use.serve.start import serve  # only here: nobody else needs its packages
+
+    serve(
+        lambda: loaded_of(words.inputs[0], more),
+        host=more.get("host", "localhost"),
+        port=whole(more, "port", 8000),
+        token=more.get("token"),
+        index=more.get("index"),
+        batch_size=whole(more, "batch", 32),
+        most=whole(more, "most", 16 * 2**20),
+        timeout=number(more, "timeout", 60.0),
+    )
+    return 0
+
+
+def embedder(path: str, more: Mapping[str, Any]) -> Asking:
+    """The model of a path, asked for embeddings."""
+    return Asking(loaded_of(path, more), task=more.get("task"), gives="embedding", batch_size=whole(more, "batch", 32))
+
+
+def run_export(words: Words, program: str) -> int:
+    path, (target, *more) = model_and_inputs(words, program)
+    if more:
+        raise UsageError(f"an export goes to one place, but {more[0]} is another")
+    where = Target.parse(target)  # before the model is loaded
+    for line in export(loaded_of(path, words.more), where, words.more.get("task"), words.more.get("gives")):
+        print(line)
+    return 0
 
 
 def model_and_inputs(words: Words, program: str, *, least: int = 1) -> tuple[str, tuple[str, ...]]:

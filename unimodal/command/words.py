@@ -18,11 +18,21 @@ COMMANDS = {
     "doctor": "ask every host whether it is fit for a run",
     "pod": "start a run on several processes, TPU VMs, GKE, Slurm or SkyPilot",
     "predict": "ask a trained model: classes, transcripts, continuations, masked words of files, folders, texts, sources",
+    "embed": "embeddings of pictures, texts and sounds, to JSON lines, Parquet or numpy",
+    "index": "embed, and add to a searchable index in a folder",
+    "search": "find what is nearest in an index: to a picture, words, a sound, or several of them together",
+    "serve": "answer over HTTP, with a page to try it",
+    "export": "write a trained model for other programs: a Hugging Face directory, or StableHLO",
 }
 
 # Commands that use a model name it, and what they are given, without any "--".
 USE = {
     "predict": "WORKDIR_OR_CHECKPOINT INPUT…",
+    "embed": "WORKDIR_OR_CHECKPOINT INPUT…",
+    "index": "WORKDIR_OR_CHECKPOINT INPUT…",
+    "search": "INDEX",
+    "serve": "WORKDIR_OR_CHECKPOINT",
+    "export": "WORKDIR huggingface:DIR|stablehlo:DIR",
 }
 
 
@@ -37,7 +47,8 @@ class Flag:
 
 
 EVERY = ("train", "eval", "plan", "doctor")
-ASK = ("predict",)
+ASK = ("predict", "embed", "index")  # commands that are given inputs
+LOAD = (*ASK, "search", "serve", "export")
 FLAGS = (
     Flag("config", "NAME[:ARGUMENT]", "a recipe: demo, vit:size=tiny, or a file of yours, configs/mine.py", EVERY),
     Flag("workdir", "DIR", "where checkpoints, metrics and results go: a folder, or gs://BUCKET/runs/NAME", EVERY),
@@ -52,13 +63,31 @@ FLAGS = (
     Flag("topology", "KIND:SHAPE", "what to compile for, as v5p:8x8x8, cpu:8 or gpu", ("plan",)),
     Flag("mesh", "auto", "try the meshes that divide the topology and the model", ("plan",)),
     Flag("json", "FILE", "where to write the figures", ("plan",)),
-    Flag("task", "NAME", "which task of the model to ask (default: the only one that reads the input)", ASK),
+    Flag("task", "NAME", "which task of the model to ask (default: the only one that reads the input)", LOAD),
     Flag(
         "out", "FILE.jsonl|FILE.parquet", "where to write; the same command goes on where it was stopped", ("predict",)
     ),
+    Flag(
+        "out",
+        "FILE.jsonl|FILE.parquet|FILE.npy",
+        "where to write embeddings; .npy has FILE.jsonl beside it",
+        ("embed",),
+    ),
+    Flag("to", "FOLDER", "the index, which is made if it is not there", ("index",)),
+    Flag("image", "FILE", "a picture that is looked for", ("search",)),
+    Flag("text", "WORDS", "words that are looked for; with a picture, the sum of both", ("search",)),
+    Flag("sound", "FILE", "a sound that is looked for", ("search",)),
+    Flag("exact", "", "compare with all vectors, however many", ("search",)),
+    Flag("model", "WORKDIR_OR_CHECKPOINT", "the model (default: the one that made the index)", ("search",)),
+    Flag("host", "NAME", "where to listen (default: localhost); elsewhere callers need a token", ("serve",)),
+    Flag("port", "N", "(default: 8000)", ("serve",)),
+    Flag("token", "WORD", "what callers must know (default: none at localhost, else one that is made)", ("serve",)),
+    Flag("index", "FOLDER", "an index that can be searched", ("serve",)),
+    Flag("most", "BYTES", "of a request (default: 16777216)", ("serve",)),
+    Flag("timeout", "SECONDS", "that an answer may take (default: 60)", ("serve",)),
     Flag("classes", "A,B,C", "names to choose among, for a model that compares pictures with words", ("predict",)),
     Flag("template", "TEXT", "the sentence a class is put into: 'a photo of a {}'", ("predict",)),
-    Flag("top", "N", "how many of the likeliest classes or words are told (default: 5)", ("predict",)),
+    Flag("top", "N", "how many of the likeliest, or nearest, are told (default: 5)", ("predict", "search")),
     Flag("steps", "N", "ids that a continuation has at most (default: 64)", ("predict",)),
     Flag("temperature", "X", "of a continuation's sampling (default: 0, the likeliest)", ("predict",)),
     Flag("top_p", "P", "sample among the likeliest that have this probability together", ("predict",)),
@@ -66,8 +95,9 @@ FLAGS = (
     Flag("seed", "N", "of sampling (default: 0)", ("predict",)),
     Flag("split", "NAME", "of a source that is given as an input (default: validation)", ASK),
     Flag("batch", "N", "inputs at a time (default: 32)", ASK),
-    Flag("checkpoint", "N", "the checkpoint of a workdir, by its step (default: the latest)", ASK),
-    Flag("ema", "", "take the average of the parameters that the run kept; false: the last ones", ASK),
+    Flag("checkpoint", "N", "the checkpoint of a workdir, by its step (default: the latest)", LOAD),
+    Flag("ema", "", "take the average of the parameters that the run kept; false: the last ones", LOAD),
+    Flag("gives", "WHAT", "which answer of the task to write as StableHLO (default: its first)", ("export",)),
     Flag("dtype", "NAME", "compute in float32, bfloat16 or float16", ASK),
     Flag("mesh", "data=N,tensor=N,…", "lay the model out over several devices", ASK),
 )

@@ -37,41 +37,37 @@ class Asking:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, but is {self.batch_size}")
-        if self.task is not None:
-            self.loaded.task(self.task)
+        names = list(self.loaded.tasks) if self.task is None else [self.loaded.task(self.task)]
+        refused: list[UsageError] = []
+        for name in names:
+            try:
+                self._answers[name] = self._of(name)
+            except UsageError as error:
+                refused.append(error)
+        if len(refused) == len(names):  # what is asked is wrong, and not an input
+            raise refused[0]
 
-    def able(self, task: str) -> Sequence[Answer]:
+    def _of(self, task: str) -> Sequence[Answer]:
         """The answers of a task that give what is asked for. Raises UsageError where there is none."""
-        if task not in self._answers:
-            offered = self.loaded.answers(task, self.asked)
-            found = [a for a in offered if self.gives in (None, a.gives)]
-            if not found:
-                there = ", ".join(dict.fromkeys(a.gives for a in offered)) or "nothing"
-                raise UsageError(f"the task {task!r} gives no {self.gives or 'answer'}, but {there}")
-            self._answers[task] = found
-        return self._answers[task]
+        offered = self.loaded.answers(task, self.asked)
+        found = [a for a in offered if self.gives in (None, a.gives)]
+        if not found:
+            there = ", ".join(dict.fromkeys(a.gives for a in offered)) or "nothing"
+            raise UsageError(f"the task {task!r} gives no {self.gives or 'answer'}, but {there}")
+        return found
 
     def answer(self, reads: Sequence[str]) -> Answer:
         """Who answers an input of one of these modalities. Raises UsageError where nobody does, or several might."""
-        task = self.task
-        if task is None:
-            able = [n for n in self.loaded.tasks if self._can(n, reads)]
-            if len(able) > 1:
-                raise UsageError(f"several tasks read {' or '.join(reads)}: say which, --task={'|'.join(able)}")
-            task = able[0] if able else self.loaded.task(None, reads[0] if reads else None)
-        found = self.able(task)
-        for answer in found:
-            if answer.reads in reads:
-                return answer
-        what = " and ".join(dict.fromkeys(a.reads for a in found))
+        able = {name: [a for a in found if a.reads in reads] for name, found in self._answers.items()}
+        able = {name: found for name, found in able.items() if found}
+        if len(able) > 1:
+            raise UsageError(f"several tasks read {' or '.join(reads)}: say which, --task={'|'.join(able)}")
+        if able:
+            return next(iter(able.values()))[0]
+        there = " and ".join(dict.fromkeys(a.reads for found in self._answers.values() for a in found))
+        who = f"the task {next(iter(self._answers))!r} reads" if len(self._answers) == 1 else "the tasks read"
         asked = f" to give a{'n' if str(self.gives)[:1] in 'aeiou' else ''} {self.gives}" if self.gives else ""
-        raise UsageError(f"the task {task!r} reads {what}{asked}, not {' or '.join(reads) or 'this'}")
-
-    def _can(self, task: str, reads: Sequence[str]) -> bool:
-        try:
-            return any(answer.reads in reads for answer in self.able(task))
-        except UsageError:
-            return False
+        raise UsageError(f"{who} {there}{asked}, not {' or '.join(reads) or 'this'}")
 
     def run(self, answer: Answer, rows: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         """What the model makes of rows. They are filled up to a power of two, so that few shapes are compiled."""

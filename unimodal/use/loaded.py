@@ -47,22 +47,11 @@ class Loaded:
     experiment: Experiment | None = field(default=None, repr=False)  # for a workdir
     averaged: bool = False  # whether the weights are the average that the run kept
 
-    def task(self, name: str | None = None, reads: str | None = None) -> str:
-        """The name of the task to ask: the one that is named, or the only one that reads this modality.
-
-        Raises UsageError, listing the tasks, where there is none or more than one.
-        """
-        if name is not None:
-            if name not in self.tasks:
-                raise UsageError(f"{self.path} has no task {name!r}; {nearest(name, list(self.tasks))}")
-            return name
-        able = [n for n in self.tasks if reads is None or any(a.reads == reads for a in self.answers(n))]
-        if len(able) == 1:
-            return able[0]
-        if not able:
-            what = ", ".join(f"{n} ({', '.join(sorted({a.reads for a in self.answers(n)}))})" for n in self.tasks)
-            raise UsageError(f"no task of {self.path} reads {reads}; there is {what}")
-        raise UsageError(f"{self.path} has several tasks that read {reads or 'something'}: say --task={'|'.join(able)}")
+    def task(self, name: str) -> str:
+        """The name of a task. Raises UsageError, with the nearest that there is."""
+        if name not in self.tasks:
+            raise UsageError(f"{self.path} has no task {name!r}; {nearest(name, list(self.tasks))}")
+        return name
 
     def answers(self, task: str, asked: Asked = Asked()) -> Sequence[Answer]:
         """What the task can be asked. Raises UsageError for a task that says nothing of it."""
