@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ class Asked:
     def __post_init__(self) -> None:
         if self.top < 1 or self.steps < 1:
             raise UsageError(f"top and steps must be at least 1, but are {self.top} and {self.steps}")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1):
             raise UsageError(
                 f"temperature must be at least 0 and top_p above 0 and at most 1, but are {self.temperature:g} and "
                 f"{self.top_p:g}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from etils import epath
-
-import unimodal
 
 USES = {
     "BertForMaskedLM": "fill-mask",
@@ -37,7 +36,7 @@ def write_card(loaded: Any, name: str, kind: str, directory: Path) -> None:
         *front,
         f"# {kind}",
         "",
-        f"The task `{name}` of a run of unimodal {unimodal.__version__}, after step {loaded.step}"
+        f"The task `{name}` of a run of unimodal{_version()}, after step {loaded.step}"
         + (", the average of its parameters." if loaded.averaged else "."),
         "",
         "## Data",
@@ -75,3 +74,10 @@ def _scores(workdir: epath.Path) -> list[str]:
             baseline = f"{row.get('baseline', float('nan')):.4g} ({row.get('baseline_is', '')})"
             lines.append(f"| {name} | {row.get('metric', '')} | {row['value']:.4g} | {baseline} |")
     return lines if len(lines) > 2 else []
+
+
+def _version() -> str:
+    try:
+        return " " + version("unimodal")
+    except PackageNotFoundError:  # run from a clone that is not installed
+        return ""

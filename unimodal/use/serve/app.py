@@ -211,13 +211,21 @@ async def read_request(request: Any, *, several: bool = False) -> tuple[Entry, M
         form = await request.form(max_files=1, max_fields=32)
     except (HTTPException, ValueError, AssertionError) as error:
         raise Refused(400, f"the form cannot be read: {getattr(error, 'detail', error)}") from None
+    try:
+        return await _of_form(form, several)
+    finally:
+        await form.close()
+
+
+async def _of_form(form: Any, several: bool) -> tuple[Entry, Mapping[str, Any]]:
     said = {name: value for name, value in form.items() if isinstance(value, str)}
     upload: Any = form.get("file")
     if upload is None or isinstance(upload, str):
         if several and said.get("text", "").strip():
             return text_entry(said["text"]), said
         raise Refused(400, 'the form has no file called "file"')
-    modality = kind_of(Path("x" + PurePath(str(upload.filename)[-64:].replace("\0", "")).suffix))
+    name = str(upload.filename)[-64:].replace("\0", "")
+    modality = kind_of(Path("x" + PurePath(name).suffix))
     if modality is None and str(upload.content_type).startswith("audio/"):
         modality = SOUND
     if modality is None:
