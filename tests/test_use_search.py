@@ -149,7 +149,7 @@ def test_the_server_answers(client: Any, workdir: Path, pictures: Path) -> None:
         assert f'"/{name}"' in page.text and client.get(f"/{name}").status_code == 200
     assert "http" not in page.text.replace("http-equiv", "")  # it needs no network
     offers = client.get("/v1/tasks").json()["tasks"]
-    assert {"gives": "class", "reads": "image"} in offers["vit"]
+    assert {"gives": "class", "reads": "image", "names": False} in offers["vit"]
     picture = (pictures / "1.png").read_bytes()
     said = client.post("/v1/predict", files={"file": ("a.png", picture)}, data={"task": "vit", "top": "3"}).json()
     ours = unimodal.load(workdir).predict(pictures / "1.png", task="vit", top=3)[0]

@@ -30,7 +30,8 @@ def bert(handed: Handed) -> Offer | None:
     if pooled is not None:
         markers |= {"bert.pooler.dense.weight": (width, width)}
         count = pooled.linear.kernel.shape[-1]
-        markers |= {"classifier.weight" if words is None else "cls.seq_relationship.weight": (count, width)}
+        linear = "classifier" if words is None else "cls.seq_relationship"
+        markers |= {f"{linear}.weight": (count, width), f"{linear}.bias": (count,)}
     c, b = part.config, part.layers
     config = dict(
         model_type="bert",

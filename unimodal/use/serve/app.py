@@ -48,7 +48,8 @@ class Server:
         self.seconds: list[int] = [0] * (len(TIMES) + 1)
         self.spent = 0.0
         self.offers = {
-            name: [{"gives": answer.gives, "reads": answer.reads} for answer in self._answers(name)]
+            # names: whether it chooses among names that come with the request
+            name: [dict(gives=a.gives, reads=a.reads, names=a.once is not None) for a in self._answers(name)]
             for name in self.loaded.tasks
         }
 

@@ -30,8 +30,8 @@ async function begin() {
     at("model").textContent = said.model;
     offers = [];
     for (const [task, answers] of Object.entries(said.tasks))
-      for (const { gives, reads } of answers)
-        if (gives !== "embedding" || !said.search) offers.push({ task, gives, reads, says: `${task}: ${gives} of ${reads}` });
+      for (const { gives, reads, names } of answers)
+        if (gives !== "embedding" || !said.search) offers.push({ task, gives, reads, names, says: `${task}: ${gives} of ${reads}` });
     if (said.search) offers.unshift({ search: true, reads: "anything", says: "search: by a picture, words, or both" });
     at("task").replaceChildren(...offers.map((offer, i) => make("option", offer.says, { value: i })));
     show();
@@ -45,7 +45,7 @@ function show() {
   const file = offer.reads !== "text";
   at("text-line").hidden = file && !offer.search;
   at("file-line").hidden = !file;
-  at("classes-line").hidden = !(offer.gives === "class" && offer.reads === "image");
+  at("classes-line").hidden = !offer.names;
   at("steps-line").hidden = offer.gives !== "continuation";
   at("file-name").textContent = { image: "Picture", sound: "Sound" }[offer.reads] || "Picture or sound";
   at("file").accept = { image: "image/*", sound: "audio/*" }[offer.reads] || "image/*,audio/*";
