@@ -253,7 +253,10 @@ def test_the_tiny_config_is_right() -> None:
         (dict(tasks__gpt__tokenizer="txt"), r"tasks\.gpt\.tokenizer='txt' is not among the tokenizers: text"),
         (dict(tasks__wav2vec2__backbone=""), r"tasks\.wav2vec2\.backbone='' is not among the backbones: shared"),
         (dict(tasks__wav2vec2__code_size=193), r"code_size=193 is not divisible by groups=2"),
-        (dict(tasks__clip__image_head__project=False), r"image embeddings have \d+ and text embeddings have \d+ numbers"),
+        (
+            dict(tasks__clip__image_head__project=False),
+            r"image embeddings have \d+ and text embeddings have \d+ numbers",
+        ),
         (dict(tasks__vit__backbone="other"), r"tasks\.vit\.backbone='other' is not among the backbones: shared"),
     ],
 )
