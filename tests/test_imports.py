@@ -57,7 +57,7 @@ ALLOWED: dict[str, str] = {
     "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task state dual_encoder generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal brought settings plan results experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal data.skipped brought settings plan results experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command",
 }

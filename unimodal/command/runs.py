@@ -26,6 +26,7 @@ from unimodal.command.recipe import as_plain, change, config_of_workdir, load_re
 from unimodal.command.stopping import stoppable
 from unimodal.command.words import Words, parse, usage
 from unimodal.configuration import nearest, typed
+from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
 from unimodal.results import RESULTS, finish
@@ -166,6 +167,7 @@ def train_and_evaluate(
 ) -> int:
     """The run itself, in a workdir that is ours alone; `saved`: the steps of the checkpoints that it may go on from."""
     plain, workdir = order.plain, order.workdir
+    list_skipped(workdir)
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
@@ -198,7 +200,17 @@ def train_and_evaluate(
     with stoppable("in the final evaluation"):
         facts = {"training took": f"{time.monotonic() - began:.0f} s"}
         finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
+    if line := LEDGER.report():
+        say(line)
     return 0
+
+
+def list_skipped(workdir: epath.Path) -> None:
+    """Begin the run's list of records that cannot be used. Only folders have one: nothing can be added to a bucket's files."""
+    number = jax.process_index()
+    LEDGER.clear()
+    if not is_remote(workdir):
+        LEDGER.list_in(Path(workdir) / (FILE if number == 0 else f"{number}-{FILE}"))
 
 
 def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str:

@@ -100,7 +100,7 @@ class Features:
 
     def baseline(self, untrained: Any) -> tuple[float, str]:
         """The commonest class, or the features of the model before training, whichever is harder to beat."""
-        numbers = [self.labels.numbers(self.source, split) for split in ("train", "validation")]
+        numbers = [self.labels.known(self.source, split) for split in ("train", "validation")]
         common = majority_accuracy(numbers[0], numbers[1])
         return max((common, "majority class"), (untrained["value"], "the untrained model"))
 
