@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
+from unimodal.command.data import run_data
 from unimodal.command.places import ALONG, Places, find_recipe, places_of
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
@@ -97,6 +98,9 @@ class Order:
 def run(arguments: Sequence[str], program: str) -> int:
     """Run a command line without the program's name; returns the exit code. Raises UsageError."""
     logging.set_verbosity(logging.WARNING)
+    if arguments[:1] == ["data"]:
+        with mendable():
+            return run_data(arguments[1:], program)
     if arguments[:1] == ["pod"]:
         return run_pod(arguments, program)
     order = read(arguments, program)
