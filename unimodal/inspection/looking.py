@@ -147,7 +147,7 @@ def _speed(dataset: Dataset, seed: int) -> float:
 
 def _range(values: np.ndarray) -> str:
     few, middle, most = (int(np.percentile(values, q)) for q in (0, 50, 100))
-    return f"{few:,} … {most:,}, half of them up to {middle:,}"
+    return f"{few:,} … {most:,}, median {middle:,}"
 
 
 def _balance(counts: Mapping[str, int]) -> str:

@@ -30,9 +30,11 @@ class View:
 
 
 def views_of(task: Any, spec: Mapping[str, ArraySpec], example: Mapping[str, Any]) -> tuple[View, ...]:
-    """Every array of an example, as its shape and the task's blocks say what it is."""
+    """Every array of an example, as its shape and the task's blocks say what it is; not the bytes that ids stand for."""
     return tuple(
-        _view(task, name, spec.get(name), np.asarray(example[name]), example) for name in example if name[0] != "_"
+        _view(task, name, spec.get(name), np.asarray(example[name]), example)
+        for name in example
+        if name[0] != "_" and name != "bytes"
     )
 
 
@@ -85,7 +87,7 @@ def _decoded(task: Any, name: str, ids: np.ndarray) -> str | None:
     try:
         if name == "text" and hasattr(task, "letters"):
             return str(task.letters.decode(ids))
-        if name in ("ids", "inputs", "first", "second") and hasattr(task, "texts"):
+        if name in ("ids", "inputs", "targets", "first", "second") and hasattr(task, "texts"):
             return _with_masks(task.texts.opened, ids)
     except (UsageError, ValueError, IndexError):
         return None
@@ -111,7 +113,9 @@ def _strip(array: np.ndarray) -> str:
 
 
 def _numbers(array: np.ndarray) -> str:
-    return " ".join(map(str, array[:64])) + (" …" if len(array) > 64 else "")
+    if len(array) and (array == array[0]).all():
+        return f"{array[0]} everywhere"
+    return " ".join(map(str, array[:24])) + (" …" if len(array) > 24 else "")
 
 
 def _value(task: Any, name: str, array: np.ndarray) -> str:
