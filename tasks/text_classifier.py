@@ -108,7 +108,7 @@ class TextClassifier:
             hidden, segment = self.hidden(model, batch)
             return pool(hidden, "mean", segment)
 
-        classes = class_answer(TEXT, self.labels.known(self.source), row, self.logits, top=asked.top)
+        classes = class_answer(TEXT, self.labels.given_names(self.source), row, self.logits, top=asked.top)
         return [classes, embedding_answer(TEXT, row, mean)]
 
     def _pair(self, record: Mapping[str, Any]) -> tuple[str, str | None]:

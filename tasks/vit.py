@@ -86,7 +86,7 @@ class Vit:
         row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
         logits = lambda m, batch: self.logits(m, batch["image"])  # noqa: E731
         return [
-            class_answer(IMAGE, self.labels.known(self.source), row, logits, top=asked.top),
+            class_answer(IMAGE, self.labels.given_names(self.source), row, logits, top=asked.top),
             embedding_answer(IMAGE, row, lambda m, batch: self.hidden(m, batch["image"]).mean(axis=1)),
         ]
 

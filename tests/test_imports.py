@@ -56,11 +56,12 @@ ALLOWED: dict[str, str] = {
     "unimodal.results": "experiment report evaluation training sharding storage errors",
     "unimodal.places": "configuration errors",
     "unimodal.use": "experiment places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
+    "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task answers state dual_encoder generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal use answers sharding places brought settings plan results experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal use answers sharding places inspection data.skipped data.schemes data.convert brought settings plan results experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command places",
 }

@@ -6,6 +6,7 @@
 | `recipe` | a recipe, or the config.json of a run, as a ConfigDict, with its fields changed |
 | `runs` | what each command that trains or evaluates does |
 | `use` | what each command that uses a model does |
+| `data`, `inspect`, `data_words` | `data inspect` and `data convert` |
 """
 
 from __future__ import annotations
