@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Images, Inputs, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import chance_recall
-from unimodal.evaluation.evaluation import Evaluation, Shown
+from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.retrieval import Retrieval
-from unimodal.evaluation.samples import ImageSample, Sample
+from unimodal.evaluation.show.pictures import found_texts
 from unimodal.heads import Embed, LogitScale, Projection
+from unimodal.layers import split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, clip, row_codes, siglip, whole_batch
 from unimodal.tokens import lengths_of
@@ -70,16 +70,16 @@ class Clip:
         self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Unit embeddings [B,size] of the images and of the captions."""
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        heads, ids = model.heads[self.name], batch["ids"]
+        outer, inner = split_key(key, 2), split_key(None if key is None else jax.random.fold_in(key, 1), 2)
+        ids, heads = batch["ids"], model.heads[self.name]
         lengths = lengths_of(ids, self.texts.pad) if self.fill is None else None
         ids = ids if self.fill is None else jnp.where(ids == self.texts.pad, self.fill, ids)
-        inner = (None, None) if key is None else tuple(jax.random.split(jax.random.fold_in(key, 1)))
-        pixels = model.tokenizers[self.image_tokenizer](batch["image"], key=inner[0])
-        words = model.tokenizers[self.text_tokenizer](ids, causal=self.causal, lengths=lengths, key=inner[1])
-        image, _ = model.backbones[self.image_backbone](pixels, key=keys[0])
-        text, _ = model.backbones[self.text_backbone](words, key=keys[1])
-        return heads["image"](image), heads["text"](text, words.segment, ids=ids)
+        pictures, words = zip(inner, outer, strict=True)
+        image, _ = model.hidden(self.image_tokenizer, self.image_backbone, batch["image"], key=pictures)
+        text, tokens = model.hidden(
+            self.text_tokenizer, self.text_backbone, ids, key=words, causal=self.causal, lengths=lengths
+        )
+        return heads["image"](image), heads["text"](text, tokens.segment, ids=ids)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
@@ -94,7 +94,7 @@ class Clip:
             predict=self.predict,
             batch_size=self.batch_size,
             against=lambda _: (chance_recall(len(data.open_source(self.source, "validation")), 5), "chance"),
-            show=self.samples,
+            show=found_texts(self.source, self.images, self.texts, self.chances),
         )
         return {self.name: retrieval}
 
@@ -102,14 +102,7 @@ class Clip:
         image, text = self.embed(model, batch)
         return {"first": image, "second": text, "same": row_codes(batch["ids"])}
 
-    def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        source = data.open_source(self.source, "validation")
-        texts, places = shown.tally.all("second"), shown.tally.all("index")
-        scale = model.heads[self.name]["temperature"]
-        found: list[Sample] = []
-        for i, image in zip(shown.index, shown.rows["first"], strict=True):
-            logits = scale(image @ texts.T)
-            p = np.asarray(jax.nn.softmax(logits) if self.objective == "softmax" else jax.nn.sigmoid(logits))
-            best = tuple((self.texts.text(source[int(places[k])]), float(p[k])) for k in p.argsort()[::-1][:4])
-            found.append(ImageSample(self.images.read(source[int(i)]), best, self.texts.text(source[int(i)])))
-        return found
+    def chances(self, model: Model, cosines: jax.Array) -> jax.Array:
+        """Of a picture's cosines with texts [N], the probability of each text."""
+        logits = model.heads[self.name]["temperature"](cosines)
+        return jax.nn.softmax(logits) if self.objective == "softmax" else jax.nn.sigmoid(logits)

@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from unimodal import data
 from unimodal.data.blocks import Images, Inputs, Labels, columns
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation, Shown
-from unimodal.evaluation.samples import AttentionMap, ImageSample, Sample
+from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.show.pictures import classified_pictures
 from unimodal.heads import Classifier
 from unimodal.model import Model
-from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
+from unimodal.objectives import Loss, TaskMetrics, classification_loss
 
 
 @dataclass(frozen=True)
@@ -45,16 +42,14 @@ class Vit:
 
     def logits(self, model: Model, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,H,W,C] → [B,classes]."""
-        inner = None if key is None else jax.random.fold_in(key, 1)
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](image, key=inner), key=key)
+        hidden, _ = model.hidden(self.tokenizer, self.backbone, image, key=key)
         return model.heads[self.name]["classify"](hidden)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch["image"], key)
-        losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+        return classification_loss(logits, batch["label"], label_smoothing=self.label_smoothing)
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
@@ -63,26 +58,6 @@ class Vit:
             lambda model, batch: self.logits(model, batch["image"]),
             inputs=self.inputs,
             batch_size=self.batch_size,
-            show=self.samples,
+            show=classified_pictures(self.source, self.images, self.labels, self.tokenizer, self.backbone),
         )
         return {self.name: found}
-
-    def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        names, source = self.labels.names(self.source), data.open_source(self.source, "validation")
-        found: list[Sample] = []
-        for i, place in enumerate(shown.index):
-            record = source[int(place)]
-            best = tuple(
-                (names[int(k)], float(p)) for k, p in zip(shown.rows["best"][i], shown.rows["chance"][i], strict=True)
-            )
-            truth = names[int(shown.rows["label"][i])]
-            found.append(ImageSample(self.images.read(record), best, truth, note=str(record.get("name", record["id"]))))
-        return [*found, self._attention(model, shown.batch["image"][:1])]
-
-    def _attention(self, model: Model, image: np.ndarray) -> AttentionMap:
-        """Where the last layer looks, averaged over queries, per head."""
-        tokenizer, backbone = model.tokenizers[self.tokenizer], model.backbones[self.backbone]
-        _, out = jax.jit(lambda b, t, x: b(t(x), capture=("attention",)))(backbone, tokenizer, jnp.asarray(image))
-        c = tokenizer.config
-        weights = np.asarray(out["attention"][-1, 0], np.float32)[:, :, c.registers :]
-        return AttentionMap("last layer", self.images.to_uint8(image[0]), None, weights, grid=c.grid)
