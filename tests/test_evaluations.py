@@ -60,6 +60,7 @@ def test_ranks_in_chunks_are_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = [(similarity[i] >= similarity[i, i]).sum() - 1 for i in range(50)]
     np.testing.assert_array_equal(ranks(a, b), wanted)
     monkeypatch.setattr("unimodal.evaluation.retrieval.CHUNK", 7)
+    monkeypatch.setattr("unimodal.evaluation.retrieval.KEYS", 20)
     np.testing.assert_array_equal(ranks(a, b), wanted)
 
 

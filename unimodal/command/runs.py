@@ -50,6 +50,7 @@ MAY_DIFFER = (
     "keep_best",
     "stop_after",
     "max_bad_steps",
+    "compare_replicas_every",
     "profile",
     # how it is computed
     "backbones.*.attention",

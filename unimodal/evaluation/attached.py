@@ -40,6 +40,9 @@ def attach(
             found[name] = changed(task, rest, where).evaluations()[task.name]
             continue
         made = typed(kind_class(str(kind), where), {"name": name, **rest}, where)
+        if hasattr(made, "of_tasks"):  # it asks a task, and so needs no tokenizer or backbone of its own
+            found[name] = made.of_tasks(by_name)
+            continue
         for field, there in (("tokenizer", tokenizers), ("backbone", backbones), ("task", by_name)):
             if (named := getattr(made, field, None)) is not None and named not in there:
                 raise UsageError(f"{where}.{field}={named!r} is not among {', '.join(there)}")

@@ -1,4 +1,4 @@
-"""Pictures with what the model sees in them: classes, or texts that it finds for them."""
+"""Pictures with what the model sees in them: their likeliest classes, and where it looks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.data.blocks import Images, Labels, Texts
+from unimodal.data.blocks import Images, Labels
 from unimodal.data.sources import open_source
 from unimodal.evaluation.evaluation import Shown
 from unimodal.evaluation.samples import AttentionMap, ImageSample, Sample
@@ -45,25 +45,3 @@ def attention_in(model: Model, image: np.ndarray, images: Images, tokenizer: str
     config = parts[1].config
     weights = np.asarray(out["attention"][-1, 0], np.float32)[:, :, config.registers :]
     return AttentionMap("last layer", images.to_uint8(image[0]), None, weights, grid=config.grid)
-
-
-def found_texts(
-    source: str, images: Images, texts: Texts, chances: Callable[[Model, jax.Array], jax.Array]
-) -> Callable[[Model, Shown], list[Sample]]:
-    """Show pictures with the texts of the whole split that lie nearest.
-
-    Rows and tally: those of `Retrieval`, a picture being `first` and a text `second`. chances: (model, cosines with all
-    texts [N]) → probabilities [N].
-    """
-
-    def show(model: Model, shown: Shown) -> list[Sample]:
-        records = open_source(source, "validation")
-        embedded, places = shown.tally.all("second"), shown.tally.all("index")
-        found: list[Sample] = []
-        for i, image in zip(shown.index, shown.rows["first"], strict=True):
-            p = np.asarray(chances(model, image @ embedded.T))
-            best = tuple((texts.text(records[int(places[k])]), float(p[k])) for k in p.argsort()[::-1][:4])
-            found.append(ImageSample(images.read(records[int(i)]), best, texts.text(records[int(i)])))
-        return found
-
-    return show
