@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,8 @@ def continued_texts(texts: Texts, parts: tuple[str, str, str], *, packed: bool =
         if not len(ids):
             return []
         half, stop = length // 2, (encoder.EOS,) if packed and encoder.EOS != NO_ID else ()
-        sampling, prompts = Sampling(temperature=0.7, top_p=0.95), (ids[:, :half], np.minimum(sizes // 2, half))
-        made = continue_text(model, parts, *prompts, half, sampling, stop, encoder.PAD)
+        options: dict[str, Any] = dict(sampling=Sampling(temperature=0.7, top_p=0.95), stop=stop, fill=encoder.PAD)
+        made = continue_text(model, parts, ids[:, :half], np.minimum(sizes // 2, half), steps=half, **options)
         return [
             TextSample(*(encoder.decode(part) for part in (row[: size // 2], new, row[size // 2 : size])))
             for row, size, new in zip(ids, sizes, made, strict=True)
@@ -83,21 +84,14 @@ def continued_texts(texts: Texts, parts: tuple[str, str, str], *, packed: bool =
 
 
 def continue_text(
-    model: Model,
-    parts: tuple[str, str, str],
-    prompt: np.ndarray,
-    lengths: np.ndarray,
-    steps: int,
-    sampling: Sampling,
-    stop: tuple[int, ...] = (),
-    fill: int = 0,
+    model: Model, parts: tuple[str, str, str], prompt: np.ndarray, lengths: np.ndarray, **options: Any
 ) -> np.ndarray:
-    """Ids [B,steps] that the model writes after prompts [B,T], of which `lengths` [B] are real; `fill` after a stop id.
+    """Ids [B,steps] that the model writes after prompts [B,T], of which `lengths` [B] are real.
 
-    parts: the names of the backbone, of the tokenizer and of the task whose head writes.
+    parts: the names of the backbone, of the tokenizer and of the task whose head writes. options: those of `generate`.
     """
     backbone, tokenizer, head = parts
-    run = jax.jit(partial(generate, steps=steps, sampling=sampling, stop=stop, fill=fill))
+    run = jax.jit(partial(generate, **options))
     made = model.backbones[backbone], model.tokenizers[tokenizer], model.heads[head]["language"]
     return np.asarray(run(*made, jnp.asarray(prompt), jnp.asarray(lengths, jnp.int32), jax.random.key(0)))
 
