@@ -10,6 +10,7 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `softmax` | softmax cross-entropy, dense and chunked, which the others use |
 | `causal` | next token (GPT) |
 | `masked` | hidden tokens (BERT) |
+| `pixels` | hidden patches (MAE) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
 | `contrastive` | CLIP, SigLIP, SimCLR: two views against the global batch |
 | `speech` | wav2vec 2.0: distractors, contrastive, code diversity, Gumbel codes |
@@ -22,6 +23,7 @@ from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
+from unimodal.objectives.pixels import masked_pixels, patch_statistics, restored, visible_first
 from unimodal.objectives.reduction import Metrics, example_sum, ratio
 from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy, in_chunks, position_cross_entropy
 from unimodal.objectives.speech import (
@@ -56,15 +58,19 @@ __all__ = [
     "gumbel_codes",
     "in_chunks",
     "masked_lm",
+    "masked_pixels",
     "next_token_targets",
     "nt_xent",
+    "patch_statistics",
     "position_cross_entropy",
     "ratio",
+    "restored",
     "row_codes",
     "sample_negatives",
     "siglip",
     "sigmoid_classification",
     "softmax_classification",
+    "visible_first",
     "wav2vec2_contrastive",
     "whole_batch",
 ]

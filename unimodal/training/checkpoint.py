@@ -324,7 +324,8 @@ def claim_workdir(
                 return differ
         # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
         if jax.process_index() == 0 or not is_remote(workdir):
-            text = json.dumps(config, indent=2, sort_keys=True)
+            # In its own order: a tokenizer has the width of the first backbone if none bears its name.
+            text = json.dumps(config, indent=2)
             write_whole(path, text, suffix=f".tmp{jax.process_index()}")
         return differ
     except UsageError:
