@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,14 +17,12 @@ from unimodal.data.blocks import Inputs, Part, Texts, columns
 from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.pipeline import ArraySpec
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Measured, Reader, Rows, Shown, Streamed
-from unimodal.evaluation.likelihood import bits_per_byte, likelihood_rows
+from unimodal.evaluation.answers import METRICS, Answered
+from unimodal.evaluation.evaluation import Measured, Reader, Shown
+from unimodal.evaluation.likelihood import likelihood_rows
 from unimodal.evaluation.samples import Sample, TextSample
-from unimodal.evaluation.summed import Sums
 from unimodal.generate import Sampling, generate
 from unimodal.model import Model
-
-METRICS = ("bits per byte", "exact match")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,13 +132,15 @@ class Continuation:
         return {**counted, "made": made, "ids": batch["ids"], "length": batch["length"]}
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        return _Continued(
+        answered = Answered(
             inputs=self.inputs,
             predict=self.predict,
             batch_size=self.batch_size,
             against=self.baseline,
-            asked=self,
-        ).measure(model, reader, limit=limit)
+            matches=self.matches,
+            main=self.score,
+        )
+        return answered.measure(model, reader, limit=limit)
 
     def answer(self, ids: np.ndarray) -> str:
         """The text of ids up to EOS or `stop`, as it is compared."""
@@ -172,32 +171,3 @@ class Continuation:
             prompt, truth = ids[:start], ids[start : start + int(count)]
             found.append(TextSample(*(encoder.decode(part) for part in (prompt, made, truth))))
         return found
-
-
-@dataclasses.dataclass
-class _Answers(Sums):
-    """Sums of likelihood, and how many answers were right."""
-
-    asked: Continuation = dataclasses.field(kw_only=True)
-    right: int = 0
-
-    def add(self, rows: Rows) -> None:
-        super().add(rows)
-        for made, ids, start, count in zip(*(rows[n] for n in ("made", "ids", "length", "tokens")), strict=True):
-            self.right += self.asked.matches(made, ids[start : start + int(count)])
-
-    def score(self) -> dict[str, float]:
-        found = super().score()
-        # A model that is not a number writes something all the same.
-        right = math.nan if math.isnan(found["value"]) else self.right / self.examples
-        scores = {"bits per byte": found.pop("value"), "exact match": right}
-        value = scores.pop(self.asked.score)
-        return {"value": value, **{name.replace(" ", "_"): v for name, v in scores.items()}, **found}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Continued(Streamed):
-    asked: Continuation
-
-    def tally(self) -> _Answers:
-        return _Answers(bits_per_byte, asked=self.asked)
