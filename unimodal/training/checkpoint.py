@@ -133,6 +133,17 @@ class Checkpoints:
                 return older
         return None
 
+    def verify(self, state: TrainState) -> None:
+        """Wait until the state is written, and read it back. Raises StorageError if it is not what was saved."""
+        step = int(state.step)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        with self._writing():
+            self._manager.wait_until_finished()
+        try:
+            self.restore(abstract, step)
+        except DamagedError as error:
+            raise StorageError(f"{self._workdir} does not keep what is written there: {error}") from error
+
     def _restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any], str]:
         facts = self._facts(step)
         wanted = named(abstract)

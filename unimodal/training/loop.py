@@ -45,6 +45,7 @@ class LoopConfig:
     stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
     # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
     max_bad_steps: int = 10
+    verify_checkpoints: bool = False  # read every checkpoint back once it is written, which training waits for
     keep_every: int = 0  # checkpoints whose step is a multiple of it stay, too
     keep_best: str | None = None  # the best checkpoint by this evaluation, scored every eval_every steps, stays, too
     # steps between comparisons of what devices hold copies of, which find a chip that computes wrong numbers; 0: never
@@ -125,18 +126,17 @@ def train(
     start = from_step or checkpoints.latest_step() or 0
     if start:
         state, fingerprint, recent = _restore(checkpoints, program, batches, start)
-        aside = checkpoints.set_aside(start)
+        aside = [f"a later checkpoint is now {path}" for path in checkpoints.set_aside(start)]
+        news = [f"resuming {workdir} after step {start}", *aside]
     else:
-        state, fingerprint, recent, aside = program.init(), "", {}, []
+        state, fingerprint, recent, news = program.init(), "", {}, []
     often: dict[str, Any] = dict(steps=config.steps, log_every=config.log_every, max_bad_steps=config.max_bad_steps)
     sizes = {task.name: task.batch_size for task in tasks}
     journal = Journal(workdir, program, **often, start=start, sizes=sizes, tokens=tokens, cost=cost, recent=recent)
     guard, note = journal.guard, journal.progress.note
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
-    if start:
-        note(f"resuming {workdir} after step {start}")
-        for path in aside:
-            note(f"a later checkpoint is now {path}")
+    for line in news:
+        note(line)
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
     differ: ReplicasDifferError | None = None
     last, saved_at, scored = start, start, (-1, 0.0)
@@ -146,7 +146,10 @@ def train(
         states = {name: iterator.get_state() for name, iterator in batches.items()}
         if journal.recent:
             states[RECENT] = for_json(journal.recent)
-        return checkpoints.save(state, states, scored[1] if scored[0] == last else None)
+        saved = checkpoints.save(state, states, scored[1] if scored[0] == last else None)
+        if config.verify_checkpoints:
+            checkpoints.verify(state)
+        return saved
 
     # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
     with jax.set_mesh(program.mesh), journal, stop, status, checkpoints:

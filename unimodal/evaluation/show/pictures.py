@@ -44,4 +44,4 @@ def attention_in(model: Model, image: np.ndarray, images: Images, tokenizer: str
     _, out = jax.jit(lambda b, t, x: b(t(x), capture=("attention",)))(*parts, jnp.asarray(image))
     config = parts[1].config
     weights = np.asarray(out["attention"][-1, 0], np.float32)[:, :, config.registers :]
-    return AttentionMap("last layer", images.to_uint8(image[0]), None, weights, grid=config.grid)
+    return AttentionMap("last layer", images.to_uint8(image[0]), None, weights, grid=config.grid_of(*image.shape[1:3]))
