@@ -117,12 +117,11 @@ def train(
     its fingerprint, and whether all steps are done (not so after a signal or `stop_after`).
     """
     by_name = {task.name: task for task in tasks}
-    who = turns(tasks, config.schedule)
-    compiled = compile_steps(program, by_name, config)
+    who, compiled = turns(tasks, config.schedule), compile_steps(program, by_name, config)
 
     # --- start, or go on --------------------------------------------------------------------------------------------
-    best = None if config.keep_best is None else higher_is_better[config.keep_best]
-    checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
+    keep = Keep(config.keep_checkpoints, config.keep_every, higher_is_better.get(config.keep_best or ""))
+    checkpoints = Checkpoints(workdir, keep=keep, writes=True)
     start = from_step or checkpoints.latest_step() or 0
     if start:
         state, fingerprint, recent = _restore(checkpoints, program, batches, start)
@@ -131,12 +130,12 @@ def train(
     else:
         state, fingerprint, recent, news = program.init(), "", {}, []
     often: dict[str, Any] = dict(steps=config.steps, log_every=config.log_every, max_bad_steps=config.max_bad_steps)
-    sizes = {task.name: task.batch_size for task in tasks}
+    sizes = {name: task.batch_size for name, task in by_name.items()}
     journal = Journal(workdir, program, **often, start=start, sizes=sizes, tokens=tokens, cost=cost, recent=recent)
     guard, note = journal.guard, journal.progress.note
-    profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     for line in news:
         note(line)
+    profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
     differ: ReplicasDifferError | None = None
     last, saved_at, scored = start, start, (-1, 0.0)
@@ -192,7 +191,7 @@ def train(
         if last > saved_at and guard.diverged is None and differ is None:
             fingerprint = save()
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
-    if (failed := differ or guard.diverged) is not None:
+    if failed := differ or guard.diverged:
         raise failed
     if jax.process_index() == 0 and last > start:
         write_summary(workdir, summary(journal.progress.mean_rates(), program.mesh.size, cost))
