@@ -13,6 +13,7 @@ from flax import nnx
 from unimodal.data.blocks import Inputs, Sounds, columns
 from unimodal.data.blocks.speech import with_masks
 from unimodal.data.blocks.used import warn_of_short
+from unimodal.errors import UsageError
 from unimodal.evaluation.distractors import picked, picking_score
 from unimodal.evaluation.evaluation import Evaluation, untrained_value
 from unimodal.evaluation.show.sounds import masked_sounds
@@ -69,6 +70,8 @@ class Wav2vec2:
         return with_masks(sounds, frames, (self.mask, self.span), least=1, validation=True)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
+        if self.groups < 1 or self.code_size % self.groups:
+            raise UsageError(f"tasks.{self.name}.code_size={self.code_size} is not divisible by groups={self.groups}")
         width = model.backbones[self.backbone].config.width
         channels = model.tokenizers[self.tokenizer].config.channels
         return {

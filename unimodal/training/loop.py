@@ -120,8 +120,8 @@ def train(
     who, compiled = turns(tasks, config.schedule), compile_steps(program, by_name, config)
 
     # --- start, or go on --------------------------------------------------------------------------------------------
-    keep = Keep(config.keep_checkpoints, config.keep_every, higher_is_better.get(config.keep_best or ""))
-    checkpoints = Checkpoints(workdir, keep=keep, writes=True)
+    best = None if config.keep_best is None else higher_is_better[config.keep_best]
+    checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
     start = from_step or checkpoints.latest_step() or 0
     if start:
         state, fingerprint, recent = _restore(checkpoints, program, batches, start)
