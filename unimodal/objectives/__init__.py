@@ -19,7 +19,7 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 """
 
 from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets, shifted_right
-from unimodal.objectives.classification import sigmoid_classification, softmax_classification
+from unimodal.objectives.classification import classification_loss, sigmoid_classification, softmax_classification
 from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
@@ -49,6 +49,7 @@ __all__ = [
     "causal_lm",
     "chunked_causal_lm",
     "chunked_cross_entropy",
+    "classification_loss",
     "clip",
     "code_perplexity",
     "cross_entropy",
