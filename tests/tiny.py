@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sentence": dict(texts=dict(length=16), size=16),
     "text_classifier": dict(texts=dict(length=16)),
     "wav2vec2": dict(sounds=dict(seconds=0.3), codes=8, code_size=16, size=16, negatives=5, span=3),
-    "imagegpt": dict(pixels=dict(count=200), size=(4, 4)),
+    "imagegpt": dict(pixels=dict(count=16), size=(4, 4)),
     "mae": dict(decoder_backbone="shared"),
     "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
 }
