@@ -42,6 +42,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.decoding": "backbone visibility tokens errors",
     "unimodal.generate": "decoding backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone tokens errors",
+    "unimodal.joint_embedding": "model heads layers errors",
     "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.task": "model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
@@ -54,7 +55,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.results": "experiment report evaluation training sharding storage errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task state generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "tasks": "task state joint_embedding generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal brought settings plan results experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
@@ -213,6 +214,7 @@ GENERAL += ("unimodal/sharding.py", "unimodal/training/*.py")
 FAMILIES = ("*bert*", "gpt*", "vit", "vit_*", "clip", "wav2vec*", "hubert*", "whisper*", "dall*", "llama*", "gemma*")
 FAMILIES += ("qwen*", "t5", "mae", "dino*", "siglip*", "deit*", "bart", "imagegpt*", "data2vec*", "flamingo*", "llava*")
 FAMILIES += ("sentence", "text_classifier")
+FAMILIES += ("simclr*", "moco*", "swav*")
 FAMILIES += ("ctc*", "audio_classifier*")
 # `clip` is also what one does to a gradient or a number.
 INNOCENT = r"clip_by_global_norm|\bconfig\.clip\b|^\s*clip: float = |\bjnp\.clip\b"

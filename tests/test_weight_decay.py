@@ -18,6 +18,8 @@ MATRICES = """
     heads.wav2vec2.quantiser.table tokenizers.audio.convolutions.kernel tokenizers.audio.position.direction
     tokenizers.{audio,image,spectrogram}.projection.kernel tokenizers.{image,spectrogram}.{position_table,registers}.table
     tokenizers.text.{position_table,table}.table
+    heads.simclr.projector.linear.{0,1}.kernel heads.moco.projector.linear.{0,1,2}.kernel
+    heads.moco.predictor.linear.{0,1}.kernel heads.swav.projector.linear.{0,1}.kernel heads.swav.prototypes.table
 """
 VECTORS = """
     backbones.shared.layers.attention.{query,key,value,output}.bias backbones.shared.layers.mlp.{up,down}.bias

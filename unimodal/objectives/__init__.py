@@ -11,14 +11,19 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `causal` | next token (GPT) |
 | `masked` | hidden tokens (BERT) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
-| `contrastive` | CLIP, SigLIP, SimCLR: two views against the global batch |
+| `contrastive` | CLIP, SigLIP, SimCLR, MoCo: two views against the global batch |
+| `rows` | rows of a batch in chunks, where each is compared with all |
+| `clusters` | SwAV: assignments that use all clusters alike, and their prediction |
+| `collapse` | do features still tell examples apart? |
 | `speech` | wav2vec 2.0: distractors, contrastive, code diversity, Gumbel codes |
 | `ctc` | transcripts without alignment |
 """
 
 from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets
 from unimodal.objectives.classification import sigmoid_classification, softmax_classification
-from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
+from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
+from unimodal.objectives.collapse import feature_deviation
+from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
@@ -52,18 +57,23 @@ __all__ = [
     "diversity",
     "diversity_term",
     "example_sum",
+    "feature_deviation",
     "gumbel_codes",
     "in_chunks",
+    "info_nce",
     "masked_lm",
     "next_token_targets",
     "nt_xent",
     "position_cross_entropy",
+    "prototype_use",
     "ratio",
     "row_codes",
     "sample_negatives",
     "siglip",
     "sigmoid_classification",
+    "sinkhorn",
     "softmax_classification",
+    "swapped_prediction",
     "wav2vec2_contrastive",
     "whole_batch",
 ]

@@ -8,6 +8,7 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 | block | reads | gives |
 |---|---|---|
 | `Images` | a picture | float32 `[H, W, C]`, augmented in training |
+| `Views` | a picture | several views of it, float32 `[views, H, W, C]`, each drawn at random |
 | `Texts` | a text, or several columns joined | ids int32 `[length]` |
 | `Sounds` | a recording, or marked stretches of it | float32 `[samples]` and its true length |
 | `Transcripts` | what is said in a recording | characters as ids `[characters]` |
@@ -20,5 +21,6 @@ from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.blocks.texts import Texts
 from unimodal.data.blocks.transcripts import Transcripts
+from unimodal.data.blocks.views import Views
 
-__all__ = ["Images", "Inputs", "Labels", "Part", "Sounds", "Texts", "Transcripts", "brought", "columns"]
+__all__ = ["Images", "Inputs", "Labels", "Part", "Sounds", "Texts", "Transcripts", "Views", "brought", "columns"]
