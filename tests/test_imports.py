@@ -44,6 +44,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.model": "tokenizers heads backbone tokens errors",
     "unimodal.joint_embedding": "model heads layers errors",
     "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
+    "unimodal.dual_encoder": "evaluation model heads tokens objectives data errors",
     "unimodal.task": "model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
@@ -55,7 +56,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.results": "experiment report evaluation training sharding storage errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task state joint_embedding generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "tasks": "task state joint_embedding dual_encoder generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal brought settings plan results experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",

@@ -74,6 +74,7 @@ TOKENIZERS: dict[str, tuple[Any, dict[str, Any], Any, dict[str, tuple[dict[str, 
             norm_epsilon=(dict(norm=True), 0.1),
             dropout=({}, 0.5),
             init_std=({}, 0.5),
+            sincos=({}, True),
             param_dtype=({}, "bfloat16"),
         ),
     ),
@@ -231,6 +232,7 @@ def test_dropout_of_every_tokenizer_reaches_the_loss(kind: str) -> None:
 
     task, still = loss()
     used = [getattr(task, field.name) for field in dataclasses.fields(task) if field.name.endswith("tokenizer")]
+    used = [name for name in used if name]
     assert used
     options = [f"tokenizers__{name}__dropout" for name in used]
     options += [f"tokenizers__{name}__feature_dropout" for name in used if name == "audio"]
@@ -275,12 +277,13 @@ READ_ELSEWHERE = {"batch_size", "weight", "accumulate"}  # by the loop and the s
 
 
 def test_every_field_of_a_config_is_read() -> None:
-    """In its own module; a block of data may also be read by the tasks that nest it."""
+    """In its own module, or that of a class it extends; a block of data may also be read by the tasks that nest it."""
     paths = [tiny.ROOT / "launch.py", *(p for room in ("unimodal", "tasks") for p in (tiny.ROOT / room).rglob("*.py"))]
     everywhere = set().union(*(loads(path.read_text("utf-8")) for path in paths))
     unread = []
     for cls in configs():
-        read = loads(inspect.getsource(inspect.getmodule(cls)))  # pyright: ignore[reportArgumentType]
+        owners = [inspect.getmodule(owner) for owner in cls.__mro__ if dataclasses.is_dataclass(owner)]
+        read = set().union(*(loads(inspect.getsource(owner)) for owner in owners if owner))
         shared = cls.__module__.startswith("unimodal.data.")
         read |= everywhere if shared else everywhere & READ_ELSEWHERE
         if cls is OptimizerConfig:  # declared beside the optimizers, read by what puts them to work

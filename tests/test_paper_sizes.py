@@ -23,6 +23,9 @@ PUBLISHED = {
     # Dosovitskiy 2021, table 1: 86M and 307M, with a head of a thousand classes.
     ("vit", "paper"): (86e6, 86_567_656),
     ("vit", "paper_large"): (307e6, 304_326_632),
+    # He 2022: ViT-B's 86M and ViT-L's 304M; with the decoder, as in the checkpoints.
+    ("mae", "paper"): (112e6, 111_907_840),
+    ("mae", "paper_large"): (330e6, 329_541_888),
     # The authors' checkpoints.
     ("clip", "paper"): (150e6, 149_620_737),
     ("clip", "paper_large"): (428e6, 427_616_513),
@@ -38,6 +41,7 @@ SIZES = {
     "bert_finetune": ("tiny", "small", "paper", "paper_large"),
     "sentence": ("tiny", "small", "paper"),
     "vit": ("tiny", "paper", "paper_large"),
+    "mae": ("tiny", "small", "paper", "paper_large"),
     "clip": ("tiny", "paper", "paper_large"),
 }
 

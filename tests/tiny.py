@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "simclr": dict(views=dict(crop=(0.5, 1.0))),
     "moco": dict(views=dict(crop=(0.5, 1.0))),
     "swav": dict(views=dict(crop=(0.5, 1.0)), prototypes=6),
+    "mae": dict(decoder_backbone="shared"),
     "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
 }
 OPTIMIZER = dict(learning_rate=3e-3, warmup=5, final=0.1, b1=0.9, b2=0.98, weight_decay=0.05, clip=1.0, accumulate=1)

@@ -152,7 +152,7 @@ def _short(value: Any) -> str:
 
 
 def _tokenizers(reader: Any) -> list[str]:
-    return [name for slot, name in vars(reader).items() if slot.endswith("tokenizer")]
+    return [name for slot, name in vars(reader).items() if slot.endswith("tokenizer") and name]
 
 
 def _at(config: Mapping[str, Any], place: str) -> Any:

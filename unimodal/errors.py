@@ -14,11 +14,31 @@ class UsageError(ValueError):
     """
 
 
+class RecordError(UsageError):
+    """One record that cannot be used: damaged, cut short, of no known kind. The message is one line that names it.
+
+    Training leaves such a record out and lists it; it ends the run only where there are many (`unimodal.data.skipped`).
+    """
+
+
 class DivergedError(ArithmeticError):
     """Training has come to numbers that are not finite, again and again. The message is one line: where, and what.
 
     `launch.py` prints it without a traceback and exits with code 3, as the same command would come to the same end.
     """
+
+
+class ReplicasDifferError(RuntimeError):
+    """Devices hold other bits of what should be copies of one value. The message is one line: which, and what to do.
+
+    `launch.py` prints it without a traceback and exits with code 4. The weights at hand are not saved.
+    """
+
+    def __init__(self, where: str, step: int):
+        super().__init__(
+            f"after step {step} copies of the weights differ, at {where}; the last checkpoint is untouched: have the device "
+            f"checked, or leave its host out, and run the same command to go on"
+        )
 
 
 def check_fields(

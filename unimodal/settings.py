@@ -134,7 +134,8 @@ def _make_task(
     # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
     for slot in cls.__dataclass_fields__:
         for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
-            if slot.endswith(suffix) and (value := getattr(task, slot)) not in made:
+            # None is named where a task has no use for one.
+            if slot.endswith(suffix) and (value := getattr(task, slot)) and value not in made:
                 raise UsageError(f"tasks.{name}.{slot}={value!r} is not among the {suffix}s: {', '.join(made)}")
     return task
 

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from unimodal.command import words
-from unimodal.errors import DivergedError, Stopped, StorageError, UsageError
+from unimodal.errors import DivergedError, ReplicasDifferError, Stopped, StorageError, UsageError
 
-EXIT_DIVERGED = 3
+EXIT_DIVERGED, EXIT_REPLICAS = 3, 4
 EXIT_STORAGE, EXIT_STOPPED = 74, 75
 EXIT_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
@@ -27,7 +27,7 @@ EXIT_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's own), the program's name first; returns the exit code.
 
-    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 74 a disk or bucket that takes no more,
+    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 4 copies of the weights that differ, 74 a disk or bucket that takes no more,
     75 stopped by a signal, 76 another process was lost, 130 interrupted.
     """
     name, *rest = sys.argv if arguments is None else arguments
@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DivergedError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_DIVERGED
+    except ReplicasDifferError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_REPLICAS
     except StorageError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_STORAGE

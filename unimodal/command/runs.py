@@ -46,10 +46,12 @@ MAY_DIFFER = (
     "evaluate_ema",
     "checkpoint_every",
     "keep_checkpoints",
+    "verify_checkpoints",
     "keep_every",
     "keep_best",
     "stop_after",
     "max_bad_steps",
+    "compare_replicas_every",
     "profile",
     # how it is computed
     "backbones.*.attention",

@@ -42,6 +42,9 @@ def attach(
             raise UsageError(f"{where}: there is no evaluation of kind {kind!r}; {nearest(str(kind), kinds())}")
         module = importlib.import_module(f"unimodal.evaluation.kinds.{kind}")
         made = typed(getattr(module, "".join(w.capitalize() for w in kind.split("_"))), {"name": name, **rest}, where)
+        if hasattr(made, "of_tasks"):  # it asks a task, and so needs no tokenizer or backbone of its own
+            found[name] = made.of_tasks(by_name)
+            continue
         for field, there in (("tokenizer", tokenizers), ("backbone", backbones)):
             if getattr(made, field) not in there:
                 raise UsageError(f"{where}.{field}={getattr(made, field)!r} is not among {', '.join(there)}")

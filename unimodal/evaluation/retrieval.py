@@ -9,7 +9,8 @@ import numpy as np
 
 from unimodal.evaluation.evaluation import Rows, Streamed
 
-CHUNK = 1024  # queries compared with all keys at a time
+CHUNK = 1024  # queries compared at a time, with so many keys:
+KEYS = 65_536
 
 
 def ranks(queries: np.ndarray, keys: np.ndarray, same: np.ndarray | None = None) -> np.ndarray:
@@ -19,16 +20,27 @@ def ranks(queries: np.ndarray, keys: np.ndarray, same: np.ndarray | None = None)
     same thing; these do not count as rivals. NaN where an embedding is NaN.
     """
     found = np.empty(len(queries), np.float64)
-    for start in range(0, len(queries), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(queries)))
-        similarity = queries[rows] @ keys.T
-        own = similarity[np.arange(len(rows)), rows][:, None]
-        beaten = similarity >= own
-        if same is not None:
-            beaten &= same[rows, None] != same[None]
-            beaten[np.arange(len(rows)), rows] = True
-        found[rows] = np.where(np.isnan(similarity).any(axis=1), np.nan, beaten.sum(axis=1) - 1.0)
+    blocks = [np.arange(i, min(i + KEYS, len(keys))) for i in range(0, len(keys), KEYS)]
+    for block in blocks:
+        for rows in (block[i : i + CHUNK] for i in range(0, len(block), CHUNK)):
+            # The block that holds their own keys comes first.
+            similarity = queries[rows] @ keys[block].T
+            own = similarity[np.arange(len(rows)), rows - block[0]]
+            found[rows] = _rivals(similarity, own, rows, block, same)
+            for other in blocks:
+                if other is not block:
+                    found[rows] += _rivals(queries[rows] @ keys[other].T, own, rows, other, same)
     return found
+
+
+def _rivals(
+    similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, columns: np.ndarray, same: np.ndarray | None
+) -> np.ndarray:
+    """How many of the keys `columns` beat the own one of each query of `rows`; NaN where a similarity is."""
+    beaten = (similarity >= own[:, None]) & (rows[:, None] != columns[None])
+    if same is not None:
+        beaten &= same[rows][:, None] != same[columns][None]
+    return np.where(np.isnan(similarity).any(axis=1), np.nan, beaten.sum(axis=1))
 
 
 def recall(
@@ -71,7 +83,12 @@ class Pairs:
         same = self.all("same") if "same" in self.parts[0] else None
         there, back = ranks(first, second, same), ranks(second, first, same)
         found = _recall(there, back, sorted({1, 5, 10, self.at}))
-        return {"value": found[f"recall@{self.at}"], **found, "reciprocal_rank": _reciprocal(there, back)}
+        ways = {
+            f"{way}_{name}": value
+            for way, one in (("there", there), ("back", back))
+            for name, value in _recall(one, one, (1, 5, 10)).items()
+        }
+        return {"value": found[f"recall@{self.at}"], **found, **ways, "reciprocal_rank": _reciprocal(there, back)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 EXIT_USAGE = 2  # something to mend first: starting again does not help
 EXIT_DIVERGED = 3  # numbers that are not finite, again and again: starting again does not help either
+EXIT_REPLICAS = 4  # a device has computed wrong numbers: the same command goes on, on devices that compute right ones
 EXIT_STORAGE = 74  # a disk or bucket is full, gone or read-only: make room first, then the same command goes on
 EXIT_STOPPED = 75  # told to stop, and did so with a checkpoint: run the same command again
 EXIT_LOST = 76  # another process died or fell silent: run the same command again

@@ -14,10 +14,18 @@ from typing import Any
 
 import jax
 
-from unimodal.errors import DivergedError, Stopped, StorageError, UsageError
+from unimodal.errors import DivergedError, ReplicasDifferError, Stopped, StorageError, UsageError
 from unimodal.hosts.facts import device_facts, difference, run_facts
 from unimodal.hosts.lifeline import Lifeline, end_now
-from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_LOST, EXIT_STOPPED, EXIT_STORAGE, EXIT_USAGE, LostError
+from unimodal.hosts.peer import (
+    EXIT_DIVERGED,
+    EXIT_LOST,
+    EXIT_REPLICAS,
+    EXIT_STOPPED,
+    EXIT_STORAGE,
+    EXIT_USAGE,
+    LostError,
+)
 from unimodal.hosts.roll import call_the_roll
 
 PATIENCE = 50.0  # seconds for all processes to be there: less than a minute, so that nobody watches a hang for longer
@@ -114,6 +122,7 @@ _CODES: dict[type[BaseException], int] = {
     UsageError: EXIT_USAGE,
     LostError: EXIT_LOST,
     DivergedError: EXIT_DIVERGED,
+    ReplicasDifferError: EXIT_REPLICAS,
     StorageError: EXIT_STORAGE,
     Stopped: EXIT_STOPPED,
 }

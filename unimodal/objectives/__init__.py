@@ -10,6 +10,7 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `softmax` | softmax cross-entropy, dense and chunked, which the others use |
 | `causal` | next token (GPT) |
 | `masked` | hidden tokens (BERT) |
+| `pixels` | hidden patches (MAE) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
 | `contrastive` | CLIP, SigLIP, SimCLR, MoCo: two views against the global batch |
 | `rows` | rows of a batch in chunks, where each is compared with all |
@@ -27,6 +28,7 @@ from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, who
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
+from unimodal.objectives.pixels import masked_pixels, patch_statistics, restored, visible_first
 from unimodal.objectives.reduction import Metrics, example_sum, ratio
 from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy, in_chunks, position_cross_entropy
 from unimodal.objectives.speech import (
@@ -62,11 +64,14 @@ __all__ = [
     "in_chunks",
     "info_nce",
     "masked_lm",
+    "masked_pixels",
     "next_token_targets",
     "nt_xent",
+    "patch_statistics",
     "position_cross_entropy",
     "prototype_use",
     "ratio",
+    "restored",
     "row_codes",
     "sample_negatives",
     "siglip",
@@ -74,6 +79,7 @@ __all__ = [
     "sinkhorn",
     "softmax_classification",
     "swapped_prediction",
+    "visible_first",
     "wav2vec2_contrastive",
     "whole_batch",
 ]

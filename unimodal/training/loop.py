@@ -16,15 +16,17 @@ import numpy as np
 from etils import epath
 
 from unimodal.data.pipeline import BatchIterator
-from unimodal.errors import UsageError
+from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
-from unimodal.training.checkpoint import Checkpoints
+from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.guard import BEHIND, Guard
 from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.metrics import MetricsWriter
 from unimodal.training.progress import Progress
+from unimodal.training.replicas import differing
+from unimodal.training.status import TRAINING, WAITING, Status
 from unimodal.training.step import Program, TrainState
 from unimodal.training.turns import name_sets, turns
 
@@ -46,15 +48,18 @@ class LoopConfig:
     stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
     # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
     max_bad_steps: int = 10
+    verify_checkpoints: bool = False  # read every checkpoint back once it is written, which training waits for
     keep_every: int = 0  # checkpoints whose step is a multiple of it stay, too
     keep_best: str | None = None  # the best checkpoint by this evaluation, scored every eval_every steps, stays, too
+    # steps between comparisons of what devices hold copies of, which find a chip that computes wrong numbers; 0: never
+    compare_replicas_every: int = 0
     profile: ProfileConfig = field(default_factory=ProfileConfig)  # steps to trace
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
-        least["keep_every"] = 0
+        least["keep_every"] = least["compare_replicas_every"] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
@@ -152,11 +157,16 @@ def train(
         for path in aside:
             progress.note(f"a later checkpoint is now {path}")
     stop = _StopSignal(together)
+    status = Status(workdir, config.steps, process=jax.process_index())
+    differ: ReplicasDifferError | None = None
 
     def save() -> str:
         states = {name: iterator.get_state() for name, iterator in batches.items()}
         score = scored[1] if scored[0] == last else None
-        return checkpoints.save(state, {**states, RECENT: _for_json(recent)} if recent else states, score)
+        saved = checkpoints.save(state, {**states, RECENT: _for_json(recent)} if recent else states, score)
+        if config.verify_checkpoints:
+            checkpoints.verify(state)
+        return saved
 
     def write(step: int, device_metrics: Mapping[str, Any], more: Mapping[str, float]) -> dict[str, Any]:
         rows = jax.device_get(dict(device_metrics))
@@ -194,16 +204,18 @@ def train(
     seen = dict(nothing)
     pending: tuple[int, dict[str, Any], float, dict[str, float]] | None = None
     last, saved_at, waited, scored = start, start, 0.0, (-1, 0.0)
-    with jax.set_mesh(program.mesh), metrics_writer, progress, stop, checkpoints:
+    with jax.set_mesh(program.mesh), metrics_writer, progress, stop, status, checkpoints:
         for step in itertools.count(start):
             if step >= config.steps or stop.now(step) or (config.stop_after is not None and step >= config.stop_after):
                 break
             names = who(step)
+            status.now(step + 1, WAITING, names)
             began = time.perf_counter()
             host = {name: dict(next(batches[name])) for name in names}
             ids = {name: batch.pop("id") for name, batch in host.items() if "id" in batch}
             batch = {name: to_device(arrays, program) for name, arrays in host.items()}
             waited += time.perf_counter() - began
+            status.now(step + 1, TRAINING, names, ids)
             profiler.before(step, state)
             state, metrics = compiled[names](state, batch)
             profiler.after(step, state)
@@ -220,8 +232,14 @@ def train(
             guard.look(last - BEHIND)
             if guard.diverged is not None:
                 break
+            if config.compare_replicas_every and last % config.compare_replicas_every == 0:
+                status.now(last, "comparing replicas")
+                if (where := differing(named(state), program.mesh)) is not None:
+                    differ = ReplicasDifferError(where, last)
+                    break
             if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
                 progress.note(f"evaluating after step {last:,} …")
+                status.now(last, "evaluating")
                 scores = evaluate(program.model(state), last)
                 if config.keep_best is not None and config.keep_best in scores:
                     scored = last, float(scores[config.keep_best]["value"])
@@ -234,16 +252,18 @@ def train(
                 guard.look(last)
                 if guard.in_a_row == 0:  # a checkpoint from amid bad steps would push out one from before them
                     metrics_writer.sync()
+                    status.now(last, "saving")
                     fingerprint, saved_at = save(), last
         log(pending)
         guard.look(last)
         profiler.close(state)
         metrics_writer.sync()
-        if last > saved_at and guard.diverged is None:
+        if last > saved_at and guard.diverged is None and differ is None:
+            status.now(last, "saving")
             fingerprint = save()
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
-    if guard.diverged is not None:
-        raise guard.diverged
+    if (failed := differ or guard.diverged) is not None:
+        raise failed
     if main and last > start:
         write_summary(workdir, summary(progress.mean_rates(), program.mesh.size, cost))
     return state, fingerprint, last >= config.steps

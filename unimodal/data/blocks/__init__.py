@@ -16,11 +16,23 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 """
 
 from unimodal.data.blocks.images import Images
-from unimodal.data.blocks.inputs import Inputs, Part, brought, columns
+from unimodal.data.blocks.inputs import Inputs, Part, brought, columns, noise
 from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.blocks.texts import Texts
 from unimodal.data.blocks.transcripts import Transcripts
 from unimodal.data.blocks.views import Views
 
-__all__ = ["Images", "Inputs", "Labels", "Part", "Sounds", "Texts", "Transcripts", "Views", "brought", "columns"]
+__all__ = [
+    "Images",
+    "Inputs",
+    "Labels",
+    "Part",
+    "Sounds",
+    "Texts",
+    "Transcripts",
+    "Views",
+    "brought",
+    "columns",
+    "noise",
+]
