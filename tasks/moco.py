@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -13,19 +12,18 @@ from flax import nnx
 
 from unimodal.data.blocks import Inputs, Views, columns
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.views import view_retrieval
-from unimodal.joint_embedding import Mlp, Projector, view_features
+from unimodal.joint_embedding import Mlp, Projector, check_pair, view_features
 from unimodal.model import Model
-from unimodal.objectives import Loss, TaskMetrics, WholeBatch, feature_deviation, info_nce, ratio
-from unimodal.objectives.contrastive import unit
+from unimodal.objectives import Loss, TaskMetrics, WholeBatch, feature_deviation, info_nce, ratio, unit
 from unimodal.state import Momentum, Queue, TaskState
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Moco:
-    """InfoNCE between queries and keys. With a queue (v1, v2) the negatives are keys of earlier batches; without one
-    (v3) they are the other keys of the batch, a predictor follows the queries' projector, and both views are queries."""
+    """InfoNCE between queries and keys. With a queue (v1, v2) the negatives are keys of earlier batches. Without one (v3)
+    they are the other keys of the batch, a predictor follows the queries' projector, and both views are queries."""
 
     name: str = "moco"  # logged under it; the heads are `model.heads[name]`
     source: str = "embedded:emoji"  # a data source, see `data.sources`
@@ -37,20 +35,17 @@ class Moco:
     pooling: str = "mean"  # of the tokens: first, mean or last
     queue: int = 0  # keys of earlier batches that are kept; v2: 65,536 and a projector without batch norm; v3: 0
     projector: Projector = Projector(layers=3, last_norm=True)  # of queries and of keys
-    predictor: Projector = Projector(last_norm=True)  # from a query's projection to its key's, where there is no queue
+    predictor: int = 256  # width inside the MLP from a query's projection to its key's, without a queue; v3: 4096
     temperature: float = 0.2  # what cosines are divided by; v2 and v3: 0.2
     momentum: float = 0.99  # of the slow copy; v2: 0.999, v3: 0.99
     final_momentum: float | None = 1.0  # what it rises to along half a cosine; v3: 1; None, in v2: it stays
 
     def __post_init__(self) -> None:
+        check_pair(self.name, self.views)
         if self.queue and "batch" in (self.projector.norm, "batch" if self.projector.last_norm else ""):
             raise UsageError(
-                f"{self.name}.queue needs keys that do not depend on their batch: set {self.name}.projector.norm to none or "
-                f"layer, and last_norm to False"
-            )
-        if not self.queue and self.predictor.size != self.projector.size:
-            raise UsageError(
-                f"{self.name}.predictor.size is {self.predictor.size}, but what it predicts has {self.projector.size}"
+                f"{self.name}.queue needs keys that do not depend on their batch: set projector.norm=none or layer, and "
+                "projector.last_norm=False"
             )
 
     def inputs(self, model: Model) -> Inputs:
@@ -58,50 +53,47 @@ class Moco:
         return columns(self.source, self.views.part(c.image_size, c.channels))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        heads: dict[str, nnx.Module] = {
-            "projector": Mlp(model.backbones[self.backbone].config.width, self.projector, rngs=rngs)
-        }
-        return heads if self.queue else {**heads, "predictor": Mlp(self.projector.size, self.predictor, rngs=rngs)}
+        width, c = model.backbones[self.backbone].config.width, self.projector
+        predictor = dataclasses.replace(c, layers=2, hidden=self.predictor)
+        heads: dict[str, nnx.Module] = {"projector": Mlp(width, c, rngs=rngs)}
+        return heads if self.queue else {**heads, "predictor": Mlp(c.size, predictor, rngs=rngs)}
 
     def state(self, model: Model) -> dict[str, TaskState]:
         parts = (f"tokenizers.{self.tokenizer}", f"backbones.{self.backbone}", f"heads.{self.name}.projector")
         slow: dict[str, TaskState] = {"encoder": Momentum(model, parts, self.momentum, self.final_momentum)}
         return {**slow, "queue": Queue(self.queue, self.projector.size)} if self.queue else slow
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         heads, kept = model.heads[self.name], model.state[self.name]
-        slow = kept["encoder"].of(model)
-        projector, temperature = slow.heads[self.name]["projector"], jnp.float32(self.temperature)
+        slow, temperature = kept["encoder"].of(model), jnp.float32(self.temperature)
+        projectors = (heads["projector"], slow.heads[self.name]["projector"])
         if not self.queue:
             rows = (view_features(self, model, batch, key), view_features(self, slow, batch, key))
-            return WholeBatch(
-                both_ways, rows=rows, shared=(heads["projector"], heads["predictor"], projector, temperature)
-            ), {}
+            return WholeBatch(both_ways, rows=rows, shared=(*projectors, heads["predictor"], temperature)), {}
         first, second = ({"views": batch["views"][:, i : i + 1]} for i in (0, 1))
-        features = view_features(self, model, first, key)[:, 0]
-        keys = unit(projector(view_features(self, slow, second, key)[:, 0]))
+        keys = unit(projectors[1](view_features(self, slow, second, key)[:, 0]))
         kept["queue"].push(keys)
-        past = kept["queue"].rows.get_value()
-        losses, sums = info_nce(
-            heads["projector"](features), keys, temperature, queue_ND=past, valid_N=kept["queue"].valid()
-        )
-        return losses.mean(), {"accuracy": ratio(sums["correct"], sums["examples"])}
+        rows = (view_features(self, model, first, key)[:, 0], keys)
+        shared = (projectors[0], kept["queue"].rows.get_value(), kept["queue"].valid(), temperature)
+        return WholeBatch(against_queue, rows=rows, shared=shared), {}
 
     def evaluations(self) -> dict[str, Evaluation]:
         return {self.name: view_retrieval(partial(view_features, self), self.inputs, self.batch_size)}
 
 
+def against_queue(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """MoCo v2's loss of the whole batch (He 2020, algorithm 1), from features [B,D] and keys [B,size]."""
+    (features, keys), (projector, past, written, temperature) = rows, shared
+    losses, sums = info_nce(projector(features), keys, temperature, queue_ND=past, valid_N=written)
+    deviation = feature_deviation(features)
+    return losses.mean(), {"accuracy": ratio(sums["correct"], sums["examples"]), "feature_deviation": deviation}
+
+
 def both_ways(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """MoCo v3's loss of the whole batch (Chen 2021, algorithm 1), from features of two views by both encoders, [B,2,D]."""
-    (fast, slow), (projector, predictor, slow_projector, temperature) = rows, shared
-    queries = [predictor(projector(fast[:, i])) for i in (0, 1)]
-    keys = [slow_projector(slow[:, i]) for i in (0, 1)]
-    found = [info_nce(queries[i], keys[1 - i], temperature) for i in (0, 1)]
-    right = 0.5 * (found[0][1]["correct"] + found[1][1]["correct"])
-    metrics = {
-        "accuracy": ratio(right, found[0][1]["examples"]),
+    (fast, slow), (projector, slow_projector, predictor, temperature) = rows, shared
+    found = [info_nce(predictor(projector(fast[:, i])), slow_projector(slow[:, 1 - i]), temperature) for i in (0, 1)]
+    return 2 * temperature * (found[0][0] + found[1][0]).mean(), {
+        "accuracy": ratio(*(found[0][1][name] + found[1][1][name] for name in ("correct", "examples"))),
         "feature_deviation": feature_deviation(fast[:, 0]),
     }
-    return 2 * temperature * (found[0][0] + found[1][0]).mean(), metrics

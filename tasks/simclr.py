@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.data.blocks import Inputs, Views, columns
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.views import view_retrieval
-from unimodal.joint_embedding import Mlp, Projector, view_features
+from unimodal.joint_embedding import Mlp, Projector, check_pair, view_features
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, WholeBatch, feature_deviation, nt_xent, ratio
 
@@ -34,6 +33,9 @@ class Simclr:
     projector: Projector = Projector()  # from features to what is compared
     temperature: float = 0.1  # what cosines are divided by; the paper: 0.1, or 0.5 on CIFAR-10
 
+    def __post_init__(self) -> None:
+        check_pair(self.name, self.views)
+
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config
         return columns(self.source, self.views.part(c.image_size, c.channels))
@@ -41,9 +43,7 @@ class Simclr:
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         return {"projector": Mlp(model.backbones[self.backbone].config.width, self.projector, rngs=rngs)}
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         shared = (model.heads[self.name]["projector"], jnp.float32(self.temperature))
         return WholeBatch(agreement, rows=view_features(self, model, batch, key), shared=shared), {}
 

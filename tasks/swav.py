@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,21 +12,12 @@ from flax import nnx
 
 from unimodal.data.blocks import Inputs, Views, columns
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.views import view_retrieval
 from unimodal.joint_embedding import Mlp, Projector, Prototypes, view_features
 from unimodal.model import Model
-from unimodal.objectives import (
-    Loss,
-    TaskMetrics,
-    WholeBatch,
-    feature_deviation,
-    prototype_use,
-    ratio,
-    sinkhorn,
-    swapped_prediction,
-)
-from unimodal.objectives.contrastive import unit
+from unimodal.objectives import Loss, TaskMetrics, WholeBatch, feature_deviation, ratio, unit
+from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
 from unimodal.state import Queue, TaskState
 
 
@@ -47,15 +37,14 @@ class Swav:
     prototypes: int = 64  # how many; the paper: 3,000
     queue: int = 0  # examples of earlier batches that are assigned, too, where a batch is small; the paper: 3,840
     epsilon: float = 0.05  # how soft assignments are: 0 would be hard, and large uniform
-    rounds: int = 3  # of Sinkhorn's algorithm
     temperature: float = 0.1  # of the predictions
 
     def __post_init__(self) -> None:
         rows = self.batch_size + self.queue
         if self.prototypes > rows:
             raise UsageError(
-                f"{self.name}.prototypes is {self.prototypes}, but batch_size + queue are {rows} examples, which cannot be "
-                f"shared out among more than {rows} prototypes"
+                f"{self.name}.prototypes is {self.prototypes}, but batch_size + queue are {rows} examples, too few for each "
+                "prototype to get one"
             )
         if self.views.count < 2:
             raise UsageError(f"{self.name}.views.count must be at least 2, but is {self.views.count}")
@@ -74,9 +63,7 @@ class Swav:
     def state(self, model: Model) -> dict[str, TaskState]:
         return {"queue": Queue(self.queue, self.views.count, self.projector.size)} if self.queue else {}
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         features, heads = view_features(self, model, batch, key), model.heads[self.name]
         past: Any = (jnp.zeros((0, self.views.count, self.projector.size)), jnp.zeros(0, bool))
         if self.queue:
@@ -86,29 +73,23 @@ class Swav:
         numbers = (jnp.float32(self.epsilon), jnp.float32(self.temperature))
         rows = (features[:, : self.views.count], features[:, self.views.count :])
         shared = (heads["projector"], heads["prototypes"], past, numbers)
-        return WholeBatch(swapped(self.rounds), rows=rows, shared=shared), {}
+        return WholeBatch(swapped, rows=rows, shared=shared), {}
 
     def evaluations(self) -> dict[str, Evaluation]:
         return {self.name: view_retrieval(partial(view_features, self), self.inputs, self.batch_size)}
 
 
-@cache  # equal tasks have one judge, as the structure of a traced loss must not differ
-def swapped(rounds: int) -> Any:
-    """judge(_, rows, shared): the loss of the whole batch, from features of large and of small views [B,V,D] and [B,n,D]."""
-
-    def judge(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        (large, small), (projector, prototypes, past, (epsilon, temperature)) = rows, shared
-        scores = prototypes(unit(projector(jnp.concatenate([large, small], axis=1))))  # [B,V+n,K]
-        (earlier, written), batch = past, len(large)
-        both = jnp.concatenate([scores[:, : large.shape[1]], prototypes(earlier)])
-        valid = jnp.concatenate([jnp.ones(batch, bool), written])
-        codes = [sinkhorn(both[:, i], epsilon, rounds, valid_N=valid)[:batch] for i in range(large.shape[1])]
-        losses, sums = swapped_prediction(codes, [scores[:, i] for i in range(scores.shape[1])], temperature)
-        chances = jax.nn.softmax(scores[:, 0] / temperature)
-        return losses.mean(), {
-            "agreement": ratio(sums["agree"], sums["examples"]),
-            "prototype_use": prototype_use(chances),
-            "feature_deviation": feature_deviation(large[:, 0]),
-        }
-
-    return judge
+def swapped(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of the whole batch, from features of large and of small views, [B,V,D] and [B,n,D]."""
+    (large, small), (projector, prototypes, (earlier, written), (epsilon, temperature)) = rows, shared
+    scores = prototypes(unit(projector(jnp.concatenate([large, small], axis=1))))  # [B,V+n,K]
+    batch, views = large.shape[:2]
+    both = jnp.concatenate([scores[:, :views], prototypes(earlier)])
+    valid = jnp.concatenate([jnp.ones(batch, bool), written])
+    codes = [sinkhorn(both[:, i], epsilon, valid_N=valid)[:batch] for i in range(views)]
+    losses, sums = swapped_prediction(codes, [scores[:, i] for i in range(scores.shape[1])], temperature)
+    return losses.mean(), {
+        "agreement": ratio(sums["agree"], sums["examples"]),
+        "prototype_use": prototype_use(jax.nn.softmax(scores[:, 0] / temperature)),
+        "feature_deviation": feature_deviation(large[:, 0]),
+    }

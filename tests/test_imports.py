@@ -42,7 +42,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.decoding": "backbone visibility tokens errors",
     "unimodal.generate": "decoding backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone tokens errors",
-    "unimodal.joint_embedding": "model heads layers errors",
+    "unimodal.joint_embedding": "model heads layers data errors",
     "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.dual_encoder": "evaluation model heads tokens objectives data errors",
     "unimodal.task": "model objectives data.blocks evaluation.evaluation",

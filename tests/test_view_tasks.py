@@ -85,14 +85,18 @@ def test_a_forced_collapse_is_seen(tmp_path: Path) -> None:
         from unimodal.training.loop import train
 
         config = tiny.plain("simclr", steps=40, optimizer__weight_decay=0.0, optimizer__learning_rate=1e-2)
-        config["tasks"]["simclr"] |= dict(batch_size=32, source="embedded:emoji")
+        config["tasks"]["simclr"] |= dict(batch_size=32)
+        config["evaluations"] = dict(rank=dict(kind="effective_rank", source="embedded:emoji"))
         made = build(config, lambda kind: task)
         batches = {each.name: made.train_batches(each) for each in made.tasks}
         state, _, _ = train(made.program, made.tasks, batches, made.loop, tmp_path / str(seed), tokens=made.tokens)
-        return dict(made.evaluations["simclr"].measure(made.program.model(state), made.reader, limit=4).score)
+        model = made.program.model(state)
+        found = dict(made.evaluations["simclr"].measure(model, made.reader, limit=4).score)
+        return found | {"rank": made.evaluations["rank"].measure(model, made.reader, limit=4).score["value"]}
 
     collapsed, healthy = score(Attraction, 0), score(Simclr, 1)
     assert collapsed["effective_rank"] < 0.5 * healthy["effective_rank"]
+    assert collapsed["rank"] < 0.5 * healthy["rank"]
     assert collapsed["feature_deviation"] < 0.5 * healthy["feature_deviation"]
     assert collapsed["value"] < healthy["value"]
 
@@ -109,8 +113,12 @@ def test_slips_are_one_line() -> None:
         ("swav", dict(prototypes=30, queue=16), r"swav.prototypes is 30, but batch_size \+ queue are 24 examples"),
         ("swav", dict(views=dict(count=1)), "swav.views.count must be at least 2, but is 1"),
         ("swav", dict(views=dict(small=1, small_size=(8, 8))), "views of 8x8 pixels need tokenizers.image.resize=True"),
+        (
+            "moco",
+            dict(views=dict(count=3)),
+            "moco compares two views of a picture, but moco.views has count=3 and small=0",
+        ),
         ("moco", dict(queue=8), "moco.queue needs keys that do not depend on their batch"),
-        ("moco", dict(predictor=dict(size=3)), "moco.predictor.size is 3, but what it predicts has 64"),
         ("simclr", dict(projector=dict(norm="group")), "a projector's norm must be one of batch, layer, none"),
     ):
         config = tiny.plain(kind)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unimodal.data.blocks import Views
 from unimodal.errors import UsageError
 from unimodal.heads import pool
 from unimodal.layers import Linear, Norm, activate
@@ -126,6 +127,14 @@ class Encoder(Protocol):
 
     @property
     def pooling(self) -> str: ...
+
+
+def check_pair(name: str, views: Views) -> None:
+    """Raises UsageError for a task that compares two views, but would be given others."""
+    if (views.count, views.small) != (2, 0):
+        raise UsageError(
+            f"{name} compares two views of a picture, but {name}.views has count={views.count} and small={views.small}"
+        )
 
 
 def view_features(

@@ -24,7 +24,7 @@ from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_
 from unimodal.objectives.classification import sigmoid_classification, softmax_classification
 from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
 from unimodal.objectives.collapse import feature_deviation
-from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, whole_batch
+from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, unit, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
@@ -79,6 +79,7 @@ __all__ = [
     "sinkhorn",
     "softmax_classification",
     "swapped_prediction",
+    "unit",
     "visible_first",
     "wav2vec2_contrastive",
     "whole_batch",
