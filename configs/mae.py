@@ -3,8 +3,8 @@
 python launch.py train --config=configs/mae.py:size=tiny --workdir=runs/mae
 
 size        | what                                                          | reaches, in
-tiny        | 1.0M parameters, embedded emoji                               |
-small       | 5M, CIFAR-10: python tools/make_cifar10.py data/cifar10       |
+tiny        | 0.9M parameters, embedded emoji                               | squared error 0.44 (the mean patch 0.76)
+small       | 7M, CIFAR-10: python tools/make_cifar10.py data/cifar10       | not run
 paper       | MAE with ViT-B/16, 112M with its decoder, ImageNet            | not run
 paper_large | the same with ViT-L/16, 330M                                  | not run
 

@@ -14,7 +14,7 @@ MATRICES = """
     backbones.shared.layers.attention.{query,key,value,output}.kernel backbones.shared.layers.mlp.{up,down}.kernel
     heads.audio_classifier.classify.linear.kernel heads.bert.language.transform.kernel heads.clip.{image,text}.linear.kernel
     heads.ctc.characters.kernel heads.sentence.embed.linear.kernel heads.text_classifier.classify.{pooler,linear}.kernel
-    heads.mae.decoder_{mask,position}.table heads.mae.{decoder_embed,patches}.kernel
+    heads.imagegpt.colours.linear.kernel heads.mae.decoder_{mask,position}.table heads.mae.{decoder_embed,patches}.kernel
     heads.vit.classify.linear.kernel heads.wav2vec2.{context,target}.kernel heads.wav2vec2.quantiser.scores.kernel
     heads.wav2vec2.quantiser.table tokenizers.audio.convolutions.kernel tokenizers.audio.position.direction
     tokenizers.{audio,image,spectrogram}.projection.kernel tokenizers.{image,spectrogram}.{position_table,registers}.table

@@ -120,6 +120,9 @@ def read_settings(config: Mapping[str, Any], task_class: Callable[[str], type[An
     )
 
 
+MODALITIES = ("image_", "text_", "audio_")
+
+
 def _make_task(
     name: str,
     fields: Mapping[str, Any],
@@ -134,8 +137,9 @@ def _make_task(
     # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
     for slot in cls.__dataclass_fields__:
         for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
-            # None is named where a task has no use for one.
-            if slot.endswith(suffix) and (value := getattr(task, slot)) and value not in made:
+            if not slot.endswith(suffix) or (value := getattr(task, slot)) in made:
+                continue
+            if value or not slot.startswith(MODALITIES):  # a task need not name one of a modality that it does not read
                 raise UsageError(f"tasks.{name}.{slot}={value!r} is not among the {suffix}s: {', '.join(made)}")
     return task
 

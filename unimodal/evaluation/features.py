@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.data.blocks import Images, Inputs, Labels, Part, Sounds, Texts, columns
+from unimodal.data.blocks import Images, Inputs, Labels, Part, Pixels, Sounds, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import majority_accuracy
 from unimodal.evaluation.evaluation import Batch, Measured, Predict, Reader
 from unimodal.heads import pool
 from unimodal.model import Model
+from unimodal.objectives import shifted_right
 from unimodal.tokenizers import audio, image, text
 from unimodal.tokens import Tokens, lengths_of
 
@@ -36,12 +37,16 @@ class Features:
     images: Images = Images()  # for a tokenizer of kind image
     texts: Texts = Texts()  # for one of kind text
     sounds: Sounds = Sounds()  # for one of kind audio
+    pixels: Pixels = Pixels()  # for one of kind text that reads pictures as rows of colours
+    size: tuple[int, ...] = ()  # of those pictures, height and width; (): it reads texts
     labels: Labels = Labels()  # the classes
     batch_size: int = 32  # examples at a time
     every: int = 0  # steps between evaluations during training; 0: only at its end
     raw: bool = False  # pictures' own pixels are scored in the same way, once, and are a baseline too
 
     def __post_init__(self) -> None:
+        if len(self.size) not in (0, 2):
+            raise UsageError(f"evaluations.{self.name}.size must be height and width, but is {self.size}")
         if self.pooling not in POOLINGS:
             raise UsageError(
                 f"evaluations.{self.name}.pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}"
@@ -62,6 +67,8 @@ class Features:
     def _part(self, config: Any) -> Part:
         if isinstance(config, image.Config) and config.channels == 3:
             return self.images.part(config.image_size)
+        if isinstance(config, text.Config) and len(self.size) == 2:
+            return self.pixels.row(self.source, (self.size[0], self.size[1]))
         if isinstance(config, text.Config):
             return self.texts.part(config.vocabulary)
         if isinstance(config, audio.Config):
@@ -89,6 +96,8 @@ class Features:
             return tokenizer(batch["image"])
         if "audio" in batch:
             return tokenizer(batch["audio"], lengths=batch["length"])
+        if self.size:
+            return tokenizer(shifted_right(batch["ids"], self.pixels.count), causal=self.causal)
         return tokenizer(batch["ids"], causal=self.causal, lengths=lengths_of(batch["ids"], self.texts.pad))
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:

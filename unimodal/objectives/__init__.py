@@ -12,6 +12,7 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `masked` | hidden tokens (BERT) |
 | `pixels` | hidden patches (MAE) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
+| `mixing` | pictures and labels mixed in pairs (mixup, CutMix) |
 | `contrastive` | CLIP, SigLIP, SimCLR, MoCo: two views against the global batch |
 | `rows` | rows of a batch in chunks, where each is compared with all |
 | `clusters` | SwAV: assignments that use all clusters alike, and their prediction |
@@ -20,7 +21,7 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `ctc` | transcripts without alignment |
 """
 
-from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets
+from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets, shifted_right
 from unimodal.objectives.classification import sigmoid_classification, softmax_classification
 from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
 from unimodal.objectives.collapse import feature_deviation
@@ -28,6 +29,7 @@ from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, uni
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
+from unimodal.objectives.mixing import mixed
 from unimodal.objectives.pixels import masked_pixels, patch_statistics, restored, visible_first
 from unimodal.objectives.reduction import Metrics, example_sum, ratio
 from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy, in_chunks, position_cross_entropy
@@ -65,6 +67,7 @@ __all__ = [
     "info_nce",
     "masked_lm",
     "masked_pixels",
+    "mixed",
     "next_token_targets",
     "nt_xent",
     "patch_statistics",
@@ -74,6 +77,7 @@ __all__ = [
     "restored",
     "row_codes",
     "sample_negatives",
+    "shifted_right",
     "siglip",
     "sigmoid_classification",
     "sinkhorn",
