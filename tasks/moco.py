@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -43,42 +42,44 @@ class Moco:
     def __post_init__(self) -> None:
         check_pair(self.name, self.views)
         if self.queue and "batch" in (self.projector.norm, "batch" if self.projector.last_norm else ""):
-            raise UsageError(
-                f"{self.name}.queue needs keys that do not depend on their batch: set projector.norm=none or layer, and "
-                "projector.last_norm=False"
-            )
+            needs = "keys that do not depend on their batch: set projector.norm=none or layer, and last_norm=False"
+            raise UsageError(f"{self.name}.queue needs {needs}")
 
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config
         return columns(self.source, self.views.part(c.image_size, c.channels))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        width, c = model.backbones[self.backbone].config.width, self.projector
-        predictor = dataclasses.replace(c, layers=2, hidden=self.predictor)
-        heads: dict[str, nnx.Module] = {"projector": Mlp(width, c, rngs=rngs)}
-        return heads if self.queue else {**heads, "predictor": Mlp(c.size, predictor, rngs=rngs)}
+        c, heads = self.projector, {}
+        if not self.queue:
+            heads["predictor"] = Mlp(c.size, dataclasses.replace(c, layers=2, hidden=self.predictor), rngs=rngs)
+        return {"projector": Mlp(model.backbones[self.backbone].config.width, c, rngs=rngs), **heads}
 
     def state(self, model: Model) -> dict[str, TaskState]:
         parts = (f"tokenizers.{self.tokenizer}", f"backbones.{self.backbone}", f"heads.{self.name}.projector")
         slow: dict[str, TaskState] = {"encoder": Momentum(model, parts, self.momentum, self.final_momentum)}
         return {**slow, "queue": Queue(self.queue, self.projector.size)} if self.queue else slow
 
+    def features(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """[B,V,D]."""
+        parts = dict(tokenizer=self.tokenizer, backbone=self.backbone, pooling=self.pooling)
+        return view_features(model, batch, key, **parts)
+
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         heads, kept = model.heads[self.name], model.state[self.name]
         slow, temperature = kept["encoder"].of(model), jnp.float32(self.temperature)
         projectors = (heads["projector"], slow.heads[self.name]["projector"])
         if not self.queue:
-            rows = (view_features(self, model, batch, key), view_features(self, slow, batch, key))
+            rows = (self.features(model, batch, key), self.features(slow, batch, key))
             return WholeBatch(both_ways, rows=rows, shared=(*projectors, heads["predictor"], temperature)), {}
         first, second = ({"views": batch["views"][:, i : i + 1]} for i in (0, 1))
-        keys = unit(projectors[1](view_features(self, slow, second, key)[:, 0]))
+        keys = unit(projectors[1](self.features(slow, second, key)[:, 0]))
         kept["queue"].push(keys)
-        rows = (view_features(self, model, first, key)[:, 0], keys)
         shared = (projectors[0], kept["queue"].rows.get_value(), kept["queue"].valid(), temperature)
-        return WholeBatch(against_queue, rows=rows, shared=shared), {}
+        return WholeBatch(against_queue, rows=(self.features(model, first, key)[:, 0], keys), shared=shared), {}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        return {self.name: view_retrieval(partial(view_features, self), self.inputs, self.batch_size)}
+        return {self.name: view_retrieval(self.features, self.inputs, self.batch_size)}
 
 
 def against_queue(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

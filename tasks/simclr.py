@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -43,12 +42,17 @@ class Simclr:
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         return {"projector": Mlp(model.backbones[self.backbone].config.width, self.projector, rngs=rngs)}
 
+    def features(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """[B,V,D]."""
+        parts = dict(tokenizer=self.tokenizer, backbone=self.backbone, pooling=self.pooling)
+        return view_features(model, batch, key, **parts)
+
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         shared = (model.heads[self.name]["projector"], jnp.float32(self.temperature))
-        return WholeBatch(agreement, rows=view_features(self, model, batch, key), shared=shared), {}
+        return WholeBatch(agreement, rows=self.features(model, batch, key), shared=shared), {}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        return {self.name: view_retrieval(partial(view_features, self), self.inputs, self.batch_size)}
+        return {self.name: view_retrieval(self.features, self.inputs, self.batch_size)}
 
 
 def agreement(_: Any, features: jax.Array, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

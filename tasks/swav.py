@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -63,8 +62,13 @@ class Swav:
     def state(self, model: Model) -> dict[str, TaskState]:
         return {"queue": Queue(self.queue, self.views.count, self.projector.size)} if self.queue else {}
 
+    def features(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
+        """[B,V,D]."""
+        parts = dict(tokenizer=self.tokenizer, backbone=self.backbone, pooling=self.pooling)
+        return view_features(model, batch, key, **parts)
+
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
-        features, heads = view_features(self, model, batch, key), model.heads[self.name]
+        features, heads = self.features(model, batch, key), model.heads[self.name]
         past: Any = (jnp.zeros((0, self.views.count, self.projector.size)), jnp.zeros(0, bool))
         if self.queue:
             queue = model.state[self.name]["queue"]
@@ -76,7 +80,7 @@ class Swav:
         return WholeBatch(swapped, rows=rows, shared=shared), {}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        return {self.name: view_retrieval(partial(view_features, self), self.inputs, self.batch_size)}
+        return {self.name: view_retrieval(self.features, self.inputs, self.batch_size)}
 
 
 def swapped(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -18,7 +18,7 @@ from tasks.simclr import Simclr
 from tasks.swav import Swav
 from unimodal.errors import UsageError
 from unimodal.experiment import build
-from unimodal.joint_embedding import BatchNorm, Projector, view_features
+from unimodal.joint_embedding import BatchNorm, Projector
 from unimodal.training.checkpoint import Checkpoints
 
 # All in one model, as compiling is what takes time. MoCo twice: with a queue, and without.
@@ -76,7 +76,7 @@ class Attraction(Simclr):
     """Nothing but agreement, without negatives: features collapse."""
 
     def loss(self, model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> Any:
-        x = view_features(self, model, batch, key)
+        x = self.features(model, batch, key)
         return jnp.square(x[:, 0] - x[:, 1]).sum(axis=1).mean(), {}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -116,19 +115,6 @@ def _norm(kind: str, size: int, *, learned: bool = True) -> nnx.Module:
     return BatchNorm(size, learned=learned) if kind == "batch" else Norm(size, epsilon=1e-5)
 
 
-class Encoder(Protocol):
-    """The fields of a task that say how it encodes pictures."""
-
-    @property
-    def tokenizer(self) -> str: ...
-
-    @property
-    def backbone(self) -> str: ...
-
-    @property
-    def pooling(self) -> str: ...
-
-
 def check_pair(name: str, views: Views) -> None:
     """Raises UsageError for a task that compares two views, but would be given others."""
     if (views.count, views.small) != (2, 0):
@@ -138,22 +124,28 @@ def check_pair(name: str, views: Views) -> None:
 
 
 def view_features(
-    encoder: Encoder, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
+    model: Model,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array | None = None,
+    *,
+    tokenizer: str,
+    backbone: str,
+    pooling: str = "mean",
 ) -> jax.Array:
     """Views of a batch, [B,V,H,W,C], and small ones if there are any → pooled hidden states [B,V,D], small ones last.
 
     `key` turns dropout on. Raises UsageError for small views where the tokenizer takes one size only.
     """
-    read, inner = model.tokenizers[encoder.tokenizer], None if key is None else jax.random.fold_in(key, 1)
+    read, inner = model.tokenizers[tokenizer], None if key is None else jax.random.fold_in(key, 1)
     found, c = [], read.config
     for pixels in (batch[name] for name in ("views", "small_views") if name in batch):
         count, size = pixels.shape[:2], pixels.shape[2:4]
         if size != tuple(c.image_size) and not c.resize:
             raise UsageError(
-                f"views of {size[0]}x{size[1]} pixels need tokenizers.{encoder.tokenizer}.resize=True, as its image_size is "
+                f"views of {size[0]}x{size[1]} pixels need tokenizers.{tokenizer}.resize=True, as its image_size is "
                 f"{c.image_size[0]}x{c.image_size[1]}"
             )
         tokens = read(pixels.reshape(-1, *pixels.shape[2:]), key=inner)
-        hidden, _ = model.backbones[encoder.backbone](tokens, key=key)
-        found.append(pool(hidden, encoder.pooling).reshape(*count, -1))
+        hidden, _ = model.backbones[backbone](tokens, key=key)
+        found.append(pool(hidden, pooling).reshape(*count, -1))
     return jnp.concatenate(found, axis=1)
