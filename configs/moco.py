@@ -31,14 +31,14 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def tiny(config: ConfigDict) -> None:
     simclr.tiny_encoder(config)
-    config.tasks.moco = common.every(Moco, views=simclr.SMALL_PICTURES, batch_size=128)
+    config.tasks.moco = common.every(Moco, views=simclr.MILD, batch_size=128)
 
 
 def tiny_v2(config: ConfigDict) -> None:
     simclr.tiny_encoder(config)
     projector = dict(layers=2, norm="none", last_norm=False)
     config.tasks.moco = common.every(
-        Moco, views=simclr.SMALL_PICTURES, batch_size=128, queue=2048, projector=projector, final_momentum=0.99
+        Moco, views=simclr.MILD, batch_size=128, queue=2048, projector=projector, final_momentum=0.99
     )
 
 

@@ -29,7 +29,7 @@ def get_config(argument: str = "") -> ConfigDict:
 def tiny(config: ConfigDict) -> None:
     simclr.tiny_encoder(config)
     config.tokenizers.image.resize = True
-    views = simclr.SMALL_PICTURES | dict(small=2, small_size=(16, 16), small_crop=(0.1, 0.3))
+    views = simclr.MILD | dict(small=2, small_size=(16, 16), small_crop=(0.1, 0.3))
     config.tasks.swav = common.every(Swav, views=views, batch_size=128, prototypes=64, queue=512)
 
 

@@ -33,7 +33,8 @@ VECTORS = """
     heads.wav2vec2.quantiser.scores.bias tokenizers.audio.convolutions.bias tokenizers.audio.convolutions.norm.{scale,bias}
     heads.mae.{decoder_embed,patches}.bias
     tokenizers.audio.{feature_norm,norm}.{scale,bias} tokenizers.audio.mask_embedding
-    heads.{simclr,swav}.projector.linear.1.bias heads.{simclr,swav,moco}.projector.norm.0.{scale,bias}
+    heads.{simclr,swav}.projector.linear.1.bias heads.moco.projector.linear.2.bias heads.moco.predictor.linear.1.bias
+    heads.{simclr,swav,moco}.projector.norm.0.{scale,bias}
     heads.moco.projector.norm.1.{scale,bias} heads.moco.predictor.norm.0.{scale,bias}
     tokenizers.audio.position.{magnitude,bias} tokenizers.{audio,image,spectrogram}.projection.bias
 """
