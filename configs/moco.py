@@ -3,9 +3,9 @@
 python launch.py train --config=configs/moco.py:size=tiny --workdir=runs/moco
 
 size        | what                                                             | reaches, in
-tiny        | 0.8M parameters, embedded emoji; v3                              | RESULT
-tiny_v2     | the same encoder with a queue of 2,048 keys; v2                  | RESULT2
-small       | 6M, CIFAR-10: python tools/make_cifar10.py data/cifar10; v3      | not run
+tiny        | 0.8M parameters, embedded emoji; v3                              | not yet measured
+tiny_v2     | the same encoder with a queue of 2,048 keys; v2                  | not yet measured
+small       | 5.9M, CIFAR-10: python tools/make_cifar10.py data/cifar10; v3    | not run
 paper_small | ViT-S/16 as v3 trains it on ImageNet                             | not run, published: linear probe 73.2 %
 paper       | ViT-B/16, likewise                                               | not run, published: linear probe 76.7 %
 

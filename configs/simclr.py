@@ -3,8 +3,8 @@
 python launch.py train --config=configs/simclr.py:size=tiny --workdir=runs/simclr
 
 size        | what                                                             | reaches, in
-tiny        | 0.7M parameters, embedded emoji                                  | RESULT
-small       | 5.6M, CIFAR-10: python tools/make_cifar10.py data/cifar10        | not run
+tiny        | 0.7M parameters, embedded emoji                                  | not yet measured
+small       | 5.5M, CIFAR-10: python tools/make_cifar10.py data/cifar10        | not run
 paper_small | ViT-S/16, 27M with its projector, ImageNet                       | not run
 paper       | ViT-B/16, 92M with its projector, ImageNet                       | not run
 

@@ -3,9 +3,9 @@
 python launch.py train --config=configs/swav.py:size=tiny --workdir=runs/swav
 
 size        | what                                                             | reaches, in
-tiny        | 0.7M parameters, embedded emoji, two large and two small views   | RESULT
-small       | 5.7M, CIFAR-10: python tools/make_cifar10.py data/cifar10        | not run
-paper_small | ViT-S/16, 27M with its projector, ImageNet                       | not run
+tiny        | 0.7M parameters, embedded emoji, two large and two small views   | not yet measured
+small       | 5.6M, CIFAR-10: python tools/make_cifar10.py data/cifar10        | not run
+paper_small | ViT-S/16, 23M with its projector, ImageNet                       | not run
 paper       | ViT-B/16, 88M with its projector, ImageNet                       | not run
 
 Those of the paper have its views (2 of 224 and 6 of 96 pixels), projector, 3,000 prototypes that wait for one epoch, ε 0.05
