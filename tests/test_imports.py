@@ -213,7 +213,7 @@ GENERAL = ("unimodal/backbone/*.py", "unimodal/attention.py", "unimodal/visibili
 GENERAL += ("unimodal/sharding.py", "unimodal/training/*.py")
 FAMILIES = ("*bert*", "gpt*", "vit", "vit_*", "clip", "wav2vec*", "hubert*", "whisper*", "dall*", "llama*", "gemma*")
 FAMILIES += ("qwen*", "t5", "mae", "dino*", "siglip*", "deit*", "bart", "imagegpt*", "data2vec*", "flamingo*", "llava*")
-FAMILIES += ("sentence", "text_classifier")
+FAMILIES += ("sentence", "text_classifier", "virtex", "dvae")
 FAMILIES += ("ctc*", "audio_classifier*")
 # `clip` is also what one does to a gradient or a number.
 INNOCENT = r"clip_by_global_norm|\bconfig\.clip\b|^\s*clip: float = |\bjnp\.clip\b"

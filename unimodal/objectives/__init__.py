@@ -11,13 +11,15 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `causal` | next token (GPT) |
 | `masked` | hidden tokens (BERT) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
+| `codebooks` | discrete VAE: likelihood of pixels, relaxed codes, their divergence from uniform |
 | `contrastive` | CLIP, SigLIP, SimCLR: two views against the global batch |
 | `speech` | wav2vec 2.0: distractors, contrastive, code diversity, Gumbel codes |
 | `ctc` | transcripts without alignment |
 """
 
-from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets
+from unimodal.objectives.causal import caption_targets, causal_lm, chunked_causal_lm, next_token_targets
 from unimodal.objectives.classification import sigmoid_classification, softmax_classification
+from unimodal.objectives.codebooks import cosine_between, logit_laplace, relaxed_codes, uniform_divergence
 from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
@@ -42,10 +44,12 @@ __all__ = [
     "TaskMetrics",
     "WholeBatch",
     "as_scalars",
+    "caption_targets",
     "causal_lm",
     "chunked_causal_lm",
     "chunked_cross_entropy",
     "clip",
+    "cosine_between",
     "code_perplexity",
     "cross_entropy",
     "ctc_loss",
@@ -54,16 +58,19 @@ __all__ = [
     "example_sum",
     "gumbel_codes",
     "in_chunks",
+    "logit_laplace",
     "masked_lm",
     "next_token_targets",
     "nt_xent",
     "position_cross_entropy",
     "ratio",
+    "relaxed_codes",
     "row_codes",
     "sample_negatives",
     "siglip",
     "sigmoid_classification",
     "softmax_classification",
+    "uniform_divergence",
     "wav2vec2_contrastive",
     "whole_batch",
 ]
