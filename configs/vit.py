@@ -5,13 +5,22 @@ python launch.py train --config=configs/vit.py:size=tiny --workdir=runs/vit
 size        | what                                                               | reaches, in
 tiny        | 0.5M parameters, embedded emoji in their groups                    | accuracy 0.51 (majority class 0.18), 126 s of CPU
             | 2,000 pictures of Fashion-MNIST instead (docs/results.md)          | accuracy 0.81 (logistic regression 0.83)
+small       | 5M, CIFAR-10: python tools/make_cifar10.py data/cifar10            | not run
 paper       | ViT-B/16, 87M, ImageNet's thousand classes                         | not run
 paper_large | ViT-L/16, 304M, the same                                           | not run
+paper_huge  | ViT-H/14, 632M, the same                                           | not run
+deit_small  | DeiT-S/16, 22M, trained on ImageNet alone (Touvron 2021)           | not run
+deit        | DeiT-B/16, 87M, the same                                           | not run
 
 Those of the paper have its shapes (table 1), its batch of 4096 with 10,000 steps of warm-up and Adam's β (§4.1), and what
 table 3 says of training on ImageNet from scratch: 300 epochs, rate 3e-3 with cosine decay, weight decay 0.3, dropout 0.1,
 clipping at 1. Otherwise than there, the head is one linear layer, as the paper has it in fine-tuning. Pictures belong into
 data/imagenet/train/CLASS and data/imagenet/validation/CLASS.
+
+Those of DeiT have the hyper-parameters of its table 9: batch 1024, rate 5e-4 for each 512 examples, 5 epochs of warm-up, weight
+decay 0.05, label smoothing, RandAugment of two operations at 9, mixup 0.8, CutMix 1.0, erasing of a quarter of the pictures and
+stochastic depth to 0.1; without repeated augmentation. `small` has the encoder of configs/mae.py's small: start it from such a
+run with --config.init_from=runs/mae.
 """
 
 from functools import partial
@@ -22,12 +31,18 @@ from configs import common
 from tasks.vit import Vit
 from unimodal.tokenizers import image
 
-SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_large": dict(width=1024, depth=24, heads=16)}
+SHAPES = {
+    "paper": dict(width=768, depth=12, heads=12),
+    "paper_large": dict(width=1024, depth=24, heads=16),
+    "paper_huge": dict(width=1280, depth=32, heads=16),
+}
+DEIT = {"deit_small": dict(width=384, depth=12, heads=6), "deit": SHAPES["paper"]}
 
 
 def get_config(argument: str = "") -> ConfigDict:
     papers = {size: partial(paper, size=size) for size in SHAPES}
-    return common.sized(argument, {"tiny": tiny, **papers})
+    recent = {size: partial(deit, size=size) for size in DEIT}
+    return common.sized(argument, {"tiny": tiny, "small": small, **papers, **recent})
 
 
 def tiny(config: ConfigDict) -> None:
@@ -42,13 +57,33 @@ def tiny(config: ConfigDict) -> None:
     config.tasks.vit = common.every(Vit, images=dict(crop=(0.8, 1.0), flip=0.5))
 
 
+def small(config: ConfigDict) -> None:
+    config.steps = 20_000  # 205 epochs
+    config.log_every = 100
+    config.eval_every = config.checkpoint_every = 2_000
+    config.optimizer.update(learning_rate=1e-3, warmup=1_000, final=0.0, weight_decay=0.05)
+    config.backbones.shared = common.backbone(width=192, depth=12, heads=3, stochastic_depth=0.1)
+    config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=4, sincos=True)
+    config.tasks.vit = common.every(
+        Vit,
+        source="array_record:data/cifar10",
+        images=dict(crop=(0.5, 1.0), flip=0.5, randaugment=(2, 9.0), erase=0.25),
+        labels=dict(count=10),
+        batch_size=512,
+        mixup=0.8,
+        cutmix=1.0,
+    )
+
+
 def paper(config: ConfigDict, size: str) -> None:
     config.steps = 93_800  # 300 epochs of 1.28 million images
     config.log_every = 100
     config.eval_every = config.checkpoint_every = 5_000
     config.optimizer.update(learning_rate=3e-3, warmup=10_000, final=0.0, b1=0.9, b2=0.999, weight_decay=0.3, clip=1.0)
     config.backbones.shared = common.backbone(**SHAPES[size], dropout=0.1, dtype="bfloat16")
-    config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16, dropout=0.1)
+    config.tokenizers.image = common.every(
+        image.Config, image_size=(224, 224), patch=14 if size == "paper_huge" else 16, dropout=0.1
+    )
     config.tasks.vit = common.every(
         Vit,
         source="folder:data/imagenet",
@@ -57,4 +92,23 @@ def paper(config: ConfigDict, size: str) -> None:
         batch_size=4096,
         pooling="first",
         label_smoothing=0.0,
+    )
+
+
+def deit(config: ConfigDict, size: str) -> None:
+    config.steps = 375_000  # 300 epochs of 1.28 million images
+    config.log_every = 100
+    config.eval_every = config.checkpoint_every = 12_500
+    config.optimizer.update(learning_rate=1e-3, warmup=6_250, final=0.01, b1=0.9, b2=0.999, weight_decay=0.05, clip=0.0)
+    config.backbones.shared = common.backbone(**DEIT[size], stochastic_depth=0.1, dtype="bfloat16")
+    config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16)
+    config.tasks.vit = common.every(
+        Vit,
+        source="folder:data/imagenet",
+        images=dict(crop=(0.08, 1.0), flip=0.5, randaugment=(2, 9.0), erase=0.25),
+        labels=dict(count=1000),
+        batch_size=1024,
+        pooling="first",
+        mixup=0.8,
+        cutmix=1.0,
     )

@@ -13,8 +13,8 @@ from flax import nnx
 
 from unimodal.data.blocks import Images, Inputs, columns
 from unimodal.errors import UsageError
+from unimodal.evaluation.coded_pictures import coded_pictures
 from unimodal.evaluation.evaluation import Evaluation
-from unimodal.evaluation.reconstruction import reconstruction
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, cosine_between, logit_laplace, relaxed_codes, uniform_divergence
 from unimodal.state import RunningCodebook
@@ -96,4 +96,4 @@ class Dvae:
 
     def evaluations(self) -> dict[str, Evaluation]:
         shared: dict[str, Any] = dict(inputs=self.inputs, batch_size=self.batch_size)
-        return {self.name: reconstruction(self.images, self.tokenizer, **shared)}
+        return {self.name: coded_pictures(self.images, self.tokenizer, **shared)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,12 +13,13 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Images, Inputs, Labels, columns
+from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Evaluation, Shown
 from unimodal.evaluation.samples import AttentionMap, ImageSample, Sample
 from unimodal.heads import Classifier
 from unimodal.model import Model
-from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
+from unimodal.objectives import Loss, Mean, TaskMetrics, mixed, softmax_classification, visible_first
 
 
 @dataclass(frozen=True)
@@ -32,29 +34,56 @@ class Vit:
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "image"  # one of the config's tokenizers, by name
     backbone: str = "shared"  # one of the config's backbones, by name
-    pooling: str = "mean"  # of the tokens: first, mean or last
+    pooling: str = "mean"  # of the tokens: first (the class token), mean, last or attention (a learned query's)
     label_smoothing: float = 0.1  # share of the target that is spread over all classes
+    mixup: float = 0.0  # α of Beta(α, α), by which two pictures of a batch are blended (Zhang 2018); 0: never
+    cutmix: float = 0.0  # the same for the area of a rectangle of another picture (Yun 2019); both: either, by chance
+    patch_dropout: float = 0.0  # share of the patches that training leaves out (Liu 2023)
+    size: tuple[int, ...] = ()  # height and width of pictures, for a tokenizer with resize=True; (): the tokenizer's
+
+    def __post_init__(self) -> None:
+        if len(self.size) not in (0, 2):
+            raise UsageError(f"tasks.{self.name}.size must be height and width, but is {self.size}")
+        if not 0 <= self.patch_dropout < 1:
+            raise UsageError(f"tasks.{self.name}.patch_dropout must be below 1, but is {self.patch_dropout}")
 
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config
-        return columns(self.source, self.images.part(c.image_size, c.channels), self.labels.part(self.source))
+        height, width = self.size or c.image_size
+        return columns(self.source, self.images.part((height, width), c.channels), self.labels.part(self.source))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        width = model.backbones[self.backbone].config.width
-        return {"classify": Classifier(width, self.labels.size(self.source), pooling=self.pooling, rngs=rngs)}
+        c, classes = model.backbones[self.backbone].config, self.labels.size(self.source)
+        return {"classify": Classifier(c.width, classes, pooling=self.pooling, backbone=c, rngs=rngs)}
 
     def logits(self, model: Model, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,H,W,C] → [B,classes]."""
-        inner = None if key is None else jax.random.fold_in(key, 1)
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](image, key=inner), key=key)
+        tokenizer, inner, keep = model.tokenizers[self.tokenizer], None, None
+        if key is not None:
+            inner = jax.random.fold_in(key, 1)
+            keep = self._kept(
+                jax.random.fold_in(key, 2), len(image), math.prod(tokenizer.config.grid_of(*image.shape[1:3]))
+            )
+        hidden, _ = model.backbones[self.backbone](tokenizer(image, key=inner, keep=keep), key=key)
         return model.heads[self.name]["classify"](hidden)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[Loss, TaskMetrics]:
-        logits = self.logits(model, batch["image"], key)
-        losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
+        image, label = batch["image"], batch["label"]
+        if self.mixup or self.cutmix:
+            classes, inner = self.labels.size(self.source), jax.random.fold_in(key, 3)
+            image, label = mixed(image, label, inner, classes=classes, mixup=self.mixup, cutmix=self.cutmix)
+        logits = self.logits(model, image, key)
+        losses, sums = softmax_classification(logits, label, label_smoothing=self.label_smoothing)
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+
+    def _kept(self, key: jax.Array, examples: int, patches: int) -> jax.Array | None:
+        """Patches that stay, [B,K]; None: all."""
+        if not self.patch_dropout:
+            return None
+        count = max(1, round(patches * (1 - self.patch_dropout)))
+        return visible_first(jax.random.uniform(key, (examples, patches), jnp.float32), count)[0]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
@@ -85,4 +114,6 @@ class Vit:
         _, out = jax.jit(lambda b, t, x: b(t(x), capture=("attention",)))(backbone, tokenizer, jnp.asarray(image))
         c = tokenizer.config
         weights = np.asarray(out["attention"][-1, 0], np.float32)[:, :, c.registers :]
-        return AttentionMap("last layer", self.images.to_uint8(image[0]), None, weights, grid=c.grid)
+        return AttentionMap(
+            "last layer", self.images.to_uint8(image[0]), None, weights, grid=c.grid_of(*image.shape[1:3])
+        )

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from unimodal.data import EMOJI_GROUPS, cached, class_names, column, first, folder, open_source, write_array_record
+from unimodal.data import EMOJI_GROUPS, cached, class_names, column, first, open_source, write_array_record
+from unimodal.data.schemes import folder
 from unimodal.errors import UsageError
 
 RECORDS: list[dict[str, Any]] = [
@@ -62,7 +63,11 @@ def test_writing_refuses_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_unknown_sources_and_splits(tmp_path: Path) -> None:
-    refused("foldr:x", "train", r"unknown data source 'foldr:x': expected one of embedded:….*; did you mean folder:\?")
+    refused(
+        "foldr:x",
+        "train",
+        r"unknown data source 'foldr:x': expected one of array_record:….*wds:…; did you mean folder:\?",
+    )
     refused("emoji", "train", "unknown data source 'emoji'")
     refused("folder:", "train", "names nothing after the colon")
     refused("embedded:emojis", "train", "no embedded data 'emojis': there is emoji, speech, book")
@@ -275,4 +280,6 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     refused(f"folder:{tmp_path}/loose", "train", "b.png lies beside class folders")
     picture(tmp_path / "lonely" / "train" / "a.png", 0)
     (tmp_path / "lonely" / "validation").mkdir()
-    refused(f"folder:{tmp_path}/lonely", "validation", "split 'validation' of .* is empty: make ")
+    refused(
+        f"folder:{tmp_path}/lonely", "validation", "split 'validation' of .* is empty: there are no image files in "
+    )

@@ -16,7 +16,8 @@ from PIL import Image
 from tiny import build, plain
 
 from unimodal import data
-from unimodal.data import class_names, open_source, tfds
+from unimodal.data import class_names, open_source
+from unimodal.data.schemes import tfds
 from unimodal.errors import UsageError
 
 FEATURES = "tensorflow_datasets.core.features."
@@ -149,7 +150,7 @@ def test_what_is_not_there(data_dir: Path) -> None:
             "train",
             "tfds:mnist@.* is not prepared: run `tfds build mnist --file_format=array_record`",
         ),
-        ("9", "train", r"cannot read 'tfds:9': expected tfds:NAME\[:CONFIG\]\[@DATA_DIR\]\[\?rate=HZ\]"),
+        ("9", "train", r"cannot read 'tfds:9': expected tfds:NAME\[/CONFIG\]\[:VERSION\]\[@DATA_DIR\]\[\?rate=HZ\]"),
     ):
         with pytest.raises(UsageError, match=message) as caught:
             open_source(f"tfds:{rest}", split)

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import tiny
 
-PAGES = ("README.md", "docs/import_the_backbone.md", "docs/language.md", "docs/your_own_data.md", "docs/evaluations.md")
+PAGES = (
+    "README.md",
+    "docs/import_the_backbone.md",
+    "docs/language.md",
+    "docs/your_own_data.md",
+    "docs/data.md",
+    "docs/evaluations.md",
+)
 
 
 def code_of(page: str) -> str:

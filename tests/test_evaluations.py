@@ -146,6 +146,26 @@ def test_probe_and_neighbours_of_any_source(tmp_path: Path) -> None:
         assert evaluation.baseline({"value": 0.1}) == (0.25, "majority class")
 
 
+def test_raw_pixels_are_a_baseline_that_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.plain(
+        "vit", evaluations__near=dict(kind="knn", source=pictures(tmp_path), k=1, batch_size=8, raw=True)
+    )
+    experiment = tiny.build(config)
+    model, evaluation = experiment.program.model(experiment.program.init()), experiment.evaluations["near"]
+    score = evaluation.measure(model, experiment.reader).score
+    assert score["raw_pixels"] == 1.0  # one colour for each class
+    assert evaluation.baseline({"value": 0.1, "raw_pixels": 0.7}) == (0.7, "raw pixels")
+    monkeypatch.setattr("unimodal.evaluation.features.pixels", None)
+    assert evaluation.measure(model, experiment.reader).score == score
+    monkeypatch.undo()
+    texts = tiny.plain("gpt", evaluations__near=dict(kind="knn", source="embedded:emoji", tokenizer="text", raw=True))
+    texts["evaluations"]["near"]["texts"] = dict(column="name", length=16)
+    experiment = tiny.build(texts)
+    model, evaluation = experiment.program.model(experiment.program.init()), experiment.evaluations["near"]
+    with pytest.raises(UsageError, match="these examples have none"):
+        evaluation.measure(model, experiment.reader, limit=1)
+
+
 def test_a_run_scores_what_is_attached(tmp_path: Path) -> None:
     source = pictures(tmp_path / "pictures")
     (code, _, err), (again, _, said) = tiny.launches(

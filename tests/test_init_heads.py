@@ -111,7 +111,7 @@ def test_speech_is_compared_as_published(tmp_path: Path) -> None:
 
 
 def test_the_encoder_of_a_masked_autoencoder_comes_along() -> None:
-    """Its decoder is no head of a task yet: the report names its tensors as unused."""
+    """A classifier has no use for its decoder: the report names its tensors as unused."""
     config = as_plain(finetune.get_config(str(REFERENCES / "vit_mae")))
     experiment, model = started({**config, "mesh": dict(data=1)})
     known = reference("vit_mae")

@@ -21,6 +21,7 @@ from unimodal.objectives import (
     diversity,
     gumbel_codes,
     masked_lm,
+    masked_pixels,
     nt_xent,
     ratio,
     sample_negatives,
@@ -62,6 +63,7 @@ OBJECTIVES = {
     "causal": lambda x: causal_lm(x["logits"], x["ids"], x["segment"], z_loss=1e-3, label_smoothing=0.1),
     "chunked": lambda x: chunked_causal_lm(x["hidden"], jnp.asarray(TABLE), x["ids"], x["segment"], chunk=4),
     "masked": lambda x: masked_lm(x["logits"], x["ids"], x["mask"]),
+    "pixels": lambda x: masked_pixels(x["hidden"], x["other"], x["mask"]),
     "cross_entropy": lambda x: cross_entropy(x["logits"], x["ids"], x["mask"]),
     "softmax": lambda x: softmax_classification(x["logits"][:, 0], x["ids"][:, 0], x["frames"] > 0),
     "soft_labels": lambda x: softmax_classification(

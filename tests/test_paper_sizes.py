@@ -23,6 +23,15 @@ PUBLISHED = {
     # Dosovitskiy 2021, table 1: 86M and 307M, with a head of a thousand classes.
     ("vit", "paper"): (86e6, 86_567_656),
     ("vit", "paper_large"): (307e6, 304_326_632),
+    ("vit", "paper_huge"): (632e6, 632_045_800),
+    ("vit", "deit_small"): (22e6, 22_050_664),  # Touvron 2021, table 1
+    # He 2022: ViT-B's 86M and ViT-L's 304M; with the decoder, as in the checkpoints.
+    ("mae", "paper"): (112e6, 111_907_840),
+    ("mae", "paper_large"): (330e6, 329_541_888),
+    # Chen 2020, §3.3: 76M, 455M and 1.36B (there 1.4B); as in the authors' checkpoints of 32×32 pixels.
+    ("imagegpt", "paper"): (76e6, 76_682_240),
+    ("imagegpt", "paper_medium"): (455e6, 455_489_536),
+    ("imagegpt", "paper_large"): (1.36e9, 1_362_914_304),
     # The authors' checkpoints.
     ("clip", "paper"): (150e6, 149_620_737),
     ("clip", "paper_large"): (428e6, 427_616_513),
@@ -37,7 +46,9 @@ SIZES = {
     "bert": ("tiny", "small", "paper", "paper_large"),
     "bert_finetune": ("tiny", "small", "paper", "paper_large"),
     "sentence": ("tiny", "small", "paper"),
-    "vit": ("tiny", "paper", "paper_large"),
+    "vit": ("tiny", "small", "deit_small", "paper", "paper_large", "paper_huge"),
+    "imagegpt": ("tiny", "small", "paper", "paper_medium", "paper_large"),
+    "mae": ("tiny", "small", "paper", "paper_large"),
     "clip": ("tiny", "paper", "paper_large"),
 }
 

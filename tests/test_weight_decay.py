@@ -14,6 +14,7 @@ MATRICES = """
     backbones.shared.layers.attention.{query,key,value,output}.kernel backbones.shared.layers.mlp.{up,down}.kernel
     heads.audio_classifier.classify.linear.kernel heads.bert.language.transform.kernel heads.clip.{image,text}.linear.kernel
     heads.ctc.characters.kernel heads.sentence.embed.linear.kernel heads.text_classifier.classify.{pooler,linear}.kernel
+    heads.imagegpt.colours.linear.kernel heads.mae.decoder_{mask,position}.table heads.mae.{decoder_embed,patches}.kernel
     heads.vit.classify.linear.kernel heads.wav2vec2.{context,target}.kernel heads.wav2vec2.quantiser.scores.kernel
     heads.wav2vec2.quantiser.table tokenizers.audio.convolutions.kernel tokenizers.audio.position.direction
     tokenizers.{audio,image,spectrogram}.projection.kernel tokenizers.{image,spectrogram}.{position_table,registers}.table
@@ -28,6 +29,7 @@ VECTORS = """
     heads.bert.language.decoder.bias heads.clip.temperature.log_scale heads.ctc.characters.bias
     heads.text_classifier.classify.{pooler,linear}.bias heads.vit.classify.linear.bias heads.wav2vec2.{context,target}.bias
     heads.wav2vec2.quantiser.scores.bias tokenizers.audio.convolutions.bias tokenizers.audio.convolutions.norm.{scale,bias}
+    heads.mae.{decoder_embed,patches}.bias
     tokenizers.audio.{feature_norm,norm}.{scale,bias} tokenizers.audio.mask_embedding
     tokenizers.audio.position.{magnitude,bias} tokenizers.{audio,image,spectrogram}.projection.bias
 """

@@ -31,6 +31,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "sentence": dict(texts=dict(length=16), size=16),
     "text_classifier": dict(texts=dict(length=16)),
     "wav2vec2": dict(sounds=dict(seconds=0.3), codes=8, code_size=16, size=16, negatives=5, span=3),
+    "imagegpt": dict(pixels=dict(count=200), size=(4, 4)),
+    "mae": dict(decoder_backbone="shared"),
     "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
 }
 OPTIMIZER = dict(learning_rate=3e-3, warmup=5, final=0.1, b1=0.9, b2=0.98, weight_decay=0.05, clip=1.0, accumulate=1)

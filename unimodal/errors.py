@@ -14,6 +14,13 @@ class UsageError(ValueError):
     """
 
 
+class RecordError(UsageError):
+    """One record that cannot be used: damaged, cut short, of no known kind. The message is one line that names it.
+
+    Training leaves such a record out and lists it; it ends the run only where there are many (`unimodal.data.skipped`).
+    """
+
+
 class DivergedError(ArithmeticError):
     """Training has come to numbers that are not finite, again and again. The message is one line: where, and what.
 

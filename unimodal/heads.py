@@ -55,13 +55,26 @@ def pool(
 
 
 class Classifier(nnx.Module):
-    """Pool, then a linear layer: [B,T,D] → logits [B,classes]. Starts at zero, so the first guess is uniform."""
+    """Pool, then a linear layer: [B,T,D] → logits [B,classes]. Starts at zero, so the first guess is uniform. pooling:
+    "attention", too, of the shape of `backbone`."""
 
-    def __init__(self, width: int, classes: int, *, pooling: str = "first", rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        *,
+        pooling: str = "first",
+        backbone: BackboneConfig | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.pooling = pooling
         self.linear = Linear((width,), (classes,), ("embed", "classes"), init_scale=0.0, rngs=rngs)
+        attended = backbone if pooling == "attention" else None
+        self.attention = None if attended is None else AttentionPool(attended, rngs=rngs)
 
     def __call__(self, hidden: jax.Array, segment: jax.Array | None = None) -> jax.Array:
+        if self.attention is not None:
+            return self.linear(self.attention(hidden, segment))
         return self.linear(pool(hidden, self.pooling, segment))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import toy
 
-from unimodal.errors import UsageError
+from unimodal.errors import StorageError, UsageError
 from unimodal.training.checkpoint import Checkpoints, DamagedError, saved_steps
 from unimodal.training.facts import facts_of, fault
 from unimodal.training.keep import Keep
@@ -173,3 +173,23 @@ def test_the_best_stays_over_a_restart(tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == [4]
     toy.run(tmp_path, steps=10, stop_after=8, higher_is_better={"toy": True}, **options)
     assert saved_steps(tmp_path) == [4, 6, 8]
+
+
+def test_a_checkpoint_that_is_not_what_was_saved_ends_the_run(tmp_path: Path) -> None:
+    toy.run(tmp_path / "good", steps=3, verify_checkpoints=True)  # says nothing, for there is nothing to say
+
+    class Spoiling(Checkpoints):
+        def save(self, state: Any, *rest: Any) -> str:
+            found = super().save(state, *rest)
+            self._manager.wait_until_finished()
+            if int(state.step) == 2:
+                files = sorted((tmp_path / "bad/checkpoints/2").rglob("d/*"), key=lambda path: path.stat().st_size)
+                content = bytearray(files[-1].read_bytes())
+                content[len(content) // 2] ^= 1
+                files[-1].write_bytes(content)
+            return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unimodal.training.loop.Checkpoints", Spoiling)
+        with pytest.raises(StorageError, match="checkpoint 2 is damaged.* that of step 1 is whole"):
+            toy.run(tmp_path / "bad", steps=3, verify_checkpoints=True)

@@ -46,6 +46,7 @@ MAY_DIFFER = (
     "evaluate_ema",
     "checkpoint_every",
     "keep_checkpoints",
+    "verify_checkpoints",
     "keep_every",
     "keep_best",
     "stop_after",

@@ -2,8 +2,11 @@
 
 | module | what it does |
 |---|---|
-| `sources` | `open_source(uri, split)`: embedded sets, ArrayRecord files, TFDS, folders; every record has an id; names of classes |
-| `records`, `tfds`, `folder`, `metadata` | the readers behind `sources`; `write_array_record` |
+| `sources` | `open_source(uri, split)`: records from any source; every record has an id |
+| `schemes` | one module for each scheme of a URI: folders, tables, tar files, ArrayRecord, TFDS, embedded sets |
+| `address`, `dividing`, `joined`, `weights` | a URI's parts; splits by a hash; several sources in one; their shares |
+| `records`, `metadata`, `tables`, `cells`, `files`, `line_index` | what schemes have in common; `write_array_record` |
+| `values` | one column of a source, its first records, the names of its classes |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
 | `encoders`, `vocabulary`, `subwords`, `sentencepieces` | `open_encoder`: bytes, WordPiece, byte-level BPE, SentencePiece |
 | `tokenizer_files` | a checkpoint's tokenizer files, read for training and preprocessing alike |
@@ -67,7 +70,9 @@ from unimodal.data.pipeline import (
     fake_batches,
     train_batches,
 )
-from unimodal.data.sources import EMOJI_GROUPS, class_names, column, first, open_source, write_array_record
+from unimodal.data.records import write_array_record
+from unimodal.data.schemes.embedded import EMOJI_GROUPS
+from unimodal.data.sources import open_source
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.data.text import (
     ByteEncoder,
@@ -79,6 +84,7 @@ from unimodal.data.text import (
     with_text,
 )
 from unimodal.data.transcripts import Alphabet, collect_alphabet, spell
+from unimodal.data.values import class_names, column, first
 
 __all__ = [
     "EMOJI_GROUPS",

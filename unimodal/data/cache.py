@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.pipeline import Source
+from unimodal.data.weights import parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class _Cached:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        """The weights of joined sources."""
+        return parts_of(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._memory.get(index)

@@ -10,6 +10,7 @@ import numpy as np
 
 from unimodal.data.cache import cached
 from unimodal.data.pipeline import Source
+from unimodal.data.weights import refuse_weights
 from unimodal.errors import UsageError
 
 Mark = tuple[int, int, str]
@@ -81,6 +82,7 @@ def segments(
     around the middle of each stretch (silence beyond the ends) instead of the stretch itself. Reads every record's
     marks at once. Raises UsageError as `marks` does, and if nothing is marked.
     """
+    refuse_weights(source, "marked stretches")
     places = tuple((i, mark) for i, found in enumerate(marks(source, field)) for mark in found)
     if not places:
         raise UsageError(f"no record has a mark under {field!r}")

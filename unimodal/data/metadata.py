@@ -1,4 +1,4 @@
-"""Columns beside files: `metadata.csv` and `metadata.jsonl`, one row for each file, by its `file_name`."""
+"""Columns beside files: `metadata.csv`, `captions.tsv` and the like, one row for each file, by its `file_name`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 from unimodal.errors import UsageError
 
-NAMES = ("metadata.csv", "metadata.jsonl")
+NAMES = ("metadata.jsonl", *(f"{n}.{e}" for n in ("metadata", "captions", "transcripts") for e in ("csv", "tsv")))
 KEY = "file_name"
+KEYS = (KEY, "filename", "file", "path")
+"""Columns that name the file; the first of them that a table has."""
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d{1,3})?")
 
@@ -31,20 +33,22 @@ def read_rows(tables: Collection[Path], files: Collection[Path]) -> dict[Path, R
     known, rows = set(files), {}
     spelled: dict[str, list[Row]] = {}  # column → rows of csv that have it
     for table in sorted(tables):
-        if table.with_name(NAMES[0]) in tables and table.with_name(NAMES[1]) in tables:
-            raise UsageError(f"{table.parent} has both {NAMES[0]} and {NAMES[1]}: keep one")
-        for line, row in _csv(table) if table.suffix == ".csv" else _jsonl(table):
+        beside = [other.name for other in sorted(tables) if other.parent == table.parent]
+        if len(beside) > 1:
+            raise UsageError(f"{table.parent} has both {beside[0]} and {beside[1]}: keep one")
+        for line, row in _jsonl(table) if table.suffix == ".jsonl" else _csv(table):
             where = f"{table}, line {line}"
-            if not isinstance(row.get(KEY), str):
+            key = next((key for key in KEYS if isinstance(row.get(key), str)), None)
+            if key is None:
                 raise UsageError(f"{where}: no {KEY}; the columns are {', '.join(sorted(row))}")
-            name = row.pop(KEY)
+            name = row.pop(key)
             path = table.parent / name.replace("\\", "/")
             if path not in known:
                 raise UsageError(f"{where}: there is no file {name} to read in {table.parent}")
             if path in rows:
                 raise UsageError(f"{where}: {name} is named twice")
             rows[path] = row
-            for column in row if table.suffix == ".csv" else ():
+            for column in row if table.suffix != ".jsonl" else ():
                 spelled.setdefault(column, []).append(row)
     for column, having in spelled.items():
         _to_numbers(column, having)
@@ -65,7 +69,8 @@ def _to_numbers(column: str, rows: list[Row]) -> None:
 
 def _csv(table: Path) -> Iterator[tuple[int, Row]]:
     with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        plain: Any = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if table.suffix == ".tsv" else {}
+        reader = csv.DictReader(file, strict=True, **plain)
         try:
             for row in reader:
                 if None in row or None in row.values():

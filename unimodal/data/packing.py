@@ -9,6 +9,7 @@ import numpy as np
 
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.data.text import Encode
+from unimodal.data.weights import refuse_weights
 from unimodal.errors import UsageError
 
 Row = dict[str, np.ndarray]
@@ -43,6 +44,7 @@ def packed_rows(
     count: text → the bytes of each id that `encode` makes of it; rows then have `bytes` `[length]` int32 too. Raises
     UsageError when all documents are empty, and as `pack` does.
     """
+    refuse_weights(documents, "packed rows")
     texts = [documents[i][field] for i in range(len(documents))]
     rows: Any = [row | {"id": f"row{i}"} for i, row in enumerate(pack(map(encode, texts), length, pad_id=pad_id))]
     if not rows:

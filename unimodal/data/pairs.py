@@ -16,6 +16,7 @@ from unimodal.data.encoders import Encoder
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.data.text import fit_length, text_of
 from unimodal.data.transcripts import words_of
+from unimodal.data.weights import refuse_weights
 from unimodal.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def text_rows(
     first, second: the fields that make each text (see `text_of`). Records in which one of the texts is empty are left
     out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left.
     """
+    refuse_weights(source, "rows of texts")
     rows, skipped, cut, specials = [], 0, 0, encoder.around.count(two=bool(second))
     for index in range(len(source)):
         record = source[index]
@@ -237,6 +239,7 @@ class _Documents:
 
 
 def _read_documents(documents: Source, encoder: Encoder, field: str, count: bool) -> _Documents:
+    refuse_weights(documents, "pairs of sentences")
     read = _Documents([], [], [], [])
     for index in range(len(documents)):
         text = text_of(documents[index], (field,))

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from unimodal.data.weights import endless
 from unimodal.errors import UsageError
 
 Record = Mapping[str, Any]
@@ -99,8 +100,7 @@ class Dataset:
         """
         # Hash the seed first: grain shuffles epoch e with seed + e, so consecutive seeds would share epochs.
         order, draws = (int(word) for word in np.random.SeedSequence(_checked_seed(seed)).generate_state(2))
-        records = grain.MapDataset.source(_non_empty(self.source)).shuffle(seed=order).repeat()
-        return records.random_map(self._named, seed=draws)
+        return endless(_non_empty(self.source), order).random_map(self._named, seed=draws)
 
     def _named(self, record: Any, rng: np.random.Generator) -> dict[str, Any]:
         return {"id": str(record["id"]), **self.transform(record, rng)}

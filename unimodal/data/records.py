@@ -13,7 +13,7 @@ import msgpack
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from grain.sources import ArrayRecordDataSource
 
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 SUFFIX = ".array_record"
 _SHARD = re.compile(r"(?P<split>.+?)(?:-(?P<index>\d+)-of-(?P<count>\d+))?")
@@ -78,9 +78,9 @@ class ArrayRecords:
         try:
             record = msgpack.unpackb(self.reader[index])
         except (ValueError, RuntimeError, msgpack.UnpackException) as error:
-            raise UsageError(f"record {index} of {self._where()} is damaged or not a msgpack map: {error}") from error
+            raise RecordError(f"record {index} of {self._where()} is damaged or not a msgpack map: {error}") from error
         if not isinstance(record, dict):
-            raise UsageError(f"record {index} of {self._where()} is a {type(record).__name__}, expected a msgpack map")
+            raise RecordError(f"record {index} of {self._where()} is a {type(record).__name__}, expected a msgpack map")
         record.setdefault("id", f"{self.split}/{index}")
         return record
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from unimodal.data.around import bert_around
 from unimodal.data.pipeline import Dataset, Source
+from unimodal.data.weights import parts_of
 from unimodal.errors import UsageError
 
 Encode = Callable[[str], np.ndarray]
@@ -218,6 +219,7 @@ class _Windows:
     documents: tuple[dict[str, np.ndarray], ...]
     places: tuple[tuple[int, int], ...]  # (document, start), or (document, window) where the transform draws the start
     random: bool
+    parts: tuple[tuple[int, float], ...] = ()  # windows and weight of each of several joined sources
 
     def __len__(self) -> int:
         return len(self.places)
@@ -229,6 +231,17 @@ class _Windows:
             "rows": self.documents[document],
             "where": where,
         }
+
+
+def _windows_of(documents: Source, ends: list[int]) -> tuple[tuple[int, float], ...]:
+    """The parts of a source of documents as parts of its windows. Raises UsageError for one without any."""
+    found, first = [], 0
+    for count, weight in parts_of(documents):
+        windows, first = ends[first + count] - ends[first], first + count
+        if not windows:
+            raise UsageError("one of the joined sources has no text: leave it out")
+        found.append((windows, weight))
+    return tuple(found)
 
 
 def text_windows(
@@ -257,7 +270,9 @@ def text_windows(
     names: list[str] = []
     encoded: list[dict[str, np.ndarray]] = []
     places: list[tuple[int, int]] = []
+    ends = [0]  # windows so far, after each document
     for index in range(len(documents)):
+        ends.append(ends[-1])
         record = documents[index]
         if field not in record:
             raise UsageError(f"record {record['id']!r} has no field {field!r}; it has {sorted(record)}")
@@ -269,6 +284,7 @@ def text_windows(
         encoded.append({"ids": ids} | ({} if count is None else {"bytes": count(record[field])}))
         starts = range(window_phases(ids.size, length)[0]) if random else range(0, ids.size, length)
         places += [(document, start) for start in starts]
+        ends[-1] = len(places)
     if not places:
         raise UsageError("no text: every document is empty")
 
@@ -280,4 +296,4 @@ def text_windows(
         place, fill = slice(max(0, start), start + length), {"ids": pad_id, "bytes": 0}
         return {name: fit_length(row[place], length, pad_id=fill[name]) for name, row in rows.items()}
 
-    return Dataset(_Windows(tuple(names), tuple(encoded), tuple(places), random), window)
+    return Dataset(_Windows(tuple(names), tuple(encoded), tuple(places), random, _windows_of(documents, ends)), window)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.data.blocks import Images, Inputs, Labels, Part, Sounds, Texts, columns
+from unimodal.data.blocks import Images, Inputs, Labels, Part, Pixels, Sounds, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import majority_accuracy
-from unimodal.evaluation.evaluation import Reader
+from unimodal.evaluation.evaluation import Batch, Measured, Predict, Reader
 from unimodal.heads import pool
 from unimodal.model import Model
+from unimodal.objectives import shifted_right
 from unimodal.tokenizers import audio, image, text
 from unimodal.tokens import Tokens, lengths_of
 
@@ -35,11 +37,16 @@ class Features:
     images: Images = Images()  # for a tokenizer of kind image
     texts: Texts = Texts()  # for one of kind text
     sounds: Sounds = Sounds()  # for one of kind audio
+    pixels: Pixels = Pixels()  # for one of kind text that reads pictures as rows of colours
+    size: tuple[int, ...] = ()  # of those pictures, height and width; (): it reads texts
     labels: Labels = Labels()  # the classes
     batch_size: int = 32  # examples at a time
     every: int = 0  # steps between evaluations during training; 0: only at its end
+    raw: bool = False  # pictures' own pixels are scored in the same way, once, and are a baseline too
 
     def __post_init__(self) -> None:
+        if len(self.size) not in (0, 2):
+            raise UsageError(f"evaluations.{self.name}.size must be height and width, but is {self.size}")
         if self.pooling not in POOLINGS:
             raise UsageError(
                 f"evaluations.{self.name}.pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}"
@@ -60,6 +67,8 @@ class Features:
     def _part(self, config: Any) -> Part:
         if isinstance(config, image.Config) and config.channels == 3:
             return self.images.part(config.image_size)
+        if isinstance(config, text.Config) and len(self.size) == 2:
+            return self.pixels.row(self.source, (self.size[0], self.size[1]))
         if isinstance(config, text.Config):
             return self.texts.part(config.vocabulary)
         if isinstance(config, audio.Config):
@@ -87,23 +96,54 @@ class Features:
             return tokenizer(batch["image"])
         if "audio" in batch:
             return tokenizer(batch["audio"], lengths=batch["length"])
+        if self.size:
+            return tokenizer(shifted_right(batch["ids"], self.pixels.count), causal=self.causal)
         return tokenizer(batch["ids"], causal=self.causal, lengths=lengths_of(batch["ids"], self.texts.pad))
 
-    def gather(
-        self, model: Model, reader: Reader, split: str, limit: int | None = None
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        found = dict(self._scored(self.embed, model, reader, limit))
+        if self.raw:
+            if (self, limit) not in _RAW:
+                _RAW[self, limit] = self._scored(pixels, model, reader, limit)["value"]
+            found["raw_pixels"] = _RAW[self, limit]
+        return Measured(found)
+
+    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
+        """How well the classes `truth` [M] of features `valid` [M,D] are told by `train` [N,D] and its `labels` [N]."""
+        raise NotImplementedError
+
+    def _scored(self, embed: Predict, model: Model, reader: Reader, limit: int | None) -> Mapping[str, float]:
+        train, labels = self._gather(embed, model, reader, "train", limit)
+        valid, truth = self._gather(embed, model, reader, "validation", limit)
+        return self.score(train, labels, valid, truth)
+
+    def _gather(
+        self, embed: Predict, model: Model, reader: Reader, split: str, limit: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features float32 [N,D] and classes [N] of a split (or `limit` batches of it)."""
         examples = self.inputs(model).dataset(split)
-        rows = list(reader.rows(self.embed, model, examples, self.batch_size, limit))
+        rows = list(reader.rows(embed, model, examples, self.batch_size, limit))
         features, labels = (np.concatenate([row[name] for row in rows]) for name in ("features", "label"))
         return features, labels
 
-    def baseline(self, untrained: Any) -> tuple[float, str]:
-        """The commonest class, or the features of the model before training, whichever is harder to beat."""
+    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
+        """The commonest class, the features of the model before training, or raw pixels: whichever is hardest to beat."""
         numbers = [self.labels.numbers(self.source, split) for split in ("train", "validation")]
-        common = majority_accuracy(numbers[0], numbers[1])
-        return max((common, "majority class"), (untrained["value"], "the untrained model"))
+        found = [(majority_accuracy(*numbers), "majority class"), (untrained["value"], "the untrained model")]
+        if self.raw:
+            found.append((untrained["raw_pixels"], "raw pixels"))
+        return max(found)
 
     def samples(self, model: Model, shown: Any) -> list[Any]:
         """None: a table says it all."""
         return []
+
+
+_RAW: dict[tuple[Features, int | None], float] = {}  # scores of pixels, which training does not change
+
+
+def pixels(_model: Model, batch: Batch) -> dict[str, jax.Array]:
+    """`features` float32 [B,H·W·C]: the pixels themselves, and `label` [B]. Raises UsageError for what has no pixels."""
+    if "image" not in batch:
+        raise UsageError("raw=True scores the pixels of pictures, but these examples have none: leave it out")
+    return {"features": batch["image"].reshape(batch["image"].shape[0], -1), "label": batch["label"]}

@@ -1,66 +1,112 @@
-"""Pictures from their codes: how far are they from what they were, and how many codes are in use?"""
+"""Reconstruction: how far from the truth are the patches that a model did not see?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.data.blocks import Images
-from unimodal.evaluation.evaluation import Batch, Shown
-from unimodal.evaluation.samples import ImageSample, Sample
+from unimodal.evaluation.evaluation import Measured, Reader
+from unimodal.evaluation.samples import PictureRow
 from unimodal.evaluation.summed import Summed
 from unimodal.model import Model
+from unimodal.objectives import masked_pixels, patch_statistics
+from unimodal.tokenizers.image import patchify
+
+EXAMPLES = 4096  # of each split, at most, that the mean patch is made of and measured on
+COLOURS = 3
 
 
-def reconstruction(images: Images, tokenizer: str, **shared: Any) -> Summed:
-    """Mean squared error of pixels in [0, 1], from the likeliest or nearest codes of each picture, against giving every
-    picture the mean picture of the split. shared: `inputs` and `batch_size`.
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Summed):
+    """Mean squared error of masked patches, against the better of two guesses that need no model: one colour, and the mean
+    patch of training at each place. `predict` gives `errors`; `inputs` have pictures under `image`."""
 
-    Details: the error over the variance of all pixels, the perplexity of the codes' use over the split, and the share of
-    codes that occur.
+    patch: Callable[[Model], int]  # side of a patch in pixels
+    normalise: bool  # errors are those of patches less their mean, over their standard deviation
+    metric: str = "squared error of masked patches"
+    higher_is_better: bool = False
+    finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]] = lambda sums: score(sums)
+    known: dict[str, float] = field(default_factory=dict, compare=False)  # the error of the mean patch, once measured
+
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        found = super().measure(model, reader, limit=limit)
+        if not self.known:
+            self.known["mean_patch"] = self._mean_patch_error(model)
+        return replace(found, score={**found.score, **self.known})
+
+    def _mean_patch_error(self, model: Model) -> float:
+        """The error, over all places of validation, of the mean target that training has at each of them."""
+        targets = []
+        for split in ("train", "validation"):
+            examples = self.inputs(model).dataset(split).ordered()
+            pictures: list[Any] = [example["image"] for example in islice(iter(examples), EXAMPLES)]
+            patches = patchify(jnp.asarray(np.stack(pictures)), self.patch(model))
+            mean, deviation = patch_statistics(patches) if self.normalise else (0.0, 1.0)
+            targets.append((np.asarray(patches) - np.asarray(mean)) / np.asarray(deviation))
+        train, valid = targets
+        return float(np.square(valid - train.mean(axis=0)).mean())
+
+
+def errors(pixels: jax.Array, predicted: jax.Array, masked: jax.Array, *, normalise: bool) -> dict[str, jax.Array]:
+    """Rows [B] of an evaluation: the `error` of masked patches, and that of guessing `one_colour` instead: the mean colour of
+    the visible patches or, where patches are normalised, each patch's own mean, which is 0.
+
+    pixels, predicted: [B,T,P], every patch; masked: [B,T].
     """
+    colours = pixels.reshape(*pixels.shape[:2], -1, COLOURS).mean(axis=2)
+    visible = (~masked)[:, :, None].astype(jnp.float32)
+    colour = (colours * visible).sum(axis=1, keepdims=True) / visible.sum(axis=1, keepdims=True)
+    flat = jnp.broadcast_to(jnp.tile(colour, pixels.shape[2] // COLOURS), pixels.shape)
+    guesses = {"error": predicted, "one_colour": jnp.zeros_like(flat) if normalise else flat}
+    return {name: masked_pixels(x, pixels, masked, normalise=normalise)[0] for name, x in guesses.items()}
 
-    def predict(model: Model, batch: Batch) -> dict[str, jax.Array]:
-        found, image = model.tokenizers[tokenizer], batch["image"].astype(jnp.float32)
-        features = found.features(image)
-        codes = found.nearest(features).reshape(image.shape[0], -1)
-        pixels = found.pixels(codes)
-        # A model that is NaN still has codes, and pixels within bounds.
-        sick = jnp.where(jnp.isnan(features).any(axis=(1, 2, 3)), jnp.nan, 0.0)
-        return {
-            "error": jnp.square(pixels - image).mean(axis=(1, 2, 3)) + sick,
-            "use": jax.nn.one_hot(codes, found.config.vocabulary).mean(axis=1),
-            "pixel": image,
-            "square": jnp.square(image),
-            "shown": jnp.round(255 * jnp.nan_to_num(pixels)).astype(jnp.uint8),
-        }
 
-    def finish(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        mean = {name: sums[name] / sums["examples"] for name in ("error", "use", "pixel", "square")}
-        use, variance = mean["use"], mean["square"].mean() - mean["pixel"].mean() ** 2
-        return {
-            "value": float(mean["error"]),
-            "of_variance": float(mean["error"] / variance),
-            "code_perplexity": float(np.exp(-(use * np.log(np.maximum(use, 1e-30))).sum())),
-            "codes_used": float((use > 0).mean()),
-            "mean_picture": float((mean["square"] - mean["pixel"] ** 2).mean()),
-        }
+def score(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The score of sums of `errors`."""
+    return {
+        "value": float(sums["error"] / sums["examples"]),
+        "one_colour": float(sums["one_colour"] / sums["examples"]),
+    }
 
-    def show(model: Model, shown: Shown) -> list[Sample]:
-        pairs = zip(shown.batch["image"], shown.rows["shown"], strict=True)
-        sides = (np.concatenate([images.to_uint8(true), made], axis=1) for true, made in pairs)
-        return [ImageSample(side, (), note="left: the picture; right: from its codes") for side in sides]
 
-    return Summed(
-        metric="mean squared error",
-        higher_is_better=False,
-        predict=predict,
-        finish=finish,
-        against=lambda untrained: (untrained["mean_picture"], "the mean picture"),
-        show=show,
-        **shared,
-    )
+def better_guess(untrained: Mapping[str, float], *, normalise: bool) -> tuple[float, str]:
+    """The baseline: the better of the two guesses that need no model."""
+    colour = "each patch's own mean colour" if normalise else "the mean colour of the visible patches"
+    return min((untrained["mean_patch"], "the mean patch of training"), (untrained["one_colour"], colour))
+
+
+def picture_rows(
+    pixels: jax.Array,
+    predicted: jax.Array,
+    masked: jax.Array,
+    *,
+    grid: tuple[int, int],
+    to_uint8: Callable[[np.ndarray], np.ndarray],
+    normalise: bool,
+) -> list[PictureRow]:
+    """Of every example [B,T,P]: the picture, what the encoder saw of it, and the gaps as they were filled. Normalised patches
+    get the true patch's mean and standard deviation back, which nothing predicts."""
+    mean, deviation = patch_statistics(pixels) if normalise else (jnp.float32(0), jnp.float32(1))
+    hidden = masked[:, :, None]
+    columns = {
+        "original": pixels,
+        "visible": jnp.where(hidden, jnp.zeros((), pixels.dtype), pixels),
+        "rebuilt": jnp.where(hidden, predicted.astype(jnp.float32) * deviation + mean, pixels.astype(jnp.float32)),
+    }
+    pictures = {what: to_uint8(unpatchify(np.asarray(x), grid)) for what, x in columns.items()}
+    note = "with the true mean and contrast of each patch" if normalise else ""
+    return [PictureRow(tuple((what, x[i]) for what, x in pictures.items()), note) for i in range(len(pixels))]
+
+
+def unpatchify(patches_BTP: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """[B,T,patch·patch·3] → [B,H,W,3]: the inverse of `patchify`."""
+    (rows, columns), (batch, _, values) = grid, patches_BTP.shape
+    side = round((values / COLOURS) ** 0.5)
+    x = patches_BTP.reshape(batch, rows, columns, side, side, COLOURS).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * side, columns * side, COLOURS)

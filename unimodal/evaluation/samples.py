@@ -84,6 +84,19 @@ class ImageSample:
 
 
 @dataclass(frozen=True, eq=False)
+class PictureRow:
+    """Pictures that belong together, left to right: (what it is, uint8 [H, W, 3]), such as original, masked, rebuilt."""
+
+    pictures: tuple[tuple[str, np.ndarray], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for pair in self.pictures:
+            _check(len(pair) == 2, f"PictureRow.pictures holds (what it is, picture), got {len(pair)} things")
+            _check_picture("PictureRow.pictures", pair[1])
+
+
+@dataclass(frozen=True, eq=False)
 class AudioSample:
     """A waveform float32 [S] in [-1, 1] at `rate` Hz, and (start, end, label) segments in seconds.
 
@@ -141,4 +154,4 @@ class AttentionMap:
             _check(len(self.labels) == keys, f"AttentionMap.labels: {len(self.labels)} labels for {keys} keys")
 
 
-Sample = TextSample | FilledText | ImageSample | AudioSample | AttentionMap
+Sample = TextSample | FilledText | ImageSample | PictureRow | AudioSample | AttentionMap

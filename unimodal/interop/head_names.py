@@ -9,8 +9,8 @@ from typing import Any
 from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection
 from unimodal.interop.describe import Output
 from unimodal.interop.match import named_leaves
-from unimodal.interop.stages import Dense, Headed, Pool, Stage
-from unimodal.layers import Linear
+from unimodal.interop.stages import Decoded, Dense, Headed, Pool, Stage
+from unimodal.layers import Embedding, Linear
 
 
 def head_names(outputs: Sequence[Output], model: Any, theirs: Mapping[str, Any]) -> dict[str, str]:
@@ -19,22 +19,27 @@ def head_names(outputs: Sequence[Output], model: Any, theirs: Mapping[str, Any])
     for task, heads in model.heads.items():
         for head_name, head in heads.items():
             for output in outputs:
-                whole = {
-                    s.name: ""
-                    for s in output.stages
-                    if isinstance(s, Headed) and _alike(head_name, head, s.name, theirs)
-                }
+                names_there = [name for stage in output.stages for name in _modules(stage)]
+                whole = {name: "" for name in names_there if _alike(head_name, head, name, theirs)}
                 for stage, inner in (whole or _parts(head, output.stages, output.start)).items():
                     names.setdefault(f"heads.{stage}", f"heads.{task}.{head_name}{inner}")
     return names
 
 
+def _modules(stage: Stage) -> tuple[str, ...]:
+    """The names of the heads that are the whole of a stage, or of one of its parts."""
+    if isinstance(stage, Decoded):
+        return tuple(f"{stage.name}_{part}" for part in ("embed", "position", "mask"))
+    return (stage.name,) if isinstance(stage, Headed) else ()
+
+
 def _alike(name: str, ours: Any, their_name: str, heads: Mapping[str, Any]) -> bool:
-    """Whether two heads compute the same of the same parameters. Linear layers are all alike: they must bear one name."""
+    """Whether two heads compute the same of the same parameters. Linear layers and tables are all alike: they must bear
+    one name."""
     theirs = heads[their_name]
     if type(ours) is not type(theirs) or named_leaves(ours).keys() != named_leaves(theirs).keys():
         return False
-    if isinstance(ours, Linear):
+    if isinstance(ours, Linear | Embedding):
         return name == their_name
     return all(_place(getattr(ours, field)) == _place(getattr(theirs, field)) for field in MEANING.get(type(ours), ()))
 

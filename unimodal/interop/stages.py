@@ -225,7 +225,7 @@ class Similarity(Headed):
 @dataclass(frozen=True)
 class Decoded:
     """A second backbone over the projected tokens and its own position table (He 2022, §3 "MAE decoder"); drops the
-    first `drop` tokens. All tokens are given here: what was masked is the caller's matter."""
+    first `drop` tokens. All tokens are given here, so what stands for a masked one is kept and not used."""
 
     name: str
     inputs: int
@@ -238,6 +238,7 @@ class Decoded:
         return {
             f"{self.name}_embed": Linear((self.inputs,), (width,), ("embed", "hidden"), rngs=rngs),
             f"{self.name}_position": Embedding(self.length, width, axes=("place", "embed"), rngs=rngs),
+            f"{self.name}_mask": Embedding(1, width, axes=("place", "embed"), rngs=rngs),
             self.name: Backbone(self.config, rngs=rngs),
         }
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 from unimodal.backbone import BackboneConfig
 from unimodal.errors import UsageError
-from unimodal.interop.describe import Description, Tower
+from unimodal.interop.describe import Description, Output, Tower
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.head_names import head_names
 from unimodal.interop.load import describe, read_leaf, resolve
@@ -24,6 +24,7 @@ from unimodal.interop.numbers import making
 from unimodal.interop.preparation import Preparation, published
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import check_backbone, check_tokenizer, tokenizer_config
+from unimodal.interop.stages import Decoded
 from unimodal.sharding import path_name
 
 Tokenizers = Mapping[str, tuple[str, Any]]
@@ -102,6 +103,9 @@ def start_from(
         if tokenizer is not None and not _all_under(f"tokenizers.{tokenizer}.", ours, left_out):
             config = tokenizers[tokenizer][1]
             check_tokenizer(tokenizer, config, tokenizer_config(tower), source.directory, skip)
+    for name, config in _decoders(description, backbones).items():
+        if not _all_under(f"backbones.{name}.", ours, left_out):
+            check_backbone(name, backbones[name], config, source.directory)
     theirs = _abstract(_stacked_as_ours(description, places, backbones), source)
     abstract = named_leaves(theirs)
     matched = plan(description.rows, abstract, source)
@@ -212,7 +216,26 @@ def _stacked_as_ours(description: Description, places: Sequence[_Place], backbon
         replace(tower, backbone=replace(tower.backbone, scan=scan.get(tower.name, True)))
         for tower in description.towers
     )
-    return replace(description, towers=tuple(towers))
+    return replace(
+        description, towers=tuple(towers), outputs=tuple(_scanned(o, backbones) for o in description.outputs)
+    )
+
+
+def _scanned(output: Output, backbones: Backbones) -> Output:
+    """An output whose decoder, if it has one, stacks its layers as ours of that name does."""
+    stages = tuple(
+        replace(stage, config=replace(stage.config, scan=backbones[stage.name].scan))
+        if isinstance(stage, Decoded) and stage.name in backbones
+        else stage
+        for stage in output.stages
+    )
+    return replace(output, stages=stages)
+
+
+def _decoders(description: Description, backbones: Backbones) -> dict[str, BackboneConfig]:
+    """Backbones of the checkpoint that are no tower's, for which ours has one of the name."""
+    stages = [s for output in description.outputs for s in output.stages if isinstance(s, Decoded)]
+    return {stage.name: stage.config for stage in stages if stage.name in backbones}
 
 
 def _abstract(description: Description, source: Source) -> Pretrained:
@@ -224,6 +247,7 @@ def _abstract(description: Description, source: Source) -> Pretrained:
 def _names(places: Sequence[_Place], description: Description, model: Any, theirs: Pretrained) -> dict[str, str]:
     """Prefixes of the checkpoint's parameters → ours."""
     names = head_names(description.outputs, model, theirs.heads)
+    names |= {f"heads.{name}": f"backbones.{name}" for name in _decoders(description, model.backbones)}
     for place in places:
         names[f"backbones.{place.tower.name}"] = f"backbones.{place.backbone}"
         if place.tokenizer is not None:

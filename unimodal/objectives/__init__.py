@@ -10,20 +10,30 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `softmax` | softmax cross-entropy, dense and chunked, which the others use |
 | `causal` | next token (GPT) |
 | `masked` | hidden tokens (BERT) |
+| `pixels` | hidden patches (MAE) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
 | `codebooks` | discrete VAE: likelihood of pixels, relaxed codes, their divergence from uniform |
+| `mixing` | pictures and labels mixed in pairs (mixup, CutMix) |
 | `contrastive` | CLIP, SigLIP, SimCLR: two views against the global batch |
 | `speech` | wav2vec 2.0: distractors, contrastive, code diversity, Gumbel codes |
 | `ctc` | transcripts without alignment |
 """
 
-from unimodal.objectives.causal import caption_targets, causal_lm, chunked_causal_lm, next_token_targets
+from unimodal.objectives.causal import (
+    caption_targets,
+    causal_lm,
+    chunked_causal_lm,
+    next_token_targets,
+    shifted_right,
+)
 from unimodal.objectives.classification import sigmoid_classification, softmax_classification
 from unimodal.objectives.codebooks import cosine_between, logit_laplace, relaxed_codes, uniform_divergence
 from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
+from unimodal.objectives.mixing import mixed
+from unimodal.objectives.pixels import masked_pixels, patch_statistics, restored, visible_first
 from unimodal.objectives.reduction import Metrics, example_sum, ratio
 from unimodal.objectives.softmax import chunked_cross_entropy, cross_entropy, in_chunks, position_cross_entropy
 from unimodal.objectives.speech import (
@@ -60,17 +70,23 @@ __all__ = [
     "in_chunks",
     "logit_laplace",
     "masked_lm",
+    "masked_pixels",
+    "mixed",
     "next_token_targets",
     "nt_xent",
+    "patch_statistics",
     "position_cross_entropy",
     "ratio",
     "relaxed_codes",
+    "restored",
     "row_codes",
     "sample_negatives",
+    "shifted_right",
     "siglip",
     "sigmoid_classification",
     "softmax_classification",
     "uniform_divergence",
+    "visible_first",
     "wav2vec2_contrastive",
     "whole_batch",
 ]

@@ -20,6 +20,12 @@ def next_token_targets(ids_BT: jax.Array, segment_BT: jax.Array | None = None) -
     return targets, inside.astype(jnp.float32)
 
 
+def shifted_right(ids_BT: jax.Array, first: int) -> jax.Array:
+    """Put the id `first` before each row and leave out the last: inputs `[B,T]` whose targets are the row itself."""
+    place = jax.lax.broadcasted_iota(jnp.int32, ids_BT.shape, 1)
+    return jnp.where(place == 0, jnp.asarray(first, ids_BT.dtype), jnp.roll(ids_BT, 1, axis=1))
+
+
 def causal_lm(
     logits_BTV: jax.Array,
     ids_BT: jax.Array,

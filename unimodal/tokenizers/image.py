@@ -37,12 +37,16 @@ class Config:
     norm_epsilon: float = 1e-6  # added to the variance
     dropout: float = 0.0  # rate, on the tokens
     init_std: float = 0.02  # standard deviation of the learned tokens and the position table at the start
+    # The position table starts as sines and cosines of row and column instead (He 2022, appendix A.1).
+    sincos: bool = False
     param_dtype: str = "float32"  # dtype in which parameters are stored
 
     def __post_init__(self) -> None:
         least = dict(image_size=1, patch=1, channels=1, registers=0, plain_registers=0, stride=1)
         check_fields("image", self, least=least, among=dict(param_dtype=DTYPES))
         height, width = self.image_size
+        if min(height, width) < self.patch:
+            raise UsageError(f"image_size {height}x{width} is smaller than patch={self.patch}")
         if self.stride is None and (height % self.patch or width % self.patch):
             raise UsageError(f"image_size {height}x{width} is not divisible by patch={self.patch}")
 
@@ -81,12 +85,12 @@ class Tokenizer(nnx.Module):
         make: dict[str, Any] = dict(axes=("place", "embed"), init_std=c.init_std, dtype=dtype, rngs=rngs)
         self.registers = Embedding(c.registers, width, **make) if c.registers else None
         self.plain_registers = Embedding(c.plain_registers, width, **make) if c.plain_registers else None
-        places = c.registers + math.prod(c.grid)
-        self.position_table = Embedding(places, width, **make) if c.positions else None
+        self.position_table = position_table(c, width, rngs=rngs) if c.positions else None
         self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
 
-    def __call__(self, pixels: jax.Array, *, key: jax.Array | None = None) -> Tokens:
-        """Raises UsageError if the pixels are not of the configured size."""
+    def __call__(self, pixels: jax.Array, *, key: jax.Array | None = None, keep: jax.Array | None = None) -> Tokens:
+        """keep: [B,K] int32, the patches that become tokens, by their number in the image, in this order; None: all. Their
+        positions stay those of the whole image. Raises UsageError if the pixels are not of the configured size."""
         c = self.config
         if pixels.shape[3:] != (c.channels,) or (not c.resize and pixels.shape[1:3] != c.image_size):
             raise UsageError(f"image of shape {pixels.shape[1:]} where {(*c.image_size, c.channels)} was configured")
@@ -107,9 +111,12 @@ class Tokenizer(nnx.Module):
         if self.plain_registers is not None:
             plain = _before(self.plain_registers, x[:, c.registers :])
             x = jnp.concatenate([x[:, : c.registers], plain], axis=1)
+        position = None
+        if keep is not None:
+            x, position = _kept(x, keep, c.registers + c.plain_registers)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, c.dropout, key))
+        return tokens(dropout(x, c.dropout, key), position=position)
 
     def _project(self, pixels: jax.Array) -> jax.Array:
         """Pixels → embedded patches [B,T,D], rows first."""
@@ -124,6 +131,28 @@ class Tokenizer(nnx.Module):
         x = whole_in_time(x.reshape(x.shape[0], -1, x.shape[3]))
         bias = self.projection.bias
         return x if bias is None else x + bias.get_value()[None, None]
+
+
+def position_table(config: Config, width: int, *, rngs: nnx.Rngs) -> Embedding:
+    """A learned table with a row of the width for each register and each patch, as the config has it start."""
+    places = config.registers + math.prod(config.grid)
+    dtype = jnp.dtype(config.param_dtype)
+    table = Embedding(places, width, axes=("place", "embed"), init_std=config.init_std, dtype=dtype, rngs=rngs)
+    if config.sincos:
+        waves = np.concatenate([np.zeros((config.registers, width), np.float32), sines_and_cosines(config.grid, width)])
+        table.table.set_value(jnp.asarray(waves, dtype))
+    return table
+
+
+def sines_and_cosines(grid: tuple[int, int], width: int) -> np.ndarray:
+    """[rows·columns, width] float32: sines and cosines of the column, then of the row, at width/4 frequencies each from 1
+    down to 1/10,000 (Vaswani 2017, §3.5, in two dimensions). Raises UsageError where 4 does not divide the width."""
+    if width % 4:
+        raise UsageError(f"tokenizer sincos=True needs a width that is divisible by 4, but it is {width}")
+    down, across = np.meshgrid(*(np.arange(side) for side in grid), indexing="ij")
+    frequencies = 10_000.0 ** (-np.arange(width // 4) / (width / 4))
+    angles = [place.reshape(-1, 1) * frequencies for place in (across, down)]
+    return np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
 def resize_grid(table: jax.Array, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = False) -> jax.Array:
@@ -161,6 +190,13 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
     near = (a + 2) * t**3 - (a + 3) * t**2 + 1
     far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def _kept(x: jax.Array, keep: jax.Array, first: int) -> tuple[jax.Array, jax.Array]:
+    """Tokens [B,first+K,D] of [B,T,D] and their places [B,first+K]: all before `first`, and of the patches after it `keep`."""
+    patches = jnp.take_along_axis(x[:, first:], keep[:, :, None], axis=1)
+    before = jnp.broadcast_to(jnp.arange(first, dtype=jnp.int32)[None], (x.shape[0], first))
+    return jnp.concatenate([x[:, :first], patches], axis=1), jnp.concatenate([before, keep + first], axis=1)
 
 
 def _before(learned: Embedding, x: jax.Array) -> jax.Array:

@@ -133,6 +133,17 @@ class Checkpoints:
                 return older
         return None
 
+    def verify(self, state: TrainState) -> None:
+        """Wait until the state is written, and read it back. Raises StorageError if it is not what was saved."""
+        step = int(state.step)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        with self._writing():
+            self._manager.wait_until_finished()
+        try:
+            self.restore(abstract, step)
+        except DamagedError as error:
+            raise StorageError(f"{self._workdir} does not keep what is written there: {error}") from error
+
     def _restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any], str]:
         facts = self._facts(step)
         wanted = named(abstract)
@@ -324,7 +335,8 @@ def claim_workdir(
                 return differ
         # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
         if jax.process_index() == 0 or not is_remote(workdir):
-            text = json.dumps(config, indent=2, sort_keys=True)
+            # In its own order: a tokenizer has the width of the first backbone if none bears its name.
+            text = json.dumps(config, indent=2)
             write_whole(path, text, suffix=f".tmp{jax.process_index()}")
         return differ
     except UsageError:

@@ -48,6 +48,7 @@ class LoopConfig:
     stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
     # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
     max_bad_steps: int = 10
+    verify_checkpoints: bool = False  # read every checkpoint back once it is written, which training waits for
     keep_every: int = 0  # checkpoints whose step is a multiple of it stay, too
     keep_best: str | None = None  # the best checkpoint by this evaluation, scored every eval_every steps, stays, too
     # steps between comparisons of what devices hold copies of, which find a chip that computes wrong numbers; 0: never
@@ -162,7 +163,10 @@ def train(
     def save() -> str:
         states = {name: iterator.get_state() for name, iterator in batches.items()}
         score = scored[1] if scored[0] == last else None
-        return checkpoints.save(state, {**states, RECENT: _for_json(recent)} if recent else states, score)
+        saved = checkpoints.save(state, {**states, RECENT: _for_json(recent)} if recent else states, score)
+        if config.verify_checkpoints:
+            checkpoints.verify(state)
+        return saved
 
     def write(step: int, device_metrics: Mapping[str, Any], more: Mapping[str, float]) -> dict[str, Any]:
         rows = jax.device_get(dict(device_metrics))

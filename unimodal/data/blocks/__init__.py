@@ -8,6 +8,7 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 | block | reads | gives |
 |---|---|---|
 | `Images` | a picture | float32 `[H, W, C]`, augmented in training |
+| `Pixels` | a picture | numbers of colours int32 `[H·W]` |
 | `Texts` | a text, or several columns joined | ids int32 `[length]` |
 | `Sounds` | a recording, or marked stretches of it | float32 `[samples]` and its true length |
 | `Transcripts` | what is said in a recording | characters as ids `[characters]` |
@@ -15,10 +16,23 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 """
 
 from unimodal.data.blocks.images import Images
-from unimodal.data.blocks.inputs import Inputs, Part, brought, columns
+from unimodal.data.blocks.inputs import Inputs, Part, brought, columns, noise
 from unimodal.data.blocks.labels import Labels
+from unimodal.data.blocks.pixels import Pixels
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.blocks.texts import Texts
 from unimodal.data.blocks.transcripts import Transcripts
 
-__all__ = ["Images", "Inputs", "Labels", "Part", "Sounds", "Texts", "Transcripts", "brought", "columns"]
+__all__ = [
+    "Images",
+    "Inputs",
+    "Labels",
+    "Part",
+    "Pixels",
+    "Sounds",
+    "Texts",
+    "Transcripts",
+    "brought",
+    "columns",
+    "noise",
+]

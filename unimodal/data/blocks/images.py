@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unimodal.data.augment.erasing import random_erase
+from unimodal.data.augment.randaugment import STRONGEST, rand_augment
 from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.image import Augmentation, center_crop, resize, to_float, to_uint8, with_shorter_side
 from unimodal.data.pictures import decode_image
@@ -30,6 +32,8 @@ class Images:
     flip: float = 0.0  # probability of a mirror image
     shift: int = 0  # pixels, at most, each way; white comes in, which suits pictures on white
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of brightness, contrast and saturation
+    randaugment: tuple[int, float] = (0, 9.0)  # how many operations, and their magnitude from 0 to 10 (Cubuk 2020)
+    erase: float = 0.0  # probability that a rectangle is noise, in the end (Zhong 2020)
     mean: tuple[float, ...] = brought((0.5,))  # of pixels in [0, 1], per channel or one for all: (x - mean) / std
     std: tuple[float, ...] = brought((0.5,))  # of the same pixels
     # What is not cropped at random is resized to this, and its middle taken: (height, width) or (shorter side,). (): to
@@ -47,6 +51,13 @@ class Images:
             raise UsageError(f"images.resample must be one of {', '.join(FILTERS)}, but is {self.resample!r}")
         if min(self.std) <= 0:
             raise UsageError(f"images.std must be above 0, but is {self.std}")
+        count, magnitude = self.randaugment
+        if count < 0 or not 0 <= magnitude <= STRONGEST:
+            raise UsageError(
+                f"images.randaugment must be a number of operations and a magnitude up to 10, but is {count, magnitude}"
+            )
+        if not 0 <= self.erase <= 1:
+            raise UsageError(f"images.erase is a probability, from 0 to 1, but is {self.erase}")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UsageError(f"images.crop must be two shares, 0 < least <= most <= 1, but is {self.crop}")
 
@@ -57,7 +68,13 @@ class Images:
         def make(picture: np.ndarray, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
             if not training or self.crop == (1, 1):
                 picture = self.fitted(picture, size)
-            return {name: self.to_float(augment(picture, rng) if training else picture)}
+            if not training:
+                return {name: self.to_float(picture)}
+            picture = augment(picture, rng)
+            if self.randaugment[0]:
+                picture = np.asarray(rand_augment(Image.fromarray(picture), rng, *self.randaugment))
+            pixels = self.to_float(picture)
+            return {name: random_erase(pixels, rng, self.erase) if self.erase else pixels}
 
         low = min((0 - m) / s for m, s in zip(self.mean, self.std, strict=False))
         high = max((1 - m) / s for m, s in zip(self.mean, self.std, strict=False))

@@ -68,6 +68,16 @@ def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | Non
     return Inputs({name: spec for part in parts for name, spec in part.spec.items()}, dataset)
 
 
+def noise(count: int, name: str = "noise") -> Part:
+    """float32 `[count]` in [0, 1) under `name`, drawn anew whenever a record is met: to choose by on the device. Evaluations
+    draw the same every time."""
+
+    def make(_value: None, rng: np.random.Generator, _training: bool) -> dict[str, np.ndarray]:
+        return {name: rng.random(count, np.float32)}
+
+    return Part({name: ArraySpec((count,), np.float32)}, lambda _record: None, make)
+
+
 def find_column(record: Mapping[str, Any], column: str, obvious: Sequence[str], what: str) -> str:
     """The column to read: `column` where it is given, else the first of the obvious names that the record has.
 

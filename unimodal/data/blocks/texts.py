@@ -13,6 +13,7 @@ from unimodal.data.encoders import Encoder, encoder_for, ids_spec, open_encoder,
 from unimodal.data.pairs import pair_row
 from unimodal.data.pipeline import ArraySpec, Source
 from unimodal.data.text import text_of
+from unimodal.data.weights import parts_of
 from unimodal.errors import UsageError
 
 OBVIOUS = ("text", "caption", "captions", "sentence", "transcript", "name", "title")
@@ -89,6 +90,11 @@ class Texts:
 class _Documents:
     source: Source
     texts: Texts
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        """The weights of joined sources."""
+        return parts_of(self.source)
 
     def __len__(self) -> int:
         return len(self.source)

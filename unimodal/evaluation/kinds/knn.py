@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Measured, Reader
 from unimodal.evaluation.features import Features
-from unimodal.model import Model
 
 CHUNK = 1024  # queries at a time
 
@@ -25,19 +24,17 @@ class Knn(Features):
     k: int = 5  # neighbours that vote
     cosine: bool = False  # nearness by angle instead of Euclidean distance
 
-    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        train, labels = self.gather(model, reader, "train", limit)
-        valid, truth = self.gather(model, reader, "validation", limit)
+    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
         if not 1 <= self.k <= len(train):
             raise UsageError(f"evaluations.{self.name}.k must be 1 … {len(train)} (the training rows), but is {self.k}")
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
-            return Measured({"value": float("nan")})
+            return {"value": float("nan")}
         if self.cosine:
             train, valid = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, valid))
         classes = self.labels.size(self.source)
         chunks = [valid[i : i + CHUNK] for i in range(0, len(valid), CHUNK)]
         guesses = np.concatenate([vote(train, labels, chunk, k=self.k, classes=classes) for chunk in chunks])
-        return Measured({"value": float((guesses == truth).mean())})
+        return {"value": float((guesses == truth).mean())}
 
 
 @partial(jax.jit, static_argnames=("k", "classes"))

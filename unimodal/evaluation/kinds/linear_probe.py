@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,7 @@ import numpy as np
 import optax
 
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Measured, Reader
 from unimodal.evaluation.features import Features
-from unimodal.model import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,19 +27,17 @@ class LinearProbe(Features):
     penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # λ in mean loss + λ/2 · |weights|²
     steps: int = 200  # of L-BFGS, at most
 
-    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        train, labels = self.gather(model, reader, "train", limit)
-        valid, truth = self.gather(model, reader, "validation", limit)
+    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
         if len(np.unique(labels)) < 2:
             raise UsageError(f"evaluations.{self.name}: a probe needs two classes or more in {self.source}")
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
-            return Measured({"value": float("nan")})
+            return {"value": float("nan")}
         mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
         train, valid = (train - mean) / deviation, (valid - mean) / deviation
         classes = self.labels.size(self.source)
         penalty = self._penalty(train, labels, classes)
         found = fit(train, labels, penalty, classes=classes, steps=self.steps)
-        return Measured({"value": accuracy(found, valid, truth), "penalty": penalty})
+        return {"value": accuracy(found, valid, truth), "penalty": penalty}
 
     def _penalty(self, train: np.ndarray, labels: np.ndarray, classes: int) -> float:
         if len(self.penalties) == 1:

@@ -44,6 +44,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         rows = (
             *linear("decoder.decoder_embed", "heads.decoder_embed"),
             same("decoder.decoder_pos_embed", "heads.decoder_position.table"),
+            same("decoder.mask_token", "heads.decoder_mask.table", optional=True),
             *layer_rows(f"{layers}.{{layer}}", "heads.decoder.layers", bias=bias),
             *norm("decoder.decoder_norm", "heads.decoder.final_norm"),
             *linear("decoder.decoder_pred", "heads.patches"),

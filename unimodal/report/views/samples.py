@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.evaluation.samples import AudioSample, FilledText, ImageSample, Sample, TextSample
+from unimodal.evaluation.samples import AudioSample, FilledText, ImageSample, PictureRow, Sample, TextSample
 from unimodal.report.views.media import data_uri, encode_wav, png_uri, reduced
 from unimodal.report.views.text import visible_blank
 
@@ -19,6 +19,9 @@ def sample_view(sample: Sample, sound_left: list[float]) -> dict[str, Any]:
         return {"kind": "filled", "sample": sample, **_filled_view(sample)}
     if isinstance(sample, ImageSample):
         return {"kind": "image", "sample": sample, **_image_view(sample)}
+    if isinstance(sample, PictureRow):
+        pictures = [(what, png_uri(reduced(picture))) for what, picture in sample.pictures]
+        return {"kind": "row", "sample": sample, "pictures": pictures}
     if isinstance(sample, AudioSample):
         return {"kind": "audio", "sample": sample, **_audio_view(sample, sound_left)}
     raise TypeError(f"the report cannot draw a {type(sample).__name__}; see unimodal.evaluation.samples.Sample")

@@ -1,28 +1,30 @@
-"""A folder of one's own files as a source: images, sounds or texts, flat or one subfolder per class."""
+"""`folder:DIR`: one's own files as a source: images, sounds or texts, flat or one subfolder per class."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unimodal.data import metadata
+from unimodal.data.address import SPLITS, Address
 from unimodal.data.audio import sound_rate
-from unimodal.errors import UsageError
+from unimodal.data.cells import KINDS
+from unimodal.data.dividing import hashed
+from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)
 
-KINDS = {
-    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    "audio": (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"),
-}
-SPLITS = ("train", "validation", "test")
+FORM = "folder:DIR"
+OPTIONS: dict[str, str] = {}
+SHARE = 26 / 256
+"""Of validation in a folder without splits: about one file in ten."""
 _OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
-_VALIDATION_IN_TEN = 1
 _OF_CLASS = ("class", "group", "label")
 _UNREAD = ("readme", "license", "licence")
 
@@ -33,7 +35,7 @@ class FolderFiles:
 
     - for images `image` (bytes), for sounds `audio` (bytes) and `rate`, for texts `text`;
     - `text`, if a caption lies beside the file (same name, .txt);
-    - the columns of the file's row in `metadata.csv` or `metadata.jsonl`, by their names;
+    - the columns of the file's row in a table beside them (`metadata.NAMES`), by their names;
     - if there are class folders and no columns of such a name, `class` and `group`, the folder's name, and `label`, its
       place in `classes`.
     """
@@ -43,6 +45,7 @@ class FolderFiles:
     files: tuple[Path, ...]
     classes: tuple[str, ...]
     captions: frozenset[Path]
+    splits: tuple[str, ...] = ()
     rows: Mapping[Path, Mapping[str, Any]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -67,6 +70,10 @@ class FolderFiles:
             raise UsageError(f"files in {self.root} have no {name!r}: there is {', '.join(self._columns())}")
         return [self._beside(path, name) for path in self.files]
 
+    def keys(self) -> np.ndarray:
+        """A hash of each file's path without its ending."""
+        return hashed(path.relative_to(self.root).with_suffix("").as_posix() for path in self.files)
+
     def _columns(self) -> list[str]:
         """All but the picture or sound itself."""
         text = ["text"] if self.kind == "text" or self.captions else []
@@ -79,29 +86,34 @@ class FolderFiles:
             return path.relative_to(self.root).as_posix()
         if name == "text":
             return _read_text(path) if self.kind == "text" else _read_text(path.with_suffix(".txt")).strip()
-        found = _class_of(self.root, path)
+        found = _class_of(self.root, path, self.splits)
         return self.classes.index(str(found)) if name == "label" else found
 
 
-def open_folder(root: Path, split: str) -> FolderFiles:
-    """The files of one split below `root`.
+def splits(address: Address) -> tuple[str, ...]:
+    """The folders train, validation and test that there are; () where the files are to be divided."""
+    root = Path(address.path).expanduser()
+    wanted = [*SPLITS, *address.names.values()]
+    return tuple(name for name in wanted if (root / name).is_dir())
 
-    With folders ROOT/train, ROOT/validation, ROOT/test those are the splits. Without, about one file in ten is
-    validation and the rest train, chosen by a hash of the file's path, so a file stays where it is when others come.
-    Labels are the places of the class folders' names in sorted order, over all splits: by value where all are whole
-    numbers, by letter otherwise. Files that are not read are warned of, once.
+
+def open_split(address: Address, split: str | None) -> FolderFiles:
+    """The files of one split, or all of a folder that has none.
+
+    With folders ROOT/train, ROOT/validation, ROOT/test those are the splits. Labels are the places of the class folders'
+    names in sorted order, over all splits: by value where all are whole numbers, by letter otherwise. Files that are not
+    read are warned of, once.
 
     Raises UsageError for a missing folder, an unknown or empty split, files of several kinds, files beside class
     folders, captions or rows of metadata that only some files have, and for columns that would hide each other.
     """
+    root, divided = Path(address.path).expanduser(), splits(address)
     if not root.is_dir():
         raise UsageError(f"no folder {root}: expected one with images, sounds or .txt files, or with class folders")
-    divided = [name for name in SPLITS if (root / name).is_dir()]
-    allowed = divided or ["train", "validation"]
-    if split not in allowed:
+    if split is not None and split not in divided:
         other = next((n for n, right in _OTHER_NAMES.items() if right == split and (root / n).is_dir()), None)
-        hint = f"; rename {other} to {split}" if other else ""
-        raise UsageError(f"no split {split!r} in {root}: it has {', '.join(allowed)}{hint}")
+        hint = f"; rename {other} to {split}, or say ?{split}={other}" if other else ""
+        raise UsageError(f"no split {split!r} in {root}: it has {', '.join(divided)}{hint}")
     everything = sorted(path for path in root.rglob("*") if path.is_file() and not _hidden(root, path))
     inside = [path for path in everything if not divided or path.relative_to(root).parts[0] in divided]
     tables = [path for path in everything if path.name in metadata.NAMES and (path.parent == root or path in inside)]
@@ -109,16 +121,13 @@ def open_folder(root: Path, split: str) -> FolderFiles:
     captions = _captions(root, kind, files, set(inside))
     rows = metadata.read_rows(tables, files)
     labelled = any(name in row for name in _OF_CLASS for row in rows.values())
-    classes = () if labelled else _classes(root, files)
+    classes = () if labelled else _classes(root, files, divided)
     _warn_of_unread(root, kind, len(everything), sorted(set(everything) - {*tables, *files, *captions}))
-    if divided:
-        chosen = [path for path in files if path.relative_to(root).parts[0] == split]
-    else:
-        chosen = [path for path in files if _hashed_split(root, path) == split]
+    chosen = [path for path in files if split is None or path.relative_to(root).parts[0] == split]
     if not chosen:
-        raise UsageError(f"split {split!r} of {root} is empty: make {root / 'train'} and {root / 'validation'} folders")
+        raise UsageError(f"split {split!r} of {root} is empty: there are no {kind} files in {root / (split or '')}")
     rows = {path: rows[path] for path in chosen if path in rows}
-    source = FolderFiles(root, kind, tuple(chosen), classes, frozenset(captions), rows)
+    source = FolderFiles(root, kind, tuple(chosen), classes, frozenset(captions), divided, rows)
     _check_rows(source)
     return source
 
@@ -165,12 +174,12 @@ def _one_kind(root: Path, files: list[Path]) -> tuple[str, list[Path]]:
     return "text", texts
 
 
-def _classes(root: Path, files: list[Path]) -> tuple[str, ...]:
-    names = {_class_of(root, path) for path in files}
+def _classes(root: Path, files: list[Path], splits: tuple[str, ...]) -> tuple[str, ...]:
+    names = {_class_of(root, path, splits) for path in files}
     if names == {None}:
         return ()
     if None in names:
-        loose = next(path for path in files if _class_of(root, path) is None)
+        loose = next(path for path in files if _class_of(root, path, splits) is None)
         raise UsageError(f"{loose} lies beside class folders: put every file in one, or none")
     found = sorted(name for name in names if name is not None)
     if all(name.isdecimal() for name in found):
@@ -178,9 +187,9 @@ def _classes(root: Path, files: list[Path]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _class_of(root: Path, path: Path) -> str | None:
+def _class_of(root: Path, path: Path, splits: tuple[str, ...]) -> str | None:
     parts = path.relative_to(root).parts
-    below = parts[1:] if parts[0] in SPLITS else parts
+    below = parts[1:] if parts[0] in splits else parts
     return below[0] if len(below) > 1 else None
 
 
@@ -197,12 +206,6 @@ def _captions(root: Path, kind: str, files: list[Path], everything: set[Path]) -
     return captions
 
 
-def _hashed_split(root: Path, path: Path) -> str:
-    name = path.relative_to(root).with_suffix("").as_posix()
-    tenth = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[0] * 10 // 256
-    return "validation" if tenth < _VALIDATION_IN_TEN else "train"
-
-
 def _hidden(root: Path, path: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
@@ -211,4 +214,4 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        raise RecordError(f"{path} is not UTF-8 text (byte {error.start})") from error

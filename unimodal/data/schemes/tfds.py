@@ -1,4 +1,4 @@
-"""TensorFlow Datasets without TensorFlow: prepared sets in ArrayRecord form, through `tfds.data_source`."""
+"""`tfds:NAME`: TensorFlow Datasets without TensorFlow: prepared sets in ArrayRecord form, through `tfds.data_source`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from unimodal.data.address import SPLITS, Address
 from unimodal.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-_URI = re.compile(r"(?P<name>[A-Za-z]\w*)(?::(?P<config>[^@?]+))?(?:@(?P<data_dir>.+?))?(?:\?rate=(?P<rate>\d{1,9}))?")
+FORM = "tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]"
+OPTIONS = {"rate": "samples a second, for sounds whose set does not tell"}
+_PATH = re.compile(r"(?P<name>[A-Za-z]\w*)(?:/(?P<inner>[^:@?]+))?(?::(?P<config>[^@?]+))?(?:@(?P<data_dir>.+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -59,19 +62,26 @@ class TfdsRecords:
         return self.classes.get(column, ())
 
 
-def open_tfds(rest: str, split: str) -> TfdsRecords:
-    """`NAME[:CONFIG][@DATA_DIR][?rate=HZ]` as `tfds.data_source` reads it; CONFIG may also be a version such as 3.0.1.
+def splits(address: Address) -> tuple[str, ...]:
+    """Always its own: a set without validation is divided here, as its splits are known only once it is open."""
+    return SPLITS
 
-    A set without a split "validation" is validated on its "test"; one that has neither, on the last tenth of "train",
-    which then is not trained on. That is logged. HZ is for sounds whose set does not tell their rate.
+
+def open_split(address: Address, split: str | None) -> TfdsRecords:
+    """`NAME[/CONFIG][:VERSION][@DATA_DIR]` as `tfds.data_source` reads it; NAME:CONFIG is understood, too.
+
+    split: a split, or a slice as TFDS writes it, train[:80%]. A set without a split "validation" is validated on its "test";
+    one that has neither, on the last tenth of "train", which then is not trained on. That is logged.
 
     Nothing is downloaded or generated: the set must have been prepared as ArrayRecord in DATA_DIR (by default
     ~/tensorflow_datasets). Raises UsageError when tensorflow-datasets is not installed, and for a set or split that
     is not there.
     """
-    match = _URI.fullmatch(rest)
-    if match is None:
-        raise UsageError(f"cannot read 'tfds:{rest}': expected tfds:NAME[:CONFIG][@DATA_DIR][?rate=HZ]")
+    rest, split = address.path, split or "train"
+    match, hz = _PATH.fullmatch(rest), address.options.get("rate")
+    if match is None or not (hz is None or re.fullmatch(r"\d{1,9}", hz)):
+        text = rest if hz is None else f"{rest}?rate={hz}"
+        raise UsageError(f"cannot read 'tfds:{text}': expected {FORM}[?rate=HZ]")
     try:
         # Optional: it brings many packages along, and only tfds: uris need it.
         import tensorflow_datasets as tfds
@@ -79,7 +89,9 @@ def open_tfds(rest: str, split: str) -> TfdsRecords:
         raise UsageError("tfds: needs the package tensorflow-datasets: pip install tensorflow-datasets") from error
     _sounds_without_tensorflow()
     name, config = match["name"], match["config"]
-    full = name if config is None else f"{name}:{config}" if _VERSION.fullmatch(config) else f"{name}/{config}"
+    full = name if match["inner"] is None else f"{name}/{match['inner']}"
+    if config is not None:
+        full += f":{config}" if _VERSION.fullmatch(config) or match["inner"] else f"/{config}"
     data_dir = match["data_dir"] and str(Path(match["data_dir"]).expanduser())
     builder = _builder(tfds, full, data_dir)
     if not builder.info.splits:
@@ -97,12 +109,14 @@ def open_tfds(rest: str, split: str) -> TfdsRecords:
         if isinstance(feature, tfds.features.ClassLabel) and feature.names
     }
     rates = [feature.sample_rate for feature in named.values() if isinstance(feature, tfds.features.Audio)]
-    rate = int(match["rate"]) if match["rate"] else next((int(r) for r in rates if r), None)
+    rate = int(hz) if hz else next((int(r) for r in rates if r), None)
     return TfdsRecords(name, found, texts, classes, rate, _places(len(reader), share, rest), reader)
 
 
 def _split(splits: Mapping[str, Any], wanted: str, rest: str) -> tuple[str, str]:
     """The split to read, and which share of it: "all", "first" nine tenths or "last" tenth."""
+    if "[" in wanted or "+" in wanted:
+        return wanted, "all"
     if wanted in splits:
         return wanted, "first" if wanted == "train" and not {"validation", "test"} & set(splits) else "all"
     if wanted == "validation" and "test" in splits:

@@ -1,0 +1,121 @@
+"""Splits of what has none: which records are for training and which are held out, by a hash of each record's key.
+
+A record stays in its split when others are added, and records with one key are never on both sides. Both hold whatever the
+order of the records, so nothing leaks: a split is taken before anything is shuffled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.pipeline import Source
+from unimodal.data.values import column
+from unimodal.errors import UsageError
+
+SHARE = 0.1
+"""Of validation, where nothing is said."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picked:
+    """Some records of a source, by their places int64 [N]."""
+
+    source: Source
+    places: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[int(self.places[index])]
+
+    def column(self, name: str) -> list[Any]:
+        """The values under `name`."""
+        values = column(self.source, name)
+        return [values[place] for place in self.places]
+
+
+def divided(
+    source: Source,
+    split: str,
+    shares: Mapping[str, float],
+    *,
+    where: str,
+    keys: np.ndarray,
+    classes: list[Any] | None = None,
+) -> Picked:
+    """The records of one split of `source`.
+
+    shares: split → share of the records; "train" has the rest. keys: a hash of each record's key, uint64 [N]. classes: a
+    value of each record; then the share is one of each class by itself, and every class with two records or more is on
+    both sides. Raises UsageError for a split that would be empty.
+    """
+    names = ["train", *shares]
+    if len(keys) < len(names):
+        raise UsageError(f"{where} has {len(keys)} records, which cannot be divided into {' and '.join(names)}")
+    if classes is None:
+        chosen = _assign(keys, shares)
+    else:
+        codes = np.unique(np.array([str(value) for value in classes]), return_inverse=True)[1]
+        chosen = np.zeros(len(keys), np.int8)
+        for code in range(codes.max() + 1):
+            members = np.flatnonzero(codes == code)
+            chosen[members] = _rank(keys[members], shares)
+    places = np.flatnonzero(chosen == names.index(split))
+    if not len(places):
+        raise UsageError(f"split {split!r} of {where} is empty: all its {len(keys)} records have one key")
+    return Picked(source, places)
+
+
+def _assign(keys: np.ndarray, shares: Mapping[str, float]) -> np.ndarray:
+    """The split of each key, 0 for train; no split stays empty where there are keys enough."""
+    chosen = np.zeros(len(keys), np.int8)
+    place = keys.astype(np.float64) / 2.0**64
+    begin = 0.0
+    for number, share in enumerate(shares.values(), start=1):
+        chosen[(place >= begin) & (place < begin + share)] = number
+        begin += share
+    ordered = np.unique(keys)
+    for number in range(len(shares) + 1):  # a handful of records: the lowest keys are held out, the highest trained on
+        if not (chosen == number).any() and len(ordered) > len(shares):
+            key = ordered[-1] if number == 0 else ordered[number - 1]
+            chosen[keys == key] = number
+    return chosen
+
+
+def _rank(keys: np.ndarray, shares: Mapping[str, float]) -> np.ndarray:
+    """The same with exact shares: the records with the lowest keys are held out. Equal keys stay together."""
+    ordered, inverse = np.unique(keys, return_inverse=True)
+    chosen, begin = np.zeros(len(ordered), np.int8), 0
+    for number, share in enumerate(shares.values(), start=1):
+        count = min(max(1, round(share * len(ordered))), max(0, len(ordered) - begin - 1))
+        chosen[begin : begin + count] = number
+        begin += count
+    return chosen[inverse]
+
+
+def hashed(values: Iterable[Any]) -> np.ndarray:
+    """A hash of each value's text, uint64 [N]: the first eight bytes of its SHA-256."""
+    digests = (hashlib.sha256(str(value).encode("utf-8", "surrogateescape")).digest()[:8] for value in values)
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def mixed(words: np.ndarray) -> np.ndarray:
+    """Numbers of any kind as evenly spread uint64 (the finaliser of SplitMix64, Steele 2014)."""
+    z = words.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def keys_of(source: Source, by: str | None) -> np.ndarray:
+    """The records' keys: the values of the column `by`, else what the source takes for them (`source.keys()`), else ids."""
+    if by is not None:
+        return hashed(column(source, by))
+    own = getattr(source, "keys", None)
+    return own() if own is not None else hashed(column(source, "id"))

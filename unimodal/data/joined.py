@@ -1,0 +1,82 @@
+"""Several sources as one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.pipeline import Source
+from unimodal.data.values import class_names, column
+from unimodal.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """The records of all sources, one source after the other; ids begin with their source's name.
+
+    weights: shares of the examples in training, () where every record counts the same. Numbers of classes are those of
+    `classes`, the names of all sources together.
+    """
+
+    names: tuple[str, ...]
+    sources: tuple[Source, ...]
+    weights: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        record = self.sources[which][index - int(self._ends[which] - len(self.sources[which]))]
+        label = self._numbers(which, "label")
+        if label and isinstance(record.get("label"), int | np.integer):
+            record = {**record, "label": label[int(record["label"])]}
+        return {**record, "id": f"{self.names[which]}/{record['id']}"}
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        """Records and weight of each source, () where nothing is weighed."""
+        return tuple((len(s), w) for s, w in zip(self.sources, self.weights, strict=True)) if self.weights else ()
+
+    def column(self, name: str) -> list[Any]:
+        """The values under `name`. Raises UsageError where a source has none."""
+        found: list[Any] = []
+        for which, source in enumerate(self.sources):
+            values, numbers = column(source, name), self._numbers(which, name)
+            if name == "id":
+                values = [f"{self.names[which]}/{value}" for value in values]
+            found += [numbers[int(v)] if numbers and isinstance(v, int | np.integer) else v for v in values]
+        return found
+
+    def class_names(self, field: str) -> tuple[str, ...]:
+        """The names of all sources' classes, sorted, () where no source says. Raises UsageError where only some do."""
+        found = [class_names(source, field) for source in self.sources]
+        if len(set(found)) == 1:
+            return found[0]
+        if not all(found):
+            bare = self.names[found.index(())]
+            raise UsageError(f"{bare} does not name its classes, as other sources do: numbers could not be compared")
+        return tuple(sorted(set(itertools.chain(*found))))
+
+    def _numbers(self, which: int, field: str) -> list[int]:
+        """A source's number of a class → the number here; empty where they are the same."""
+        own, all_names = class_names(self.sources[which], field), self.class_names(field)
+        return [] if own == all_names else [all_names.index(name) for name in own]
+
+    @property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(source) for source in self.sources])
+
+
+def joined(names: Sequence[str], sources: Sequence[Source], weights: Sequence[float | None]) -> Joined:
+    """Join sources. Raises UsageError where some have a weight and some have none."""
+    given = [weight for weight in weights if weight is not None]
+    if given and len(given) < len(names):
+        bare = names[list(weights).index(None)]
+        raise UsageError(f"{bare} has no ?weight=, but other sources have one: weigh all, or none")
+    return Joined(tuple(names), tuple(sources), tuple(given))

@@ -1,0 +1,61 @@
+"""What can be asked of any source without making examples: its first records, one column, the names of classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from unimodal.data.pipeline import Source
+from unimodal.data.weights import refuse_weights
+from unimodal.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    source: Source
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[range(self.count)[index]]
+
+
+def first(source: Source, count: int) -> Source:
+    """The first `count` records, for learning from few. Raises UsageError if there are not so many, or none."""
+    if not 1 <= count <= len(source):
+        raise UsageError(f"the first {count} records were asked for, of {len(source)}")
+    refuse_weights(source, "its first records")
+    return _First(source, count)
+
+
+def class_names(source: Source, column: str = "label") -> tuple[str, ...]:
+    """The names that the numbers under `column` stand for, in order: those of class folders over all splits, of
+    DIR/classes.txt beside ArrayRecord files, of a TFDS ClassLabel. () where the source does not say."""
+    found: Any = source
+    while not hasattr(found, "class_names"):
+        if not hasattr(found, "source"):
+            return ()
+        found = found.source  # of `first` and `cached`
+    return found.class_names(column)
+
+
+def column(source: Source, name: str) -> list[Any]:
+    """The values of all records under `name`. Of folders and tables no picture or sound is read for it; else every
+    record is.
+
+    Raises UsageError for a record without, naming it and what it has.
+    """
+    if isinstance(source, _First):
+        return column(source.source, name)[: source.count]
+    reader = getattr(source, "column", None)
+    if reader is not None:
+        return reader(name)
+    values = []
+    for i in range(len(source)):
+        record = source[i]
+        if name not in record:
+            raise UsageError(f"record {record['id']} has no {name!r}: there is {', '.join(sorted(record))}")
+        values.append(record[name])
+    return values
