@@ -5,8 +5,7 @@ python launch.py train --config=configs/dalle.py:size=tiny --workdir=runs/dalle
 python tools/draw.py --prior=runs/dalle --clip=runs/clip --out=drawn "red heart"
 
 size  | what                                                                        | reaches, in
-tiny  | 1.1M parameters beside the codebook, embedded emoji and their names         | not yet measured
-small | CIFAR-10 and its classes' names, codes of the small dvae                    | not run
+tiny  | 0.9M parameters beside the codebook's 0.2M, embedded emoji and their names  | not yet measured
 paper | 12 billion parameters, pairs of pictures and captions                       | not run
 
 The codebook is that of a run of the recipe dvae of the same size, in runs/dvae (--config.init_from=DIR for another), and stays as
@@ -28,7 +27,7 @@ FROZEN = tuple(f"tokenizers.codes.{part}" for part in ("encoder", "decoder", "ve
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    return common.sized(argument, {"tiny": tiny, "small": small, "paper": paper})
+    return common.sized(argument, {"tiny": tiny, "paper": paper})
 
 
 def after(config: ConfigDict, size: Any) -> None:
@@ -50,24 +49,6 @@ def tiny(config: ConfigDict) -> None:
     config.tokenizers.text = common.every(text.Config, vocabulary=264, max_length=32)
     config.tasks.dalle = common.every(Dalle, images=dict(shift=1), texts=dict(column="name", phrases="keywords"))
     after(config, dvae.tiny)
-
-
-def small(config: ConfigDict) -> None:
-    config.steps = 20_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 2_000
-    config.eval_limit = 20
-    config.optimizer.update(learning_rate=5e-4, warmup=1_000)
-    config.backbones.shared = common.backbone(width=384, depth=8, heads=6, rope_theta=10_000.0, dropout=0.1)
-    config.tokenizers.text = common.every(text.Config, vocabulary=264, max_length=12)
-    config.tasks.dalle = common.every(
-        Dalle,
-        source="array_record:data/cifar10",
-        images=dict(flip=0.5),
-        texts=dict(column="class", length=12),
-        batch_size=64,
-    )
-    after(config, dvae.small)
 
 
 def paper(config: ConfigDict) -> None:

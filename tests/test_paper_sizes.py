@@ -40,6 +40,9 @@ PUBLISHED = {
     ("bert_finetune", "paper_large"): (340e6, 335_141_888 + 2 * 1025),
     # BERT without its pooler, and a projection of 768 to 768.
     ("sentence", "paper"): (110e6, 108_891_648 + 768 * 768),
+    # The authors' code: an encoder of 53,786,240 and a decoder of 43,829,766, whose first layer has a bias of 128 beside the
+    # vectors of the codes.
+    ("dvae", "paper"): (98e6, 53_786_240 + 43_829_766 - 128),
 }
 SIZES = {
     "gpt": ("tiny", "small", "paper", "paper_xl"),
@@ -50,6 +53,9 @@ SIZES = {
     "imagegpt": ("tiny", "small", "paper", "paper_medium", "paper_large"),
     "mae": ("tiny", "small", "paper", "paper_large"),
     "clip": ("tiny", "paper", "paper_large"),
+    "virtex": ("tiny", "paper"),
+    "dvae": ("tiny", "small", "paper"),
+    "dalle": ("tiny", "paper"),
 }
 
 
@@ -71,6 +77,13 @@ def test_published_parameter_counts(name: str, size: str) -> None:
     count = parameters(experiment(name, size))
     assert count == exact
     assert abs(count / rounded - 1) < 0.015
+
+
+def test_the_prior_of_text_and_codes_has_twelve_billion() -> None:
+    """Ramesh 2021, §1 and appendix B.2: 12 billion, in 64 layers of 62 heads of 64."""
+    model = experiment("dalle", "paper").model
+    layers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.backbones["shared"]))
+    assert abs(layers / 12e9 - 1) < 0.015
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -73,7 +73,7 @@ def test_a_captioner_learns_what_it_sees(tmp_path: Path) -> None:
         (tmp_path / "data" / split).mkdir(parents=True)
         for name, colour in colours.items():
             for i in range(8):
-                place = tmp_path / "data" / split / f"{name}{i}"
+                place = tmp_path / "data" / split / f"{i}{name}"  # neighbours differ
                 pixels = np.clip(np.array(colour) + np.random.default_rng(i).integers(-20, 20, (16, 16, 3)), 0, 255)
                 Image.fromarray(pixels.astype(np.uint8)).save(place.with_suffix(".png"))
                 place.with_suffix(".txt").write_text(f"it is {name}")
