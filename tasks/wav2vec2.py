@@ -14,6 +14,7 @@ from flax import nnx
 from unimodal import data
 from unimodal.data.blocks import Inputs, Sounds, columns
 from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
+from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Shown, untrained_value
 from unimodal.evaluation.samples import AudioSample, Sample
 from unimodal.evaluation.summed import Summed
@@ -87,6 +88,8 @@ class Wav2vec2:
             warn_of_unused(f"tasks.{self.name}, {self.source} {split}", reasons, what)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
+        if self.groups < 1 or self.code_size % self.groups:
+            raise UsageError(f"tasks.{self.name}.code_size={self.code_size} is not divisible by groups={self.groups}")
         width = model.backbones[self.backbone].config.width
         channels = model.tokenizers[self.tokenizer].config.channels
         return {

@@ -204,7 +204,7 @@ def test_the_tiny_config_is_right() -> None:
         (dict(backbones__shared__rope_scaling=[8.0, 1.0]), r"rope_scaling must be \(factor,\) or"),
         (dict(backbones__shared__rope_scaling=[0.0]), r"rope_scaling must be \(factor,\) or"),
         (dict(backbones__shared__rope_scaling=[8.0, 4.0, 1.0, 512.0]), r"low below high"),
-        (dict(tasks__vit__pooling="attention"), "pool 'attention' is not one of first, mean, last"),
+        (dict(tasks__vit__pooling="centre"), "pool 'centre' is not one of first, mean, last"),
         (dict(tasks__vit__pooling=[1]), r"tasks\.vit\.pooling must be str, but is \[1\]"),
         (dict(tokenizers__image__channels=0), "image channels must be at least 1, but is 0"),
         (dict(tokenizers__image__patch=0), "image patch must be at least 1, but is 0"),
@@ -251,6 +251,12 @@ def test_the_tiny_config_is_right() -> None:
         (dict(tasks__gpt__texts__lenght=5), r"tasks\.gpt\.texts\.lenght; did you mean length\?"),
         (dict(tasks__gptt=dict()), r"there is no task 'gptt' in tasks/; did you mean gpt\?"),
         (dict(tasks__gpt__tokenizer="txt"), r"tasks\.gpt\.tokenizer='txt' is not among the tokenizers: text"),
+        (dict(tasks__wav2vec2__backbone=""), r"tasks\.wav2vec2\.backbone='' is not among the backbones: shared"),
+        (dict(tasks__wav2vec2__code_size=193), r"code_size=193 is not divisible by groups=2"),
+        (
+            dict(tasks__clip__image_head__project=False),
+            r"image embeddings have \d+ and text embeddings have \d+ numbers",
+        ),
         (dict(tasks__vit__backbone="other"), r"tasks\.vit\.backbone='other' is not among the backbones: shared"),
     ],
 )

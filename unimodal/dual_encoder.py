@@ -77,6 +77,12 @@ class DualEncoder:
         """The heads that make embeddings of hidden states, by modality."""
         how = dict(image=self.image_head, text=self.text_head, audio=self.audio_head)
         configs = {modality: model.backbones[self.backbones[modality]].config for modality in self.pair}
+        sizes = {m: self.size if how[m].project else c.width for m, c in configs.items()}
+        if len(set(sizes.values())) > 1:
+            told = " and ".join(f"{m} embeddings have {size}" for m, size in sizes.items())
+            raise UsageError(
+                f"tasks.{self.name}: {told} numbers; without a projection they are as wide as the backbone"
+            )
         return {m: Projection(c.width, self.size, how[m], c, rngs=rngs) for m, c in configs.items()}
 
     def embed(

@@ -122,6 +122,9 @@ def read_settings(config: Mapping[str, Any], task_class: Callable[[str], type[An
     )
 
 
+MODALITIES = ("image_", "text_", "audio_")
+
+
 def _make_task(
     name: str,
     fields: Mapping[str, Any],
@@ -136,8 +139,10 @@ def _make_task(
     # A field called tokenizer or …_tokenizer names one of the model's, and so with backbones: a slip is found here.
     for slot in cls.__dataclass_fields__:
         for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
-            # None is named where a task has no use for one.
-            if slot.endswith(suffix) and (value := getattr(task, slot)) and value not in made:
+            if not slot.endswith(suffix) or (value := getattr(task, slot)) in made:
+                continue
+            # A task of two modalities need not name one for a third.
+            if value or not (slot.startswith(MODALITIES) and hasattr(task, "pair")):
                 if not made:
                     raise UsageError(f"the config has no {suffix}s, but tasks.{name}.{slot} is {value!r}")
                 raise UsageError(f"tasks.{name}.{slot}={value!r} is not among the {suffix}s: {', '.join(made)}")
