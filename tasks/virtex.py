@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.data.blocks import Images, Inputs, Texts, columns
-from unimodal.decoding import Decoder, beam_decode
+from unimodal.decoding import beam_decode
 from unimodal.evaluation.captioning import caption_evaluations, foreseen
 from unimodal.evaluation.evaluation import Evaluation
+from unimodal.generate import text_decoder
 from unimodal.heads import LanguageModel
 from unimodal.layers import Embedding
 from unimodal.model import Model
@@ -41,15 +42,15 @@ class Virtex:
     beams: int = 5  # of the captions that are written for evaluation
 
     def inputs(self, model: Model) -> Inputs:
-        c, vocabulary = model.tokenizers[self.image_tokenizer].config, model.tokenizers[self.text_tokenizer].config
-        return columns(self.source, self.images.part(c.image_size, c.channels), self.texts.part(vocabulary.vocabulary))
+        c, words = (model.tokenizers[name].config for name in (self.image_tokenizer, self.text_tokenizer))
+        return columns(self.source, self.images.part(c.image_size, c.channels), self.texts.part(words.vocabulary))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
-        vocabulary = model.tokenizers[self.text_tokenizer].config.vocabulary
+        words = model.tokenizers[self.text_tokenizer].config.vocabulary
         return {
             "start": Embedding(len(DIRECTIONS), width, axes=("place", "embed"), rngs=rngs),
-            "language": LanguageModel(width, vocabulary, tied=self.tied, rngs=rngs),
+            "language": LanguageModel(width, words, tied=self.tied, rngs=rngs),
         }
 
     def prefix(self, model: Model, image: jax.Array, direction: str, key: jax.Array | None = None) -> Tokens:
@@ -82,30 +83,19 @@ class Virtex:
 
     def write(self, model: Model, image: jax.Array, direction: str = "forward") -> tuple[jax.Array, jax.Array]:
         """Captions by beam search: ids [B,beams,T] in the order they are written, best first, and their log-probabilities."""
-        tokenizer, head = model.tokenizers[self.text_tokenizer], model.heads[self.name]["language"]
-        decoder = Decoder(
-            model.backbones[self.backbone],
-            embed=lambda ids, place: tokenizer(ids, causal=True, position=place).x,
-            logits=lambda hidden, place: head(hidden, tokenizer.table),
-            limit=tokenizer.config.max_length,
-        )
+        tokenizer, language = model.tokenizers[self.text_tokenizer], model.heads[self.name]["language"]
+        decoder = text_decoder(model.backbones[self.backbone], tokenizer, language)
         pad, prefix = self.texts.pad, self.prefix(model, image, direction)
         options: dict[str, Any] = dict(steps=self.texts.length, beams=self.beams, stop=(pad,), fill=pad, place=0)
         return beam_decode(decoder, prefix, **options)
 
     def evaluations(self) -> dict[str, Evaluation]:
-        about: tuple[Any, ...] = (self.name, self.source, self.images, self.texts)
-        how: dict[str, Any] = dict(foresee=self.foresee, write=self.caption, batch_size=self.batch_size)
-        return caption_evaluations(*about, **how, inputs=self.inputs)
+        about = (self.name, self.source, self.images, self.texts, self.foresee, self.write)
+        return caption_evaluations(*about, inputs=self.inputs, batch_size=self.batch_size)
 
     def foresee(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """How well a caption's tokens are foreseen after its picture, and after another example's."""
         targets, weights = caption_targets(batch["ids"], self.texts.pad)
-        own, other = (
-            foreseen(self.logits(model, image, targets, "forward"), targets, weights)
-            for image in (batch["image"], jnp.roll(batch["image"], 1, axis=0))
-        )
+        logits = [self.logits(model, jnp.roll(batch["image"], n, axis=0), targets, "forward") for n in (0, 1)]
+        own, other = (foreseen(each, targets, weights) for each in logits)
         return {**own, "other_correct": other["correct"]}
-
-    def caption(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return dict(zip(("written", "score"), self.write(model, batch["image"]), strict=True))

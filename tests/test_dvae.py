@@ -50,7 +50,7 @@ def test_divergence_by_scipy_and_at_its_ends() -> None:
     scores = RNG.normal(size=(5, 7)).astype(np.float32)
     chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(
-        uniform_divergence(scores), scipy.stats.entropy(chances, np.full((5, 7), 1 / 7), axis=1), rtol=1e-5
+        uniform_divergence(jnp.asarray(scores)), scipy.stats.entropy(chances, np.full((5, 7), 1 / 7), axis=1), rtol=1e-5
     )
     assert uniform_divergence(jnp.zeros(7)) == pytest.approx(0, abs=1e-6)
     assert uniform_divergence(50.0 * jnp.eye(7)[0]) == pytest.approx(np.log(7))

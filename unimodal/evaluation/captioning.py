@@ -16,7 +16,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from unimodal import data
 from unimodal.data.blocks import Images, Texts
-from unimodal.evaluation.evaluation import Evaluation, Predict, Rows, Shown, Streamed
+from unimodal.evaluation.evaluation import Batch, Evaluation, Predict, Rows, Shown, Streamed
 from unimodal.evaluation.samples import ImageSample, Sample
 from unimodal.evaluation.summed import Summed
 from unimodal.model import Model
@@ -149,13 +149,23 @@ class Captioning(Streamed):
 
 
 def caption_evaluations(
-    name: str, source: str, images: Images, texts: Texts, *, foresee: Predict, write: Predict, **shared: Any
+    name: str,
+    source: str,
+    images: Images,
+    texts: Texts,
+    foresee: Predict,
+    write: Callable[[Model, jax.Array], tuple[jax.Array, jax.Array]],
+    **shared: Any,
 ) -> dict[str, Evaluation]:
     """Two questions of a captioner: NAME, how many tokens of true captions it foresees, and NAME_captions, what it writes.
 
-    foresee: gives the sums of `foreseen`, and their likes as `other_…` after another example's picture. write: see
-    `Captioning`. shared: `inputs` and `batch_size`.
+    foresee: gives the sums of `foreseen`, and `other_correct` after another example's picture. write: pictures [B,H,W,C] →
+    captions' ids [B,beams,T], best first, and their log-probabilities [B,beams]. shared: `inputs` and `batch_size`.
     """
+
+    def written(model: Model, batch: Batch) -> dict[str, jax.Array]:
+        return dict(zip(("written", "score"), write(model, batch["image"]), strict=True))
+
     accuracy = Summed(
         metric="token accuracy",
         higher_is_better=True,
@@ -164,5 +174,5 @@ def caption_evaluations(
         against=prefix_accuracy(source, texts),
         **shared,
     )
-    captions = Captioning(predict=write, source=source, texts=texts, images=images, **shared)
+    captions = Captioning(predict=written, source=source, texts=texts, images=images, **shared)
     return {name: accuracy, f"{name}_captions": captions}

@@ -114,8 +114,7 @@ class Tokenizer(nnx.Module):
         self.config = config
         self.encoder = Encoder(c, c.vocabulary if c.quantiser == "gumbel" else c.code_size, rngs=rngs)
         self.decoder = Decoder(c, rngs=rngs)
-        # Vectors of the decoder's first layer: about as large as what a convolution of one-hot codes gives.
-        table = jax.random.normal(rngs.params(), (c.vocabulary, c.code_size)) * c.code_size**-0.5
+        table = jax.random.normal(rngs.params(), (c.vocabulary, c.code_size))
         self.vectors = nnx.Param(
             table, axes=("vocabulary", "hidden"), kind="table" if c.quantiser == "gumbel" else "vector"
         )
