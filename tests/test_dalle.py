@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ def test_what_is_drawn_is_what_the_logits_say() -> None:
 
 def test_a_prior_after_its_codebook(tmp_path: Path) -> None:
     """The whole way: a codebook is trained, taken over, and stays as it is; one that does not match is refused by its field."""
-    first = tiny.train(tiny.plain("dvae", steps=2), tmp_path / "dvae")
+    codebook = tiny.plain("dvae", steps=2)
+    first = tiny.train(codebook, tmp_path / "dvae")
+    (tmp_path / "dvae" / "config.json").write_text(json.dumps(codebook))
     frozen = [f"tokenizers.codes.{part}" for part in ("encoder", "decoder", "vectors")]
     config = tiny.plain("dalle", steps=25, init_from=str(tmp_path / "dvae"), optimizer__freeze=frozen)
     run = tiny.train(config, tmp_path / "dalle")

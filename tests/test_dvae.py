@@ -82,8 +82,12 @@ def test_pictures_come_back(quantiser: str, tmp_path: Path) -> None:
         code_size=16,
         quantiser=quantiser,
     )
-    steps = dict(temperature_steps=60, divergence=0.1, divergence_steps=60)
-    config = tiny.plain("dvae", steps=60, tokenizers=dict(codes=codes), tasks__dvae=dict(batch_size=16, **steps))
+    options = dict(temperature_steps=150, divergence=0.3, divergence_steps=1)
+    steps = 200 if quantiser == "gumbel" else 60
+    config = tiny.plain(
+        "dvae", steps=steps, log_every=20, tokenizers=dict(codes=codes), tasks__dvae=dict(batch_size=16, **options)
+    )
+    config["optimizer"]["learning_rate"] = 2e-3
     del config["backbones"]  # there is none
     run = tiny.train(config, tmp_path / "run")
     model, evaluation = run.experiment.program.model(run.state), run.experiment.evaluations["dvae"]

@@ -88,7 +88,7 @@ def likeness(written: Sequence[str], true: Sequence[str]) -> dict[str, float]:
     case, and `exact`, the share that is equal."""
     lower = ([text.lower() for text in written], [[text.lower() for text in true]])
     return {
-        "bleu": float(BLEU().corpus_score(*lower).score),
+        "bleu": float(BLEU(effective_order=True).corpus_score(*lower).score),
         "chrf": float(CHRF().corpus_score(*lower).score),
         "exact": float(np.mean([a == b for a, b in zip(*(lower[0], lower[1][0]), strict=True)])),
     }
@@ -120,7 +120,7 @@ class Captioning(Streamed):
     """Captions written after the picture alone, against always writing training's commonest caption.
 
     `predict` gives ids `written` [B,beams,T], best first and filled up with padding, and their log-probabilities `score`
-    [B,beams]. The value is chrF, which compares letters: BLEU, in the details, is 0 where no four words agree.
+    [B,beams]. The value is chrF, which compares letters; BLEU, in the details, goes up to as many words as captions have.
     """
 
     source: str  # a data source, see `data.sources`
