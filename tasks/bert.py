@@ -76,7 +76,7 @@ class Bert:
 
         def dataset(split: str) -> data.Dataset:
             encoder = data.encoder_for(self.texts.encoder, vocabulary, "MASK")
-            documents, random = self.texts.documents(data.open_source(self.source, split)), split == "train"
+            documents, random = self.texts.open(self.source, split), split == "train"
             if self.next_sentence:
                 return data.next_sentence_rows(documents, encoder, length, random=random, count=True).map(hide)
             row: dict[str, Any] = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)

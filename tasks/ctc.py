@@ -14,7 +14,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
-from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
+from unimodal.data.blocks.used import headers, warn_of_unused
 from unimodal.errors import UsageError
 from unimodal.evaluation.error_rates import constant_answer
 from unimodal.evaluation.evaluation import Evaluation, Shown
@@ -132,7 +132,7 @@ class Ctc:
         if marked:
             found = (mark for marks in data.marks(opened, marked) for mark in marks)
             return (((end - start) * self.sounds.rate // 1000, self.transcripts.spell(t)) for start, end, t in found)
-        return ((samples_of(self.sounds, r), self.transcripts.of(r)) for r in spread(opened))
+        return ((samples, self.transcripts.of(record)) for record, samples in headers(self.sounds, opened))
 
     def _recordings(self, split: str) -> data.Source:
         """Records of id, decoded audio and text."""
@@ -143,7 +143,7 @@ class Ctc:
         def decode(record: Any) -> dict[str, Any]:
             return {"id": record["id"], "audio": self.sounds.read(record), "text": self.transcripts.of(record)}
 
-        return data.cached(opened, decode)
+        return data.cached(opened, decode, where=data.Where(self.source, split))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width

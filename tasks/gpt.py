@@ -59,7 +59,7 @@ class Gpt:
 
         def dataset(split: str) -> data.Dataset:
             encoder = data.encoder_for(self.texts.encoder, vocabulary)
-            documents = self.texts.documents(data.open_source(self.source, split))
+            documents = self.texts.open(self.source, split)
             if self.packed:
                 count, pad = self._document_bytes, encoder.PAD
                 return data.packed_rows(documents, self._document, self.length, pad_id=pad, count=count)

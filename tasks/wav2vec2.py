@@ -13,7 +13,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Inputs, Sounds, columns
-from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
+from unimodal.data.blocks.used import headers, warn_of_unused
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Shown, untrained_value
 from unimodal.evaluation.samples import AudioSample, Sample
@@ -83,8 +83,8 @@ class Wav2vec2:
         """Warn before the first step of recordings without room for one span. Raises UsageError where most are so short."""
         short = f"of less than span={self.span} frames"
         for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
-            found = (samples_of(self.sounds, record) for record in spread(data.open_source(self.source, split)))
-            reasons = ["" if frames(samples) >= self.span else short for samples in found]
+            found = headers(self.sounds, data.open_source(self.source, split))
+            reasons = ["" if frames(samples) >= self.span else short for _, samples in found]
             warn_of_unused(f"tasks.{self.name}, {self.source} {split}", reasons, what)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
