@@ -51,7 +51,7 @@ def pooled(x: jax.Array) -> jax.Array:
     """The largest of each 2×2 places: [B,H,W,C] → [B,H/2,W/2,C]."""
     # Not by reshaping and `max`: its gradient divides by how many places equal the largest, which the compiler may compute
     # anew, rounded otherwise, and then there is none.
-    return jax.lax.reduce_window(x, jnp.asarray(-jnp.inf, x.dtype), jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def doubled(x: jax.Array) -> jax.Array:
