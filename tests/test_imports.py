@@ -43,7 +43,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.generate": "decoding backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone tokens errors",
     "unimodal.joint_embedding": "model heads layers data errors",
-    "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
+    "unimodal.evaluation": "generate model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.dual_encoder": "evaluation model heads tokens objectives data errors",
     "unimodal.task": "model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
@@ -59,7 +59,7 @@ ALLOWED: dict[str, str] = {
     "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task state joint_embedding dual_encoder generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal inspection data.skipped data.schemes data.convert brought settings plan results experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command",
 }

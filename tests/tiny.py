@@ -33,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "simclr": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer")),
     "moco": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer", last_norm=False)),
     "swav": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer"), prototypes=6),
-    "imagegpt": dict(pixels=dict(count=200), size=(4, 4)),
+    "imagegpt": dict(pixels=dict(count=16), size=(4, 4)),
     "mae": dict(decoder_backbone="shared"),
     "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
 }

@@ -32,6 +32,25 @@ class Model(nnx.Module):
         self.heads: Any = nnx.Dict({})
         self.state: Any = nnx.Dict({})
 
+    def hidden(
+        self,
+        tokenizer: str,
+        backbone: str,
+        raw: jax.Array,
+        *,
+        key: jax.Array | tuple[jax.Array | None, jax.Array | None] | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, Tokens]:
+        """Raw arrays [B,…] of one modality → hidden states [B,T,D], and the tokens that they belong to.
+
+        key: turns dropout on; one key, or one for the tokenizer and one for the backbone. options: further arguments of
+        the tokenizer, such as `lengths` and `causal` for text.
+        """
+        inner, outer = key if isinstance(key, tuple) else (None if key is None else jax.random.fold_in(key, 1), key)
+        tokens = self.tokenizers[tokenizer](raw, key=inner, **options)
+        hidden, _ = self.backbones[backbone](tokens, key=outer)
+        return hidden, tokens
+
 
 HeadMaker = Callable[[Model, nnx.Rngs], Mapping[str, nnx.Module]]
 StateMaker = Callable[[Model], Mapping[str, nnx.Module]]

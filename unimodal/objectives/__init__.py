@@ -22,7 +22,7 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 """
 
 from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets, shifted_right
-from unimodal.objectives.classification import sigmoid_classification, softmax_classification
+from unimodal.objectives.classification import classification_loss, sigmoid_classification, softmax_classification
 from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
 from unimodal.objectives.collapse import feature_deviation
 from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, unit, whole_batch
@@ -54,6 +54,7 @@ __all__ = [
     "causal_lm",
     "chunked_causal_lm",
     "chunked_cross_entropy",
+    "classification_loss",
     "clip",
     "code_perplexity",
     "cross_entropy",
