@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unimodal import data
 from unimodal.data.blocks import Images, Inputs, Labels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
