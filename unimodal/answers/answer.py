@@ -12,6 +12,8 @@ import numpy as np
 
 from unimodal.data.blocks import Images, Sounds, Texts
 from unimodal.data.encoders import encoder_for
+from unimodal.data.pairs import pair_row
+from unimodal.data.text import text_of
 from unimodal.errors import UsageError
 
 IMAGE, TEXT, SOUND = "image", "text", "sound"
@@ -84,6 +86,27 @@ def text_row(texts: Texts, vocabulary: int, name: str = "ids") -> Callable[[Reco
 
     def row(record: Record) -> Row:
         return {name: texts.row(encoder_for(texts.encoder, vocabulary), spoken(texts, record))}
+
+    return row
+
+
+def pair_text_row(texts: Texts, vocabulary: int, second: str = "") -> Callable[[Record], Row]:
+    """A text, or two, between the vocabulary's specials: `ids`, and `types` of two. second: the column of the other text; of
+    one text it is what stands behind a tab."""
+
+    def row(record: Record) -> Row:
+        encoder, first, other = encoder_for(texts.encoder, vocabulary), spoken(texts, record), None
+        if second:
+            columns = second.split("+")
+            if all(name in record for name in columns):
+                other = text_of(dict(record), columns)
+            else:
+                first, tab, other = first.partition("\t")
+                if not tab:
+                    raise UsageError(f"it compares two texts: give {second!r} too, or both with a tab between them")
+        encoded = None if other is None else encoder.encode(other)
+        ids, types = pair_row(encoder, texts.length, encoder.encode(first), encoded)
+        return {"ids": ids, "types": types} if second else {"ids": ids}
 
     return row
 

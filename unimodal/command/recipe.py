@@ -14,8 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from unimodal.configuration import nearest
-from unimodal.errors import UsageError
-from unimodal.places import broken
+from unimodal.errors import UsageError, broken
 from unimodal.storage import one_line
 
 
