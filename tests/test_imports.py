@@ -53,11 +53,12 @@ ALLOWED: dict[str, str] = {
     "unimodal.brought": "settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training sharding storage errors",
+    "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task state dual_encoder generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command",
 }

@@ -6,6 +6,7 @@
 | `places` | where recipes and tasks are looked up: beside the user first, then among those that come along |
 | `recipe` | a recipe, or the config.json of a run, as a ConfigDict, with its fields changed |
 | `runs` | what each command does |
+| `data`, `inspect`, `data_words` | `data inspect` and `data convert` |
 """
 
 from __future__ import annotations

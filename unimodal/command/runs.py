@@ -21,16 +21,19 @@ from ml_collections import ConfigDict
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
+from unimodal.command.data import run_data
 from unimodal.command.places import ALONG, Places, find_recipe, places_of
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
 from unimodal.command.words import Words, parse, usage
 from unimodal.configuration import nearest, typed
+from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
-from unimodal.storage import folder, is_remote, lost, one_line, require_backend
+from unimodal.storage import folder, is_remote, lost, one_line, require_backend, write_whole
+from unimodal.training.adapt import fit
 from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
@@ -97,6 +100,9 @@ class Order:
 def run(arguments: Sequence[str], program: str) -> int:
     """Run a command line without the program's name; returns the exit code. Raises UsageError."""
     logging.set_verbosity(logging.WARNING)
+    if arguments[:1] == ["data"]:
+        with mendable():
+            return run_data(arguments[1:], program)
     if arguments[:1] == ["pod"]:
         return run_pod(arguments, program)
     order = read(arguments, program)
@@ -168,12 +174,19 @@ def train_and_evaluate(
 ) -> int:
     """The run itself, in a workdir that is ours alone; `saved`: the steps of the checkpoints that it may go on from."""
     plain, workdir = order.plain, order.workdir
+    list_skipped(workdir)
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
-    changed = claim_workdir(workdir, plain, may_differ=MAY_DIFFER, renew=True, meaning=order.meaning)
+    adapt = bool(order.words.adapt and saved)
+    if adapt:
+        prepare_to_adapt(experiment, workdir, max(saved))
+    may_differ = ("*",) if adapt else MAY_DIFFER
+    changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
+    # Where a task reads its data in another way, a place in them means nothing.
+    anew = {task.name for task in experiment.tasks if any(field.startswith(f"tasks.{task.name}.") for field in changed)}
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
     began = time.monotonic()
@@ -188,6 +201,7 @@ def train_and_evaluate(
         together=lifeline,
         cost=cost(experiment),
         from_step=order.words.step,
+        adapt=anew | ({task.name for task in experiment.tasks} if "seed" in changed else set()) if adapt else None,
         higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
     )
     if not done:
@@ -200,7 +214,27 @@ def train_and_evaluate(
     with stoppable("in the final evaluation"):
         facts = {"training took": f"{time.monotonic() - began:.0f} s"}
         finish(experiment, state, fingerprint, workdir, config_text=str(ConfigDict(order.plain)), facts=facts, say=say)
+    if line := LEDGER.report():
+        say(line)
     return 0
+
+
+def prepare_to_adapt(experiment: Experiment, workdir: epath.Path, step: int) -> None:
+    """Say what fits of a checkpoint, and keep the config that it was made with. Raises UsageError if nothing fits."""
+    with Checkpoints(workdir, create=False) as checkpoints:
+        found = fit(step, experiment.program.abstract_state(), checkpoints.shapes(step))
+    say(found.report())
+    kept = workdir / f"config.until_{step}.json"
+    if jax.process_index() == 0 and not kept.exists():
+        write_whole(kept, (workdir / "config.json").read_text(encoding="utf-8"))
+
+
+def list_skipped(workdir: epath.Path) -> None:
+    """Begin the run's list of records that cannot be used. Only folders have one: nothing can be added to a bucket's files."""
+    number = jax.process_index()
+    LEDGER.clear()
+    if not is_remote(workdir):
+        LEDGER.list_in(Path(workdir) / (FILE if number == 0 else f"{number}-{FILE}"))
 
 
 def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str:

@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "evaluate a checkpoint of a workdir; --workdir alone takes the config from there",
     "plan": "compile for chips that are not here: does it fit, what does a step take?",
     "doctor": "ask every host whether it is fit for a run",
+    "data": "look at the data of a recipe, or write a source as ArrayRecord files",
     "pod": "start a run on several processes, TPU VMs, GKE, Slurm or SkyPilot",
 }
 
@@ -42,6 +43,9 @@ FLAGS = (
         "the checkpoint to take, by its step (default: the latest); later ones are set aside",
         ("train", "eval"),
     ),
+    Flag(
+        "adapt", "", "go on in a workdir of another config with what fits of its checkpoint, and say what", ("train",)
+    ),
     Flag("topology", "KIND:SHAPE", "what to compile for, as v5p:8x8x8, cpu:8 or gpu", ("plan",)),
     Flag("mesh", "auto", "try the meshes that divide the topology and the model", ("plan",)),
     Flag("json", "FILE", "where to write the figures", ("plan",)),
@@ -58,6 +62,7 @@ class Words:
     fake_data: bool = False
     dry_run: bool = False
     step: int | None = None
+    adapt: bool = False
     topology: str | None = None
     mesh: str | None = None
     json: str | None = None
@@ -90,6 +95,10 @@ def help_of(command: str, program: str) -> str:
     """The flags of a command."""
     if command == "pod":
         return _pod_help(program)
+    if command == "data":
+        from unimodal.command.data_words import help_text
+
+        return help_text(program)
     rows = [(f"--{f.name}={f.value}" if f.value else f"--{f.name}", f.help) for f in FLAGS if command in f.commands]
     rows.append(("--config.FIELD=VALUE", "change a field of the recipe, as --config.optimizer.learning_rate=1e-4"))
     width = max(len(name) for name, _ in rows)

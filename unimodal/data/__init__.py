@@ -22,6 +22,7 @@
 | `packing` | several documents in one row |
 | `pipeline` | `Dataset` = source + transform; `train_batches`, `eval_batches`, `fake_batches`; the iterator's state |
 | `cache` | `cached(source, decode)`: decoded records in memory, within a budget |
+| `skipped` | records that cannot be used: left out, counted, listed |
 | `mixing` | several datasets in fixed shares |
 
 The usual path: `open_source` → `cached` (decode once) → `Dataset(source, transform)` → `train_batches`. What the user
@@ -72,6 +73,7 @@ from unimodal.data.pipeline import (
 )
 from unimodal.data.records import write_array_record
 from unimodal.data.schemes.embedded import EMOJI_GROUPS
+from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import open_source
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.data.text import (
@@ -88,6 +90,7 @@ from unimodal.data.values import class_names, column, first
 
 __all__ = [
     "EMOJI_GROUPS",
+    "LEDGER",
     "NO_ID",
     "Alphabet",
     "ArraySpec",
@@ -103,6 +106,7 @@ __all__ = [
     "Rows",
     "Source",
     "TaskBatches",
+    "Where",
     "all_ids",
     "cached",
     "center_crop",

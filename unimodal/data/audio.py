@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ def decode_audio(
     `found_rate`. Whole numbers are scaled to full scale; floats stay as they are, also those beyond it. Channels are
     averaged and other rates resampled; that is logged, once. Sound without a single sample stays empty.
 
-    Raises UsageError, naming `name`, when the bytes are not sound, for samples that are not finite or beyond 2³¹, for
-    more than MOST_SAMPLES, and for a rate that is missing or beyond MOST_RATE.
+    Raises RecordError, naming `name`, when the bytes are not sound, for samples that are not finite or beyond 2³¹, for
+    more than MOST_SAMPLES, and for a rate beyond MOST_RATE; UsageError for one that is missing.
     """
     if isinstance(data, np.ndarray):
         if found_rate is None:
@@ -47,12 +47,12 @@ def decode_audio(
     try:
         made = resample(mono, found_rate, rate)
     except UsageError as error:
-        raise UsageError(f"{name}: {error}") from None
+        raise RecordError(f"{name}: {error}") from None
     if found_rate != rate and len(mono):
         _say_once(f"sound of {found_rate} Hz is resampled to {rate} Hz")
     peak = float(np.abs(made).max(initial=0.0))
     if not peak <= 2.0**31:  # nor if it is not a number
-        raise UsageError(f"{name}: it has samples that are not finite, or far beyond full scale (a peak of {peak:g})")
+        raise RecordError(f"{name}: it has samples that are not finite, or far beyond full scale (a peak of {peak:g})")
     if peak > 2.0:
         _say_once("sound of floats reaches beyond twice full scale, which is 1; it is taken as it is")
     return made
@@ -71,7 +71,7 @@ class _File(io.BytesIO):
 
 
 def sound_rate(data: bytes, name: str) -> int:
-    """Samples a second, as the header says. Raises UsageError when the bytes are not sound."""
+    """Samples a second, as the header says. Raises RecordError when the bytes are not sound."""
     return _header(data, name)[1]
 
 
@@ -86,7 +86,7 @@ def _header(data: bytes, name: str) -> tuple[int, int]:
     try:
         found = soundfile.info(_File(data))
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise UsageError(f"{name} is not a sound libsndfile can read") from error
+        raise RecordError(f"{name} is not a sound libsndfile can read") from error
     return found.frames, found.samplerate
 
 
@@ -96,13 +96,13 @@ def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int]:
         with soundfile.SoundFile(_File(data)) as file:
             rate, channels = file.samplerate, file.channels
             if file.frames * channels > MOST_SAMPLES:  # a header may promise any number
-                raise UsageError(f"{name}: sound of more than {MOST_SAMPLES:,} samples; cut it into pieces")
+                raise RecordError(f"{name}: sound of more than {MOST_SAMPLES:,} samples; cut it into pieces")
             # In one go: soundfile seeks after every read, which for lossy formats is not exact.
             samples = file.read(dtype="float32", always_2d=True)
     except UsageError:
         raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        raise UsageError(f"{name}: not a sound libsndfile can read ({' '.join(str(error).split())})") from error
+        raise RecordError(f"{name}: not a sound libsndfile can read ({' '.join(str(error).split())})") from error
     mono = samples[:, 0] if channels == 1 else samples.mean(axis=1)
     # A shorter file than its header says leaves a view of a larger array, which would live as long as the samples.
     return mono if mono.base is None else mono.copy(), rate, channels

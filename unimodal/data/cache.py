@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Source
+from unimodal.data.pipeline import STAND_IN, Source
+from unimodal.data.skipped import LEDGER, Where
+from unimodal.data.values import id_at
 from unimodal.data.weights import parts_of
+from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)
+
+Decode = Callable[[dict[str, Any]], dict[str, Any]]
 
 _OVERHEAD = 100  # bytes of a Python object and its place in a container, about
 
@@ -49,8 +54,8 @@ PROCESS = Budget(1 << 30)
 
 
 class _Cached:
-    def __init__(self, source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]], budget: Budget):
-        self.source, self.decode, self.budget = source, decode, budget
+    def __init__(self, source: Source, decode: Decode, budget: Budget, where: Where | None):
+        self.source, self.decode, self.budget, self.where = source, decode, budget, where
         self._memory: dict[int, dict[str, Any]] = {}
         self._held = [0]  # bytes; a list, as what gives them back must not know this object
         self._lock = threading.Lock()
@@ -68,12 +73,29 @@ class _Cached:
         record = self._memory.get(index)
         if record is None:
             # Two threads may decode the same record once each; both results are equal, and one is kept.
-            record = self.decode(self.source[index])
+            record = self._decoded(index)
             for value in record.values():
                 if isinstance(value, np.ndarray):
                     value.flags.writeable = False
             self._keep(index, record)
         return dict(record)
+
+    def _decoded(self, index: int) -> dict[str, Any]:
+        """The record, or the next one that can be used, marked STAND_IN."""
+        if self.where is None:
+            return self.decode(self.source[index])
+        for step in range(len(self)):
+            place, name = (index + step) % len(self), None
+            try:
+                record = self.source[place]
+                name = str(record["id"])
+                made = self.decode(record)
+            except RecordError as error:
+                LEDGER.note(self.where, name or id_at(self.source, place), error, len(self))
+                continue
+            LEDGER.looked(self.where)
+            return {**made, STAND_IN: True} if step else made
+        raise UsageError(f"{self.where}: no record can be used")
 
     def _keep(self, index: int, record: dict[str, Any]) -> None:
         size = _bytes_of(record)
@@ -83,16 +105,19 @@ class _Cached:
                 self._held[0] += size
 
 
-def cached(source: Source, decode: Callable[[dict[str, Any]], dict[str, Any]], *, budget: Budget = PROCESS) -> Source:
+def cached(source: Source, decode: Decode, *, budget: Budget = PROCESS, where: Where | None = None) -> Source:
     """The source with `decode(record)` applied once per record, as long as `budget` has room for what comes out.
 
     The first records stay, rather than the last ones used: epochs read all records in ever new orders, so keeping the
     latest would find no more of them, and in one fixed order none at all. What has no room is decoded each time. The
     room comes back when nobody holds the source any more.
 
+    where: what the source is called; a record that cannot be used (RecordError) is then left out and listed (`skipped`), and
+    the next one stands in for it. Without, the error is raised.
+
     Arrays come back read-only, so that a transform that writes in place fails at once and not an epoch later.
     """
-    return _Cached(source, decode, budget)
+    return _Cached(source, decode, budget, where)
 
 
 def _bytes_of(value: Any) -> int:

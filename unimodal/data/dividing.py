@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.pipeline import Source
-from unimodal.data.values import column
+from unimodal.data.values import column, id_at
 from unimodal.errors import UsageError
 
 SHARE = 0.1
@@ -33,6 +33,10 @@ class Picked:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[int(self.places[index])]
+
+    def id_at(self, index: int) -> str:
+        """The record's id."""
+        return id_at(self.source, int(self.places[index]))
 
     def column(self, name: str) -> list[Any]:
         """The values under `name`."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.pipeline import Source
-from unimodal.data.values import class_names, column
+from unimodal.data.values import class_names, column, id_at
 from unimodal.errors import UsageError
 
 
@@ -42,6 +42,12 @@ class Joined:
     def parts(self) -> tuple[tuple[int, float], ...]:
         """Records and weight of each source, () where nothing is weighed."""
         return tuple((len(s), w) for s, w in zip(self.sources, self.weights, strict=True)) if self.weights else ()
+
+    def id_at(self, index: int) -> str:
+        """The record's id, behind its source's name."""
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        inner = index - int(self._ends[which] - len(self.sources[which]))
+        return f"{self.names[which]}/{id_at(self.sources[which], inner)}"
 
     def column(self, name: str) -> list[Any]:
         """The values under `name`. Raises UsageError where a source has none."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def decode_image(
     at_least: (height, width). A picture that is at least twice as large both ways is shrunk by whole factors, never
     below this, so that a large photograph takes neither the time nor the memory of all its pixels.
 
-    Raises UsageError, naming `name`, for what is no picture or is cut short, for more than `MOST_PIXELS`, and for
+    Raises RecordError, naming `name`, for what is no picture or is cut short, for more than `MOST_PIXELS`, and for
     values without a known white (32-bit integers, floats outside 0 … 1).
     """
     if isinstance(data, np.ndarray):
@@ -52,17 +52,17 @@ def decode_image(
         with Image.open(io.BytesIO(data)) as image:
             _check_pixels(image.size, name)
             if image.format == "EPS":
-                raise UsageError(f"{name}: PostScript is a program; convert it to PNG or JPEG")
+                raise RecordError(f"{name}: PostScript is a program; convert it to PNG or JPEG")
             if at_least is not None:
                 # JPEG alone: the decoder leaves out frequencies that the smaller picture could not show.
                 image.draft(None, (max(at_least), max(at_least)))
             return _shrunk(to_rgb(image, name=name), at_least)
-    except UsageError:
+    except RecordError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UsageError(f"{name}: a picture of more than {MOST_PIXELS:,} pixels; make it smaller") from error
+        raise RecordError(f"{name}: a picture of more than {MOST_PIXELS:,} pixels; make it smaller") from error
     except Exception as error:  # damaged files make the many decoders raise anything
-        raise UsageError(f"{name}: not an image Pillow can read ({_reason(error)})") from error
+        raise RecordError(f"{name}: not an image Pillow can read ({_reason(error)})") from error
 
 
 def to_rgb(image: Image.Image, *, name: str = "image") -> np.ndarray:
@@ -92,14 +92,14 @@ def decode_picture(record: Mapping[str, Any], *, at_least: tuple[int, int] | Non
 def _check_pixels(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width * height > MOST_PIXELS:
-        raise UsageError(f"{name}: {width}x{height} pixels are more than {MOST_PIXELS:,}; make the picture smaller")
+        raise RecordError(f"{name}: {width}x{height} pixels are more than {MOST_PIXELS:,}; make the picture smaller")
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     """A picture of one deep channel (16-bit, 32-bit integer or float) in RGB."""
     values = np.asarray(image)
     if image.mode == "I" and not (image.format in ("PNG", "PPM") or _bits(image) == 16):
-        raise UsageError(f"{name}: 32-bit integers have no known white; save the picture in 8 or 16 bits")
+        raise RecordError(f"{name}: 32-bit integers have no known white; save the picture in 8 or 16 bits")
     gray = _scaled(values, 1.0 if image.mode == "F" else 65535.0, name)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
@@ -117,7 +117,7 @@ def _scaled(values: np.ndarray, white: float, name: str) -> np.ndarray:
     """0 … `white` → uint8, rounded."""
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
         found = f"{values.min():g} … {values.max():g}"
-        raise UsageError(f"{name}: values of {found} where 0 … {white:g} is black to white; save it in 8 bits")
+        raise RecordError(f"{name}: values of {found} where 0 … {white:g} is black to white; save it in 8 bits")
     return np.rint(values * np.float64(255.0 / white)).astype(np.uint8)
 
 
@@ -127,12 +127,12 @@ def _from_array(pixels: np.ndarray, name: str) -> np.ndarray:
         pixels = pixels[:, :, None]
     kind = pixels.dtype
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not (kind in (np.uint8, np.uint16) or kind.kind == "f"):
-        raise UsageError(
+        raise RecordError(
             f"{name}: {kind}{list(pixels.shape)} is no picture: expected uint8, uint16 or floats "
             "[height,width] or [height,width,1, 3 or 4]"
         )
     if not pixels.size:
-        raise UsageError(f"{name}: a picture of {pixels.shape[1]}x{pixels.shape[0]} has no pixels")
+        raise RecordError(f"{name}: a picture of {pixels.shape[1]}x{pixels.shape[0]} has no pixels")
     if kind != np.uint8:
         pixels = _scaled(pixels, 65535.0 if kind == np.uint16 else 1.0, name)
     if pixels.shape[2] == 4:

@@ -19,6 +19,9 @@ import numpy as np
 from unimodal.data.weights import endless
 from unimodal.errors import UsageError
 
+STAND_IN = "_stand_in"
+"""Marks a record that takes the place of one that cannot be used; its examples count nothing in an evaluation."""
+
 Record = Mapping[str, Any]
 Example = dict[str, np.ndarray]
 Batch = dict[str, np.ndarray]
@@ -107,7 +110,11 @@ class Dataset:
 
     def ordered(self) -> grain.MapDataset:
         """One pass in the source's order with a generator fixed per index."""
-        return grain.MapDataset.source(_non_empty(self.source)).random_map(self.transform, seed=EVALUATION_SEED)
+        return grain.MapDataset.source(_non_empty(self.source)).random_map(self._marked, seed=EVALUATION_SEED)
+
+    def _marked(self, record: Any, rng: np.random.Generator) -> dict[str, Any]:
+        made = self.transform(record, rng)
+        return {**made, STAND_IN: True} if isinstance(record, Mapping) and record.get(STAND_IN) else made
 
 
 class _GlobalBatches(grain.MapDataset):
@@ -204,8 +211,12 @@ class EvalBatches:
             raise IndexError(f"batch {index} of {len(self)}")
         places = [index * self.batch_size + row for row in self.rows]
         chosen = np.array([self.order[min(place, len(self.order) - 1)] for place in places], np.int32)
-        batch = _stack([self.examples[int(place)] for place in chosen])
-        weight = np.array([place < len(self.order) for place in places], dtype=np.float32)
+        found: list[Any] = [self.examples[int(place)] for place in chosen]
+        examples: list[dict[str, Any]] = [dict(example) for example in found]
+        used = [
+            place < len(self.order) and not e.pop(STAND_IN, False) for place, e in zip(places, examples, strict=True)
+        ]
+        batch, weight = _stack(examples), np.array(used, dtype=np.float32)
         return batch | {"index": chosen, "example_weight": weight}
 
     def __iter__(self) -> Iterator[Batch]:
@@ -223,7 +234,7 @@ def eval_batches(
 
     limit: so many examples instead, drawn from the whole split, the same each time. (The first ones of a folder would
     be of one class.) The last batch repeats the last example to be full. In every batch `example_weight` `[rows]` float32
-    is 1 for true examples and 0 for repeated ones, and `index` `[rows]` int32 is their place in the split. The generator
+    is 1 for true examples and 0 for repeated ones and stand-ins, and `index` `[rows]` int32 is their place in the split. The generator
     of each example depends on its place alone.
 
     Raises UsageError as `train_batches` does, and for `limit` < 1.
@@ -276,7 +287,7 @@ def check_example(spec: Mapping[str, ArraySpec], example: Mapping[str, Any], nam
                 f"{name}: array {key!r} should be {tuple(wanted.shape)} {np.dtype(wanted.dtype)}, "
                 f"found {found.shape} {found.dtype}"
             )
-    extra = sorted(set(example) - set(spec))
+    extra = sorted(set(example) - set(spec) - {STAND_IN})
     if extra:
         raise UsageError(f"{name}: array {extra[0]!r} is not in the spec, which has {sorted(spec)}")
 

@@ -77,6 +77,15 @@ class Rows:
             found.append(key if name == "id" else row[name])
         return found
 
+    def id_at(self, index: int) -> str:
+        """The row's id, or its place where it cannot be read."""
+        try:
+            return self._row(index)[0]
+        except RecordError:
+            which = int(np.searchsorted(self._ends, index, side="right"))
+            table = self.tables[which]
+            return f"{os.path.basename(table.path)}:{index - int(self._ends[which] - len(table)) + 1}"
+
     def keys(self) -> np.ndarray:
         """A hash of what each row says, so that equal rows are in one split."""
         return mixed(np.concatenate([table.index["key"][table.skip :] for table in self.tables]))

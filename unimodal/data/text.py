@@ -11,7 +11,7 @@ import numpy as np
 from unimodal.data.around import bert_around
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.data.weights import parts_of
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 Encode = Callable[[str], np.ndarray]
 
@@ -187,7 +187,7 @@ class _Texts:
 def text_of(record: dict[str, Any], fields: Sequence[str]) -> str:
     """Join the texts of some fields of a record. A list of words is one text.
 
-    Raises UsageError for a field that the record lacks, or that is no text.
+    Raises UsageError for a field that the record lacks, RecordError for one that is no text.
     """
     parts = []
     for field in fields:
@@ -195,7 +195,7 @@ def text_of(record: dict[str, Any], fields: Sequence[str]) -> str:
             raise UsageError(f"record {record['id']!r} has no field {field!r}; it has {', '.join(sorted(record))}")
         value = record[field]
         if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(w, str) for w in value)):
-            raise UsageError(f"field {field!r} of record {record['id']!r} is no text, but {type(value).__name__}")
+            raise RecordError(f"field {field!r} of record {record['id']!r} is no text, but {type(value).__name__}")
         parts.append(value if isinstance(value, str) else ", ".join(value))
     return ": ".join(part for part in parts if part)
 

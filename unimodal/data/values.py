@@ -7,7 +7,7 @@ from typing import Any
 
 from unimodal.data.pipeline import Source
 from unimodal.data.weights import refuse_weights
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,29 @@ def class_names(source: Source, column: str = "label") -> tuple[str, ...]:
     return found.class_names(column)
 
 
+def id_at(source: Source, index: int) -> str:
+    """The id of a record, read or not: as far as its source knows it without reading, else its place."""
+    found: Any = source
+    if isinstance(found, _First):
+        found = found.source
+    known = getattr(found, "id_at", None)
+    return str(index) if known is None else known(index)
+
+
+def readable(source: Source) -> dict[str, Any]:
+    """The first record that can be read, to see which columns there are. Raises the first one's error where none can."""
+    problem = None
+    for index in range(len(source)):
+        try:
+            return source[index]
+        except RecordError as error:
+            problem = problem or error
+    raise problem or UsageError("the data source is empty")
+
+
 def column(source: Source, name: str) -> list[Any]:
     """The values of all records under `name`. Of folders and tables no picture or sound is read for it; else every
-    record is.
+    record is. None for a record that cannot be read.
 
     Raises UsageError for a record without, naming it and what it has.
     """
@@ -54,7 +74,11 @@ def column(source: Source, name: str) -> list[Any]:
         return reader(name)
     values = []
     for i in range(len(source)):
-        record = source[i]
+        try:
+            record = source[i]
+        except RecordError:
+            values.append(None)
+            continue
         if name not in record:
             raise UsageError(f"record {record['id']} has no {name!r}: there is {', '.join(sorted(record))}")
         values.append(record[name])

@@ -78,7 +78,7 @@ def classification(
     training's commonest class."""
 
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
-        train, valid = (labels.numbers(source, split, segments) for split in ("train", "validation"))
+        train, valid = (labels.known(source, split, segments) for split in ("train", "validation"))
         return majority_accuracy(train, valid), "majority class"
 
     return Classification(

@@ -143,7 +143,7 @@ class Features(Pooled):
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         """The commonest class, the features of the model before training, or raw pixels: whichever is hardest to beat."""
-        numbers = [self.labels.numbers(self.source, split) for split in ("train", "validation")]
+        numbers = [self.labels.known(self.source, split) for split in ("train", "validation")]
         found = [(majority_accuracy(*numbers), "majority class"), (untrained["value"], "the untrained model")]
         if self.raw:
             found.append((untrained["raw_pixels"], "raw pixels"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from unimodal.data.pipeline import BatchIterator
 from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
+from unimodal.training.adapt import adapted
 from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.journal import Journal, for_json, from_json
 from unimodal.training.keep import Keep
@@ -108,11 +109,13 @@ def train(
     together: Together | None = None,
     cost: Cost = Cost(),
     from_step: int | None = None,
+    adapt: Collection[str] | None = None,
     higher_is_better: Mapping[str, bool] = {},
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
 
     `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
+    `adapt`: take what fits of the checkpoint of another config (`training.adapt`), with the data of these tasks begun anew.
     `together`: how several processes agree on the step after which they stop (None: there is one). Returns the state,
     its fingerprint, and whether all steps are done (not so after a signal or `stop_after`).
     """
@@ -124,7 +127,7 @@ def train(
     checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
     start = from_step or checkpoints.latest_step() or 0
     if start:
-        state, fingerprint, recent = _restore(checkpoints, program, batches, start)
+        state, fingerprint, recent = _restore(checkpoints, program, batches, start, adapt)
         aside = [f"a later checkpoint is now {path}" for path in checkpoints.set_aside(start)]
         news = [f"resuming {workdir} after step {start}", *aside]
     else:
@@ -199,11 +202,21 @@ def train(
 
 
 def _restore(
-    checkpoints: Checkpoints, program: Program, batches: Mapping[str, BatchIterator], step: int
+    checkpoints: Checkpoints,
+    program: Program,
+    batches: Mapping[str, BatchIterator],
+    step: int,
+    adapt: Collection[str] | None,
 ) -> tuple[TrainState, str, dict[str, Any]]:
-    """The state of a checkpoint, its fingerprint, and the journal's recent metrics. Batches go on from where they were."""
-    state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), step)
-    recent = from_json(iterators.pop(RECENT, {}))
+    """The state of a checkpoint, its fingerprint, and the journal's recent metrics. Batches go on from where they were,
+    but for those of the tasks in `adapt`."""
+    if adapt is not None:
+        state, iterators = adapted(program, checkpoints.workdir, step)
+        fingerprint, recent = "", {}
+        iterators = {name: saved for name, saved in iterators.items() if name in batches and name not in adapt}
+    else:
+        state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), step)
+        recent = from_json(iterators.pop(RECENT, {}))
     for name, saved in iterators.items():
         batches[name].set_state(saved)
     return state, fingerprint, recent

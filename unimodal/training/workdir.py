@@ -69,7 +69,10 @@ def _compare(
     if fields:
         shown = "; ".join(f"{name}: {differ[name][0]!r} there, {differ[name][1]!r} now" for name in fields[:4])
         more = f"; and {len(fields) - 4} more" if len(fields) > 4 else ""
-        raise UsageError(f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir")
+        raise UsageError(
+            f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir, or go on with what fits "
+            f"by --adapt"
+        )
     return differ
 
 

@@ -13,7 +13,6 @@ from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.packing import packed_rows
 from unimodal.data.pairs import next_sentence_rows
 from unimodal.data.pipeline import ArraySpec, Dataset
-from unimodal.data.sources import open_source
 from unimodal.data.text import Encode, mask_tokens, text_windows
 
 
@@ -31,7 +30,7 @@ def document_rows(source: str, texts: Texts, vocabulary: int, *, packed: bool = 
 
     def dataset(split: str) -> Dataset:
         encoder = encoder_for(texts.encoder, vocabulary)
-        documents = texts.documents(open_source(source, split))
+        documents = texts.open(source, split)
         encode, count = encodings(encoder, packed)
         if packed:
             return packed_rows(documents, encode, length, pad_id=encoder.PAD, count=count)
@@ -93,7 +92,7 @@ def masked_rows(
 
     def dataset(split: str) -> Dataset:
         encoder = encoder_for(texts.encoder, vocabulary, "MASK")
-        documents, random = texts.documents(open_source(source, split)), split == "train"
+        documents, random = texts.open(source, split), split == "train"
         if next_sentence:
             return next_sentence_rows(documents, encoder, length, random=random, count=True).map(hide)
         row: dict[str, Any] = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)

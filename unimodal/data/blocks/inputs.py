@@ -10,6 +10,7 @@ import numpy as np
 
 from unimodal.data.cache import cached
 from unimodal.data.pipeline import ArraySpec, Dataset, Source
+from unimodal.data.skipped import Where
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 
@@ -45,7 +46,7 @@ class Inputs:
 def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | None = None) -> Inputs:
     """Examples that hold the arrays of all parts, one for each record of `source`.
 
-    The parts draw on the record's random generator in the order in which they are given. `open_split` replaces
+    A record that cannot be used is left out, and listed (`data.skipped`). The parts draw on the record's random generator in the order in which they are given. `open_split` replaces
     `open_source(source, split)`.
     """
 
@@ -63,7 +64,7 @@ def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | Non
             if part.check is not None and split == "train":
                 part.check()
         opened = open_source(source, split) if open_split is None else open_split(split)
-        return Dataset(cached(opened, read), example)
+        return Dataset(cached(opened, read, where=Where(source, split)), example)
 
     return Inputs({name: spec for part in parts for name, spec in part.spec.items()}, dataset)
 

@@ -12,8 +12,9 @@ import numpy as np
 from unimodal.data.blocks.inputs import Part, find_column
 from unimodal.data.marked import marks
 from unimodal.data.pipeline import ArraySpec
-from unimodal.data.sources import class_names, open_source
-from unimodal.data.sources import column as read_column
+from unimodal.data.sources import open_source
+from unimodal.data.values import class_names, readable
+from unimodal.data.values import column as read_column
 from unimodal.errors import UsageError
 
 OBVIOUS = ("label", "class", "group", "category", "target")
@@ -87,19 +88,25 @@ class Labels:
         return names.index(name)
 
     def numbers(self, source: str, split: str, segments: str = "") -> np.ndarray:
-        """The number of every record's class, int32 `[N]`. Raises UsageError for a class that training lacks."""
+        """The number of every record's class, int32 `[N]`, -1 for records that cannot be read. Raises UsageError for a
+        class that training lacks."""
         return np.array(
             [
-                self.number_of(source, name, f"{source} {split}, record {i}", segments)
+                -1 if name is None else self.number_of(source, name, f"{source} {split}, record {i}", segments)
                 for i, name in enumerate(_found(source, split, self.column, segments).values)
             ],
             np.int32,
         )
 
+    def known(self, source: str, split: str, segments: str = "") -> np.ndarray:
+        """`numbers` of the records that can be read."""
+        numbers = self.numbers(source, split, segments)
+        return numbers[numbers >= 0]
+
     def check(self, source: str, segments: str = "") -> None:
         """Compare the splits: a class that only one of them has would be scored as if all were well."""
         names = self.names(source, segments)
-        train, valid = (np.unique(self.numbers(source, split, segments)) for split in ("train", "validation"))
+        train, valid = (np.unique(self.known(source, split, segments)) for split in ("train", "validation"))
         if len(unseen := np.setdiff1d(valid, train)):
             raise UsageError(
                 f"{source}: class {names[unseen[0]]!r} has examples in validation, but none to train on; "
@@ -115,7 +122,7 @@ class Labels:
 class _Found:
     """What a split's column holds: each record's class, all names in order, and whether they are names or numbers."""
 
-    values: tuple[str | int, ...]
+    values: tuple[str | int | None, ...]  # None: the record cannot be read
     names: tuple[str, ...]
     named: bool
 
@@ -124,16 +131,20 @@ class _Found:
 def _found(uri: str, split: str, column: str, segments: str) -> _Found:
     source = open_source(uri, split)
     if segments:
-        values: tuple[str | int, ...] = tuple(text for found in marks(source, segments) for _, _, text in found)
+        values: tuple[str | int | None, ...] = tuple(text for found in marks(source, segments) for _, _, text in found)
         return _Found(values, tuple(natural_order({str(value) for value in values})), True)
-    field = find_column(source[0], column, OBVIOUS, "a class")
-    values = tuple(_class(value, field, split, i) for i, value in enumerate(read_column(source, field)))
+    field = find_column(readable(source), column, OBVIOUS, "a class")
+    read = enumerate(read_column(source, field))
+    values = tuple(None if value is None else _class(value, field, split, i) for i, value in read)
+    there = [value for value in values if value is not None]
+    if not there:
+        raise UsageError(f"{uri} {split}: no record can be read")
     if known := class_names(source, field):
         return _Found(tuple(known[v] if isinstance(v, int) else v for v in values), known, True)
-    if all(isinstance(value, int) for value in values):
-        most = max(v for v in values if isinstance(v, int)) + 1
+    if all(isinstance(value, int) for value in there):
+        most = max(v for v in there if isinstance(v, int)) + 1
         return _Found(values, tuple(str(i) for i in range(most)), False)
-    return _Found(values, tuple(natural_order({str(value) for value in values})), True)
+    return _Found(values, tuple(natural_order({str(value) for value in there})), True)
 
 
 def _class(value: Any, field: str, split: str, i: int) -> str | int:

@@ -13,10 +13,11 @@ from unimodal.data.audio import crop_or_pad, span_mask
 from unimodal.data.blocks.inputs import Inputs
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.blocks.transcripts import Transcripts
-from unimodal.data.blocks.used import samples_of, spread, warn_of_unused
+from unimodal.data.blocks.used import headers, warn_of_unused
 from unimodal.data.cache import cached
 from unimodal.data.marked import marks
 from unimodal.data.pipeline import ArraySpec, Dataset, Source
+from unimodal.data.skipped import Where
 from unimodal.data.sources import first, open_source
 from unimodal.data.transcripts import Alphabet
 from unimodal.errors import UsageError
@@ -75,7 +76,7 @@ class TranscribedSpeech:
         def decode(record: Any) -> dict[str, Any]:
             return {"id": record["id"], "audio": self.sounds.read(record), "text": self.transcripts.of(record)}
 
-        return cached(opened, decode)
+        return cached(opened, decode, where=Where(self.source, split))
 
     def _check(self, frames: Callable[[int], int]) -> None:
         """Warn before the first step of what cannot be learned, or will be scored as nothing heard, and why.
@@ -117,7 +118,7 @@ class TranscribedSpeech:
         if marked:
             found = (mark for marks_ in marks(opened, marked) for mark in marks_)
             return (((end - start) * self.sounds.rate // 1000, self.transcripts.spell(t)) for start, end, t in found)
-        return ((samples_of(self.sounds, r), self.transcripts.of(r)) for r in spread(opened))
+        return ((samples, self.transcripts.of(record)) for record, samples in headers(self.sounds, opened))
 
 
 def with_masks(

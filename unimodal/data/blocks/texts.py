@@ -12,9 +12,12 @@ from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.encoders import Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.pairs import pair_row
 from unimodal.data.pipeline import ArraySpec, Source
+from unimodal.data.skipped import LEDGER, Where
+from unimodal.data.sources import open_source
 from unimodal.data.text import text_of
+from unimodal.data.values import id_at
 from unimodal.data.weights import parts_of
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 OBVIOUS = ("text", "caption", "captions", "sentence", "transcript", "name", "title")
 
@@ -81,15 +84,21 @@ class Texts:
         """The columns that make up the text."""
         return tuple(find_column(record, name, OBVIOUS, "a text") for name in self.column.split("+"))
 
-    def documents(self, source: Source) -> Source:
-        """The source with `text` made of the columns."""
-        return _Documents(source, self)
+    def documents(self, source: Source, where: Where | None = None) -> Source:
+        """The source with `text` made of the columns. where: what it is called; a record that cannot be used is then left
+        out and listed (`data.skipped`), which leaves an empty text."""
+        return _Documents(source, self, where)
+
+    def open(self, source: str, split: str) -> Source:
+        """The documents of a split."""
+        return self.documents(open_source(source, split), Where(source, split))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Documents:
     source: Source
     texts: Texts
+    where: Where | None
 
     @property
     def parts(self) -> tuple[tuple[int, float], ...]:
@@ -100,8 +109,18 @@ class _Documents:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.source[index]
-        return {**record, "text": self.texts.text(record)}
+        try:
+            record = self.source[index]
+            made = {**record, "text": self.texts.text(record)}
+        except RecordError as error:
+            if self.where is None:
+                raise
+            name = id_at(self.source, index)
+            LEDGER.note(self.where, name, error, len(self))
+            return {"id": name, "text": ""}
+        if self.where is not None:
+            LEDGER.looked(self.where)
+        return made
 
 
 def said(text: str, phrases: list[str], rng: np.random.Generator) -> str:

@@ -14,6 +14,8 @@ from unimodal.data.marked import marks
 from unimodal.data.pipeline import ArraySpec
 from unimodal.data.sources import open_source
 from unimodal.data.transcripts import Alphabet, collect_alphabet, spell
+from unimodal.data.values import column as read_column
+from unimodal.data.values import readable
 from unimodal.errors import UsageError
 
 OBVIOUS = ("text", "transcript", "transcription", "sentence", "normalized_text")
@@ -71,4 +73,6 @@ def _transcripts(uri: str, split: str, column: str, segments: str) -> tuple[str,
     source = open_source(uri, split)
     if segments:
         return tuple(text for found in marks(source, segments) for _, _, text in found)
-    return tuple(_transcript(source[i], column) for i in range(len(source)))
+    field = find_column(readable(source), column, OBVIOUS, "a transcript")
+    texts = zip(read_column(source, "id"), read_column(source, field), strict=True)
+    return tuple(_transcript({"id": name, field: text}, field) for name, text in texts if text is not None)

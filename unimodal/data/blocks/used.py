@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from unimodal.data.audio import sound_length
@@ -12,7 +13,7 @@ from unimodal.data.blocks.inputs import find_column
 from unimodal.data.blocks.sounds import OBVIOUS, Sounds
 from unimodal.data.pipeline import Source
 from unimodal.data.sources import open_source
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +21,20 @@ LOOKED_AT = 1000
 """Records of a split whose headers are read, spread over all of it: enough for a share, and a matter of seconds."""
 
 
-def spread(source: Source) -> Iterable[Mapping[str, Any]]:
-    """Up to LOOKED_AT records at even distances."""
+def spread(source: Source) -> Iterator[Mapping[str, Any]]:
+    """Up to LOOKED_AT records at even distances, without those that cannot be read."""
     count = min(len(source), LOOKED_AT)
-    return (source[i * len(source) // count] for i in range(count))
+    for i in range(count):
+        with contextlib.suppress(RecordError):
+            yield source[i * len(source) // count]
 
 
-def samples_of(sounds: Sounds, record: Mapping[str, Any]) -> int:
-    """Samples at the block's rate, by the file's header alone."""
-    found = find_column(record, sounds.column, OBVIOUS, "a sound")
-    return sound_length(record[found], sounds.rate, str(record["id"]), record.get("rate"))
+def headers(sounds: Sounds, source: Source) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """Records of `spread` with their samples at the block's rate, by the file's header alone; without those that have none."""
+    for record in spread(source):
+        found = find_column(record, sounds.column, OBVIOUS, "a sound")
+        with contextlib.suppress(RecordError):
+            yield record, sound_length(record[found], sounds.rate, str(record["id"]), record.get("rate"))
 
 
 def warn_of_short(where: str, source: str, sounds: Sounds, enough: Callable[[int], bool], why: str) -> None:
@@ -38,8 +43,8 @@ def warn_of_short(where: str, source: str, sounds: Sounds, enough: Callable[[int
     Raises UsageError where that is so of most of a split.
     """
     for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
-        found = (samples_of(sounds, record) for record in spread(open_source(source, split)))
-        reasons = ["" if enough(samples) else why for samples in found]
+        found = headers(sounds, open_source(source, split))
+        reasons = ["" if enough(samples) else why for _, samples in found]
         warn_of_unused(f"{where}, {source} {split}", reasons, what)
 
 

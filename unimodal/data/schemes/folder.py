@@ -70,6 +70,10 @@ class FolderFiles:
             raise UsageError(f"files in {self.root} have no {name!r}: there is {', '.join(self._columns())}")
         return [self._beside(path, name) for path in self.files]
 
+    def id_at(self, index: int) -> str:
+        """The file's path below the folder."""
+        return self.files[index].relative_to(self.root).as_posix()
+
     def keys(self) -> np.ndarray:
         """A hash of each file's path without its ending."""
         return hashed(path.relative_to(self.root).with_suffix("").as_posix() for path in self.files)

@@ -60,15 +60,24 @@ class Samples:
         """The values under `name`."""
         if name == "id":
             return [key for shard in self.shards for key, _ in shard.samples]
-        found = [self[i] for i in range(len(self))]
-        bare = next((record for record in found if name not in record), None)
-        if bare is not None:
-            raise UsageError(f"record {bare['id']} has no {name!r}: there is {', '.join(sorted(bare))}")
-        return [record[name] for record in found]
+        return [self._cell(i, name) for i in range(len(self))]
+
+    def id_at(self, index: int) -> str:
+        """The record's name."""
+        return self.column("id")[index]
 
     def keys(self) -> np.ndarray:
         """A hash of each record's name."""
         return hashed(self.column("id"))
+
+    def _cell(self, index: int, name: str) -> Any:
+        try:
+            record = self[index]
+        except RecordError:
+            return None
+        if name not in record:
+            raise UsageError(f"record {record['id']} has no {name!r}: there is {', '.join(sorted(record))}")
+        return record[name]
 
     @property
     def _ends(self) -> np.ndarray:

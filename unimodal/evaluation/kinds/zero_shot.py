@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from unimodal import data
 from unimodal.data.blocks import Inputs, Labels, columns
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 from unimodal.evaluation.classification import BEST, ByClass
 from unimodal.evaluation.evaluation import Measured, Reader, Shown
 from unimodal.evaluation.samples import ImageSample, Sample
@@ -135,10 +136,13 @@ class Classified:
         block = self.task.block(self.modality, self.config.column)
         pixels, truth = {}, {}
         for split in ("train", "validation"):
-            truth[split] = labels.numbers(source, split)
-            opened = data.open_source(source, split)
-            made = (block.to_float(block.fitted(block.read(opened[i]), (RAW, RAW))) for i in range(len(opened)))
-            pixels[split] = np.stack([picture.reshape(-1) for picture in made])
+            opened, numbers = data.open_source(source, split), labels.numbers(source, split)
+            made: list[tuple[int, np.ndarray]] = []
+            for i, number in enumerate(numbers):
+                with contextlib.suppress(RecordError):  # left out and listed by whoever trains on it
+                    made.append((number, block.to_float(block.fitted(block.read(opened[i]), (RAW, RAW))).reshape(-1)))
+            truth[split] = np.array([number for number, _ in made])
+            pixels[split] = np.stack([picture for _, picture in made])
         there = np.unique(truth["train"])
         means = np.stack([pixels["train"][truth["train"] == k].mean(axis=0) for k in there])
         far = -2 * pixels["validation"] @ means.T + np.square(means).sum(axis=1)[None]

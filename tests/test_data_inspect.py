@@ -1,0 +1,108 @@
+"""`data inspect` finds what is wrong with a folder that has everything wrong with it, and its page shows what a model sees."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from unimodal.command.data import run_data
+from unimodal.data import LEDGER
+from unimodal.data.blocks import Images
+from unimodal.errors import UsageError
+from unimodal.inspection import Looked, look, write_page
+from unimodal.inspection.page import histogram
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Looked], str]:
+    """A folder of 40 captioned pictures in two splits: one is in both, one nearly so, one damaged, one caption is HTML."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        split = "train" if i < 28 else "validation"
+        (root / split).mkdir(exist_ok=True)
+        pixels = np.asarray(Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((24, 24)))
+        if i == 3:
+            first = pixels
+        if i == 5:
+            other = pixels
+        if i == 30:
+            pixels = first
+        if i == 31:
+            pixels = np.clip(other.astype(int) + 3, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / split / f"{i}.png")
+    (root / "train" / "7.png").write_bytes(b"no picture")
+    for split, places in (("train", range(28)), ("validation", range(28, 40))):
+        rows = [
+            f"{i}.png,{'ab'[i % 4 == 0]},{'<b>bold</b>' if i == 4 else 'no. 3' if i in (3, 30) else f'no. {i}'}"
+            for i in places
+        ]
+        rows = [row.replace(f"{30}.png,a", "30.png,a") for row in rows]
+        (root / split / "metadata.csv").write_text("\n".join(["file_name,label,text", *rows]), "utf-8")
+    LEDGER.clear()
+    uri = f"folder:{root}?bad=0.1"
+    changes: dict[str, Any] = {f"tasks__{kind}__source": uri for kind in ("vit", "clip", "bert")}
+    changes["tasks__bert__source"] = tiny.short_book(tmp_path_factory.mktemp("book"))
+    experiment = tiny.build(tiny.plain("vit", "clip", "bert", "audio_classifier", **changes))
+    looked = [look(task, experiment.model, limit=200) for task in experiment.tasks]
+    path = write_page(root / "page.html", looked, "Data of <x>")
+    return looked, path.read_text("utf-8")
+
+
+def test_the_numbers_are_those_of_the_folder(page: tuple[list[Looked], str]) -> None:
+    vit, clip, bert, _ = page[0]
+    train, valid = vit.splits
+    assert (train.examples, valid.examples) == (28, 12)
+    assert train.labels["label"] == {"a": 21, "b": 7} or sum(train.labels["label"].values()) == 28
+    assert valid.labels["label"] == {"a": 9, "b": 3}
+    assert [name for name, _ in train.skipped] == ["train/7.png"] and "not an image" in train.skipped[0][1]
+    assert vit.twins == (("train: train/3.png", "validation: validation/30.png"),)
+    assert vit.near == (("train: train/5.png", "validation: validation/31.png"),)
+    assert clip.splits[1].lengths["ids"].tolist() == [6 if i != 30 else 5 for i in range(28, 40)]
+    assert vit.per_second > 0 and not bert.twins and bert.splits[0].lengths["inputs"].max() == 16
+    said = "\n".join(vit.lines())
+    for text in ("28 examples, 28 looked at", "cannot be used: ", "in two splits 1 records", "2 values: a 75%, b 25%"):
+        assert text in said
+
+
+def test_the_page_shows_what_a_model_sees(page: tuple[list[Looked], str]) -> None:
+    looked, text = page
+    assert "Data of &lt;x&gt;" in text and "<b>bold</b>" not in text
+    assert not re.search(r"(src|href)=[\"'](?!data:)", text) and "http" not in text.replace("http-equiv", "")
+    (name, views), image = looked[0].shown[0], {}
+    picture = next(view for view in views if view.name == "image")
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.pictures[0].partition(",")[2]))))
+    path = Path(re.sub(r"\?.*", "", looked[0].source).removeprefix("folder:")) / name
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    seen = Images().fitted(pixels, (16, 16))
+    np.testing.assert_allclose(image.astype(int), seen, atol=1)  # no augmentation in this config
+    kinds = {view.name: view.kind for _, views in looked[2].shown for view in views}
+    assert kinds == {"inputs": "text", "targets": "text", "weights": "picture"}
+    masked = next(view for view in looked[2].shown[0][1] if view.name == "inputs")
+    assert "▒" in masked.text
+    sounds = {view.name: view for view in looked[3].shown[0][1]}
+    assert any(view.kind in ("sound", "picture") and view.pictures for view in sounds.values())
+
+
+def test_histograms_and_usage() -> None:
+    bars = histogram(np.array([3, 3, 4, 9]))
+    assert [count for _, count in bars["bars"]] == [2, 1, 0, 0, 0, 0, 1] and bars["bars"][0][0] == "100.0"
+    assert len(histogram(np.arange(1000))["bars"]) == 24 and len(histogram(np.array([5]))["bars"]) == 1
+    for words, message in (
+        ([], "usage: unimodal data inspect|convert"),
+        (["look"], "unknown command data 'look'"),
+        (["inspect"], "usage: unimodal data inspect --config=NAME"),
+        (["inspect", "--config=vit", "--limit=x"], "--limit=x should be a whole number"),
+        (["inspect", "--config=vit", "--pages=x"], "no flag --pages; did you mean page"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            run_data(words, "unimodal")
+        assert message in str(caught.value)

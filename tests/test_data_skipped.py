@@ -1,0 +1,302 @@
+"""Damaged records are left out, listed and bounded, and nothing else changes; what only looks strange is decoded right."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import tiny
+from PIL import Image
+
+from unimodal.data import (
+    LEDGER,
+    ByteEncoder,
+    Dataset,
+    Where,
+    cached,
+    decode_audio,
+    decode_image,
+    eval_batches,
+    text_windows,
+    train_batches,
+)
+from unimodal.data.blocks import Images, Labels, Sounds, Texts, columns
+from unimodal.data.pipeline import STAND_IN
+from unimodal.data.schemes.csv import cells_of
+from unimodal.data.schemes.jsonl import parse
+from unimodal.errors import RecordError, UsageError
+
+# What each decoder is given, at random; the long form is UNIMODAL_FUZZ=10000.
+FUZZ = int(os.environ.get("UNIMODAL_FUZZ", "200"))
+
+
+@pytest.fixture(autouse=True)
+def ledger() -> Iterator[None]:
+    LEDGER.clear()
+    yield
+    LEDGER.clear()
+
+
+def saved(array: np.ndarray, form: str, mode: str | None = None, **options: Any) -> bytes:
+    out, picture = io.BytesIO(), Image.fromarray(array)
+    (picture if mode is None else picture.convert(mode)).save(out, form, **options)
+    return out.getvalue()
+
+
+def strange_pictures(folder: Path) -> dict[str, np.ndarray | str]:
+    """Files that people have → their pixels by a reference decoder, or why they cannot be used."""
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (24, 20, 3), np.uint8)
+    deep = rng.integers(0, 65536, (24, 20), np.uint16)
+    whole, other = saved(rgb, "PNG"), saved(255 - rgb, "PNG")
+    frames = [Image.fromarray(rgb).quantize(200), Image.fromarray(255 - rgb).quantize(200)]
+    moving = io.BytesIO()
+    frames[0].save(moving, "GIF", save_all=True, append_images=frames[1:])
+    inks = saved(rgb, "JPEG", "CMYK", quality=95)
+    files: dict[str, tuple[bytes, np.ndarray | str]] = {
+        "truncated.png": (whole[: len(whole) // 2], "not an image"),
+        "empty.png": (b"", "not an image"),
+        "words.jpg": (b"this is no picture", "not an image"),
+        "really_a_png.jpg": (other, 255 - rgb),
+        "deep.png": (saved(deep, "PNG"), np.rint(deep / 257)[..., None].repeat(3, 2).astype(np.uint8)),
+        "inks.jpg": (inks, np.asarray(Image.open(io.BytesIO(inks)).convert("RGB"))),
+        "moving.gif": (moving.getvalue(), np.asarray(frames[0].convert("RGB"))),
+    }
+    for name, (data, _) in files.items():
+        (folder / name).write_bytes(data)
+    return {name: truth for name, (_, truth) in files.items()}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pictures_are_decoded_right_or_listed(tmp_path: Path) -> None:
+    truth = strange_pictures(tmp_path)
+    for i in range(193):
+        Image.new("RGB", (20, 24), (i, 0, 0)).save(tmp_path / f"plain{i:03}.png")
+    uri = f"folder:{tmp_path}?validation=0.1"
+    inputs = columns(uri, Images(mean=(0.0,), std=(1.0,)).part((24, 20)))
+    LEDGER.list_in(tmp_path / "run" / "skipped.jsonl")
+    found: dict[str, np.ndarray] = {}
+    for split in ("train", "validation"):
+        dataset = inputs.dataset(split)
+        stream, clean = dataset.stream(0), len(dataset)
+        for i in range(clean):
+            example = stream[i]
+            found[example["id"]] = example["image"]
+    bad = {name for name, pixels in truth.items() if isinstance(pixels, str)}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text("utf-8").splitlines()]
+    assert {line["id"] for line in lines} == bad and len(lines) == len(bad) and bad.isdisjoint(found)
+    assert all(line["source"] == uri and line["id"] in line["reason"] for line in lines)
+    assert len(found) == 200 - len(bad)
+    for name, pixels in truth.items():
+        if not isinstance(pixels, str):
+            np.testing.assert_allclose(found[name] * 255, pixels, atol=0.01, err_msg=name)
+
+
+def numbers(count: int, bad: set[int]) -> Any:
+    def decode(record: dict[str, Any]) -> dict[str, Any]:
+        if record["n"] in bad:
+            raise RecordError(f"record {record['id']} is damaged")
+        return record
+
+    records = [{"id": str(i), "n": i} for i in range(count)]
+    where = Where("folder:x?bad=0.2", "train")
+    return Dataset(cached(records, decode, where=where), lambda record, rng: {"n": np.int32(record["n"])})
+
+
+def ids(dataset: Any, steps: int = 25, **options: Any) -> list[str]:
+    batches = train_batches(dataset, batch_size=8, seed=3, **options)
+    return [str(name) for _ in range(steps) for name in next(batches)["id"]]
+
+
+def test_all_others_keep_their_places(tmp_path: Path) -> None:
+    clean, found = ids(numbers(50, set())), ids(numbers(50, {7, 8, 49}))
+    stands_in = {"7": "9", "8": "9", "49": "0"}  # the next one that can be used, and round the end
+    assert found == [stands_in.get(name, name) for name in clean]
+    LEDGER.clear()
+    halves = [ids(numbers(50, {7, 8, 49}), rows=range(first, first + 4)) for first in (0, 4)]
+    assert [n for i in range(25) for half in halves for n in half[4 * i : 4 * i + 4]] == found
+
+
+def test_a_place_that_is_left_out_counts_nothing_in_an_evaluation() -> None:
+    batches = list(eval_batches(numbers(20, {3, 19}), batch_size=8))
+    weight, n = (np.concatenate([batch[name] for batch in batches]) for name in ("example_weight", "n"))
+    assert sorted(n[weight > 0]) == sorted({*range(20)} - {3, 19}) and len(n) == 24
+    assert all(set(batch) == {"n", "index", "example_weight"} for batch in batches)
+
+
+def test_the_list_goes_on_where_a_run_does(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.jsonl"
+    for bad in ({7, 8}, {7, 9}):  # the second time, another one has been damaged
+        LEDGER.clear()
+        LEDGER.list_in(path)
+        ids(numbers(50, bad))
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [line["id"] for line in lines] == sorted({"7", "8", "9"}, key=lambda n: [x["id"] for x in lines].index(n))
+    assert LEDGER.report() == f"3 records could not be used and were left out; {path} says which and why"
+
+
+def test_too_many_end_the_run_with_the_list(tmp_path: Path) -> None:
+    LEDGER.list_in(tmp_path / "skipped.jsonl")
+    with pytest.raises(
+        UsageError, match=r"train: 11 of 50 records cannot be used, listed in .*; \?bad=0.2 is the share"
+    ) as e:
+        ids(numbers(50, set(range(20, 40))), prefetch=False)
+    assert not isinstance(e.value, RecordError)
+    assert len((tmp_path / "skipped.jsonl").read_text("utf-8").splitlines()) == 11
+    LEDGER.clear()
+    with pytest.raises(UsageError, match="of 10000 records cannot be used"):  # most are: no need to wait for 20 %
+        numbers(10_000, set(range(10_000)))[0]
+    assert len(LEDGER.found) <= 40
+
+
+def test_sounds_are_decoded_right_or_listed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tone = np.sin(np.arange(16_000) * 2 * np.pi * 440 / 16_000).astype(np.float32) * 0.5
+    good = io.BytesIO()
+    soundfile.write(good, tone, 16_000, "PCM_16", format="WAV")
+    fast = np.sin(np.arange(192_000) * 2 * np.pi * 440 / 192_000).astype(np.float32) * 0.5
+    both = np.stack([tone, 0 * tone], axis=1)
+    files = {
+        "truncated.flac": b"fLaC" + rng.bytes(30),
+        "empty.wav": b"",
+        "words.mp3": b"this is no sound",
+        "wav_as.flac": good.getvalue(),
+    }
+    for name, (samples, rate, code) in {
+        "law.wav": (tone, 16_000, "ULAW"),
+        "fast.wav": (fast, 192_000, "PCM_16"),
+        "stereo.wav": (both, 16_000, "PCM_16"),
+    }.items():
+        out = io.BytesIO()
+        soundfile.write(out, samples, rate, code, format="WAV")
+        files[name] = out.getvalue()
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    for i in range(93):
+        (tmp_path / f"plain{i}.wav").write_bytes(good.getvalue())
+    inputs = columns(f"folder:{tmp_path}", Sounds(seconds=1.0, normalize=False).part(random=False))
+    found = {}
+    for split in ("train", "validation"):
+        stream = inputs.dataset(split).stream(0)
+        for i in range(len(inputs.dataset(split))):
+            example = stream[i]
+            found[example["id"]] = example["audio"]
+    assert {name for *_, name in LEDGER.found} == {"truncated.flac", "empty.wav", "words.mp3"}
+    np.testing.assert_allclose(found["wav_as.flac"], tone, atol=2e-4)
+    np.testing.assert_allclose(found["law.wav"], tone, atol=0.02)
+    np.testing.assert_allclose(found["fast.wav"][100:-100], tone[100:-100], atol=2e-3)
+    np.testing.assert_allclose(found["stereo.wav"], tone / 2, atol=2e-4)
+
+
+def test_texts_are_read_or_listed(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"line {i}"}).encode() for i in range(97)]
+    lines += [b'{"text": "\xff\xfe"}', b'{"text": null}', json.dumps({"text": "y" * 10_000_000}).encode()]
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
+    uri, read = f"jsonl:{tmp_path}/t.jsonl", 0
+    for split in ("train", "validation"):
+        windows = text_windows(Texts().open(uri, split), ByteEncoder().encode, 1 << 20, random=False)
+        read += sum(int((windows[i]["ids"] > 0).sum()) for i in range(len(windows)))
+    assert {name for *_, name in LEDGER.found} == {"t.jsonl:98", "t.jsonl:99"} and read > 10_000_000
+
+
+def test_labels_of_rows_that_cannot_be_read(tmp_path: Path) -> None:
+    for i in range(40):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    rows = [f'{{"image": "{i}.png", "label": "{"ab"[i % 2]}"}}' for i in range(40)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(["{", *rows]), "utf-8")
+    uri, labels = f"jsonl:{tmp_path}/{{split}}.jsonl", Labels()
+    assert (
+        labels.names(uri) == ("a", "b")
+        and labels.numbers(uri, "train")[0] == -1
+        and len(labels.known(uri, "train")) == 40
+    )
+    inputs = columns(uri, Images().part((8, 8)), labels.part(uri))
+    example = inputs.dataset("train")[0]
+    assert example[STAND_IN] and example["label"] == 0
+    assert inputs.dataset("train")[1].keys() == {"image", "label"}
+
+
+def test_a_run_says_what_it_left_out(tmp_path: Path) -> None:
+    for i in range(30):
+        for name in "ab":
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (i, 0, 255 * (name == "a"))).save(tmp_path / "photos" / name / f"{i}.png")
+    (tmp_path / "photos" / "a" / "3.png").write_bytes(b"no picture")
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        f"import sys\nsys.path.insert(0, {str(tiny.ROOT / 'tests')!r})\nimport tiny\n"
+        "def get_config(source):\n    config = tiny.get_config('vit')\n    config.tasks.vit.source = source\n    return config\n"
+    )
+    lines = [
+        [
+            "train",
+            f"--config={recipe}:folder:{tmp_path}/photos{more}",
+            f"--workdir={tmp_path}/{name}",
+            "--config.steps=8",
+        ]
+        for name, more in (("run", ""), ("strict", "?bad=0.001"))
+    ]
+    (tmp_path / "scratch").mkdir()
+    done, refused = tiny.launches(lines, tmp_path / "scratch", 1)
+    assert done[0] == 0, done[2]
+    assert f"1 records could not be used and were left out; {tmp_path}/run/skipped.jsonl says which and why" in done[1]
+    line = json.loads((tmp_path / "run" / "skipped.jsonl").read_text("utf-8"))
+    assert (line["id"], line["split"]) == ("a/3.png", "train") and "not an image" in line["reason"]
+    assert refused[0] == 2 and "1 of" in refused[2] and refused[2].count("\n") <= 2
+    assert (tmp_path / "strict" / "skipped.jsonl").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["picture", "sound", "json", "csv"])
+def test_decoders_outlive_any_bytes(kind: str) -> None:
+    """Random bytes, and files of each format with some bytes changed, cut or repeated: decoded or refused, never a crash."""
+    rng = np.random.default_rng(1)
+    pixels, wave = rng.integers(0, 256, (9, 7, 3), np.uint8), rng.standard_normal(400) * 0.1
+    seeds: list[bytes] = []
+    if kind == "picture":
+        seeds = [saved(pixels, form) for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO")]
+        seeds.append(saved(pixels, "GIF", "P"))
+    elif kind == "sound":
+        for form, code in (
+            ("WAV", "ULAW"),
+            ("WAV", "PCM_24"),
+            ("FLAC", "PCM_16"),
+            ("OGG", "VORBIS"),
+            ("AIFF", "PCM_16"),
+            ("MP3", None),
+        ):
+            out = io.BytesIO()
+            soundfile.write(out, wave, 16_000, code, format=form)
+            seeds.append(out.getvalue())
+    else:
+        seeds = [b'{"text": ["\xc3\xa9", {"a": 1e9}], "b": null}', b'"a ""b""",2,x\r\n']
+    decoders: dict[str, Any] = {
+        "picture": lambda data: decode_image(data, name="x"),
+        "sound": lambda data: decode_audio(data, 16_000, name="x"),
+        "json": lambda data: parse(data, "x"),
+        "csv": lambda data: cells_of(data, ",", True, "x"),
+    }
+    outcomes = {"decoded": 0, "refused": 0}
+    for i in range(FUZZ):
+        data = bytearray(seeds[i % len(seeds)] if i % 5 else rng.bytes(int(rng.integers(0, 300))))
+        for _ in range(int(rng.integers(0, 6)) if data else 0):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        if i % 7 == 0:
+            data = data[: int(rng.integers(len(data) + 1))]
+        try:
+            made = decoders[kind](bytes(data))
+            outcomes["decoded"] += 1
+            assert kind != "picture" or (made.dtype == np.uint8 and made.shape[2] == 3)
+            assert kind != "sound" or (made.dtype == np.float32 and np.isfinite(made).all())
+        except RecordError as error:
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > FUZZ // 50, outcomes

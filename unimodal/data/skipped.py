@@ -1,0 +1,113 @@
+"""Records that cannot be used are left out, counted and listed; where there are many, the run stops.
+
+In training the next record that can be read takes the place of a bad one, so the order of all others stays a pure function of
+(seed, step). In evaluation the place counts nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+
+from unimodal.data.address import parse
+from unimodal.errors import RecordError, UsageError
+
+logger = logging.getLogger(__name__)
+
+ALLOWED = 0.05
+"""The share of a split's records that may be bad, where the source does not say (`?bad=0.2`)."""
+FILE = "skipped.jsonl"
+_ENOUGH = 32  # records looked at, before "most of them are bad" means anything
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """A split of a source, as the config has it."""
+
+    source: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.split}"
+
+    @property
+    def allowed(self) -> float:
+        """The share of bad records that a run goes on with."""
+        return max(address.number("bad", ALLOWED) for address in parse(self.source))
+
+
+class Ledger:
+    """What was left out in this process: (source, split, id) → reason. One file of one line each, without repetitions."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str, str], str] = {}
+        self._path: Path | None = None
+        self._looked: dict[Where, int] = {}
+        self._lock = threading.RLock()
+
+    def list_in(self, path: str | os.PathLike[str] | None) -> None:
+        """Write what is left out into a file, together with what an earlier part of the run wrote there; None: nowhere."""
+        with self._lock:
+            self._path = None if path is None else Path(path)
+            if self._path is not None and self._path.is_file():
+                for line in self._path.read_text(encoding="utf-8").splitlines():
+                    entry = json.loads(line)
+                    self.found.setdefault((entry["source"], entry["split"], entry["id"]), entry["reason"])
+            if self.found and self._path is not None:
+                self._write(list(self.found.items()), "w")
+
+    def looked(self, where: Where) -> None:
+        """One more record was read."""
+        with self._lock:
+            self._looked[where] = self._looked.get(where, 0) + 1
+
+    def note(self, where: Where, name: str, error: RecordError, total: int) -> None:
+        """Leave a record out of `total`. Raises UsageError where that are too many."""
+        key, reason = (where.source, where.split, name), str(error)
+        with self._lock:
+            self.looked(where)
+            if key not in self.found:
+                self.found[key] = reason
+                if self._path is not None:
+                    self._write([(key, reason)], "a")
+                if len(self.found) == 1:
+                    logger.warning("%s: left out: %s (others are listed, not said)", where, reason)
+            bad, seen = sum(k[:2] == key[:2] for k in self.found), self._looked[where]
+        if bad > where.allowed * total or (seen >= _ENOUGH and bad > seen / 2):
+            listed = "" if self._path is None else f", listed in {self._path}"
+            raise UsageError(
+                f"{where}: {bad} of {total} records cannot be used{listed}; ?bad={where.allowed:g} is the share that may be: "
+                f"{reason}"
+            )
+
+    def report(self) -> str:
+        """One line, "" where all could be used."""
+        if not self.found:
+            return ""
+        listed = "" if self._path is None else f"; {self._path} says which and why"
+        return f"{len(self.found)} records could not be used and were left out{listed}"
+
+    def clear(self) -> None:
+        """Forget all, as a new run does."""
+        with self._lock:
+            self.found.clear()
+            self._looked.clear()
+            self._path = None
+
+    def _write(self, entries: list[tuple[tuple[str, str, str], str]], mode: str) -> None:
+        assert self._path is not None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            json.dumps(dict(source=source, split=split, id=name, reason=reason), ensure_ascii=False) + "\n"
+            for (source, split, name), reason in entries
+        ]
+        with self._path.open(mode, encoding="utf-8") as file:
+            file.write("".join(lines))
+
+
+LEDGER = Ledger()
+"""Of this process."""

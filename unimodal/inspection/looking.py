@@ -1,0 +1,156 @@
+"""What there is to know of a task's data before training on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unimodal.data import LEDGER, open_source, train_batches
+from unimodal.data.pipeline import ArraySpec, Dataset
+from unimodal.errors import UsageError
+from unimodal.inspection.twins import content, nearly, records_of, shared
+from unimodal.inspection.views import View, views_of
+from unimodal.task import Task
+
+SHOWN = 12  # examples on the page
+_SECONDS = 3.0  # of measuring how fast examples are made
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitLook:
+    """One split: how many examples, how many of them were looked at, and the lengths and classes of these."""
+
+    name: str
+    examples: int
+    looked: int
+    lengths: Mapping[str, np.ndarray]
+    labels: Mapping[str, Mapping[str, int]]
+    skipped: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """A task's data. `twins` and `near`: records that two splits have in common, exactly or nearly."""
+
+    task: str
+    kind: str
+    source: str
+    spec: Mapping[str, ArraySpec]
+    splits: tuple[SplitLook, ...]
+    twins: tuple[tuple[str, ...], ...]
+    near: tuple[tuple[str, ...], ...]
+    per_second: float
+    shown: tuple[tuple[str, tuple[View, ...]], ...]
+
+    def lines(self) -> list[str]:
+        """What the command prints."""
+        shapes = ", ".join(f"{n} {np.dtype(s.dtype)}{list(s.shape)}" for n, s in self.spec.items())
+        out = [f"{self.task} ({self.kind}) of {self.source}", f"  example      {shapes}"]
+        for split in self.splits:
+            out.append(f"  {split.name:<12} {split.examples:,} examples, {split.looked:,} looked at")
+            out += [f"    {n:<10} {_range(values)}" for n, values in split.lengths.items()]
+            out += [f"    {n:<10} {_balance(counts)}" for n, counts in split.labels.items()]
+            out += [f"    cannot be used: {reason}" for _, reason in split.skipped[:5]]
+            if len(split.skipped) > 5:
+                out.append(f"    … and {len(split.skipped) - 5} more")
+        for what, found in (("in two splits", self.twins), ("nearly so", self.near)):
+            some = f": {' = '.join(found[0])}" if found else ""
+            out.append(f"  {what:<12} {len(found)} records{some}")
+        return [*out, f"  speed        {self.per_second:,.0f} examples/s in training, on this machine"]
+
+
+def look(task: Task, model: Any, *, split: str = "train", limit: int = 1000, seed: int = 0) -> Looked:
+    """Look at up to `limit` examples of each split of a task, spread evenly, and at some as training sees them.
+
+    split: the one whose examples are shown, and measured. Raises UsageError as training would.
+    """
+    inputs = task.inputs(model)
+    datasets = {name: inputs.dataset(name) for name in ("train", "validation")}
+    if split not in datasets:
+        raise UsageError(f"no split {split!r} to look at: there are {', '.join(datasets)}")
+    source = str(getattr(task, "source", ""))
+    twins, near = _twins(source, tuple(datasets), limit) if source else ([], [])
+    splits = tuple(_split(task, name, dataset, limit) for name, dataset in datasets.items())
+    chosen: Any = datasets[split]
+    stream = chosen.stream(seed) if split == "train" else chosen.ordered()
+    count = min(SHOWN, len(chosen))
+    examples = [dict(stream[i]) for i in range(count)]
+    shown = tuple((str(e.pop("id", i)), views_of(task, inputs.spec, e)) for i, e in enumerate(examples))
+    speed = _speed(datasets["train"], seed)
+    kind = type(task).__name__
+    return Looked(task.name, kind, source, inputs.spec, splits, tuple(twins), tuple(near), speed, shown)
+
+
+def _split(task: Task, name: str, dataset: Dataset, limit: int) -> SplitLook:
+    count = min(len(dataset), limit)
+    ordered: Any = dataset.ordered()
+    examples = [ordered[i * len(dataset) // count] for i in range(count)]
+    lengths, labels = {}, {}
+    for key in examples[0]:
+        first = np.asarray(examples[0][key])
+        values = [np.asarray(example[key]) for example in examples]
+        if key == "length":
+            lengths[key] = np.array([int(value) for value in values])
+        elif first.dtype.kind == "i" and first.ndim == 1 and key in ("ids", "inputs", "text"):
+            lengths[key] = np.array([int((value != _pad(task)).sum()) for value in values])
+        elif first.dtype.kind == "i" and first.ndim == 0:
+            found, counts = np.unique(values, return_counts=True)
+            names = label_names(task) if key == "label" else ()
+            labels[key] = {
+                names[int(v)] if 0 <= v < len(names) else str(v): int(n) for v, n in zip(found, counts, strict=True)
+            }
+    skipped = tuple((k[2], reason) for k, reason in LEDGER.found.items() if k[1] == name)
+    return SplitLook(name, len(dataset), count, lengths, labels, skipped)
+
+
+def label_names(task: Any) -> tuple[str, ...]:
+    """The names of a task's classes, () where it has none."""
+    labels = getattr(task, "labels", None)
+    if labels is None or not hasattr(labels, "names"):
+        return ()
+    return tuple(labels.names(task.source, getattr(getattr(task, "sounds", None), "segments", "")))
+
+
+def _pad(task: Any) -> int:
+    texts = getattr(task, "texts", None)
+    return int(getattr(texts, "pad", 0))
+
+
+def _twins(source: str, splits: tuple[str, ...], limit: int) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    exact: dict[str, list[tuple[str, str | None]]] = {}
+    alike: dict[str, list[tuple[str, str | None]]] = {}
+    for split in splits:
+        exact[split], alike[split] = [], []
+        for record in records_of(open_source(source, split), limit):
+            exact[split].append((str(record["id"]), content(record)))
+            alike[split].append((str(record["id"]), nearly(record)))
+    twins = shared(exact)
+    return twins, [pair for pair in shared(alike) if pair not in twins]
+
+
+def _speed(dataset: Dataset, seed: int) -> float:
+    """Examples a second, batches of 16 on two threads, after the first, which opens things."""
+    batches = train_batches(dataset, batch_size=16, seed=seed)
+    next(batches)
+    began, count = time.perf_counter(), 0
+    for _ in itertools.islice(batches, 200):
+        count += 16
+        if time.perf_counter() - began > _SECONDS:
+            break
+    return count / (time.perf_counter() - began)
+
+
+def _range(values: np.ndarray) -> str:
+    few, middle, most = (int(np.percentile(values, q)) for q in (0, 50, 100))
+    return f"{few:,} … {most:,}, median {middle:,}"
+
+
+def _balance(counts: Mapping[str, int]) -> str:
+    total, ordered = sum(counts.values()), sorted(counts.items(), key=lambda pair: -pair[1])
+    some = ", ".join(f"{name} {count / total:.0%}" for name, count in ordered[:6])
+    return f"{len(counts)} values: {some}{', …' if len(ordered) > 6 else ''}"
