@@ -115,9 +115,8 @@ def train(
     """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
 
     `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
-    `adapt`: take what fits of the checkpoint of another config (`training.adapt`), with the data of these tasks begun anew.
-    `together`: how several processes agree on the step after which they stop (None: there is one). Returns the state,
-    its fingerprint, and whether all steps are done (not so after a signal or `stop_after`).
+    `adapt`: take what fits of a checkpoint of another config, with the data of these tasks begun anew. `together`: how
+    several processes agree when to stop. Returns the state, its fingerprint, and whether all steps are done.
     """
     by_name = {task.name: task for task in tasks}
     who, compiled = turns(tasks, config.schedule), compile_steps(program, by_name, config)
