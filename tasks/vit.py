@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unimodal import data
 from unimodal.data.blocks import Images, Inputs, Labels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
@@ -28,6 +29,7 @@ class Vit:
     source: str = "embedded:emoji"  # a data source, see `data.sources`
     images: Images = Images()  # the pictures
     labels: Labels = Labels()  # the classes
+    labelled: int = 0  # use so many training examples only, to see what few labels do; 0: all
     batch_size: int = 32  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "image"  # one of the config's tokenizers, by name
@@ -48,7 +50,12 @@ class Vit:
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config
         height, width = self.size or c.image_size
-        return columns(self.source, self.images.part((height, width), c.channels), self.labels.part(self.source))
+        parts = self.images.part((height, width), c.channels), self.labels.part(self.source)
+        return columns(self.source, *parts, open_split=self._open)
+
+    def _open(self, split: str) -> data.Source:
+        source = data.open_source(self.source, split)
+        return data.evenly(source, self.labelled) if self.labelled and split == "train" else source
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         c, classes = model.backbones[self.backbone].config, self.labels.size(self.source)

@@ -50,7 +50,12 @@ SIZES = {
     "imagegpt": ("tiny", "small", "paper", "paper_medium", "paper_large"),
     "mae": ("tiny", "small", "paper", "paper_large"),
     "clip": ("tiny", "paper", "paper_large"),
+    "simclr": ("tiny", "small", "paper_small", "paper"),
+    "moco": ("tiny", "small", "paper_small", "paper"),
+    "swav": ("tiny", "small", "paper_small", "paper"),
 }
+# Encoders of methods that compare views: Chen 2021, table 1 says 22M and 86M. Exactly: ViT's without its head.
+ENCODERS = {"paper_small": (22, 21_665_664), "paper": (86, 86_567_656 - 769 * 1000)}
 
 
 def experiment(name: str, size: str) -> Any:
@@ -71,6 +76,14 @@ def test_published_parameter_counts(name: str, size: str) -> None:
     count = parameters(experiment(name, size))
     assert count == exact
     assert abs(count / rounded - 1) < 0.015
+
+
+@pytest.mark.parametrize("size", ENCODERS)
+@pytest.mark.parametrize("name", ["simclr", "moco", "swav"])
+def test_published_encoders(name: str, size: str) -> None:
+    model = experiment(name, size).model
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves((model.tokenizers, model.backbones)))
+    assert (round(count / 1e6), count) == ENCODERS[size]
 
 
 @pytest.mark.parametrize("name", SIZES)

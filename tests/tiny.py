@@ -29,7 +29,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "sentence": dict(texts=dict(length=16), size=16),
     "text_classifier": dict(texts=dict(length=16)),
     "wav2vec2": dict(sounds=dict(seconds=0.3), codes=8, code_size=16, size=16, negatives=5, span=3),
-    "imagegpt": dict(pixels=dict(count=200), size=(4, 4)),
+    "imagegpt": dict(pixels=dict(count=16), size=(4, 4)),
+    # Temperatures and norms that suit eight examples: others magnify what devices round otherwise.
+    "simclr": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer")),
+    "moco": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer", last_norm=False)),
+    "swav": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer"), prototypes=6),
     "mae": dict(decoder_backbone="shared"),
     "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
 }

@@ -148,7 +148,10 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    return repr(value) if not isinstance(value, tuple) else f"({', '.join(f'{v:g}' for v in value)})"
+    if not isinstance(value, tuple):
+        return repr(value)
+    shown, more = (value[:6], f", … {len(value)} numbers") if len(value) > 12 else (value, "")
+    return f"({', '.join(f'{v:g}' for v in shown)}{more})"
 
 
 def _tokenizers(reader: Any) -> list[str]:

@@ -13,14 +13,19 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `pixels` | hidden patches (MAE) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
 | `mixing` | pictures and labels mixed in pairs (mixup, CutMix) |
-| `contrastive` | CLIP, SigLIP, SimCLR: two views against the global batch |
+| `contrastive` | CLIP, SigLIP, SimCLR, MoCo: two views against the global batch |
+| `rows` | rows of a batch in chunks, where each is compared with all |
+| `clusters` | SwAV: assignments that use all clusters alike, and their prediction |
+| `collapse` | do features still tell examples apart? |
 | `speech` | wav2vec 2.0: distractors, contrastive, code diversity, Gumbel codes |
 | `ctc` | transcripts without alignment |
 """
 
 from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets, shifted_right
 from unimodal.objectives.classification import classification_loss, sigmoid_classification, softmax_classification
-from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
+from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
+from unimodal.objectives.collapse import feature_deviation
+from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, unit, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
@@ -57,8 +62,10 @@ __all__ = [
     "diversity",
     "diversity_term",
     "example_sum",
+    "feature_deviation",
     "gumbel_codes",
     "in_chunks",
+    "info_nce",
     "masked_lm",
     "masked_pixels",
     "mixed",
@@ -66,6 +73,7 @@ __all__ = [
     "nt_xent",
     "patch_statistics",
     "position_cross_entropy",
+    "prototype_use",
     "ratio",
     "restored",
     "row_codes",
@@ -73,7 +81,10 @@ __all__ = [
     "shifted_right",
     "siglip",
     "sigmoid_classification",
+    "sinkhorn",
     "softmax_classification",
+    "swapped_prediction",
+    "unit",
     "visible_first",
     "wav2vec2_contrastive",
     "whole_batch",

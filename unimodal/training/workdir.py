@@ -70,8 +70,8 @@ def _compare(
         shown = "; ".join(f"{name}: {differ[name][0]!r} there, {differ[name][1]!r} now" for name in fields[:4])
         more = f"; and {len(fields) - 4} more" if len(fields) > 4 else ""
         raise UsageError(
-            f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir, or go on with what fits "
-            f"by --adapt"
+            f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir, or go on with what fits by "
+            f"--adapt"
         )
     return differ
 

@@ -14,6 +14,7 @@ from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.cache import cached
 from unimodal.data.pipeline import ArraySpec, Dataset
+from unimodal.data.skipped import Where
 from unimodal.data.spectrogram import kaldi_log_mel
 
 HOP, WINDOW = 0.010, 0.025  # seconds, as Kaldi's filter banks have them
@@ -69,7 +70,9 @@ class Spectrograms:
                 values = blanked(values, (self.blank[1], self.blank[0]), rng)
             return {"spectrogram": np.ascontiguousarray(values.T)[:, :, None], "label": np.int32(label)}
 
-        return Dataset(opened if self.sounds.segments else cached(opened, self._decode), example)
+        return Dataset(
+            opened if self.sounds.segments else cached(opened, self._decode, where=Where(self.source, split)), example
+        )
 
     def _decode(self, record: Mapping[str, Any]) -> dict[str, Any]:
         label = self.labels.number(self.source, record)

@@ -43,8 +43,7 @@ def warn_of_short(where: str, source: str, sounds: Sounds, enough: Callable[[int
     Raises UsageError where that is so of most of a split.
     """
     for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
-        found = headers(sounds, open_source(source, split))
-        reasons = ["" if enough(samples) else why for _, samples in found]
+        reasons = ["" if enough(samples) else why for _, samples in headers(sounds, open_source(source, split))]
         warn_of_unused(f"{where}, {source} {split}", reasons, what)
 
 
