@@ -19,7 +19,7 @@ from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.adapt import adapted
 from unimodal.training.checkpoint import Checkpoints, named
-from unimodal.training.journal import Journal, for_json, from_json
+from unimodal.training.journal import RECENT, Journal, from_json
 from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.replicas import differing
@@ -29,7 +29,6 @@ from unimodal.training.stopping import StopSignal, Together
 from unimodal.training.turns import name_sets, turns
 
 SCHEDULES = ("sum", "alternate")
-RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what the next row of each task will hold
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,7 @@ def train(
 
     def save() -> str:
         status.now(last, "saving")
-        states = {name: iterator.get_state() for name, iterator in batches.items()}
-        if journal.recent:
-            states[RECENT] = for_json(journal.recent)
+        states = {name: iterator.get_state() for name, iterator in batches.items()} | journal.kept()
         saved = checkpoints.save(state, states, scored[1] if scored[0] == last else None)
         if config.verify_checkpoints:
             checkpoints.verify(state)
