@@ -118,7 +118,11 @@ def test_slips_are_one_line() -> None:
             dict(views=dict(count=3)),
             "moco compares two views of a picture, but moco.views has count=3 and small=0",
         ),
-        ("moco", dict(queue=8), "moco.queue needs keys that do not depend on their batch"),
+        (
+            "moco",
+            dict(queue=8, projector=dict(norm="batch")),
+            "moco.queue needs keys that do not depend on their batch",
+        ),
         ("simclr", dict(projector=dict(norm="group")), "a projector's norm must be one of batch, layer, none"),
     ):
         config = tiny.plain(kind)

@@ -12,6 +12,7 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `masked` | hidden tokens (BERT) |
 | `pixels` | hidden patches (MAE) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
+| `codebooks` | discrete VAE: likelihood of pixels, relaxed codes, their divergence from uniform |
 | `mixing` | pictures and labels mixed in pairs (mixup, CutMix) |
 | `contrastive` | CLIP, SigLIP, SimCLR, MoCo: two views against the global batch |
 | `rows` | rows of a batch in chunks, where each is compared with all |
@@ -21,9 +22,16 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `ctc` | transcripts without alignment |
 """
 
-from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets, shifted_right
+from unimodal.objectives.causal import (
+    caption_targets,
+    causal_lm,
+    chunked_causal_lm,
+    next_token_targets,
+    shifted_right,
+)
 from unimodal.objectives.classification import classification_loss, sigmoid_classification, softmax_classification
 from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
+from unimodal.objectives.codebooks import cosine_between, logit_laplace, relaxed_codes, uniform_divergence
 from unimodal.objectives.collapse import feature_deviation
 from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, unit, whole_batch
 from unimodal.objectives.ctc import ctc_loss
@@ -51,11 +59,13 @@ __all__ = [
     "TaskMetrics",
     "WholeBatch",
     "as_scalars",
+    "caption_targets",
     "causal_lm",
     "chunked_causal_lm",
     "chunked_cross_entropy",
     "classification_loss",
     "clip",
+    "cosine_between",
     "code_perplexity",
     "cross_entropy",
     "ctc_loss",
@@ -66,6 +76,7 @@ __all__ = [
     "gumbel_codes",
     "in_chunks",
     "info_nce",
+    "logit_laplace",
     "masked_lm",
     "masked_pixels",
     "mixed",
@@ -75,6 +86,7 @@ __all__ = [
     "position_cross_entropy",
     "prototype_use",
     "ratio",
+    "relaxed_codes",
     "restored",
     "row_codes",
     "sample_negatives",
@@ -85,6 +97,7 @@ __all__ = [
     "softmax_classification",
     "swapped_prediction",
     "unit",
+    "uniform_divergence",
     "visible_first",
     "wav2vec2_contrastive",
     "whole_batch",
