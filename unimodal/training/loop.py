@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from unimodal.data.pipeline import BatchIterator
+from unimodal.data.pipeline import BatchIterator, TaskBatches
 from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.example_losses import ExampleLosses
 from unimodal.training.guard import BEHIND, Guard
 from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
@@ -53,13 +54,14 @@ class LoopConfig:
     keep_best: str | None = None  # the best checkpoint by this evaluation, scored every eval_every steps, stays, too
     # steps between comparisons of what devices hold copies of, which find a chip that computes wrong numbers; 0: never
     compare_replicas_every: int = 0
+    example_losses_every: int = 0  # steps; write the loss of each example to WORKDIR/example_losses; 0: never
     profile: ProfileConfig = field(default_factory=ProfileConfig)  # steps to trace
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
-        least["keep_every"] = least["compare_replicas_every"] = 0
+        least["keep_every"] = least["compare_replicas_every"] = least["example_losses_every"] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
@@ -156,6 +158,7 @@ def train(
         progress.note(f"resuming {workdir} after step {start}")
         for path in aside:
             progress.note(f"a later checkpoint is now {path}")
+    example_losses = ExampleLosses(program, by_name, workdir, config.example_losses_every, progress.note)
     stop = _StopSignal(together)
     status = Status(workdir, config.steps, process=jax.process_index())
     differ: ReplicasDifferError | None = None
@@ -172,8 +175,11 @@ def train(
         rows = jax.device_get(dict(device_metrics))
         for name, values in rows.items():
             skipped = {"update_skipped": 1.0} if values["bad"] else {}
-            metrics_writer.write(step, name, {**{k: v for k, v in values.items() if k != "bad"}, **more, **skipped})
+            beside = {**more, **skipped, **epochs.pop((step, name), {})}
+            metrics_writer.write(step, name, {**{k: v for k, v in values.items() if k != "bad"}, **beside})
         return rows
+
+    epochs: dict[tuple[int, str], Mapping[str, float]] = {}  # of logged steps, which are written later
 
     def is_logged(step: int) -> bool:
         return step % config.log_every == 0 or step == config.steps
@@ -216,6 +222,7 @@ def train(
             batch = {name: to_device(arrays, program) for name, arrays in host.items()}
             waited += time.perf_counter() - began
             status.now(step + 1, TRAINING, names, ids)
+            example_losses.look(step + 1, state, batch, ids)
             profiler.before(step, state)
             state, metrics = compiled[names](state, batch)
             profiler.after(step, state)
@@ -228,6 +235,8 @@ def train(
             log(pending)
             pending = None
             if is_logged(last):
+                for name in recent:
+                    epochs[last, name] = _epochs(batches[name])
                 pending, recent, waited, seen = (last, recent, waited, seen), {}, 0.0, dict(nothing)
             guard.look(last - BEHIND)
             if guard.diverged is not None:
@@ -281,6 +290,11 @@ def _from_json(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, d
         task: {name: math.nan if value is None else value for name, value in values.items()}
         for task, values in metrics.items()
     }
+
+
+def _epochs(batches: BatchIterator) -> Mapping[str, float]:
+    """How often a task's sources have been gone through, where its batches know."""
+    return batches.epochs() if isinstance(batches, TaskBatches) else {}
 
 
 def _listed(values: Mapping[str, float]) -> str:
