@@ -32,7 +32,8 @@ from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
-from unimodal.storage import folder, is_remote, lost, one_line, require_backend
+from unimodal.storage import folder, is_remote, lost, one_line, require_backend, write_whole
+from unimodal.training.adapt import fit
 from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, claim_workdir, saved_steps
 from unimodal.training.loop import train
@@ -180,7 +181,13 @@ def train_and_evaluate(
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
-    changed = claim_workdir(workdir, plain, may_differ=MAY_DIFFER, renew=True, meaning=order.meaning)
+    adapt = bool(order.words.adapt and saved)
+    if adapt:
+        prepare_to_adapt(experiment, workdir, max(saved))
+    may_differ = ("*",) if adapt else MAY_DIFFER
+    changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
+    # Where a task reads its data in another way, a place in them means nothing.
+    anew = {task.name for task in experiment.tasks if any(field.startswith(f"tasks.{task.name}.") for field in changed)}
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
     began = time.monotonic()
@@ -195,6 +202,7 @@ def train_and_evaluate(
         together=lifeline,
         cost=cost(experiment),
         from_step=order.words.step,
+        adapt=anew | ({task.name for task in experiment.tasks} if "seed" in changed else set()) if adapt else None,
         higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
     )
     if not done:
@@ -210,6 +218,16 @@ def train_and_evaluate(
     if line := LEDGER.report():
         say(line)
     return 0
+
+
+def prepare_to_adapt(experiment: Experiment, workdir: epath.Path, step: int) -> None:
+    """Say what fits of a checkpoint, and keep the config that it was made with. Raises UsageError if nothing fits."""
+    with Checkpoints(workdir, create=False) as checkpoints:
+        found = fit(step, experiment.program.abstract_state(), checkpoints.shapes(step))
+    say(found.report())
+    kept = workdir / f"config.until_{step}.json"
+    if jax.process_index() == 0 and not kept.exists():
+        write_whole(kept, (workdir / "config.json").read_text(encoding="utf-8"))
 
 
 def list_skipped(workdir: epath.Path) -> None:

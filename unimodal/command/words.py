@@ -43,6 +43,9 @@ FLAGS = (
         "the checkpoint to take, by its step (default: the latest); later ones are set aside",
         ("train", "eval"),
     ),
+    Flag(
+        "adapt", "", "go on in a workdir of another config with what fits of its checkpoint, and say what", ("train",)
+    ),
     Flag("topology", "KIND:SHAPE", "what to compile for, as v5p:8x8x8, cpu:8 or gpu", ("plan",)),
     Flag("mesh", "auto", "try the meshes that divide the topology and the model", ("plan",)),
     Flag("json", "FILE", "where to write the figures", ("plan",)),
@@ -59,6 +62,7 @@ class Words:
     fake_data: bool = False
     dry_run: bool = False
     step: int | None = None
+    adapt: bool = False
     topology: str | None = None
     mesh: str | None = None
     json: str | None = None

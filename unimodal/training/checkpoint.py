@@ -166,6 +166,10 @@ class Checkpoints:
         """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
         return self._facts(step)["shapes"]
 
+    def iterators(self, step: int) -> dict[str, Any]:
+        """The states of the tasks' data iterators in the checkpoint of `step`."""
+        return self._facts(step)["iterators"]
+
     def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Some of the arrays by name, in the shapes and shardings of `wanted`. Raises UsageError as `restore` does."""
         hashes = self._facts(step)["hashes"]
@@ -363,7 +367,9 @@ def _compare(
     if fields:
         shown = "; ".join(f"{name}: {differ[name][0]!r} there, {differ[name][1]!r} now" for name in fields[:4])
         more = f"; and {len(fields) - 4} more" if len(fields) > 4 else ""
-        raise UsageError(f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir")
+        raise UsageError(
+            f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir, or go on with what fits by --adapt"
+        )
     return differ
 
 

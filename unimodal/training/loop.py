@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from unimodal.data.pipeline import BatchIterator, TaskBatches
 from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
+from unimodal.training.adapt import adapted
 from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.example_losses import ExampleLosses
 from unimodal.training.guard import BEHIND, Guard
@@ -125,11 +126,13 @@ def train(
     together: Together | None = None,
     cost: Cost = Cost(),
     from_step: int | None = None,
+    adapt: Collection[str] | None = None,
     higher_is_better: Mapping[str, bool] = {},
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
 
     `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
+    `adapt`: take what fits of the checkpoint of another config (`training.adapt`), with the data of these tasks begun anew.
     `together`: how several processes agree on the step after which they stop (None: there is one). Returns the state,
     its fingerprint, and whether all steps are done (not so after a signal or `stop_after`).
     """
@@ -142,7 +145,13 @@ def train(
     checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
     start = from_step or checkpoints.latest_step() or 0
     fingerprint, recent = "", {}
-    if start:
+    if start and adapt is not None:
+        state, iterators = adapted(program, workdir, start)
+        aside = checkpoints.set_aside(start)
+        for name, saved in iterators.items():
+            if name in batches and name not in adapt:
+                batches[name].set_state(saved)
+    elif start:
         state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), start)
         aside = checkpoints.set_aside(start)
         recent: dict[str, Any] = _from_json(iterators.pop(RECENT, {}))

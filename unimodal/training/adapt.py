@@ -1,0 +1,98 @@
+"""Goes on from a checkpoint of another config: what fits is taken by name, the rest begins as at step 0, and both are told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from flax import nnx
+
+from unimodal.errors import UsageError
+from unimodal.sharding import path_name
+from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.step import Program, TrainState
+
+_SHOWN = 6  # names in a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Arrays by name: those that a checkpoint fills (taken), those that begin afresh, and what it has besides (left)."""
+
+    step: int
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def report(self) -> str:
+        """One line for each of the three."""
+        lines = [f"going on from step {self.step} with what fits:"]
+        for kind, names in (("taken", self.taken), ("afresh", self.fresh), ("left behind", self.left)):
+            told = [name for name in names if name.startswith(("parameters.", "kept.", "variables."))]
+            moments = sum(name.startswith("optimizer.") for name in names)
+            shown = ", ".join(told[:_SHOWN]) if kind != "taken" else ""
+            more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN and shown else ""
+            parts = f"{len(told)} arrays, {moments} of the optimizer"
+            lines.append(f"  {kind}: {parts}{': ' if shown else ''}{shown}{more}")
+        return "\n".join(lines)
+
+
+def fit(step: int, abstract: TrainState, shapes: Mapping[str, str]) -> Fit:
+    """Match the arrays of a checkpoint, as `Checkpoints.shapes` gives them, with those of a state by name and shape.
+
+    What only means something together is taken together: the optimizer's numbers about one parameter (moments of a rule
+    with the count of another would be wrong), what one task keeps, and the average of all parameters. Raises UsageError
+    if no parameter fits.
+    """
+    wanted = {name: f"{x.dtype}{list(x.shape)}" for name, x in named(abstract).items()}
+    groups: dict[str, list[str]] = {}
+    parameters = [name.removeprefix("parameters.") for name in wanted if name.startswith("parameters.")]
+    for name in {**wanted, **shapes}:
+        groups.setdefault(_together(name, parameters), []).append(name)
+    good = {group for group, names in groups.items() if all(wanted.get(n) == shapes.get(n) for n in names)}
+    taken = {name for group in good for name in groups[group]}
+    moments = f"{OPTIMIZER}inner."
+    for group in good:  # moments belong to the values that they were made with
+        if group.startswith(moments) and f"parameters.{group.removeprefix(moments)}" not in taken:
+            taken -= set(groups[group])
+    if not any(name.startswith("parameters.") for name in taken):
+        raise UsageError(f"nothing of checkpoint {step} fits this config: train in another workdir")
+    rest = (tuple(name for name in names if name not in taken) for names in (wanted, shapes))
+    return Fit(step, tuple(name for name in wanted if name in taken), *rest)
+
+
+def adapted(program: Program, workdir: epath.PathLike, step: int) -> tuple[TrainState, dict[str, Any]]:
+    """The state to go on with, and the checkpoint's iterators' states. What is made of parameters is made of those taken."""
+    abstract = program.abstract_state()
+    places = named(abstract)
+    with Checkpoints(workdir, create=False) as checkpoints:  # one for itself: the store reads some arrays, or all
+        taken = fit(step, abstract, checkpoints.shapes(step)).taken
+        found = checkpoints.read(step, {name: places[name] for name in taken})
+        iterators = checkpoints.iterators(step)
+
+    def fill(parameters: nnx.State) -> nnx.State:
+        leaves, structure = jax.tree_util.tree_flatten_with_path(parameters)
+        return structure.unflatten(found.get(f"parameters.{path_name(path)}", leaf) for path, leaf in leaves)
+
+    state = dataclasses.replace(program, start=fill).init()
+    values = named(state)
+    return jax.tree.structure(state).unflatten(found.get(n, x) for n, x in values.items()), iterators
+
+
+OPTIMIZER = "optimizer."
+
+
+def _together(name: str, parameters: Iterable[str]) -> str:
+    """The group that an array is taken with."""
+    if name.startswith("ema."):
+        return "ema"
+    if name.startswith("kept."):
+        return ".".join(name.split(".")[:3])  # kept.state.TASK
+    if name.startswith(f"{OPTIMIZER}inner."):
+        inner = name.removeprefix(f"{OPTIMIZER}inner.")
+        owners = [p for p in parameters if inner.startswith(f"{p}.")]
+        return f"{OPTIMIZER}inner.{max(owners, key=len)}" if owners else name
+    return name
