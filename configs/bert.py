@@ -17,8 +17,6 @@ cuts nine tenths of the steps down to 128. Its vocabulary, 30,522 pieces, belong
 data/bert/vocab.txt, and documents into data/books/train and data/books/validation as .txt files.
 """
 
-from functools import partial
-
 from ml_collections import ConfigDict
 
 from configs import common
@@ -29,28 +27,16 @@ SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_large": dict(widt
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in SHAPES}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
+    return common.sized(argument, {"tiny": tiny, "small": small}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 800
-    config.log_every = 50
-    config.eval_every = config.checkpoint_every = 400
-    config.eval_limit = 8
-    config.optimizer.update(learning_rate=3e-3, warmup=100)
-    config.backbones.shared = common.backbone(
-        width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
-    )
-    config.tokenizers.text = common.every(text.Config, vocabulary=264)
+    common.on_the_book(config, steps=800, evaluate=400)
     config.tasks.bert = common.every(Bert, batch_size=16)
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 50_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 5_000
-    config.eval_limit = 50
+    config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
     config.optimizer.update(learning_rate=5e-4, warmup=2_000, b2=0.98, weight_decay=0.01)
     config.backbones.shared = common.backbone(
         width=512, depth=6, heads=8, rope_theta=10_000.0, dtype="bfloat16", dropout=0.1
@@ -67,11 +53,7 @@ def small(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict, size: str) -> None:
-    config.steps = 1_000_000
-    config.log_every = 100
-    config.eval_every = 20_000
-    config.eval_limit = 50
-    config.checkpoint_every = 10_000
+    config.update(steps=1_000_000, log_every=100, eval_every=20_000, eval_limit=50, checkpoint_every=10_000)
     config.optimizer.update(
         learning_rate=1e-4, warmup=10_000, decay="linear", final=0.0, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01
     )

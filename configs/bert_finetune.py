@@ -33,9 +33,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 500
-    config.log_every = 25
-    config.eval_every = config.checkpoint_every = 200
+    config.update(steps=500, log_every=25, eval_every=200, checkpoint_every=200)
     config.optimizer.update(learning_rate=1e-3, warmup=100, weight_decay=0.1)
     config.backbones.shared = common.backbone(
         width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.2, scan=False
@@ -48,10 +46,7 @@ def tiny(config: ConfigDict) -> None:
 
 def reviews(config: ConfigDict, size: str) -> None:
     directory, pooling = ("data/weights/minilm", "mean") if size == "small" else ("data/bert", "first")
-    config.steps = 3 * REVIEWS // 32
-    config.log_every = 50
-    config.eval_every = config.checkpoint_every = 1_000
-    config.eval_limit = 20
+    config.update(steps=3 * REVIEWS // 32, log_every=50, eval_every=1_000, checkpoint_every=1_000, eval_limit=20)
     config.optimizer.update(
         learning_rate=2e-5, warmup=config.steps // 10, final=0.0, b2=0.999, epsilon=1e-6, weight_decay=0.01
     )

@@ -3,7 +3,7 @@
 python launch.py train --config=configs/clip.py:size=tiny --workdir=runs/clip
 
 size        | what                                                                     | reaches, in
-tiny        | 1.1M parameters, embedded emoji and their names                          | not yet measured
+tiny        | 1.1M parameters, embedded emoji and their names, one seed                | recall@5 0.12 (chance 0.03), 8 min on a busy machine
 paper       | ViT-B/16 and its text encoder, 150M                                      | not run
 paper_large | ViT-L/14 and its text encoder, 428M                                      | not run
 
@@ -15,7 +15,6 @@ its vocabulary and pixels come along. Otherwise than there, text is encoded as b
 rows uses the first 264. Pairs belong into data/pairs/train and data/pairs/validation.
 """
 
-from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,14 +31,11 @@ SHAPES: dict[str, tuple[int, dict[str, Any], dict[str, Any], int, float]] = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in SHAPES}
-    return common.sized(argument, {"tiny": tiny, **papers})
+    return common.sized(argument, {"tiny": tiny}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1000
-    config.log_every = 50
-    config.eval_every = 250
+    config.update(steps=1000, log_every=50, eval_every=250)
     config.optimizer.update(learning_rate=2e-3, warmup=100)
     config.backbones.image = common.backbone(width=128, depth=3, heads=4, scan=False)
     config.backbones.text = common.backbone(width=128, depth=2, heads=4, scan=False)
@@ -57,9 +53,8 @@ def tiny(config: ConfigDict) -> None:
 
 def paper(config: ConfigDict, size: str) -> None:
     patch, vision, language, embedding, rate = SHAPES[size]
-    config.steps = 390_600  # 32 epochs of 400 million pairs
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 5_000
+    # 32 epochs of 400 million pairs.
+    config.update(steps=390_600, log_every=100, eval_every=5_000, checkpoint_every=5_000)
     config.optimizer.update(
         learning_rate=rate, warmup=2_000, final=0.0, b1=0.9, b2=0.98, epsilon=1e-6, weight_decay=0.2, clip=0.0
     )

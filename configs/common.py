@@ -2,7 +2,8 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,6 +11,7 @@ from ml_collections.config_dict import placeholder
 
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import is_brought
+from unimodal.tokenizers import text
 from unimodal.training.optimizer import OptimizerConfig
 
 
@@ -54,11 +56,29 @@ def size_of(argument: str, *sizes: str) -> str:
     return size
 
 
-def sized(argument: str, sizes: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
-    """A config filled in by the one of `sizes` that a recipe's argument asks for (see `size_of`)."""
-    config = base()
-    sizes[size_of(argument, *sizes)](config)
+def sized(
+    argument: str,
+    sizes: Mapping[str, Callable[[ConfigDict], None]],
+    *,
+    paper: Callable[..., None] | None = None,
+    shapes: Iterable[str] = (),
+) -> ConfigDict:
+    """A config filled in by the one of `sizes` that a recipe's argument asks for (see `size_of`), or by `paper`, which is
+    told which of the paper's `shapes` is wanted."""
+    config, known = base(), dict(sizes)
+    if paper is not None:
+        known |= {size: partial(paper, size=size) for size in shapes}
+    known[size_of(argument, *known)](config)
     return config
+
+
+def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) -> None:
+    """What the smallest language models share: bytes of the embedded book, three layers, some minutes on a CPU."""
+    config.update(steps=steps, log_every=50, eval_every=evaluate, checkpoint_every=evaluate, eval_limit=8)
+    config.optimizer.update(learning_rate=3e-3, warmup=100)
+    small: dict[str, Any] = dict(width=192, depth=3, heads=6, rope_theta=10_000.0, scan=False)
+    config.backbones.shared = backbone(**{**small, **(shape or dict(activation="gelu_tanh"))})
+    config.tokenizers.text = every(text.Config, vocabulary=264)
 
 
 def base() -> ConfigDict:

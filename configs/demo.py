@@ -18,11 +18,7 @@ from unimodal.tokenizers import audio, image, text
 
 def get_config() -> ConfigDict:
     config = common.base()
-    config.schedule = "alternate"
-    config.steps = 2000
-    config.log_every = 25
-    config.eval_every = config.checkpoint_every = 500
-    config.eval_limit = 4
+    config.update(schedule="alternate", steps=2000, log_every=25, eval_every=500, checkpoint_every=500, eval_limit=4)
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 100
     # Three layers, unrolled: on a CPU a fifth less time than scanned.

@@ -36,10 +36,7 @@ def get_config(directory: str = "") -> ConfigDict:
     found = interop.recipe(directory)
     config = common.base()
     config.init_from = directory
-    config.steps = 500
-    config.log_every = 25
-    config.eval_every = 250
-    config.eval_limit = 4
+    config.update(steps=500, log_every=25, eval_every=250, eval_limit=4)
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup = 50
     for name, (kind, tokenizer) in found.tokenizers.items():

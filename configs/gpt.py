@@ -14,8 +14,6 @@ appendix B), and so are AdamW's constants. The text of the paper was not publish
 data/webtext/train and data/webtext/validation as .txt files, or name another source.
 """
 
-from functools import partial
-
 from ml_collections import ConfigDict
 
 from configs import common
@@ -26,28 +24,16 @@ SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_xl": dict(width=1
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in SHAPES}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
+    return common.sized(argument, {"tiny": tiny, "small": small}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 600
-    config.log_every = 50
-    config.eval_every = config.checkpoint_every = 200
-    config.eval_limit = 8
-    config.optimizer.update(learning_rate=3e-3, warmup=100)
-    config.backbones.shared = common.backbone(
-        width=192, depth=3, heads=6, activation="gelu_tanh", rope_theta=10_000.0, scan=False
-    )
-    config.tokenizers.text = common.every(text.Config, vocabulary=264)
+    common.on_the_book(config, steps=600, evaluate=200)
     config.tasks.gpt = common.every(Gpt, batch_size=16)
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 50_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 5_000
-    config.eval_limit = 50
+    config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
     config.optimizer.update(learning_rate=1e-3, warmup=1_000, b2=0.95, weight_decay=0.1)
     config.backbones.shared = common.backbone(
         width=512, depth=8, heads=8, activation="gelu_tanh", rope_theta=10_000.0, dtype="bfloat16", dropout=0.1
@@ -57,11 +43,8 @@ def small(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict, size: str) -> None:
-    config.steps = 572_000  # 300 billion tokens
-    config.log_every = 100
-    config.eval_every = 10_000
-    config.eval_limit = 50
-    config.checkpoint_every = 5_000
+    # 300 billion tokens.
+    config.update(steps=572_000, log_every=100, eval_every=10_000, eval_limit=50, checkpoint_every=5_000)
     rate = {"paper": 6e-4, "paper_xl": 2e-4}[size]
     config.optimizer.update(learning_rate=rate, warmup=715, b2=0.95, weight_decay=0.1)  # 375 million tokens of warm-up
     config.backbones.shared = common.backbone(

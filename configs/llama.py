@@ -13,6 +13,8 @@ tenth. Its vocabulary, 32,000 pieces, belongs into data/llama, and one's own doc
 data/webtext/validation as .txt files: the text of the paper was not published.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common
@@ -24,32 +26,22 @@ def get_config(argument: str = "") -> ConfigDict:
     return common.sized(argument, {"tiny": tiny, "7b": paper})
 
 
-def shape(**given: object) -> ConfigDict:
-    """The backbone of the paper (§2.2): RMS norms before, SwiGLU, rotary positions, no bias anywhere."""
-    bare = dict(norm="rms", norm_bias=False, qkv_bias=False, output_bias=False, mlp_bias=False)
-    return common.backbone(**bare, activation="swiglu", rope_theta=10_000.0, **given)
+# The backbone of the paper (§2.2): RMS norms before, SwiGLU, rotary positions, no bias anywhere.
+SHAPE: dict[str, Any] = dict(norm="rms", norm_bias=False, qkv_bias=False, output_bias=False, mlp_bias=False)
+SHAPE |= dict(activation="swiglu", rope_theta=10_000.0)
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1200
-    config.log_every = 50
-    config.eval_every = config.checkpoint_every = 400
-    config.eval_limit = 8
-    config.optimizer.update(learning_rate=3e-3, warmup=100)
-    config.backbones.shared = shape(width=192, depth=3, heads=6, mlp_width=512, scan=False)
-    config.tokenizers.text = common.every(text.Config, vocabulary=264)
+    common.on_the_book(config, steps=1200, evaluate=400, **SHAPE, mlp_width=512)
     config.tasks.gpt = common.every(Gpt, batch_size=16, tied=False)
 
 
 def paper(config: ConfigDict) -> None:
-    config.steps = 238_000  # a trillion tokens
-    config.log_every = 100
-    config.eval_every = 10_000
-    config.eval_limit = 50
-    config.checkpoint_every = 2_000
+    # A trillion tokens.
+    config.update(steps=238_000, log_every=100, eval_every=10_000, eval_limit=50, checkpoint_every=2_000)
     config.optimizer.update(learning_rate=3e-4, warmup=2_000, final=0.1, b1=0.9, b2=0.95, weight_decay=0.1, clip=1.0)
-    config.backbones.shared = shape(
-        width=4096, depth=32, heads=32, mlp_width=11_008, norm_epsilon=1e-6, dtype="bfloat16", remat="full"
+    config.backbones.shared = common.backbone(
+        **SHAPE, width=4096, depth=32, heads=32, mlp_width=11_008, norm_epsilon=1e-6, dtype="bfloat16", remat="full"
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=32_000)
     config.tasks.gpt = common.every(

@@ -27,9 +27,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 400
-    config.log_every = 25
-    config.eval_every = config.checkpoint_every = 200
+    config.update(steps=400, log_every=25, eval_every=200, checkpoint_every=200)
     config.optimizer.update(learning_rate=1e-3, warmup=100, weight_decay=0.1)
     config.backbones.shared = common.backbone(
         width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.1, scan=False
@@ -39,10 +37,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 1_000
-    config.log_every = 20
-    config.eval_every = 200
-    config.checkpoint_every = 500
+    config.update(steps=1_000, log_every=20, eval_every=200, checkpoint_every=500)
     config.optimizer.update(learning_rate=5e-5, warmup=100, final=0.0, b2=0.999, weight_decay=0.01)
     config.init_from = "data/weights/minilm"
     bert.model(config, width=384, depth=6, heads=12)
@@ -58,9 +53,7 @@ def small(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict) -> None:
-    config.steps = 3 * 275_601 // 512
-    config.log_every = 20
-    config.eval_every = config.checkpoint_every = 250
+    config.update(steps=3 * 275_601 // 512, log_every=20, eval_every=250, checkpoint_every=250)
     config.optimizer.update(learning_rate=5e-5, warmup=0, final=0.0, b2=0.999, weight_decay=0.0)
     config.init_from = "data/bert"
     bert.model(config, **bert.SHAPES["paper"])

@@ -40,15 +40,12 @@ DEIT = {"deit_small": dict(width=384, depth=12, heads=6), "deit": SHAPES["paper"
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in SHAPES}
     recent = {size: partial(deit, size=size) for size in DEIT}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers, **recent})
+    return common.sized(argument, {"tiny": tiny, "small": small, **recent}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1000
-    config.log_every = 50
-    config.eval_every = 250
+    config.update(steps=1000, log_every=50, eval_every=250)
     config.optimizer.update(learning_rate=2e-3, warmup=100)
     config.backbones.shared = common.backbone(width=128, depth=3, heads=4, scan=False)
     # Places as large as patches: from the usual 0.02 some hundred steps pass before the model knows where a patch lies.
@@ -76,9 +73,8 @@ def small(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict, size: str) -> None:
-    config.steps = 93_800  # 300 epochs of 1.28 million images
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 5_000
+    # 300 epochs of 1.28 million images.
+    config.update(steps=93_800, log_every=100, eval_every=5_000, checkpoint_every=5_000)
     config.optimizer.update(learning_rate=3e-3, warmup=10_000, final=0.0, b1=0.9, b2=0.999, weight_decay=0.3, clip=1.0)
     config.backbones.shared = common.backbone(**SHAPES[size], dropout=0.1, dtype="bfloat16")
     config.tokenizers.image = common.every(

@@ -34,9 +34,7 @@ def encoder(config: ConfigDict, tokenizer: dict[str, Any], backbone: dict[str, A
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 700
-    config.eval_every = 200
-    config.eval_limit = 2
+    config.update(steps=700, eval_every=200, eval_limit=2)
     config.optimizer.update(learning_rate=2e-3, warmup=70, weight_decay=0.01)
     # Three convolutions for the paper's seven, with the same 20 ms between frames, cost a fourth.
     front = dict(channels=64, kernels=(20, 8, 4), strides=(10, 8, 4), position_kernel=16, position_groups=8)

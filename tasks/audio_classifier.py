@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
-from unimodal import data
 from unimodal.data.blocks import Inputs, Labels, Sounds, brought
+from unimodal.data.blocks.spectrograms import Spectrograms
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation, Shown
-from unimodal.evaluation.samples import AudioSample, Sample
+from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.show.sounds import classified_sounds
 from unimodal.heads import Classifier
 from unimodal.model import Model
-from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
-
-HOP, WINDOW = 0.010, 0.025  # seconds, as Kaldi's filter banks have them
+from unimodal.objectives import Loss, TaskMetrics, classification_loss
 
 
 @dataclass(frozen=True)
@@ -52,49 +47,17 @@ class AudioClassifier:
         """How many classes there are."""
         return self.labels.size(self.source, self.sounds.segments)
 
-    def samples_seen(self, model: Model) -> int:
-        """How many samples make the tokenizer's frames."""
-        frames = model.tokenizers[self.tokenizer].config.image_size[1]
-        return round(self.sounds.rate * HOP) * (frames - 1) + round(self.sounds.rate * WINDOW)
-
-    def inputs(self, model: Model) -> Inputs:
+    def spectrograms(self, model: Model) -> Spectrograms:
+        """The data, as the tokenizer sees it."""
         c = model.tokenizers[self.tokenizer].config
         if c.channels != 1:
             raise UsageError(f"tokenizers.{self.tokenizer}.channels must be 1 for a spectrogram, but is {c.channels}")
-        spec = {
-            "spectrogram": data.ArraySpec((*c.image_size, 1), np.float32, -1, 1),
-            "label": data.ArraySpec((), np.int32, 0, self.classes),
-        }
-        return Inputs(spec, partial(self._dataset, model))
+        scale = dict(mean=self.mean, deviation=self.deviation)
+        changed = dict(shift=self.shift, blank=self.blank)
+        return Spectrograms(self.source, self.sounds, self.labels, *c.image_size, **scale, **changed)
 
-    def _dataset(self, model: Model, split: str) -> data.Dataset:
-        bins, _ = model.tokenizers[self.tokenizer].config.image_size
-        seen, spare = self.samples_seen(model), round(self.shift * self.sounds.rate)
-        training, segments = split == "train", self.sounds.segments
-
-        def decode(record: Any) -> dict[str, Any]:
-            return {"id": record["id"], "audio": self.sounds.read(record), "label": self._number(record)}
-
-        def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
-            if segments:
-                start = int(rng.integers(0, 2 * spare + 1)) if training else spare
-                audio = record["audio"][start : start + seen]
-                label = self.labels.number_of(self.source, record["text"], record["id"], segments)
-            else:
-                audio, _ = data.crop_or_pad(record["audio"], seen, rng if training else None)
-                label = record["label"]
-            values = (data.kaldi_log_mel(audio, self.sounds.rate, bins=bins) - self.mean) / (2 * self.deviation)
-            if training:
-                values = blanked(values, (self.blank[1], self.blank[0]), rng)
-            return {"spectrogram": np.ascontiguousarray(values.T)[:, :, None], "label": np.int32(label)}
-
-        if training:
-            self.labels.check(self.source, segments)
-        source = self.sounds.open(self.source, split, window=seen + 2 * spare)
-        return data.Dataset(source if segments else data.cached(source, decode), example)
-
-    def _number(self, record: Mapping[str, Any]) -> int:
-        return self.labels.number(self.source, record)
+    def inputs(self, model: Model) -> Inputs:
+        return self.spectrograms(model).inputs
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -102,16 +65,14 @@ class AudioClassifier:
 
     def logits(self, model: Model, spectrogram: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,bins,frames,1] → [B,classes]."""
-        inner = None if key is None else jax.random.fold_in(key, 1)
-        hidden, _ = model.backbones[self.backbone](model.tokenizers[self.tokenizer](spectrogram, key=inner), key=key)
+        hidden, _ = model.hidden(self.tokenizer, self.backbone, spectrogram, key=key)
         return model.heads[self.name]["classify"](hidden)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch["spectrogram"], key)
-        losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+        return classification_loss(logits, batch["label"], label_smoothing=self.label_smoothing)
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
@@ -120,32 +81,7 @@ class AudioClassifier:
             lambda model, batch: self.logits(model, batch["spectrogram"]),
             inputs=self.inputs,
             batch_size=self.batch_size,
-            show=self.samples,
+            show=classified_sounds(self.source, self.sounds, self.labels, lambda m: self.spectrograms(m).samples),
             segments=self.sounds.segments,
         )
         return {self.name: found}
-
-    def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        """A few stretches, or sounds, with what was guessed."""
-        names = self.labels.names(self.source, self.sounds.segments)
-        source = self.sounds.open(self.source, "validation", window=self.samples_seen(model))
-        found: list[Sample] = []
-        for i, place in enumerate(shown.index[:4]):
-            record = source[int(place)]
-            audio = record["audio"] if self.sounds.segments else self.sounds.read(record)
-            wave = (audio / max(1e-6, float(np.abs(audio).max(initial=0.0)))).astype(np.float32)
-            guess, truth = names[int(shown.rows["best"][i, 0])], names[int(shown.rows["label"][i])]
-            found.append(AudioSample(wave, self.sounds.rate, note=str(record["id"]), output=guess, truth=truth))
-        return found
-
-
-def blanked(values: np.ndarray, most: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Values [frames,bins] with a stripe of up to most[0] frames and one of up to most[1] bins set to zero."""
-    if not any(most):
-        return values
-    values = values.copy()
-    for axis, size in enumerate(most):
-        width = int(rng.integers(0, min(size, values.shape[axis]) + 1))
-        start = int(rng.integers(0, values.shape[axis] - width + 1))
-        values[(slice(None),) * axis + (slice(start, start + width),)] = 0.0
-    return values

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
-from unimodal import data
 from unimodal.data.blocks import Inputs, Texts
+from unimodal.data.blocks.pairs import TextPairs
 from unimodal.evaluation.baselines import chance_recall
-from unimodal.evaluation.evaluation import Evaluation, Shown
+from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.retrieval import Retrieval
-from unimodal.evaluation.samples import Sample, TextSample
+from unimodal.evaluation.show.texts import near_texts
 from unimodal.heads import Embed, Projection
+from unimodal.layers import split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, clip, row_codes, whole_batch
 from unimodal.tokens import lengths_of
 
-SIDES = ("first", "second")
+SIDES = TextPairs.SIDES
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,13 @@ class Sentence:
     backbone: str = "shared"  # one of the config's backbones, by name
     pooling: str = "mean"  # of the tokens: mean, first or last
 
+    @property
+    def pairs(self) -> TextPairs:
+        """The data."""
+        return TextPairs(self.source, self.texts, self.second, self.distinct, self.keep)
+
     def inputs(self, model: Model) -> Inputs:
-        vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
-        ids = self.texts.spec(vocabulary)
-
-        def dataset(split: str) -> data.Dataset:
-            encoder = data.encoder_for(self.texts.encoder, vocabulary)
-
-            def example(row: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
-                return {side: self._ids(encoder, row[side], rng if split == "train" else None) for side in SIDES}
-
-            return data.Dataset(self._pairs(split), example)
-
-        return Inputs({side: ids for side in SIDES}, dataset)
+        return self.pairs.inputs(model.tokenizers[self.tokenizer].config.vocabulary)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -62,10 +55,8 @@ class Sentence:
 
     def embed(self, model: Model, ids: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """ids [B,T] → unit embeddings [B,size]."""
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        lengths = lengths_of(ids, self.texts.pad)
-        tokens = model.tokenizers[self.tokenizer](ids, lengths=lengths, key=keys[0])
-        hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
+        keys, lengths = split_key(key, 2), lengths_of(ids, self.texts.pad)
+        hidden, tokens = model.hidden(self.tokenizer, self.backbone, ids, key=(keys[0], keys[1]), lengths=lengths)
         return model.heads[self.name]["embed"](hidden, tokens.segment)
 
     def loss(
@@ -80,7 +71,7 @@ class Sentence:
             predict=self.predict,
             batch_size=self.batch_size,
             against=self._against,
-            show=self.samples,
+            show=near_texts(self.pairs.rows),
         )
         return {self.name: retrieval}
 
@@ -90,25 +81,5 @@ class Sentence:
 
     def _against(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         # Before the first step, texts that share letters already lie closer together than by chance.
-        chance = chance_recall(len(self._pairs("validation")), 5)
+        chance = chance_recall(len(self.pairs.rows("validation")), 5)
         return max((chance, "chance"), (untrained["value"], "the untrained model"))
-
-    def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        rows, places, second = self._pairs("validation").records, shown.tally.all("index"), shown.tally.all("second")
-        found: list[Sample] = []
-        for i, embedding in zip(shown.index, shown.rows["first"], strict=True):
-            near = [rows[int(places[k])] for k in (second @ embedding).argsort()[::-1][:3]]
-            asked, truth = (", ".join(rows[int(i)][side]) for side in SIDES)
-            found.append(TextSample(asked, " | ".join(", ".join(row["second"]) for row in near), truth))
-        return found
-
-    def _pairs(self, split: str) -> data.Rows:
-        source = data.open_source(self.source, split)
-        what = f"{self.source} {split}"
-        return data.text_pairs(
-            source, self.texts.column.split("+"), self.second.split("+"), distinct=self.distinct, what=what
-        )
-
-    def _ids(self, encoder: data.Encoder, texts: list[str], rng: np.random.Generator | None) -> np.ndarray:
-        kept = texts if rng is None else data.some_phrases(texts, rng, self.keep)
-        return data.pair_row(encoder, self.texts.length, encoder.encode(", ".join(kept)))[0]

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
-from unimodal import data
 from unimodal.data.blocks import Inputs, Labels, Texts
-from unimodal.errors import UsageError
+from unimodal.data.blocks.pairs import labelled_texts
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation, Shown
-from unimodal.evaluation.samples import Sample, TextSample
+from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.show.texts import classified_texts
 from unimodal.heads import PooledClassifier
+from unimodal.layers import split_key
 from unimodal.model import Model
-from unimodal.objectives import Loss, Mean, TaskMetrics, softmax_classification
+from unimodal.objectives import Loss, TaskMetrics, classification_loss
 from unimodal.tokens import lengths_of
 
 
@@ -42,29 +40,8 @@ class TextClassifier:
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
 
     def inputs(self, model: Model) -> Inputs:
-        vocabulary, length = model.tokenizers[self.tokenizer].config.vocabulary, self.texts.length
-        spec = {
-            "ids": self.texts.spec(vocabulary),
-            "label": data.ArraySpec((), np.int32, 0, self.labels.size(self.source)),
-        }
-        if self.second:
-            spec["types"] = data.ArraySpec((length,), np.int32, 0, 2)
-
-        def dataset(split: str) -> data.Dataset:
-            if split == "train":
-                self.labels.check(self.source)
-            encoder = data.encoder_for(self.texts.encoder, vocabulary)
-            rows, names = self._rows(encoder, split), ("ids", "types") if self.second else ("ids",)
-            if split == "train" and self.labels.size(self.source) > len(rows):
-                classes = self.labels.size(self.source)
-                raise UsageError(f"{classes} classes, but {self.source} has only {len(rows)} examples to train on")
-
-            def example(row: Any, _rng: np.random.Generator) -> dict[str, Any]:
-                return {**{name: row[name] for name in names}, "label": np.int32(row["label"])}
-
-            return data.Dataset(rows, example)
-
-        return Inputs(spec, dataset)
+        vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
+        return labelled_texts(self.source, self.texts, self.labels, vocabulary, second=self.second, limit=self.limit)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
@@ -73,20 +50,18 @@ class TextClassifier:
 
     def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,classes]."""
-        keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        tokenizer = model.tokenizers[self.tokenizer]
+        inner, outer, last = split_key(key, 3)
         lengths = lengths_of(batch["ids"], self.texts.pad)
-        types = batch["types"] if self.second and tokenizer.config.types else None
-        tokens = tokenizer(batch["ids"], lengths=lengths, types=types, key=keys[0])
-        hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
-        return model.heads[self.name]["classify"](hidden, tokens.segment, key=keys[2])
+        types = batch["types"] if self.second and model.tokenizers[self.tokenizer].config.types else None
+        text: dict[str, Any] = dict(lengths=lengths, types=types)
+        hidden, tokens = model.hidden(self.tokenizer, self.backbone, batch["ids"], key=(inner, outer), **text)
+        return model.heads[self.name]["classify"](hidden, tokens.segment, key=last)
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
     ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch, key)
-        losses, sums = softmax_classification(logits, batch["label"], label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+        return classification_loss(logits, batch["label"], label_smoothing=self.label_smoothing)
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
@@ -95,25 +70,6 @@ class TextClassifier:
             self.logits,
             inputs=self.inputs,
             batch_size=self.batch_size,
-            show=self.samples,
+            show=classified_texts(self.source, self.texts, self.labels),
         )
         return {self.name: found}
-
-    def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        encoder, names = self.texts.opened, self.labels.names(self.source)
-        found: list[Sample] = []
-        for ids, label, best, chance in zip(
-            shown.batch["ids"], shown.rows["label"], shown.rows["best"], shown.rows["chance"], strict=True
-        ):
-            guess = ", ".join(f"{names[int(k)]} {p:.0%}" for k, p in zip(best[:2], chance[:2], strict=True))
-            found.append(TextSample(encoder.decode(ids), guess, names[int(label)]))
-        return found
-
-    def _rows(self, encoder: data.Encoder, split: str) -> data.Rows:
-        source, what = data.open_source(self.source, split), f"{self.source} {split}"
-        if split == "train" and self.limit:
-            source = data.some_records(source, self.limit)
-        fields = self.texts.fields(source[0])
-        second = tuple(self.second.split("+")) if self.second else ()
-        number = partial(self.labels.number, self.source)
-        return data.text_rows(source, encoder, self.texts.length, fields, second, keep={"label": number}, what=what)

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from unimodal import data
 from unimodal.data.blocks import Images, Inputs, Labels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation, Shown
-from unimodal.evaluation.samples import AttentionMap, ImageSample, Sample
+from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.show.pictures import classified_pictures
 from unimodal.heads import Classifier
 from unimodal.model import Model
-from unimodal.objectives import Loss, Mean, TaskMetrics, mixed, softmax_classification, visible_first
+from unimodal.objectives import Loss, TaskMetrics, classification_loss, mixed, visible_first
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Vit:
     source: str = "embedded:emoji"  # a data source, see `data.sources`
     images: Images = Images()  # the pictures
     labels: Labels = Labels()  # the classes
+    labelled: int = 0  # use so many training examples only, to see what few labels do; 0: all
     batch_size: int = 32  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "image"  # one of the config's tokenizers, by name
@@ -50,7 +50,12 @@ class Vit:
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config
         height, width = self.size or c.image_size
-        return columns(self.source, self.images.part((height, width), c.channels), self.labels.part(self.source))
+        parts = self.images.part((height, width), c.channels), self.labels.part(self.source)
+        return columns(self.source, *parts, open_split=self._open)
+
+    def _open(self, split: str) -> data.Source:
+        source = data.open_source(self.source, split)
+        return data.evenly(source, self.labelled) if self.labelled and split == "train" else source
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         c, classes = model.backbones[self.backbone].config, self.labels.size(self.source)
@@ -58,13 +63,11 @@ class Vit:
 
     def logits(self, model: Model, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,H,W,C] → [B,classes]."""
-        tokenizer, inner, keep = model.tokenizers[self.tokenizer], None, None
-        if key is not None:
-            inner = jax.random.fold_in(key, 1)
-            keep = self._kept(
-                jax.random.fold_in(key, 2), len(image), math.prod(tokenizer.config.grid_of(*image.shape[1:3]))
-            )
-        hidden, _ = model.backbones[self.backbone](tokenizer(image, key=inner, keep=keep), key=key)
+        keep = None
+        if key is not None and self.patch_dropout:
+            grid = model.tokenizers[self.tokenizer].config.grid_of(*image.shape[1:3])
+            keep = self._kept(jax.random.fold_in(key, 2), len(image), math.prod(grid))
+        hidden, _ = model.hidden(self.tokenizer, self.backbone, image, key=key, keep=keep)
         return model.heads[self.name]["classify"](hidden)
 
     def loss(
@@ -75,13 +78,10 @@ class Vit:
             classes, inner = self.labels.size(self.source), jax.random.fold_in(key, 3)
             image, label = mixed(image, label, inner, classes=classes, mixup=self.mixup, cutmix=self.cutmix)
         logits = self.logits(model, image, key)
-        losses, sums = softmax_classification(logits, label, label_smoothing=self.label_smoothing)
-        return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
+        return classification_loss(logits, label, label_smoothing=self.label_smoothing)
 
-    def _kept(self, key: jax.Array, examples: int, patches: int) -> jax.Array | None:
-        """Patches that stay, [B,K]; None: all."""
-        if not self.patch_dropout:
-            return None
+    def _kept(self, key: jax.Array, examples: int, patches: int) -> jax.Array:
+        """Patches that stay, [B,K]."""
         count = max(1, round(patches * (1 - self.patch_dropout)))
         return visible_first(jax.random.uniform(key, (examples, patches), jnp.float32), count)[0]
 
@@ -92,28 +92,6 @@ class Vit:
             lambda model, batch: self.logits(model, batch["image"]),
             inputs=self.inputs,
             batch_size=self.batch_size,
-            show=self.samples,
+            show=classified_pictures(self.source, self.images, self.labels, self.tokenizer, self.backbone),
         )
         return {self.name: found}
-
-    def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        names, source = self.labels.names(self.source), data.open_source(self.source, "validation")
-        found: list[Sample] = []
-        for i, place in enumerate(shown.index):
-            record = source[int(place)]
-            best = tuple(
-                (names[int(k)], float(p)) for k, p in zip(shown.rows["best"][i], shown.rows["chance"][i], strict=True)
-            )
-            truth = names[int(shown.rows["label"][i])]
-            found.append(ImageSample(self.images.read(record), best, truth, note=str(record.get("name", record["id"]))))
-        return [*found, self._attention(model, shown.batch["image"][:1])]
-
-    def _attention(self, model: Model, image: np.ndarray) -> AttentionMap:
-        """Where the last layer looks, averaged over queries, per head."""
-        tokenizer, backbone = model.tokenizers[self.tokenizer], model.backbones[self.backbone]
-        _, out = jax.jit(lambda b, t, x: b(t(x), capture=("attention",)))(backbone, tokenizer, jnp.asarray(image))
-        c = tokenizer.config
-        weights = np.asarray(out["attention"][-1, 0], np.float32)[:, :, c.registers :]
-        return AttentionMap(
-            "last layer", self.images.to_uint8(image[0]), None, weights, grid=c.grid_of(*image.shape[1:3])
-        )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from unimodal import data
 from unimodal.data.blocks import Inputs, Sounds, columns
-from unimodal.data.blocks.used import headers, warn_of_unused
+from unimodal.data.blocks.speech import with_masks
+from unimodal.data.blocks.used import warn_of_short
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation, Shown, untrained_value
-from unimodal.evaluation.samples import AudioSample, Sample
+from unimodal.evaluation.distractors import picked, picking_score
+from unimodal.evaluation.evaluation import Evaluation, untrained_value
+from unimodal.evaluation.show.sounds import masked_sounds
 from unimodal.evaluation.summed import Summed
 from unimodal.heads import Quantiser
-from unimodal.layers import Linear, dropout
+from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
 from unimodal.objectives import (
     Loss,
@@ -61,31 +61,13 @@ class Wav2vec2:
     backbone: str = "shared"  # one of the config's backbones, by name
 
     def inputs(self, model: Model) -> Inputs:
-        config = model.tokenizers[self.tokenizer].config
-        frames = config.frames(self.sounds.samples)
-
-        def mask(example: Any, rng: np.random.Generator) -> dict[str, Any]:
-            valid = int(config.frames(int(example["length"])))
-            return {**example, "masked": data.span_mask(frames, rng, self.mask, self.span, min_masks=1, valid=valid)}
-
+        frames, why = model.tokenizers[self.tokenizer].config.frames, f"of less than span={self.span} frames"
+        # Without room for one span there is nothing to learn.
+        enough: Callable[[int], bool] = lambda samples: frames(samples) >= self.span  # noqa: E731
+        check = partial(warn_of_short, f"tasks.{self.name}", self.source, self.sounds, enough, why)
         # Crops are drawn in validation, too: a recording's beginning is often silence.
-        made = columns(self.source, self.sounds.part(random=True))
-        spec = {**made.spec, "masked": data.ArraySpec((frames,), np.bool_)}
-
-        def dataset(split: str) -> data.Dataset:
-            if split == "train":
-                self._check(config.frames)
-            return made.dataset(split).map(mask)
-
-        return Inputs(spec, dataset)
-
-    def _check(self, frames: Callable[[int], int]) -> None:
-        """Warn before the first step of recordings without room for one span. Raises UsageError where most are so short."""
-        short = f"of less than span={self.span} frames"
-        for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
-            found = headers(self.sounds, data.open_source(self.source, split))
-            reasons = ["" if frames(samples) >= self.span else short for _, samples in found]
-            warn_of_unused(f"tasks.{self.name}, {self.source} {split}", reasons, what)
+        sounds = columns(self.source, self.sounds.part(random=True, check=check))
+        return with_masks(sounds, frames, (self.mask, self.span), least=1, validation=True)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         if self.groups < 1 or self.code_size % self.groups:
@@ -110,7 +92,7 @@ class Wav2vec2:
         """convolved [B,T,C], context and target [B,T,size], codes and their probabilities [B,T,groups,codes], negatives
         [B,T,N]."""
         tokenizer, heads = model.tokenizers[self.tokenizer], model.heads[self.name]
-        keys = (None,) * 4 if key is None else tuple(jax.random.split(key, 4))
+        keys = split_key(key, 4)
         convolved = tokenizer.convolved(batch["audio"])
         features = tokenizer.feature_norm(convolved)
         scores = heads["quantiser"].scores(dropout(features, self.code_dropout, keys[2]))
@@ -131,18 +113,11 @@ class Wav2vec2:
     ) -> tuple[Loss, TaskMetrics]:
         negatives_key, key = jax.random.split(key)
         decayed = self.gumbel_start * jnp.float32(self.gumbel_decay) ** step.astype(jnp.float32)
-        made = self.forward(
-            model, batch, negatives_key, key=key, temperature=jnp.maximum(decayed, jnp.float32(self.gumbel_end))
-        )
-        masked = batch["masked"]
-        _, sums = wav2vec2_contrastive(
-            made["context"],
-            made["target"],
-            masked,
-            made["negatives"],
-            self.temperature,
-            codes_BTG=jnp.argmax(made["codes"], axis=-1),
-        )
+        temperature = jnp.maximum(decayed, jnp.float32(self.gumbel_end))
+        made, masked = self.forward(model, batch, negatives_key, key=key, temperature=temperature), batch["masked"]
+        compared = made["context"], made["target"], masked, made["negatives"]
+        chosen = jnp.argmax(made["codes"], axis=-1)
+        _, sums = wav2vec2_contrastive(*compared, self.temperature, codes_BTG=chosen)
         loss = Mean(sums["objective"], sums["frames"]), diversity_term(made["probabilities"], masked, self.diversity)
         if self.feature_penalty:
             loss += (self.feature_penalty * jnp.square(made["convolved"].astype(jnp.float32)).mean(),)
@@ -158,51 +133,14 @@ class Wav2vec2:
             higher_is_better=True,
             inputs=self.inputs,
             predict=self.predict,
-            finish=self._score,
+            finish=lambda sums: picking_score(sums, self.perplexity_floor),
             batch_size=self.batch_size,
             against=untrained_value,
-            show=self.samples,
+            show=masked_sounds(self.sounds),
         )
         return {self.name: picking}
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         made = self.forward(model, batch, jax.random.key(0))
-        chosen = jnp.argmax(made["codes"], axis=-1).astype(jnp.int32)
-
-        def count(context: jax.Array, target: jax.Array, masked: jax.Array, negatives: jax.Array, codes: jax.Array):
-            _, sums = wav2vec2_contrastive(
-                context[None], target[None], masked[None], negatives[None], self.temperature, codes_BTG=codes[None]
-            )
-            return sums["correct"], sums["frames"]
-
-        correct, frames = jax.vmap(count)(made["context"], made["target"], batch["masked"], made["negatives"], chosen)
-        # No comparison with NaN is true, so that a sick model would seem never to be beaten.
-        correct = jnp.where(jnp.isnan(made["context"]).any(axis=(1, 2)), jnp.nan, correct)
-        used = (made["codes"] * batch["masked"][:, :, None, None].astype(jnp.float32)).sum(axis=1)
-        return {"correct": correct, "frames": frames, "used": used, "chosen": chosen}
-
-    def _score(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-        share = sums["used"] / sums["used"].sum(axis=1, keepdims=True)
-        entropy = -(share * np.log(np.where(share == 0, 1.0, share))).sum(axis=1)
-        perplexity = np.exp(entropy)  # of each codebook
-        return {
-            "value": float(sums["correct"] / sums["frames"]),
-            "code_perplexity": float(perplexity.mean()),
-            "collapsed": float(not perplexity.min() >= self.perplexity_floor),  # NaN is a collapse, too
-        }
-
-    def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        found: list[Sample] = []
-        masked, rows = shown.batch["masked"], shown.rows
-        frame = self.sounds.seconds / masked.shape[1]
-        for i in range(min(2, len(masked))):
-            wave = shown.batch["audio"][i] / max(1e-6, float(np.abs(shown.batch["audio"][i]).max()))
-            edges = np.flatnonzero(np.diff(np.concatenate([[0], masked[i].astype(np.int8), [0]])))
-            segments = tuple(
-                (float(a * frame), float(b * frame), "masked") for a, b in zip(edges[::2], edges[1::2], strict=True)
-            )
-            codes = len({tuple(c) for c in rows["chosen"][i]})
-            right = rows["correct"][i] / max(1.0, float(rows["frames"][i]))
-            note = f"{right:.0%} of the masked frames picked right; {codes} different codes in {len(masked[i])} frames"
-            found.append(AudioSample(wave.astype(np.float32), self.sounds.rate, segments, note))
-        return found
+        compared = made["context"], made["target"], batch["masked"], made["negatives"], made["codes"]
+        return picked(*compared, self.temperature)

@@ -19,9 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from unimodal.errors import UsageError
 from unimodal.layers import Linear
 from unimodal.sharding import make_mesh
-from unimodal.training.checkpoint import Checkpoints, claim_workdir, named
+from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.fingerprint import fingerprint, leaf_hash, leaf_hashes
 from unimodal.training.step import Program
+from unimodal.training.workdir import claim_workdir
 
 SPLIT, ONE = dict(data=1, fsdp=8), dict(data=1)
 

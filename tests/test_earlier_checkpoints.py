@@ -16,9 +16,10 @@ from quick import named, quick
 from unimodal.errors import UsageError
 from unimodal.layers import Linear
 from unimodal.sharding import make_mesh
-from unimodal.training.checkpoint import Checkpoints, claim_workdir
+from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program, TrainState
+from unimodal.training.workdir import claim_workdir
 
 SETTINGS: dict[str, Any] = dict(learning_rate=0.1, warmup=0, weight_decay=0.3, b2=0.95)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +77,26 @@ def test_a_palette_of_other_data_is_refused(tmp_path: Path) -> None:
         tiny.build(tiny.plain("imagegpt", tasks__imagegpt__pixels=dict(count=300)))
 
 
-def published() -> tuple[Any, Any]:
-    found = interop.recipe(REFERENCES / "imagegpt")
+def published(weights: Path = REFERENCES / "imagegpt") -> tuple[Any, Any]:
+    found = interop.recipe(weights)
     kind, tokenizer = found.tokenizers["image"]
-    config = tiny.plain("imagegpt", init_from=str(REFERENCES / "imagegpt"))
+    config = tiny.plain("imagegpt", init_from=str(weights))
     config["tokenizers"] = {"image": {"kind": kind, **dataclasses.asdict(tokenizer), "dropout": 0.0}}
     config["backbones"] = {"image": {**dataclasses.asdict(found.backbones["image"]), "dropout": 0.0}}
     task = dict(batch_size=8, tokenizer="image", backbone="image", pixels=dict(count=16), size=(4, 4))
     return started({**config, "tasks": {"imagegpt": task}})
+
+
+def test_the_published_palette_comes_along(tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(REFERENCES / "imagegpt", tmp_path / "weights"))
+    levels = np.random.default_rng(0).integers(0, 256, (16, 3))
+    steps = {"image_processor_type": "ImageGPTImageProcessor", "clusters": (levels / 127.5 - 1).tolist()}
+    (weights / "preprocessor_config.json").write_text(json.dumps(steps))
+    experiment, _ = published(weights)
+    (task,) = experiment.tasks
+    np.testing.assert_array_equal(task.pixels.palette("folder:nowhere"), levels)
+    (line,) = experiment.start.inputs
+    assert "tasks.imagegpt.pixels.colours" in line and "48 numbers" in line and "as there" in line
 
 
 def test_logits_and_loss_are_those_of_the_published_model() -> None:

@@ -36,13 +36,16 @@ ALLOWED: dict[str, str] = {
     "unimodal.kernels": "visibility tokens sharding errors",
     "unimodal.attention": "kernels visibility tokens errors",
     "unimodal.backbone": "attention kernels visibility tokens layers sharding errors",
-    "unimodal.tokenizers": "tokens layers sharding errors",
+    "unimodal.convolutions": "layers",
+    "unimodal.tokenizers": "convolutions tokens layers sharding errors",
     "unimodal.lora": "layers sharding errors",
     "unimodal.heads": "backbone kernels tokens layers sharding errors",
     "unimodal.decoding": "backbone visibility tokens errors",
     "unimodal.generate": "decoding backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone tokens errors",
-    "unimodal.evaluation": "model heads tokenizers tokens objectives data sharding configuration errors",
+    "unimodal.joint_embedding": "model heads layers data errors",
+    "unimodal.evaluation": "generate model heads tokenizers tokens objectives data sharding configuration errors",
+    "unimodal.text_to_picture": "decoding model heads tokenizers layers tokens data errors",
     "unimodal.dual_encoder": "evaluation model heads tokens objectives data errors",
     "unimodal.task": "model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
@@ -56,9 +59,9 @@ ALLOWED: dict[str, str] = {
     "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task state dual_encoder generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "tasks": "task state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal inspection data.skipped data.schemes data.convert brought settings plan results experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command",
 }
@@ -214,7 +217,8 @@ GENERAL = ("unimodal/backbone/*.py", "unimodal/attention.py", "unimodal/visibili
 GENERAL += ("unimodal/sharding.py", "unimodal/training/*.py")
 FAMILIES = ("*bert*", "gpt*", "vit", "vit_*", "clip", "wav2vec*", "hubert*", "whisper*", "dall*", "llama*", "gemma*")
 FAMILIES += ("qwen*", "t5", "mae", "dino*", "siglip*", "deit*", "bart", "imagegpt*", "data2vec*", "flamingo*", "llava*")
-FAMILIES += ("sentence", "text_classifier")
+FAMILIES += ("sentence", "text_classifier", "virtex", "dvae")
+FAMILIES += ("simclr*", "moco*", "swav*")
 FAMILIES += ("ctc*", "audio_classifier*")
 # `clip` is also what one does to a gradient or a number.
 INNOCENT = r"clip_by_global_norm|\bconfig\.clip\b|^\s*clip: float = |\bjnp\.clip\b"

@@ -19,7 +19,7 @@ from flax import nnx
 from unimodal import UsageError
 from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.settings import GeneralConfig, MeshConfig
-from unimodal.tokenizers import audio, image, spectrogram, text
+from unimodal.tokenizers import audio, codebook, image, spectrogram, text
 from unimodal.tokens import tokens
 from unimodal.training.loop import LoopConfig
 from unimodal.training.meters import ProfileConfig
@@ -76,6 +76,23 @@ TOKENIZERS: dict[str, tuple[Any, dict[str, Any], Any, dict[str, tuple[dict[str, 
             init_std=({}, 0.5),
             sincos=({}, True),
             param_dtype=({}, "bfloat16"),
+        ),
+    ),
+    "codebook": (
+        codebook,
+        dict(image_size=(8, 12), vocabulary=8, hidden=4, groups=2, blocks=1, code_size=4),
+        PIXELS,
+        dict(
+            image_size=({}, (12, 8)),
+            channels=({}, 1),
+            vocabulary=({}, 9),
+            hidden=({}, 8),
+            groups=({}, 1),
+            blocks=({}, 2),
+            code_size=({}, 5),
+            quantiser=({}, "vq"),
+            dropout=({}, 0.5),
+            dtype=({}, "bfloat16"),
         ),
     ),
     "spectrogram": (

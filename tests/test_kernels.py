@@ -13,7 +13,7 @@ from test_attention import LAYOUTS, SEGMENTS, sees
 
 from unimodal import Span, UsageError, concat, visible
 from unimodal.attention import _choose, attend, attention, tile_size
-from unimodal.kernels.blockwise import Plan, tiling
+from unimodal.kernels.blockwise import Tiles, tiling
 from unimodal.kernels.cudnn import cudnn
 from unimodal.kernels.placed import ring, zigzag_pays
 from unimodal.kernels.splash import block_size, splash
@@ -99,7 +99,7 @@ def test_a_window_costs_linear_work():
 
     assert seen(64 * 512) == 2 * 64 - 1
     # On a ring of 8, looking back 512 places takes the next neighbour only.
-    assert Plan(Pattern((Span(64 * 512, True),), window=512), 1.0, 512, 8, 8, "sequence").steps == 2
+    assert Tiles(Pattern((Span(64 * 512, True),), window=512), 1.0, 512, 8, 8, "sequence").steps == 2
 
 
 @pytest.mark.parametrize(("name", "packed"), [("mixed", True), ("window", False), ("longformer", True)])
@@ -147,9 +147,9 @@ def test_in_a_zigzag_all_devices_have_the_same_to_do():
         pattern = Pattern(layout)
         for zigzag, wanted in ((False, in_order), (True, in_zigzag)):
             size, count = tiling(length, devices, tile, zigzag=zigzag)
-            plan = Plan(pattern, 1.0, size, count, devices, "sequence", zigzag)
-            np.testing.assert_array_equal(np.sort(plan.places(), axis=None), np.arange(devices * count))
-            work = plan.work()  # [steps,devices], and at each step all wait for the slowest
+            tiles = Tiles(pattern, 1.0, size, count, devices, "sequence", zigzag)
+            np.testing.assert_array_equal(np.sort(tiles.places(), axis=None), np.arange(devices * count))
+            work = tiles.work()  # [steps,devices], and at each step all wait for the slowest
             assert work.sum() == pattern.tiles(size, devices * count).sum()  # those that nobody sees are skipped
             assert work.max(axis=1).sum() / work.mean(axis=1).sum() == pytest.approx(wanted, abs=0.01)
         assert zigzag_pays(pattern, devices, tile, 8, 8, 2) == (in_order > 1)

@@ -338,7 +338,7 @@ def test_more_steps_train_longer(runs: Runs) -> None:
 
 def test_what_may_differ_is_named_by_patterns(tmp_path: Path) -> None:
     from unimodal.command.runs import MAY_DIFFER
-    from unimodal.training.checkpoint import claim_workdir
+    from unimodal.training.workdir import claim_workdir
 
     old = dict(steps=2, mesh=dict(data=1), tasks=dict(a=dict(beam=0, length=3)), backbones=dict(b=dict(remat="none")))
     assert claim_workdir(tmp_path, old, may_differ=MAY_DIFFER) == {}

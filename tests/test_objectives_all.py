@@ -73,6 +73,9 @@ OBJECTIVES = {
     "clip": lambda x: clip(x["hidden"][:, 0], x["other"][:, 0], 10.0, ids_B=x["ids"][:, 0], valid_B=x["frames"] > 0),
     "siglip": lambda x: siglip(x["hidden"][:, 0], x["other"][:, 0], 10.0, -10.0, valid_B=x["frames"] > 0),
     "nt_xent": lambda x: nt_xent(x["hidden"][:, 0], x["other"][:, 0], 0.5, valid_B=x["frames"] > 0),
+    "nt_xent_in_chunks": lambda x: nt_xent(
+        x["hidden"][:, 0], x["other"][:, 0], 0.5, ids_B=x["ids"][:, 0], valid_B=x["frames"] > 0, chunk=2
+    ),
     "wav2vec2": lambda x: wav2vec2_contrastive(x["hidden"], x["other"], x["mask"], x["negatives"]),
     "ctc": lambda x: ctc_loss(x["logits"], x["ids"][:, :4], x["frames"], x["lengths"]),
 }

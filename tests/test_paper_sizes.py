@@ -40,6 +40,9 @@ PUBLISHED = {
     ("bert_finetune", "paper_large"): (340e6, 335_141_888 + 2 * 1025),
     # BERT without its pooler, and a projection of 768 to 768.
     ("sentence", "paper"): (110e6, 108_891_648 + 768 * 768),
+    # The authors' code: an encoder of 53,786,240 and a decoder of 43,829,766, whose first layer has a bias of 128 beside the
+    # vectors of the codes.
+    ("dvae", "paper"): (98e6, 53_786_240 + 43_829_766 - 128),
 }
 SIZES = {
     "gpt": ("tiny", "small", "paper", "paper_xl"),
@@ -50,7 +53,15 @@ SIZES = {
     "imagegpt": ("tiny", "small", "paper", "paper_medium", "paper_large"),
     "mae": ("tiny", "small", "paper", "paper_large"),
     "clip": ("tiny", "paper", "paper_large"),
+    "simclr": ("tiny", "small", "paper_small", "paper"),
+    "moco": ("tiny", "small", "paper_small", "paper"),
+    "swav": ("tiny", "small", "paper_small", "paper"),
+    "virtex": ("tiny", "paper"),
+    "dvae": ("tiny", "small", "paper"),
+    "dalle": ("tiny", "paper"),
 }
+# Encoders of methods that compare views: Chen 2021, table 1 says 22M and 86M. Exactly: ViT's without its head.
+ENCODERS = {"paper_small": (22, 21_665_664), "paper": (86, 86_567_656 - 769 * 1000)}
 
 
 def experiment(name: str, size: str) -> Any:
@@ -71,6 +82,21 @@ def test_published_parameter_counts(name: str, size: str) -> None:
     count = parameters(experiment(name, size))
     assert count == exact
     assert abs(count / rounded - 1) < 0.015
+
+
+@pytest.mark.parametrize("size", ENCODERS)
+@pytest.mark.parametrize("name", ["simclr", "moco", "swav"])
+def test_published_encoders(name: str, size: str) -> None:
+    model = experiment(name, size).model
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves((model.tokenizers, model.backbones)))
+    assert (round(count / 1e6), count) == ENCODERS[size]
+
+
+def test_the_prior_of_text_and_codes_has_twelve_billion() -> None:
+    """Ramesh 2021, §1 and appendix B.2: 12 billion, in 64 layers of 62 heads of 64."""
+    model = experiment("dalle", "paper").model
+    layers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.backbones["shared"]))
+    assert abs(layers / 12e9 - 1) < 0.015
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -139,10 +139,10 @@ def test_a_break_within_a_logging_window_loses_no_row(tmp_path: Path) -> None:
 
 def test_interrupts_are_answered_at_once(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import launch
-    from unimodal.training.loop import _StopSignal
+    from unimodal.training.stopping import StopSignal
 
     def interrupted(*_: object) -> None:
-        with _StopSignal(None) as stop:
+        with StopSignal(None) as stop:
             assert not stop.now(0)
             signal.raise_signal(signal.SIGINT)
             assert stop.now(0)

@@ -15,8 +15,8 @@ import soundfile
 import tiny
 from quick import quick
 
-from tasks.audio_classifier import blanked
 from unimodal import data
+from unimodal.data.blocks.spectrograms import blanked
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Shown
 from unimodal.objectives import as_scalars
@@ -246,7 +246,7 @@ def test_transcripts_are_decoded_scored_and_shown() -> None:
     cut = score(task, {**predictions, "frames": np.array([60, 0])})  # a recording that does not fit is not judged
     assert cut["left_out"] == 1 and cut["value"] == pytest.approx(1 / 7)
 
-    shown = task.samples(model, Shown(np.arange(2), batch, predictions, None))
+    shown = task.evaluations()[task.name].samples(model, Shown(np.arange(2), batch, predictions, None))
     assert [(s.output, s.truth, len(s.waveform)) for s in shown] == [("кто там", "кто там", 100), ("я", "\ufffd", 50)]
 
 
@@ -259,7 +259,7 @@ def test_phones_and_their_stretches() -> None:
     assert task.classes == len(names) == 51 and "pau" in names
     dataset = task.inputs(model).dataset("validation")
     assert len(dataset) == 597
-    seen = task.samples_seen(model)
+    seen = task.spectrograms(model).samples
     assert seen == 23 * 160 + 400
     whole = data.decode_audio(data.open_source("embedded:speech", "validation")[0]["audio"], 16_000)
     start, end, phone = data.marks(data.first(data.open_source("embedded:speech", "validation"), 1), "phones")[0][7]

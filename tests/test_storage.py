@@ -16,7 +16,8 @@ from etils import epath
 
 from unimodal import storage
 from unimodal.errors import UsageError
-from unimodal.training.checkpoint import Checkpoints, claim_workdir, is_workdir, saved_steps
+from unimodal.training.checkpoint import Checkpoints, is_workdir, saved_steps
+from unimodal.training.workdir import claim_workdir
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs:/bucket/run", "gs://", "gs:///run", "http://host/run"])

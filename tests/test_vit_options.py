@@ -171,3 +171,15 @@ def test_bad_options_are_one_line() -> None:
     for fields in (dict(size=(8,)), dict(patch_dropout=1.0)):
         with pytest.raises(UsageError, match="tasks.vit.(size|patch_dropout) must be"):
             tiny.build(tiny.plain("vit", tasks__vit=fields))
+
+
+def test_few_labels_are_of_all_classes() -> None:
+    """The emoji lie in the order of their groups: the first so many would be of one class."""
+    task = tiny.build(tiny.plain("vit", tasks__vit__labelled=60)).tasks[0]
+    model = tiny.build(tiny.plain("vit")).model
+    train, valid = (task.inputs(model).dataset(split) for split in ("train", "validation"))
+    labels = {int(example["label"]) for example in train.ordered()}
+    assert (len(train), len(valid)) == (60, 152)
+    assert len(labels) >= task.labels.size(task.source) - 1  # one group has few pictures
+    with pytest.raises(UsageError, match="9999 records were asked for"):
+        tiny.build(tiny.plain("vit", tasks__vit__labelled=9999)).tasks[0].inputs(model).dataset("train")

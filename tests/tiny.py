@@ -26,10 +26,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "gpt": dict(texts=dict(length=16), source="embedded:book"),  # named, so that a command line can name another
     "bert": dict(texts=dict(length=16)),
     "clip": dict(texts=dict(length=16), size=16),
+    "dalle": dict(texts=dict(length=16), unconditional=0.0),
+    "virtex": dict(texts=dict(length=16), beams=2),
     "sentence": dict(texts=dict(length=16), size=16),
     "text_classifier": dict(texts=dict(length=16)),
     "wav2vec2": dict(sounds=dict(seconds=0.3), codes=8, code_size=16, size=16, negatives=5, span=3),
-    "imagegpt": dict(pixels=dict(count=200), size=(4, 4)),
+    "imagegpt": dict(pixels=dict(count=16), size=(4, 4)),
+    # Temperatures and norms that suit eight examples: others magnify what devices round otherwise.
+    "simclr": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer")),
+    "moco": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer", last_norm=False)),
+    "swav": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer"), prototypes=6),
     "mae": dict(decoder_backbone="shared"),
     "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
 }
@@ -48,6 +54,7 @@ def plain(*kinds: str, **changes: Any) -> dict[str, Any]:
             text=dict(vocabulary=264, max_length=16),
             image=dict(image_size=(16, 16), patch=8, registers=1),
             spectrogram=dict(kind="image", image_size=(16, 24), patch=8, channels=1),
+            codes=dict(kind="codebook", image_size=(16, 16), vocabulary=16, hidden=8, groups=3, blocks=1, code_size=8),
             audio=dict(channels=16, kernels=(40, 8), strides=(40, 8), position_kernel=4, position_groups=4),
         ),
         backbones=dict(shared=dict(width=32, depth=2, heads=4)),

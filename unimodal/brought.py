@@ -90,6 +90,25 @@ def _of_tasks(config: Mapping[str, Any], reader: Any, tasks: Readers) -> dict[st
     return found
 
 
+def check_codebooks(workdir: str, tokenizers: Mapping[str, tuple[str, Any]]) -> None:
+    """Raises UsageError, naming the field, for a codebook that is otherwise in the run that its weights come from.
+
+    Some of its fields change no shape, and a codebook of which a part started afresh would give codes without a meaning.
+    """
+    config = json.loads((epath.Path(workdir) / "config.json").read_text(encoding="utf-8"))
+    for name, (kind, ours) in tokenizers.items():
+        theirs = config.get("tokenizers", {}).get(name, {})
+        if kind != "codebook" or theirs.get("kind", name) != kind:
+            continue
+        for slot in fields(ours):
+            value, there = getattr(ours, slot.name), theirs.get(slot.name, slot.default)
+            there = tuple(there) if isinstance(there, list) else there
+            if slot.name not in ("dropout", "dtype") and value != there:
+                raise UsageError(
+                    f"tokenizers.{name}.{slot.name} is {value!r}, but {there!r} in {workdir}, whose codebook this is to be"
+                )
+
+
 def preparation_of_init(
     init_from: str | None,
     skip: str | None,
@@ -148,7 +167,10 @@ def _same(ours: Any, theirs: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    return repr(value) if not isinstance(value, tuple) else f"({', '.join(f'{v:g}' for v in value)})"
+    if not isinstance(value, tuple):
+        return repr(value)
+    shown, more = (value[:6], f", … {len(value)} numbers") if len(value) > 12 else (value, "")
+    return f"({', '.join(f'{v:g}' for v in shown)}{more})"
 
 
 def _tokenizers(reader: Any) -> list[str]:

@@ -15,9 +15,9 @@ from unimodal.data.blocks import Images, Inputs, Part, Sounds, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import chance_recall
 from unimodal.evaluation.evaluation import Shown
-from unimodal.evaluation.found import found_samples
 from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.samples import Sample
+from unimodal.evaluation.show.found import found_samples
 from unimodal.heads import Embed, Projection
 from unimodal.model import Model
 from unimodal.objectives import row_codes

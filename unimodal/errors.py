@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -19,6 +21,18 @@ class RecordError(UsageError):
 
     Training leaves such a record out and lists it; it ends the run only where there are many (`unimodal.data.skipped`).
     """
+
+
+def broken(path: Path, error: BaseException) -> UsageError:
+    """One line on why a file of Python did not load: where, and what."""
+    if isinstance(error, UsageError):
+        return error
+    if isinstance(error, SyntaxError):
+        return UsageError(f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}")
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename) == path] or frames[-1:]
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return UsageError(f"{ours[-1].filename}, line {ours[-1].lineno}: {what}")
 
 
 class DivergedError(ArithmeticError):

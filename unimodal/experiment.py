@@ -16,7 +16,7 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
-from unimodal.brought import compared, preparation_of_init, readers_of, with_brought
+from unimodal.brought import check_codebooks, compared, preparation_of_init, readers_of, with_brought
 from unimodal.data.epochs import epochs_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
@@ -91,6 +91,7 @@ class Experiment:
         assert self.init_from is not None
         require_backend(self.init_from)
         if is_workdir(self.init_from):
+            check_codebooks(self.init_from, self.tokenizers)
             parameters = nnx.state(self.model, nnx.Param)
             found = start_from_workdir(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
         elif self.init_ema:

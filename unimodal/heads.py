@@ -54,6 +54,12 @@ def pool(
     raise UsageError(f"pool {how!r} is not one of {known}")
 
 
+def unit_length(x: jax.Array) -> jax.Array:
+    """[…,D] scaled to length 1, float32. Zeros stay zeros."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+
+
 class Classifier(nnx.Module):
     """Pool, then a linear layer: [B,T,D] → logits [B,classes]. Starts at zero, so the first guess is uniform. pooling:
     "attention", too, of the shape of `backbone`."""
@@ -146,8 +152,7 @@ class Projection(nnx.Module):
     def __call__(
         self, hidden: jax.Array, segment: jax.Array | None = None, *, ids: jax.Array | None = None
     ) -> jax.Array:
-        x = self.projected(hidden, segment, ids=ids).astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)
+        return unit_length(self.projected(hidden, segment, ids=ids))
 
 
 class LogitScale(nnx.Module):

@@ -165,6 +165,11 @@ class Embedding(nnx.Module):
             )
 
 
+def split_key(key: jax.Array | None, count: int) -> tuple[jax.Array | None, ...]:
+    """Independent keys for `count` places that drop out; None for each of them where there is no key."""
+    return (None,) * count if key is None else tuple(jax.random.split(key, count))
+
+
 def dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per_example: bool = False) -> jax.Array:
     """Zero entries with probability `rate` and scale up the rest. Without a `key`, do nothing.
 

@@ -32,6 +32,25 @@ class Model(nnx.Module):
         self.heads: Any = nnx.Dict({})
         self.state: Any = nnx.Dict({})
 
+    def hidden(
+        self,
+        tokenizer: str,
+        backbone: str,
+        raw: jax.Array,
+        *,
+        key: jax.Array | tuple[jax.Array | None, jax.Array | None] | None = None,
+        **options: Any,
+    ) -> tuple[jax.Array, Tokens]:
+        """Raw arrays [B,…] of one modality → hidden states [B,T,D], and the tokens that they belong to.
+
+        key: turns dropout on; one key, or one for the tokenizer and one for the backbone. options: further arguments of
+        the tokenizer, such as `lengths` and `causal` for text.
+        """
+        inner, outer = key if isinstance(key, tuple) else (None if key is None else jax.random.fold_in(key, 1), key)
+        tokens = self.tokenizers[tokenizer](raw, key=inner, **options)
+        hidden, _ = self.backbones[backbone](tokens, key=outer)
+        return hidden, tokens
+
 
 HeadMaker = Callable[[Model, nnx.Rngs], Mapping[str, nnx.Module]]
 StateMaker = Callable[[Model], Mapping[str, nnx.Module]]
@@ -89,19 +108,20 @@ def assemble(
 
     Each part's random key depends on its name alone, so a part starts from the same weights whatever other parts there
     are. A tokenizer has the width of the backbone of the same name, or else of the first. Run it inside
-    `sharding.initialise`. Raises UsageError for an unknown kind, or without a backbone.
+    `sharding.initialise`. Raises UsageError for an unknown kind, or without a backbone where a tokenizer needs one.
     """
-    if not backbones:
-        raise UsageError("a model needs at least one backbone")
-    first = next(iter(backbones.values()))
+    first = next(iter(backbones.values()), None)
 
     def rngs(part: str) -> nnx.Rngs:
         return nnx.Rngs(params=jax.random.fold_in(key, zlib.crc32(part.encode())))
 
     made = {}
     for name, (kind, config) in tokenizers.items():
-        width = backbones.get(name, first).width
-        made[name] = tokenizer_module(kind).Tokenizer(config, width, rngs=rngs(f"tokenizer/{name}"))
+        module, backbone = tokenizer_module(kind), backbones.get(name, first)
+        if backbone is None and not getattr(module, "ALONE", False):
+            raise UsageError("a model needs at least one backbone")
+        width = 0 if backbone is None else backbone.width
+        made[name] = module.Tokenizer(config, width, rngs=rngs(f"tokenizer/{name}"))
     model = Model(made, {n: Backbone(c, rngs=rngs(f"backbone/{n}")) for n, c in backbones.items()})
     for task, make in heads.items():
         model.heads[task] = nnx.Dict(make(model, rngs(f"head/{task}")))

@@ -99,12 +99,14 @@ def read_settings(config: Mapping[str, Any], task_class: Callable[[str], type[An
     not exist or cannot be right.
     """
     config = renewed(group(config, "config"))
-    for name in ("backbones", "tasks"):
-        if not group(config.get(name, {}), name):
-            raise UsageError(f"the config has no {name}")
+    if not group(config.get("tasks", {}), "tasks"):
+        raise UsageError("the config has no tasks")
     general = {key: config[key] for key in _GENERAL if key in config}
     loop = {key: value for key, value in config.items() if key not in _GROUPS}
-    backbones = {n: typed(BackboneConfig, c, f"backbones.{n}") for n, c in config["backbones"].items()}
+    backbones = {
+        n: typed(BackboneConfig, c, f"backbones.{n}")
+        for n, c in group(config.get("backbones", {}), "backbones").items()
+    }
     tokenizers = {}
     for name, fields in group(config.get("tokenizers", {}), "tokenizers").items():
         kind = group(fields, f"tokenizers.{name}").get("kind", name)
@@ -142,7 +144,10 @@ def _make_task(
         for suffix, made in (("tokenizer", tokenizers), ("backbone", backbones)):
             if not slot.endswith(suffix) or (value := getattr(task, slot)) in made:
                 continue
-            if value or not slot.startswith(MODALITIES):  # a task need not name one of a modality that it does not read
+            # A task of two modalities need not name one for a third.
+            if value or not (slot.startswith(MODALITIES) and hasattr(task, "pair")):
+                if not made:
+                    raise UsageError(f"the config has no {suffix}s, but tasks.{name}.{slot} is {value!r}")
                 raise UsageError(f"tasks.{name}.{slot}={value!r} is not among the {suffix}s: {', '.join(made)}")
     return task
 

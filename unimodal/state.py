@@ -41,7 +41,8 @@ class TaskState(nnx.Module):
         self.pushed.append(Kept(jax.lax.stop_gradient(rows_B)))
 
     def advance(self, model: Any, rows: jax.Array | None, step: jax.Array, steps: int) -> None:
-        """Go on after step number `step` (counted from 0) of `steps`. The model has its new parameters.
+        """Go on after step number `step` (counted from 0) of `steps`. The model has its new parameters, and may be given
+        others, such as a codebook of running means.
 
         rows: what was pushed, of the whole batch; None if nothing was.
         """
@@ -124,6 +125,42 @@ class Queue(TaskState):
         self.rows.set_value(jnp.where(new.reshape(-1, *[1] * (held.ndim - 1)), taken, held))
         self.place.set_value((place + count - skipped) % size)
         self.filled.set_value(jnp.minimum(self.filled.get_value() + count, size))
+
+
+class RunningCodebook(TaskState):
+    """Codes that are running means of the vectors nearest to them (van den Oord 2017, appendix A.1).
+
+    It sets the parameter `vectors` [V,D] of a tokenizer after each step, so that the codes are in the weights; they have no
+    gradient. pushed rows: vectors [B,...,D]. A code whose running count is below `revive` of what it would be were all codes
+    as common starts again at one of the batch's vectors.
+    """
+
+    def __init__(self, model: Any, tokenizer: str, decay: float = 0.99, revive: float = 0.05):
+        self.tokenizer, self.decay, self.revive = tokenizer, decay, revive
+        vectors = model.tokenizers[tokenizer].vectors
+        axes = vectors.get_metadata()["axes"]
+        self.count = Kept(jnp.ones(vectors.get_value().shape[:1]), axes=axes[:1])
+        self.total = Kept(jnp.array(vectors.get_value(), copy=True), axes=axes)
+
+    def begin(self, model: Any) -> None:
+        self.total.set_value(_copied(model.tokenizers[self.tokenizer].vectors))
+
+    def advance(self, model: Any, rows: jax.Array | None, step: jax.Array, steps: int) -> None:
+        if rows is None:
+            return
+        tokenizer = model.tokenizers[self.tokenizer]
+        rows = rows.reshape(-1, rows.shape[-1])
+        entries = self.count.get_value().shape[0]
+        chosen = jax.nn.one_hot(tokenizer.nearest(rows), entries)
+        count = towards(chosen.sum(axis=0), self.count.get_value(), self.decay)
+        total = towards(chosen.T @ rows, self.total.get_value(), self.decay)
+        dead = count < self.revive * rows.shape[0] / entries
+        drawn = rows[jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (entries,), 0, rows.shape[0])]
+        count = jnp.where(dead, rows.shape[0] / entries, count)
+        total = jnp.where(dead[:, None], drawn * count[:, None], total)
+        self.count.set_value(count)
+        self.total.set_value(total)
+        tokenizer.vectors.set_value(total / count[:, None])
 
 
 def towards(old: jax.Array, new: jax.Array, share: jax.Array | float) -> jax.Array:

@@ -20,16 +20,22 @@ from typing import NoReturn
 from unimodal.command import words
 from unimodal.errors import DivergedError, ReplicasDifferError, Stopped, StorageError, UsageError
 
-EXIT_DIVERGED, EXIT_REPLICAS = 3, 4
-EXIT_STORAGE, EXIT_STOPPED = 74, 75
+EXIT_STORAGE = 74
+EXIT_CODES: dict[type[BaseException], int] = {
+    UsageError: 2,
+    DivergedError: 3,
+    ReplicasDifferError: 4,
+    StorageError: EXIT_STORAGE,
+    Stopped: 75,
+}
 EXIT_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's own), the program's name first; returns the exit code.
 
-    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 4 copies of the weights that differ, 74 a disk or bucket that takes no more,
-    75 stopped by a signal, 76 another process was lost, 130 interrupted.
+    0 done, 2 something to mend first, 3 numbers that are not finite again and again, 4 copies of the weights that differ,
+    74 a disk or bucket that takes no more, 75 stopped by a signal, 76 another process was lost, 130 interrupted.
     """
     name, *rest = sys.argv if arguments is None else arguments
     program = "python launch.py" if os.path.basename(name) == "launch.py" else "unimodal"
@@ -40,21 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from unimodal.command.runs import run  # only here: help and version need not wait for it
 
         return run(rest, program)
-    except UsageError as error:
+    except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_DIVERGED
-    except ReplicasDifferError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_REPLICAS
-    except StorageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_STORAGE
-    except Stopped as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_STOPPED
+        return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return EXIT_INTERRUPTED

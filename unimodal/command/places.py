@@ -6,16 +6,17 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unimodal.configuration import nearest
-from unimodal.errors import UsageError
+from unimodal.errors import UsageError, broken
+from unimodal.evaluation import kinds
 
 ROOMS = ("tasks", "configs")
+EVALUATIONS = "evaluations"  # a folder of the user's own kinds
 
 
 def _along() -> Path:
@@ -26,11 +27,13 @@ def _along() -> Path:
 
 
 ALONG = _along()
+KINDS = Path(str(kinds.__file__)).parent  # those that come along
 
 
 @dataclass(frozen=True)
 class Places:
-    """own: folders of the user's, first come first served, whose tasks/ and configs/ stand before those in ALONG."""
+    """own: folders of the user's, first come first served, whose tasks/, configs/ and evaluations/ stand before those that
+    come along."""
 
     own: tuple[Path, ...] = ()
 
@@ -42,6 +45,8 @@ class Places:
         """Let `import tasks.x` and `import configs.x` find what is there, whatever else the path calls by these names."""
         for room in ROOMS:
             _gather(room, [home / room for home in self.homes])
+        # Kinds of the user's own become modules beside those that come along, where evaluations are looked up.
+        _gather(kinds.__name__, [*(home / EVALUATIONS for home in self.own), KINDS])
         for home in self.own:  # modules of the user's own, beside tasks/; last, so that they hide nothing
             if str(home) not in sys.path:
                 sys.path.append(str(home))
@@ -69,7 +74,9 @@ def places_of(recipe: Path | None) -> Places:
     """The recipe's own folder (the one around configs/, if it lies in that), then the current one."""
     folders = [] if recipe is None else [recipe.parent.parent if recipe.parent.name == "configs" else recipe.parent]
     own = dict.fromkeys(folder.resolve() for folder in [*folders, Path.cwd()])
-    return Places(tuple(folder for folder in own if folder != ALONG and any((folder / r).is_dir() for r in ROOMS)))
+    return Places(
+        tuple(folder for folder in own if folder != ALONG and any((folder / r).is_dir() for r in (*ROOMS, EVALUATIONS)))
+    )
 
 
 def find_recipe(word: str) -> tuple[Path, str | None]:
@@ -101,18 +108,6 @@ def note_clash(taken: Path, other: Path) -> None:
 
 
 _NOTED: set[Path] = set()
-
-
-def broken(path: Path, error: BaseException) -> UsageError:
-    """One line on why a file of Python did not load: where, and what."""
-    if isinstance(error, UsageError):
-        return error
-    if isinstance(error, SyntaxError):
-        return UsageError(f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}")
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if Path(frame.filename) == path] or frames[-1:]
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    return UsageError(f"{ours[-1].filename}, line {ours[-1].lineno}: {what}")
 
 
 def _gather(room: str, folders: Sequence[Path]) -> None:

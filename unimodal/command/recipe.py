@@ -13,9 +13,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from unimodal.command.places import broken
 from unimodal.configuration import nearest
-from unimodal.errors import UsageError
+from unimodal.errors import UsageError, broken
 from unimodal.storage import one_line
 
 

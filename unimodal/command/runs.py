@@ -35,9 +35,10 @@ from unimodal.settings import MeshConfig, read_settings
 from unimodal.storage import folder, is_remote, lost, one_line, require_backend, write_whole
 from unimodal.training.adapt import fit
 from unimodal.training.alone import alone
-from unimodal.training.checkpoint import Checkpoints, claim_workdir, saved_steps
+from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
+from unimodal.training.workdir import claim_workdir
 
 # Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
 MAY_DIFFER = (

@@ -86,7 +86,7 @@ from unimodal.data.text import (
     with_text,
 )
 from unimodal.data.transcripts import Alphabet, collect_alphabet, spell
-from unimodal.data.values import class_names, column, first
+from unimodal.data.values import class_names, column, evenly, first
 
 __all__ = [
     "EMOJI_GROUPS",
@@ -124,6 +124,7 @@ __all__ = [
     "encoder_for",
     "eval_batches",
     "fake_batches",
+    "evenly",
     "first",
     "fit_length",
     "ids_spec",

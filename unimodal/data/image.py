@@ -70,6 +70,29 @@ def to_uint8(image: np.ndarray, *, mean: Sequence[float] | float = 0.5, std: Seq
     return np.clip(np.rint(unit * 255.0), 0, 255).astype(np.uint8)
 
 
+def random_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a random area (a share in `scale`) and aspect (log-uniform in `ratio`): Inception's crop.
+
+    Szegedy et al. 2015, section 6. Ten tries to draw one that fits, then the whole image.
+    """
+    for _ in range(10):
+        area = rng.uniform(*scale) * height * width
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width, crop_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if crop_width <= width and crop_height <= height:
+            left = rng.uniform(0, width - crop_width)
+            top = rng.uniform(0, height - crop_height)
+            return left, top, left + crop_width, top + crop_height
+    return 0.0, 0.0, float(width), float(height)
+
+
 def random_resized_crop(
     image: np.ndarray,
     rng: np.random.Generator,
@@ -79,21 +102,8 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
-    """A rectangle of random area (a share in `scale`) and aspect (log-uniform in `ratio`), resized (Inception's crop).
-
-    Szegedy et al. 2015, section 6. Ten tries to draw one that fits, then the whole image.
-    """
-    full_height, full_width = image.shape[:2]
-    box = (0.0, 0.0, float(full_width), float(full_height))
-    for _ in range(10):
-        area = rng.uniform(*scale) * full_height * full_width
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        crop_width, crop_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
-        if crop_width <= full_width and crop_height <= full_height:
-            left = rng.uniform(0, full_width - crop_width)
-            top = rng.uniform(0, full_height - crop_height)
-            box = (left, top, left + crop_width, top + crop_height)
-            break
+    """A rectangle from `random_box`, resized to [height, width, C]."""
+    box = random_box(*image.shape[:2], rng, scale=scale, ratio=ratio)
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(picture)
 

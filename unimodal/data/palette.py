@@ -9,7 +9,7 @@ from scipy.cluster.vq import kmeans2
 
 from unimodal.data.image import nearest_color
 
-PICTURES, PIXELS = 1000, 200  # of a source that a palette is made of: at most so many pictures, and pixels of each
+PICTURES, PIXELS = 500, 100  # of a source that a palette is made of: at most so many pictures, and pixels of each
 _ROUNDS = 20
 
 

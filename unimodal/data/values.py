@@ -22,12 +22,33 @@ class _First:
         return self.source[range(self.count)[index]]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Evenly:
+    source: Source
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[range(self.count)[index] * len(self.source) // self.count]
+
+
 def first(source: Source, count: int) -> Source:
     """The first `count` records, for learning from few. Raises UsageError if there are not so many, or none."""
     if not 1 <= count <= len(source):
         raise UsageError(f"the first {count} records were asked for, of {len(source)}")
     refuse_weights(source, "its first records")
     return _First(source, count)
+
+
+def evenly(source: Source, count: int) -> Source:
+    """`count` records at even distances, which a source in the order of its classes has of all of them. Raises UsageError
+    if there are not so many, or none."""
+    if not 1 <= count <= len(source):
+        raise UsageError(f"{count} records were asked for, of {len(source)}")
+    refuse_weights(source, "some of its records")
+    return _Evenly(source, count)
 
 
 def class_names(source: Source, column: str = "label") -> tuple[str, ...]:

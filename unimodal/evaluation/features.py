@@ -24,8 +24,8 @@ POOLINGS = ("mean", "first", "last")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Features:
-    """Pooled hidden states of labelled examples. Of the blocks, the one that suits the tokenizer is read."""
+class Pooled:
+    """Where an evaluation takes hidden states from, and how they become one vector for each example."""
 
     name: str = "features"  # given by the config
     source: str  # a data source, see `data.sources`
@@ -34,23 +34,46 @@ class Features:
     layer: int = -1  # hidden states after so many layers; -1: what the backbone gives
     pooling: str = "mean"  # of the tokens: mean, first or last
     causal: bool = False  # texts are read from left to right, as a causal language model was trained to
+    batch_size: int = 32  # examples at a time
+    every: int = 0  # steps between evaluations during training; 0: only at its end
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise UsageError(
+                f"evaluations.{self.name}.pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}"
+            )
+
+    def hidden(self, model: Model, tokens: Tokens) -> jax.Array:
+        """Hidden states [B,T,D] after `layer` layers."""
+        backbone = model.backbones[self.backbone]
+        if not -1 <= self.layer <= backbone.config.depth or self.layer == 0:
+            raise UsageError(
+                f"evaluations.{self.name}.layer must be -1 or 1 … {backbone.config.depth}, but is {self.layer}"
+            )
+        hidden, captured = backbone(tokens, capture=() if self.layer == -1 else ("hidden",))
+        return hidden if self.layer == -1 else captured["hidden"][self.layer - 1]
+
+    def pooled(self, model: Model, tokens: Tokens) -> jax.Array:
+        """Features float32 [B,D]."""
+        return pool(self.hidden(model, tokens), self.pooling, tokens.segment).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Features(Pooled):
+    """Pooled hidden states of labelled examples. Of the blocks, the one that suits the tokenizer is read."""
+
     images: Images = Images()  # for a tokenizer of kind image
     texts: Texts = Texts()  # for one of kind text
     sounds: Sounds = Sounds()  # for one of kind audio
     pixels: Pixels = Pixels()  # for one of kind text that reads pictures as rows of colours
     size: tuple[int, ...] = ()  # of those pictures, height and width; (): it reads texts
     labels: Labels = Labels()  # the classes
-    batch_size: int = 32  # examples at a time
-    every: int = 0  # steps between evaluations during training; 0: only at its end
     raw: bool = False  # pictures' own pixels are scored in the same way, once, and are a baseline too
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.size) not in (0, 2):
             raise UsageError(f"evaluations.{self.name}.size must be height and width, but is {self.size}")
-        if self.pooling not in POOLINGS:
-            raise UsageError(
-                f"evaluations.{self.name}.pooling must be one of {', '.join(POOLINGS)}, not {self.pooling!r}"
-            )
 
     @property
     def metric(self) -> str:
@@ -80,15 +103,7 @@ class Features:
 
     def embed(self, model: Model, batch: Any) -> dict[str, jax.Array]:
         """`features` float32 [B,D] and `label` [B]."""
-        tokens, backbone = self._tokens(model, batch), model.backbones[self.backbone]
-        if not -1 <= self.layer <= backbone.config.depth or self.layer == 0:
-            raise UsageError(
-                f"evaluations.{self.name}.layer must be -1 or 1 … {backbone.config.depth}, but is {self.layer}"
-            )
-        hidden, captured = backbone(tokens, capture=() if self.layer == -1 else ("hidden",))
-        if self.layer != -1:
-            hidden = captured["hidden"][self.layer - 1]
-        return {"features": pool(hidden, self.pooling, tokens.segment).astype(jnp.float32), "label": batch["label"]}
+        return {"features": self.pooled(model, self._tokens(model, batch)), "label": batch["label"]}
 
     def _tokens(self, model: Model, batch: Any) -> Tokens:
         tokenizer = model.tokenizers[self.tokenizer]

@@ -11,6 +11,7 @@ import numpy as np
 
 from unimodal import data
 from unimodal.data.blocks import Texts
+from unimodal.data.blocks.documents import encodings
 from unimodal.evaluation.baselines import bigram_bits
 from unimodal.objectives import example_sum, in_chunks, position_cross_entropy
 
@@ -53,15 +54,11 @@ def bits_per_byte(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def bigram(
-    source: str, texts: Texts, encode: Callable[[str], np.ndarray], count: Callable[[str], np.ndarray]
-) -> Callable[[Mapping[str, float]], tuple[float, str]]:
-    """The baseline of guessing each id of validation from the one before, by training's counts, in bits per byte.
-
-    encode: text → ids; count: text → the bytes of each of them.
-    """
+def bigram(source: str, texts: Texts, *, packed: bool = False) -> Callable[[Mapping[str, float]], tuple[float, str]]:
+    """The baseline of guessing each id of validation from the one before, by training's counts, in bits per byte."""
 
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
+        encode, count = encodings(texts.opened, packed)
         train, valid = (texts.documents(data.open_source(source, split)) for split in ("train", "validation"))
         seen, ids, sizes = data.all_ids(train, encode), data.all_ids(valid, encode), data.all_ids(valid, count)
         bits = bigram_bits(seen, ids[:-1], ids[1:], texts.opened.vocab_size)

@@ -1,4 +1,4 @@
-"""Reading a checkpoint into the one backbone: header, plan, then one tensor at a time into its shards."""
+"""Reading a checkpoint into the one backbone: header, names matched, then one tensor at a time into its shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names
 from unimodal.interop.families._refused import REFUSED
 from unimodal.interop.files import Source, open_source
-from unimodal.interop.match import Piece, Plan, check_tied, check_unread, named_leaves, plan
+from unimodal.interop.match import Matched, Piece, check_tied, check_unread, match, named_leaves
 from unimodal.interop.numbers import check_depth, making
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.sharding import shardings
@@ -55,34 +55,34 @@ class Prepared:
     source: Source
     description: Description
     abstract: Pretrained
-    plan: Plan
+    matched: Matched
     dtype: np.dtype[Any] | None
 
     def read(self, mesh: Mesh | None) -> Pretrained:
         """All parameters, one tensor in memory at a time."""
-        check_tied(self.plan, self.source)
+        check_tied(self.matched, self.source)
         leaves = named_leaves(self.abstract)
         where: Mapping[str, Any] = {} if mesh is None else named_leaves(shardings(self.abstract, mesh))
         fresh = self._fresh(leaves, where)
         values = [
-            self.leaf(name, leaf, where.get(name)) if name in self.plan.pieces else fresh[name]
+            self.leaf(name, leaf, where.get(name)) if name in self.matched.pieces else fresh[name]
             for name, leaf in leaves.items()
         ]
-        logger.info("read %d tensors of %s", sum(map(len, self.plan.pieces.values())), self.source.directory)
-        for what, names in (("fresh", self.plan.fresh), ("unused", self.plan.unused)):
+        logger.info("read %d tensors of %s", sum(map(len, self.matched.pieces.values())), self.source.directory)
+        for what, names in (("fresh", self.matched.fresh), ("unused", self.matched.unused)):
             if names:
                 logger.info("%s: %s", what, ", ".join(names))
         return jax.tree.unflatten(jax.tree.structure(self.abstract), values)
 
     def leaf(self, name: str, abstract: Any, sharding: Sharding | None) -> jax.Array:
         """One parameter."""
-        pieces = self.plan.pieces[name]
+        pieces = self.matched.pieces[name]
         dtype = self.source.tensors[pieces[0].source].dtype if self.dtype is None else self.dtype
         return read_leaf(abstract.shape, dtype, sharding, pieces, self.source)
 
     def _fresh(self, leaves: Mapping[str, Any], where: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The parameters that no tensor fills, as they are initialised; nothing else is computed."""
-        names = self.plan.fresh
+        names = self.matched.fresh
         if not names:
             return {}
         description, origin = self.description, self.abstract.origin
@@ -109,7 +109,7 @@ def prepare(directory: Path, dtype: DTypeLike | None = None, ignore: str | None 
         tuple((name, tensor.shape) for name, tensor in source.tensors.items()),
     )
     leaves = named_leaves(_abstract(description, origin))
-    matched = plan(description.rows, leaves, source)
+    matched = match(description.rows, leaves, source)
     check_unread(matched, description.leftovers, source, ignore)
     origin = replace(origin, unused=tuple(matched.unused), fresh=tuple(matched.fresh))
     return Prepared(source, description, _abstract(description, origin), matched, wanted)

@@ -78,7 +78,7 @@ def _piece(row: Row, ours: str, source: str, layer: int | None, leaves: Mapping[
 
 
 @dataclass(frozen=True)
-class Plan:
+class Matched:
     """pieces by leaf; tied: second copies, to be compared; fresh: leaves without a source; unused: tensors without one."""
 
     pieces: Mapping[str, list[Piece]]
@@ -87,7 +87,7 @@ class Plan:
     unused: list[str]
 
 
-def plan(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Plan:
+def match(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Matched:
     """Match a table with a checkpoint. Raises UsageError for a missing tensor or one of an unexpected shape."""
     pieces: dict[str, list[Piece]] = {}
     second = []
@@ -102,7 +102,7 @@ def plan(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Plan
         else:
             pieces.setdefault(piece.leaf, []).append(piece)
     used = {p.source for group in pieces.values() for p in group} | {p.source for p in second}
-    return Plan(
+    return Matched(
         pieces,
         [(piece, pieces[piece.leaf][0]) for piece in second],
         [name for name in leaves if name not in pieces],
@@ -114,7 +114,7 @@ def plan(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Plan
 CONSTANTS = (r"(.*\.)?position_ids", r"(.*\.)?rotary_emb\.inv_freq")
 
 
-def check_unread(plan: Plan, leftovers: Sequence[str], source: Source, ignore: str | None = None) -> None:
+def check_unread(matched: Matched, leftovers: Sequence[str], source: Source, ignore: str | None = None) -> None:
     """Raises UsageError, naming the first, if tensors go unread that are neither known leftovers nor to be ignored.
 
     leftovers: regular expressions of whole names; ignore: a regular expression that is found in a name.
@@ -124,7 +124,7 @@ def check_unread(plan: Plan, leftovers: Sequence[str], source: Source, ignore: s
         chosen = None if ignore is None else re.compile(ignore)
     except re.error as error:
         raise UsageError(f"ignore={ignore!r} is no regular expression: {error}") from error
-    unread = [n for n in plan.unused if not known.fullmatch(n) and not (chosen is not None and chosen.search(n))]
+    unread = [n for n in matched.unused if not known.fullmatch(n) and not (chosen is not None and chosen.search(n))]
     if not unread:
         return
     more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
@@ -144,9 +144,9 @@ def check_shape(piece: Piece, tensor: Tensor) -> None:
         )
 
 
-def check_tied(plan: Plan, source: Source) -> None:
+def check_tied(matched: Matched, source: Source) -> None:
     """Raises UsageError if a second copy of a tensor, which we keep once, is not equal to the first."""
-    for second, first in plan.tied:
+    for second, first in matched.tied:
         a, b = source.tensors[second.source], source.tensors[first.source]
         if a.shape != b.shape or not np.array_equal(a.read().view(np.uint8), b.read().view(np.uint8)):
             raise UsageError(

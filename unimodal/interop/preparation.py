@@ -59,7 +59,7 @@ def published(
         elif tower.input not in steps:
             notes.append(f"{directory} does not say how {tower.input} is prepared, so it is as the config says")
         elif isinstance(step := steps[tower.input], ImageSteps):
-            made = _images(step, sizes[name].image_size, notes)
+            made = _colours(step) if step.colors is not None else _images(step, sizes[name].image_size, notes)
         else:
             made = _sounds(step, notes)
         fields[name] = made
@@ -68,9 +68,6 @@ def published(
 
 def _images(steps: ImageSteps, size: tuple[int, int], notes: list[str]) -> dict[str, Any]:
     """`size`: what our tokenizer takes."""
-    if steps.colors is not None:
-        notes.append("its pictures become ids of colours, for which no data block has a field")
-        return {}
     # Ours are divided by 255 first: with k = 255·scale, (k·x - mean) / std = (x - mean/k) / (std/k).
     k = 255.0 * (1.0 if steps.scale is None else steps.scale)
     mean, std = (0.0, 1.0) if steps.mean is None or steps.std is None else (steps.mean, steps.std)
@@ -80,6 +77,16 @@ def _images(steps: ImageSteps, size: tuple[int, int], notes: list[str]) -> dict[
         "images.resize": _resized(steps, size, notes),
         "images.resample": Image.Resampling(steps.resample).name.lower(),
     }
+
+
+def _colours(steps: ImageSteps) -> dict[str, Any]:
+    """Of pictures that become ids: the palette, from 0 to 255."""
+    assert steps.colors is not None
+    scale, mean, std = (
+        default if x is None else x for x, default in ((steps.scale, 1.0), (steps.mean, 0.0), (steps.std, 1.0))
+    )
+    levels = np.clip(np.rint((steps.colors * std + mean) / scale), 0, 255)
+    return {"pixels.colours": tuple(int(level) for level in levels.reshape(-1))}
 
 
 def _numbers(values: Any, k: float) -> tuple[float, ...]:

@@ -136,11 +136,20 @@ class Normed(Headed):
 
 
 @dataclass(frozen=True)
-class Vocabulary(Headed):
-    """Logits over the ids."""
+class _OverIds(Headed):
+    """Logits over the ids, which may share the tokenizer's table."""
 
     width: int
     vocabulary: int
+
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        return context.heads[self.name](x, context.tokenizer.table)
+
+
+@dataclass(frozen=True)
+class Vocabulary(_OverIds):
+    """Logits over the ids."""
+
     tied: bool = True
     bias: bool = False
     soft_cap: float | None = None
@@ -149,16 +158,11 @@ class Vocabulary(Headed):
         options: dict[str, Any] = dict(tied=self.tied, bias=self.bias, soft_cap=self.soft_cap)
         return LanguageModel(self.width, self.vocabulary, **options, rngs=rngs)
 
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        return context.heads[self.name](x, context.tokenizer.table)
-
 
 @dataclass(frozen=True)
-class MaskedVocabulary(Headed):
+class MaskedVocabulary(_OverIds):
     """Logits over the ids of masked tokens."""
 
-    width: int
-    vocabulary: int
     activation: str
     epsilon: float
     tied: bool = True
@@ -166,9 +170,6 @@ class MaskedVocabulary(Headed):
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         options: dict[str, Any] = dict(activation=self.activation, norm_epsilon=self.epsilon, tied=self.tied)
         return MaskedLanguageModel(self.width, self.vocabulary, **options, rngs=rngs)
-
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        return context.heads[self.name](x, context.tokenizer.table)
 
 
 @dataclass(frozen=True)

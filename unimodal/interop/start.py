@@ -18,8 +18,7 @@ from unimodal.interop.describe import Description, Output, Tower
 from unimodal.interop.files import Source, open_source
 from unimodal.interop.head_names import head_names
 from unimodal.interop.load import describe, read_leaf, resolve
-from unimodal.interop.match import Piece, check_tied, check_unread, named_leaves, plan
-from unimodal.interop.match import Plan as Matched
+from unimodal.interop.match import Matched, Piece, check_tied, check_unread, match, named_leaves
 from unimodal.interop.numbers import making
 from unimodal.interop.preparation import Preparation, published
 from unimodal.interop.pretrained import Origin, Pretrained
@@ -108,7 +107,7 @@ def start_from(
             check_backbone(name, backbones[name], config, source.directory)
     theirs = _abstract(_stacked_as_ours(description, places, backbones), source)
     abstract = named_leaves(theirs)
-    matched = plan(description.rows, abstract, source)
+    matched = match(description.rows, abstract, source)
     # A head that we cannot read is no loss here, and is reported; something in the layers that we cannot read is.
     layers = sorted({re.escape(row.source.split("{layer}")[0]) for row in description.rows if "{layer}" in row.source})
     check_unread(matched, description.leftovers, source, ignore=f"^(?!{'|'.join(layers)})")

@@ -27,7 +27,7 @@ LOWEST = -1e30  # below any logit, and finite: differences of it make no NaN
 
 
 @dataclass(frozen=True)
-class Plan:
+class Tiles:
     """The static part of one call."""
 
     pattern: Pattern  # of the whole row
@@ -108,11 +108,11 @@ def blockwise(
     G = k_BSGK.shape[2]
     size, count = tiling(T * devices, devices, tile, zigzag=zigzag)
     assert size * count == T, "pad to a whole number of tiles first"
-    plan = Plan(pattern, scale, size, count, devices, axis, zigzag, always is not None, soft_cap)
+    tiles = Tiles(pattern, scale, size, count, devices, axis, zigzag, always is not None, soft_cap)
     q = q_BTHK.reshape(B, count, size, G, H // G, K).transpose(1, 0, 3, 4, 2, 5)  # [tiles,B,G,R,size,K]
     k, v = (a.reshape(B, count, size, G, K).transpose(1, 0, 3, 2, 4) for a in (k_BSGK, v_BSGK))  # [tiles,B,G,size,K]
     marks = jax.tree.map(lambda a: a.reshape(B, count, size).transpose(1, 0, 2), (segment, always))  # [tiles,B,size]
-    out: Any = _attend(plan, q, k, v, marks)
+    out: Any = _attend(tiles, q, k, v, marks)
     return out.transpose(1, 0, 4, 2, 3, 5).reshape(B, T, H, K)
 
 
@@ -127,22 +127,22 @@ def tiling(length: int, devices: int, tile: int = 512, *, zigzag: bool = False) 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any) -> jax.Array:
-    return _forward(plan, q, k, v, marks)[0]
+def _attend(tiles: Tiles, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any) -> jax.Array:
+    return _forward(tiles, q, k, v, marks)[0]
 
 
-def _forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any) -> tuple[jax.Array, Any]:
+def _forward(tiles: Tiles, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any) -> tuple[jax.Array, Any]:
     highest = jnp.full(q.shape[:-1], LOWEST, jnp.float32)
     total, sums = jnp.zeros(q.shape[:-1], jnp.float32), jnp.zeros(q.shape, jnp.float32)
 
     def visit(i: jax.Array, j: jax.Array, source: Any, visitor: Any, carry: Any) -> Any:
         k, v, key_marks = visitor
-        mask = _mask(plan, i, j, source, marks, key_marks)
+        mask = _mask(tiles, i, j, source, marks, key_marks)
         before = tuple(_take(array, i) for array in carry)
 
         def seen() -> Any:
             highest, total, sums = before
-            logits = _logits(plan, _take(q, i), _take(k, j))
+            logits = _logits(tiles, _take(q, i), _take(k, j))
             now = jnp.maximum(highest, jnp.where(mask, logits, LOWEST).max(axis=-1))
             weights = jnp.where(mask, jnp.exp(logits - now[..., None]), 0.0)
             fade = jnp.exp(highest - now)
@@ -154,30 +154,30 @@ def _forward(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any) -
             _put(array, i, tile) for array, tile in zip(carry, _if_any(mask, marks, seen, before), strict=True)
         )
 
-    _, (highest, total, sums) = _round(plan, visit, (k, v, marks), (highest, total, sums))
+    _, (highest, total, sums) = _round(tiles, visit, (k, v, marks), (highest, total, sums))
     some = total > 0
     out = (sums / jnp.where(some, total, 1.0)[..., None]).astype(q.dtype)
     log_sum = jnp.where(some, highest + jnp.log(jnp.where(some, total, 1.0)), 0.0)
     return out, (q, k, v, marks, out, log_sum)
 
 
-def _backward(plan: Plan, kept: Any, cotangent: jax.Array) -> tuple[Any, ...]:
+def _backward(tiles: Tiles, kept: Any, cotangent: jax.Array) -> tuple[Any, ...]:
     q, k, v, marks, out, log_sum = kept
     delta = (cotangent.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)
     zeros = lambda a: jnp.zeros(a.shape, jnp.float32)  # noqa: E731
 
     def visit(i: jax.Array, j: jax.Array, source: Any, visitor: Any, dq: jax.Array) -> Any:
         k, v, key_marks, dk, dv = visitor
-        mask = _mask(plan, i, j, source, marks, key_marks)
+        mask = _mask(tiles, i, j, source, marks, key_marks)
         before = _take(dq, i), _take(dk, j), _take(dv, j)
 
         def seen() -> Any:
             key, value, query, above = _take(k, j), _take(v, j), _take(q, i), _take(cotangent, i)
-            logits = _logits(plan, query, key)
+            logits = _logits(tiles, query, key)
             weights = jnp.where(mask, jnp.exp(logits - _take(log_sum, i)[..., None]), 0.0)
             product = partial(jnp.einsum, preferred_element_type=jnp.float32)
             of_weights = product("bgrtk,bgsk->bgrts", above, value)
-            slope = plan.scale if plan.soft_cap is None else plan.scale * (1 - jnp.square(logits / plan.soft_cap))
+            slope = tiles.scale if tiles.soft_cap is None else tiles.scale * (1 - jnp.square(logits / tiles.soft_cap))
             of_logits = (weights * (of_weights - _take(delta, i)[..., None]) * slope).astype(q.dtype)
             return (
                 before[0] + product("bgrts,bgsk->bgrtk", of_logits, key),
@@ -188,22 +188,22 @@ def _backward(plan: Plan, kept: Any, cotangent: jax.Array) -> tuple[Any, ...]:
         of_query, of_key, of_value = _if_any(mask, marks, seen, before)
         return (k, v, key_marks, _put(dk, j, of_key), _put(dv, j, of_value)), _put(dq, i, of_query)
 
-    visitor, dq = _round(plan, visit, (k, v, marks, zeros(k), zeros(v)), zeros(q), visitor_changes=True)
-    dk, dv = _send(plan, visitor[3:], 1 - plan.steps)  # home again
+    visitor, dq = _round(tiles, visit, (k, v, marks, zeros(k), zeros(v)), zeros(q), visitor_changes=True)
+    dk, dv = _send(tiles, visitor[3:], 1 - tiles.steps)  # home again
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _round(plan: Plan, visit: Any, visitor: Any, carry: Any, *, visitor_changes: bool = False) -> tuple[Any, Any]:
+def _round(tiles: Tiles, visit: Any, visitor: Any, carry: Any, *, visitor_changes: bool = False) -> tuple[Any, Any]:
     """Visit all seen tiles of this device's own keys, then of the keys that arrive along the ring."""
-    lists, counts = (jnp.asarray(a) for a in plan.pairs())
-    known, mean = int(plan.pairs()[1][0, 0]), max(1, round(float(plan.work().mean())))
-    here = 0 if plan.axis is None else jax.lax.axis_index(plan.axis)
+    lists, counts = (jnp.asarray(a) for a in tiles.pairs())
+    known, mean = int(tiles.pairs()[1][0, 0]), max(1, round(float(tiles.work().mean())))
+    here = 0 if tiles.axis is None else jax.lax.axis_index(tiles.axis)
 
     def meet(step: Any, visitor: Any, carry: Any) -> tuple[Any, Any]:
-        source = (here - step) % plan.devices
+        source = (here - step) % tiles.devices
         pairs = lists[here, source]
 
         def one(n: jax.Array, both: Any) -> Any:
@@ -213,50 +213,50 @@ def _round(plan: Plan, visit: Any, visitor: Any, carry: Any, *, visitor_changes:
 
         # One device's count is a constant, which whoever counts the program's work can read. Of several, each has its
         # own at each step: their mean is in the scope's name, for `launch.py plan`.
-        count = counts[here, source] if plan.devices > 1 else known
+        count = counts[here, source] if tiles.devices > 1 else known
         with jax.named_scope(f"turns_{mean}"):
             return jax.lax.fori_loop(0, count, one, (visitor, carry))
 
     def step(n: jax.Array, both: Any) -> Any:
         visitor, carry = meet(n, *both)
-        return _send(plan, visitor, 1), carry
+        return _send(tiles, visitor, 1), carry
 
     visitor, carry = (
-        jax.lax.fori_loop(0, plan.steps - 1, step, (visitor, carry)) if plan.steps > 1 else (visitor, carry)
+        jax.lax.fori_loop(0, tiles.steps - 1, step, (visitor, carry)) if tiles.steps > 1 else (visitor, carry)
     )
-    return meet(plan.steps - 1, visitor, carry)  # the last ones need not travel on
+    return meet(tiles.steps - 1, visitor, carry)  # the last ones need not travel on
 
 
-def _send(plan: Plan, arrays: Any, places: int) -> Any:
+def _send(tiles: Tiles, arrays: Any, places: int) -> Any:
     """Pass arrays `places` devices on along the ring."""
-    if places % plan.devices == 0:
+    if places % tiles.devices == 0:
         return arrays
-    assert plan.axis is not None
-    order = [(d, (d + places) % plan.devices) for d in range(plan.devices)]
-    return jax.tree.map(lambda a: jax.lax.ppermute(a, plan.axis, order), arrays)
+    assert tiles.axis is not None
+    order = [(d, (d + places) % tiles.devices) for d in range(tiles.devices)]
+    return jax.tree.map(lambda a: jax.lax.ppermute(a, tiles.axis, order), arrays)
 
 
-def _mask(plan: Plan, i: Any, j: Any, source: Any, marks: Any, key_marks: Any) -> jax.Array:
+def _mask(tiles: Tiles, i: Any, j: Any, source: Any, marks: Any, key_marks: Any) -> jax.Array:
     """Compute the mask of one tile, bool [1 or B,1,1,size,size]."""
-    here = 0 if plan.axis is None else jax.lax.axis_index(plan.axis)
+    here = 0 if tiles.axis is None else jax.lax.axis_index(tiles.axis)
     # Padding to whole tiles sees nothing. It is beyond every limit, so nobody sees it.
-    whole = plan.devices * plan.count * plan.size
-    limits = jnp.asarray(np.pad(plan.pattern.limit, (0, whole - plan.pattern.length)))
-    places, local = jnp.asarray(plan.places()), jnp.arange(plan.size, dtype=jnp.int32)
-    query, key = places[here, i] * plan.size + local, places[source, j] * plan.size + local
+    whole = tiles.devices * tiles.count * tiles.size
+    limits = jnp.asarray(np.pad(tiles.pattern.limit, (0, whole - tiles.pattern.length)))
+    places, local = jnp.asarray(tiles.places()), jnp.arange(tiles.size, dtype=jnp.int32)
+    query, key = places[here, i] * tiles.size + local, places[source, j] * tiles.size + local
     (segment, always), (key_segment, key_always) = marks, key_marks
     known = None if always is None else (_take(always, i)[:, :, None], _take(key_always, j)[:, None, :])
-    mask = plan.pattern.sees(query[None, :, None], key[None, None, :], limits[query][None, :, None], known)
+    mask = tiles.pattern.sees(query[None, :, None], key[None, None, :], limits[query][None, :, None], known)
     if segment is not None:
         ours, theirs = _take(segment, i)[:, :, None], _take(key_segment, j)[:, None, :]
         mask = mask & (ours == theirs) & (theirs != 0)
     return mask[:, None, None]
 
 
-def _logits(plan: Plan, query: jax.Array, key: jax.Array) -> jax.Array:
+def _logits(tiles: Tiles, query: jax.Array, key: jax.Array) -> jax.Array:
     """Compute the logits of one tile, [B,G,R,size,size] float32."""
-    logits = jnp.einsum("bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32) * plan.scale
-    return logits if plan.soft_cap is None else plan.soft_cap * jnp.tanh(logits / plan.soft_cap)
+    logits = jnp.einsum("bgrtk,bgsk->bgrts", query, key, preferred_element_type=jnp.float32) * tiles.scale
+    return logits if tiles.soft_cap is None else tiles.soft_cap * jnp.tanh(logits / tiles.soft_cap)
 
 
 def _if_any(mask: jax.Array, marks: Any, seen: Any, otherwise: Any) -> Any:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from unimodal.kernels.blockwise import Plan, blockwise, stretches, tiling
+from unimodal.kernels.blockwise import Tiles, blockwise, stretches, tiling
 from unimodal.sharding import MESH_AXES, spec_for
 from unimodal.visibility import Pattern, first_of_segments
 
@@ -114,8 +114,8 @@ def zigzag_pays(pattern: Pattern, devices: int, tile: int, heads: int, kv_heads:
     pairs = []
     for zigzag in (False, True):
         size, count = tiling(pattern.length, devices, tile, zigzag=zigzag)
-        plan = Plan(pattern, 1.0, size, count, devices, AXIS, zigzag)
-        pairs.append(int(plan.work().max(axis=1).sum()) * size**2)  # at each step all wait for the slowest
+        tiles = Tiles(pattern, 1.0, size, count, devices, AXIS, zigzag)
+        pairs.append(int(tiles.work().max(axis=1).sum()) * size**2)  # at each step all wait for the slowest
     moved = 2 * itemsize * (2 * heads + 2 * kv_heads) * pattern.length // devices
     return 14 * heads * (pairs[0] - pairs[1]) > FLOPS_PER_BYTE * moved
 

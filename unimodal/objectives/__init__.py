@@ -12,15 +12,28 @@ has loss 0 and a finite gradient. A batch that is sharded over devices needs not
 | `masked` | hidden tokens (BERT) |
 | `pixels` | hidden patches (MAE) |
 | `classification` | one class, soft labels, many labels (ViT, heads) |
+| `codebooks` | discrete VAE: likelihood of pixels, relaxed codes, their divergence from uniform |
 | `mixing` | pictures and labels mixed in pairs (mixup, CutMix) |
-| `contrastive` | CLIP, SigLIP, SimCLR: two views against the global batch |
+| `contrastive` | CLIP, SigLIP, SimCLR, MoCo: two views against the global batch |
+| `rows` | rows of a batch in chunks, where each is compared with all |
+| `clusters` | SwAV: assignments that use all clusters alike, and their prediction |
+| `collapse` | do features still tell examples apart? |
 | `speech` | wav2vec 2.0: distractors, contrastive, code diversity, Gumbel codes |
 | `ctc` | transcripts without alignment |
 """
 
-from unimodal.objectives.causal import causal_lm, chunked_causal_lm, next_token_targets, shifted_right
-from unimodal.objectives.classification import sigmoid_classification, softmax_classification
-from unimodal.objectives.contrastive import clip, nt_xent, siglip, whole_batch
+from unimodal.objectives.causal import (
+    caption_targets,
+    causal_lm,
+    chunked_causal_lm,
+    next_token_targets,
+    shifted_right,
+)
+from unimodal.objectives.classification import classification_loss, sigmoid_classification, softmax_classification
+from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
+from unimodal.objectives.codebooks import cosine_between, logit_laplace, relaxed_codes, uniform_divergence
+from unimodal.objectives.collapse import feature_deviation
+from unimodal.objectives.contrastive import clip, info_nce, nt_xent, siglip, unit, whole_batch
 from unimodal.objectives.ctc import ctc_loss
 from unimodal.objectives.identity import row_codes
 from unimodal.objectives.masked import masked_lm
@@ -46,18 +59,24 @@ __all__ = [
     "TaskMetrics",
     "WholeBatch",
     "as_scalars",
+    "caption_targets",
     "causal_lm",
     "chunked_causal_lm",
     "chunked_cross_entropy",
+    "classification_loss",
     "clip",
+    "cosine_between",
     "code_perplexity",
     "cross_entropy",
     "ctc_loss",
     "diversity",
     "diversity_term",
     "example_sum",
+    "feature_deviation",
     "gumbel_codes",
     "in_chunks",
+    "info_nce",
+    "logit_laplace",
     "masked_lm",
     "masked_pixels",
     "mixed",
@@ -65,14 +84,20 @@ __all__ = [
     "nt_xent",
     "patch_statistics",
     "position_cross_entropy",
+    "prototype_use",
     "ratio",
+    "relaxed_codes",
     "restored",
     "row_codes",
     "sample_negatives",
     "shifted_right",
     "siglip",
     "sigmoid_classification",
+    "sinkhorn",
     "softmax_classification",
+    "swapped_prediction",
+    "unit",
+    "uniform_divergence",
     "visible_first",
     "wav2vec2_contrastive",
     "whole_batch",

@@ -71,3 +71,17 @@ def chunked_causal_lm(
         z_loss=z_loss,
         label_smoothing=label_smoothing,
     )
+
+
+def caption_targets(ids_BT: jax.Array, pad: int, *, backward: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Targets `[B,T]` and float32 weights `[B,T]` of a caption that begins with a start token outside the vocabulary.
+
+    Place 0, the start token, predicts the first id, and place t the one after it. A caption's last id predicts `pad`,
+    which ends it, unless the caption fills all T places. `backward` reads it from its end (Desai & Johnson 2021, §3).
+    """
+    place = jnp.arange(ids_BT.shape[1], dtype=jnp.int32)[None]
+    length = jnp.where(ids_BT != pad, place + 1, 0).max(axis=1, keepdims=True)
+    if backward:
+        reverse = jnp.where(place < length, length - 1 - place, place)
+        ids_BT = jnp.take_along_axis(ids_BT, reverse, axis=1)
+    return ids_BT, (place <= length).astype(jnp.float32)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from unimodal.objectives.reduction import Metrics, as_weights, example_sum
 from unimodal.objectives.softmax import position_cross_entropy, silence_uncounted, sum_positions
+from unimodal.objectives.terms import Mean, TaskMetrics
 
 
 def softmax_classification(
@@ -29,6 +30,14 @@ def softmax_classification(
     logits, labels = silence_uncounted(logits_BV, labels, weights)
     positions = position_cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return sum_positions(positions, weights, "examples")
+
+
+def classification_loss(
+    logits_BV: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> tuple[jax.Array, TaskMetrics]:
+    """The mean of `softmax_classification` over a batch, and its accuracy, as a task returns them."""
+    losses, sums = softmax_classification(logits_BV, labels, label_smoothing=label_smoothing)
+    return losses.mean(), {"accuracy": Mean(sums["correct"], sums["examples"])}
 
 
 def sigmoid_classification(

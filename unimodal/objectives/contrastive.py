@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unimodal.objectives.reduction import Metrics, Scalar, as_scalar, ratio
+from unimodal.objectives.rows import CHUNK, rows_in_chunks
 from unimodal.objectives.terms import WholeBatch
 
 
@@ -123,24 +124,76 @@ def nt_xent(
     *,
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[jax.Array, Metrics]:
     """Compute NT-Xent of SimCLR (Chen et al. 2020, eq. 1). The negatives are both views of all other examples.
 
     The loss of an example is the mean of its two views', so its mean over the batch is the paper's over 2B views.
-    Other arguments, metrics: see `clip`.
+    `chunk` examples at a time are compared with all, so memory does not grow with B². Other arguments, metrics: see `clip`.
     """
     valid = _all_valid(a_BD, valid_B)
-    same, negative = _masks(ids_B, valid)
+    place = jnp.arange(a_BD.shape[0])
+    ids = place if ids_B is None else ids_B
     a, b = _embed(a_BD, valid), _embed(b_BD, valid)
-    cross = _products(a, b) / as_scalar(temperature)
-    positive = jnp.where(same, cross, 0.0).sum(axis=1)
-    # Join along the columns: rows are sharded and stay where they are. A view is never its own negative.
-    allowed = jnp.concatenate([same | negative, negative], axis=1)
-    a_logits = jnp.concatenate([cross, _products(a, a) / as_scalar(temperature)], axis=1)
-    b_logits = jnp.concatenate([cross.T, _products(b, b) / as_scalar(temperature)], axis=1)
-    a_nats, a_hit = _choose(a_logits, positive, allowed, axis=1)
-    b_nats, b_hit = _choose(b_logits, positive, allowed, axis=1)
+
+    def judge(some: Mapping[str, jax.Array]) -> Any:
+        same = some["place"][:, None] == place[None]
+        negative = ~same & some["valid"][:, None] & valid[None] & (some["ids"][:, None] != ids[None])
+        # Join along the columns: rows are sharded and stay where they are. A view is never its own negative.
+        allowed = jnp.concatenate([same | negative, negative], axis=1)
+        found = []
+        for mine, own, other in (("a", a, b), ("b", b, a)):
+            cross = _products(some[mine], other) / as_scalar(temperature)
+            within = _products(some[mine], own) / as_scalar(temperature)
+            positive = jnp.where(same, cross, 0.0).sum(axis=1)
+            found += _choose(jnp.concatenate([cross, within], axis=1), positive, allowed, axis=1)
+        return found
+
+    rows = {"a": a, "b": b, "place": place, "ids": ids, "valid": valid}
+    a_nats, a_hit, b_nats, b_hit = rows_in_chunks(judge, rows, chunk)
     return _report(0.5 * (a_nats + b_nats), a_hit, b_hit, valid)
+
+
+def info_nce(
+    queries_BD: jax.Array,
+    keys_BD: jax.Array,
+    temperature: Scalar = 0.2,
+    *,
+    queue_ND: jax.Array | None = None,
+    valid_N: jax.Array | None = None,
+    chunk: int = CHUNK,
+) -> tuple[jax.Array, Metrics]:
+    """Compute InfoNCE of MoCo: find each query's own key (He 2020, eq. 1; van den Oord 2018, eq. 4).
+
+    Args:
+        queries_BD: at any length: they are normalised here.
+        keys_BD: likewise; no gradient goes to them. Row i is the key of query i.
+        temperature: what cosines are divided by.
+        queue_ND: the negatives, normalised (MoCo v1 and v2). None: the keys of all other queries (v3).
+        valid_N: False marks rows of the queue that nothing was written to yet.
+        chunk: queries compared with all keys at a time.
+
+    Returns:
+        loss `[B]` float32 in nats, and sums `objective`, `examples`, `correct` (a tie counts as wrong).
+    """
+    queries, keys = unit(queries_BD), jax.lax.stop_gradient(unit(keys_BD))
+    place = jnp.arange(queries.shape[0])
+
+    def judge(some: Mapping[str, jax.Array]) -> Any:
+        if queue_ND is None:
+            logits = _products(some["query"], keys) / as_scalar(temperature)
+            own = some["place"][:, None] == place[None]
+            positive = jnp.where(own, logits, 0.0).sum(axis=1)
+            return _choose(logits, positive, jnp.ones(logits.shape, bool), axis=1)
+        positive = (some["query"] * some["key"]).sum(axis=1) / as_scalar(temperature)
+        negative = _products(some["query"], jax.lax.stop_gradient(queue_ND)) / as_scalar(temperature)
+        written = jnp.ones(negative.shape, bool) if valid_N is None else jnp.broadcast_to(valid_N[None], negative.shape)
+        allowed = jnp.concatenate([jnp.ones((negative.shape[0], 1), bool), written], axis=1)
+        return _choose(jnp.concatenate([positive[:, None], negative], axis=1), positive, allowed, axis=1)
+
+    nats, hit = rows_in_chunks(judge, {"query": queries, "key": keys, "place": place}, chunk)
+    count = jnp.float32(nats.shape[0])
+    return nats, {"objective": nats.sum(), "examples": count, "correct": hit.astype(jnp.float32).sum()}
 
 
 def whole_batch(

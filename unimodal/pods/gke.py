@@ -10,7 +10,7 @@ from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USAGE
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import environment
-from unimodal.pods.tools import Step, must, run, spell, to_yaml
+from unimodal.pods.tools import Step, follow_or_end, must, spell, to_yaml
 from unimodal.pods.volume import Volume, check_workdir, volume
 
 REASONS = (
@@ -39,12 +39,8 @@ def dry_run(pod: Pod, program: Sequence[str]) -> str:
 
 def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
     """Submit it, follow its logs or delete it."""
-    if pod.action == "logs":
-        return run(_logs(pod), show=True).code
-    if pod.action == "delete":
-        must(_delete(pod), REASONS)
-        print(f"deleted {pod.name}")
-        return 0
+    if (code := follow_or_end(pod.action, _logs(pod), _delete(pod), REASONS, f"deleted {pod.name}")) is not None:
+        return code
     must(_create(pod, program), REASONS)
     print(f"submitted {pod.name}; follow it with --action=logs, end it with --action=delete")
     return 0

@@ -11,7 +11,7 @@ from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import PYTHON, environment
-from unimodal.pods.tools import Step, explain, must, run, spell, to_yaml
+from unimodal.pods.tools import Step, explain, follow_or_end, must, run, spell, to_yaml
 from unimodal.pods.volume import check_workdir, in_bucket, volume
 
 REASONS = (
@@ -31,12 +31,8 @@ def dry_run(pod: Pod, program: Sequence[str]) -> str:
 
 def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
     """Hand it over, follow its logs or end it."""
-    if pod.action == "logs":
-        return run(_logs(pod), show=True).code
-    if pod.action == "delete":
-        must(_delete(pod), REASONS)
-        print(f"ended {pod.name}")
-        return 0
+    if (code := follow_or_end(pod.action, _logs(pod), _delete(pod), REASONS, f"ended {pod.name}")) is not None:
+        return code
     step = _launch(pod, program)  # what is wrong with the description is said before sky is asked
     if _taken(pod):  # sky itself would run the task beside what is there
         raise UsageError(f"the name is in use: sky has a {pod.name}; choose another --name, or --action=delete first")

@@ -10,7 +10,7 @@ from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_STOPPED
 from unimodal.pods.description import Pod, gpus
 from unimodal.pods.environment import environment
-from unimodal.pods.tools import Step, must, run, spell
+from unimodal.pods.tools import Step, follow_or_end, must, spell
 from unimodal.pods.volume import volume
 
 REASONS = (
@@ -31,12 +31,8 @@ def dry_run(pod: Pod, program: Sequence[str]) -> str:
 
 def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
     """Submit it, follow its log or cancel it."""
-    if pod.action == "logs":
-        return run(_logs(pod), show=True).code
-    if pod.action == "delete":
-        must(_cancel(pod), REASONS)
-        print(f"cancelled {pod.name}")
-        return 0
+    if (code := follow_or_end(pod.action, _logs(pod), _cancel(pod), REASONS, f"cancelled {pod.name}")) is not None:
+        return code
     step = _submit(pod, program)  # what is wrong with the description is said before the cluster is asked
     if there := must(_queue(pod), REASONS).split():
         raise UsageError(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -17,7 +15,7 @@ from etils import epath
 
 from unimodal.errors import StorageError, UsageError
 from unimodal.sharding import path_name
-from unimodal.storage import absolute, is_remote, one_line, write_whole, writing
+from unimodal.storage import absolute, is_remote, one_line, writing
 from unimodal.training import earlier
 from unimodal.training.aside import move_aside
 from unimodal.training.facts import facts_of, fault
@@ -310,73 +308,6 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
             raise
         raise UsageError(f"cannot read workdir {workdir}: {one_line(error)}") from error
     return sorted(int(name) for name in names if name.isdigit())
-
-
-def claim_workdir(
-    workdir: epath.PathLike,
-    config: Mapping[str, Any],
-    *,
-    may_differ: tuple[str, ...] = (),
-    renew: bool = False,
-    meaning: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
-) -> dict[str, tuple[Any, Any]]:
-    """Make `workdir` ours: write config.json, or check that the one that is there says the same.
-
-    `may_differ`: dotted fields or groups, as patterns, that do not change what is learned (the mesh, how often to log).
-    Returns those that do differ, with their values there and now; `renew` writes the values of now. `meaning`: what both
-    configs are compared by, so that a field written in another way, or left at its default, is no difference.
-    Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
-    """
-    workdir = epath.Path(workdir)
-    path, differ = workdir / "config.json", {}
-    try:
-        if not is_remote(workdir):  # a bucket has no folders
-            workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            there = meaning(json.loads(path.read_text(encoding="utf-8")))
-            differ = _compare(dict(there), dict(meaning(config)), workdir, may_differ)
-            if not (renew and differ):
-                return differ
-        # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
-        if jax.process_index() == 0 or not is_remote(workdir):
-            # In its own order: a tokenizer has the width of the first backbone if none bears its name.
-            text = json.dumps(config, indent=2)
-            write_whole(path, text, suffix=f".tmp{jax.process_index()}")
-        return differ
-    except UsageError:
-        raise
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is not JSON ({error}); choose another workdir") from error
-    except Exception as error:
-        if not isinstance(error, OSError) and not is_remote(workdir):  # a bucket's client has errors of its own
-            raise
-        raise UsageError(f"cannot write in workdir {workdir}: {one_line(error)}") from error
-
-
-def _compare(
-    old: dict[str, Any], new: dict[str, Any], workdir: epath.Path, may_differ: tuple[str, ...]
-) -> dict[str, tuple[Any, Any]]:
-    before, after = (_flat(json.loads(json.dumps(config))) for config in (old, new))  # a tuple is a list there
-    differ = {
-        name: (before.get(name), after.get(name))
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    }
-    allowed = {name for name in differ for p in may_differ if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*")}
-    fields = [name for name in differ if name not in allowed]
-    if fields:
-        shown = "; ".join(f"{name}: {differ[name][0]!r} there, {differ[name][1]!r} now" for name in fields[:4])
-        more = f"; and {len(fields) - 4} more" if len(fields) > 4 else ""
-        raise UsageError(
-            f"workdir {workdir} belongs to another config ({shown}{more}); choose another workdir, or go on with what fits by --adapt"
-        )
-    return differ
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()}
 
 
 def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:

@@ -149,7 +149,7 @@ class Program:
             parameters = apply_updates(state.parameters, updates)
             model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
             advance(model, list(losses), pushed, state.step, self.steps)
-            kept = nnx.split(model, Kept, ..., graph=False)[1]
+            _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
             ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
             after: Any = parameters, variables, optimizer, kept, ema
             before = state.parameters, state.variables, state.optimizer, state.kept, state.ema

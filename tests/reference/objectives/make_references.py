@@ -128,6 +128,50 @@ def contrastive() -> None:
     save("contrastive", out)
 
 
+def sinkhorn_by_terms(scores: torch.Tensor, epsilon: float, rounds: int) -> torch.Tensor:
+    """Caron et al. 2020, listing 1: clusters in rows, examples in columns; here [N,K] in and out."""
+    q = torch.exp(scores.detach() / epsilon).T
+    q = q / q.sum()
+    for _ in range(rounds):
+        q = q / q.sum(dim=1, keepdim=True) / q.shape[0]
+        q = q / q.sum(dim=0, keepdim=True) / q.shape[1]
+    return (q * q.shape[1]).T
+
+
+def views() -> None:
+    """MoCo with a queue and without, and SwAV with three views of which two are assigned, the queue among them."""
+    rng = np.random.default_rng(7)
+    B, D, N, K = 6, 10, 9, 5
+    query, key, queue = normal(rng, B, D), normal(rng, B, D), F.normalize(normal(rng, N, D))
+    key = key + 0.7 * query
+    embedded, past, prototypes = normal(rng, B, 3, D), F.normalize(normal(rng, N, 2, D), dim=-1), normal(rng, D, K)
+    out: dict = {
+        "query": query,
+        "key": key,
+        "queue": queue,
+        "embedded": embedded,
+        "past": past,
+        "prototypes": prototypes,
+    }
+    q, k, far, z, old, c = (x.double() for x in (query, key, queue, embedded, past, prototypes))
+    q.requires_grad_(), z.requires_grad_(), c.requires_grad_()
+    labels = torch.arange(B)
+    cosines = F.normalize(q) @ F.normalize(k).T / 0.2
+    out |= with_gradients(F.cross_entropy(cosines, labels, reduction="none"), {"query": q}, "in_batch")
+    positive = (F.normalize(q) * F.normalize(k)).sum(1, keepdim=True)
+    logits = torch.cat([positive, F.normalize(q) @ far.T], dim=1) / 0.2
+    out |= with_gradients(F.cross_entropy(logits, 0 * labels, reduction="none"), {"query": q}, "queue")
+
+    units = F.normalize(c, dim=0)
+    scores = F.normalize(z, dim=-1) @ units
+    codes = [sinkhorn_by_terms(torch.cat([scores[:, i], old[:, i] @ units]), 0.05, 3)[:B] for i in (0, 1)]
+    pairs = [(i, j) for i in (0, 1) for j in (0, 1, 2) if i != j]
+    losses = [-(codes[i] * F.log_softmax(scores[:, j] / 0.1, dim=1)).sum(1) for i, j in pairs]
+    out |= {"codes": torch.stack(codes, dim=1)}
+    out |= with_gradients(torch.stack(losses).mean(0), {"embedded": z, "prototypes": c}, "swapped")
+    save("views", out)
+
+
 def speech() -> None:
     torch.manual_seed(3)
     rng = np.random.default_rng(3)
@@ -198,5 +242,5 @@ def ctc() -> None:
 
 
 if __name__ == "__main__":
-    for make in (language, classification, contrastive, speech, ctc):
+    for make in (language, classification, contrastive, views, speech, ctc):
         make()

@@ -8,6 +8,7 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 | block | reads | gives |
 |---|---|---|
 | `Images` | a picture | float32 `[H, W, C]`, augmented in training |
+| `Views` | a picture | several views of it, float32 `[views, H, W, C]`, each drawn at random |
 | `Pixels` | a picture | numbers of colours int32 `[H·W]` |
 | `Texts` | a text, or several columns joined | ids int32 `[length]` |
 | `Sounds` | a recording, or marked stretches of it | float32 `[samples]` and its true length |
@@ -22,6 +23,7 @@ from unimodal.data.blocks.pixels import Pixels
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.blocks.texts import Texts
 from unimodal.data.blocks.transcripts import Transcripts
+from unimodal.data.blocks.views import Views
 
 __all__ = [
     "Images",
@@ -32,6 +34,7 @@ __all__ = [
     "Sounds",
     "Texts",
     "Transcripts",
+    "Views",
     "brought",
     "columns",
     "noise",

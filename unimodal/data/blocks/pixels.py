@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.blocks.images import Images
-from unimodal.data.blocks.inputs import Part
+from unimodal.data.blocks.inputs import Part, brought
 from unimodal.data.image import nearest_color
 from unimodal.data.palette import PICTURES, PIXELS, fit_palette, palette_error
 from unimodal.data.pipeline import ArraySpec
@@ -19,7 +19,7 @@ from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 
 # A palette that is given may be so many times as far from the data as one of the data's own, and so many levels besides.
-WORSE, LEVELS = 2.0, 4.0
+WORSE, LEVELS = 2.0, 16.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,8 @@ class Pixels(Images):
     """One picture per record as a row of numbers, in the order of reading: each pixel is its nearest colour in a palette."""
 
     count: int = 512  # colours in the palette, at most
-    colours: tuple[
-        int, ...
-    ] = ()  # red, green and blue of each, from 0 to 255; (): those of k-means on training's pixels
+    # Red, green and blue of each, from 0 to 255; (): those of k-means on training's pixels
+    colours: tuple[int, ...] = brought(())
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,11 @@ class Sounds:
             return opened
         return segments(opened, self.decode, self.segments, self.rate, window=window)
 
-    def part(self, *, random: bool | None = None) -> Part:
+    def part(self, *, random: bool | None = None, check: Callable[[], None] | None = None) -> Part:
         """float32 `audio` `[samples]`, normalised, and int32 `length`, how many of its samples are real.
 
         random: whether a long recording is cropped at a random place (None: in training only) or at its beginning.
+        check: called once before training.
         """
 
         def make(audio: np.ndarray, rng: np.random.Generator, training: bool) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class Sounds:
             cropped, length = crop_or_pad(audio, self.samples, rng if anywhere else None)
             return {"audio": cropped, "length": np.int32(length)}
 
-        return Part(self.spec, self.read, make)
+        return Part(self.spec, self.read, make, check)
 
     @property
     def spec(self) -> dict[str, ArraySpec]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from unimodal.data.audio import sound_length
 from unimodal.data.blocks.inputs import find_column
 from unimodal.data.blocks.sounds import OBVIOUS, Sounds
 from unimodal.data.pipeline import Source
+from unimodal.data.sources import open_source
 from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,16 @@ def headers(sounds: Sounds, source: Source) -> Iterator[tuple[Mapping[str, Any],
         found = find_column(record, sounds.column, OBVIOUS, "a sound")
         with contextlib.suppress(RecordError):
             yield record, sound_length(record[found], sounds.rate, str(record["id"]), record.get("rate"))
+
+
+def warn_of_short(where: str, source: str, sounds: Sounds, enough: Callable[[int], bool], why: str) -> None:
+    """Warn before the first step of recordings that are too short to learn from. enough: samples → whether they are.
+
+    Raises UsageError where that is so of most of a split.
+    """
+    for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
+        reasons = ["" if enough(samples) else why for _, samples in headers(sounds, open_source(source, split))]
+        warn_of_unused(f"{where}, {source} {split}", reasons, what)
 
 
 def warn_of_unused(where: str, reasons: Iterable[str], what: str, advice: str = "") -> None:

@@ -1,0 +1,63 @@
+"""SwAV: features without labels, from clusters that one view predicts of another (Caron 2020).
+
+python launch.py train --config=configs/swav.py:size=tiny --workdir=runs/swav
+
+size        | what                                                             | reaches, in
+tiny        | 0.7M parameters, embedded emoji, two large and two small views   | not yet measured
+small       | 5.6M, CIFAR-10: python tools/make_cifar10.py data/cifar10        | not run
+paper_small | ViT-S/16, 23M with its projector, ImageNet                       | not run
+paper       | ViT-B/16, 88M with its projector, ImageNet                       | not run
+
+Those of the paper have its views (2 of 224 and 6 of 96 pixels), projector, 3,000 prototypes that wait for one epoch, ε 0.05
+with 3 rounds, temperature 0.1 and batch 4096 (§4.1 and appendix A). It trains ResNets by LARS; for what a ViT takes instead,
+see configs/simclr.py.
+"""
+
+from functools import partial
+
+from ml_collections import ConfigDict
+
+from configs import common, simclr
+from tasks.swav import Swav
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    papers = {size: partial(paper, size=size) for size in simclr.SHAPES}
+    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
+
+
+def tiny(config: ConfigDict) -> None:
+    simclr.tiny_encoder(config)
+    config.tokenizers.image.resize = True
+    views = simclr.MILD | dict(small=2, small_size=(16, 16), small_crop=(0.1, 0.3))
+    config.tasks.swav = common.every(Swav, views=views, batch_size=128, prototypes=64, queue=512)
+
+
+def small(config: ConfigDict) -> None:
+    simclr.small_encoder(config)
+    config.tokenizers.image.resize = True
+    views = simclr.SMALL_PICTURES | dict(crop=(0.3, 1.0), small=4, small_size=(16, 16), small_crop=(0.05, 0.3))
+    config.tasks.swav = common.every(
+        Swav,
+        source="array_record:data/cifar10",
+        views=views,
+        batch_size=512,
+        prototypes=512,
+        queue=2048,
+        projector=dict(hidden=512, size=128),
+    )
+
+
+def paper(config: ConfigDict, size: str) -> None:
+    simclr.paper_encoder(config, size)
+    config.tokenizers.image.resize = True
+    config.optimizer.freeze = (*config.optimizer.freeze, "heads.swav.prototypes=313")
+    config.tasks.swav = common.every(
+        Swav,
+        source="folder:data/imagenet",
+        views=dict(crop=(0.14, 1.0), small=6, small_size=(96, 96), small_crop=(0.05, 0.14)),
+        batch_size=4096,
+        pooling="first",
+        projector=dict(hidden=2048, size=128),
+        prototypes=3000,
+    )

@@ -1,0 +1,111 @@
+"""VirTex: captions in both directions, what they may see, and how written ones are scored."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from unimodal.data.blocks import Texts
+from unimodal.evaluation.captioning import likeness, prefix_accuracy
+from unimodal.objectives import caption_targets
+
+
+def test_targets_by_hand() -> None:
+    ids = jnp.asarray([[5, 6, 7, 0, 0], [8, 0, 0, 0, 0], [1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])
+    targets, weights = caption_targets(ids, 0)
+    np.testing.assert_array_equal(targets, ids)
+    # The end is foreseen too, except of a caption that may have been cut.
+    np.testing.assert_array_equal(weights, [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    targets, same = caption_targets(ids, 0, backward=True)
+    np.testing.assert_array_equal(targets, [[7, 6, 5, 0, 0], [8, 0, 0, 0, 0], [5, 4, 3, 2, 1], [0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(same, weights)
+
+
+@functools.cache
+def small() -> tuple[Any, Any]:
+    experiment = tiny.build(tiny.plain("virtex"))
+    return experiment.tasks[0], experiment.program.model(experiment.program.init())
+
+
+def test_who_sees_whom() -> None:
+    task, model = small()
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(2, 16, 16, 3)), jnp.float32)
+    ids = jnp.asarray(rng.integers(8, 264, (2, 16)), jnp.int32)
+    logits = jax.jit(lambda model, image, ids: task.logits(model, image, ids, "forward"))
+    plain = np.asarray(logits(model, image, ids))
+    assert plain.shape == (2, 16, 264)
+    later = np.asarray(logits(model, image, ids.at[:, 9].set(100)))
+    np.testing.assert_array_equal(later[:, :10], plain[:, :10])  # the token at 9 is read at 10
+    assert (np.abs(later[:, 10:] - plain[:, 10:]).max(axis=-1) > 0).all()
+    other = np.asarray(logits(model, image.at[:, -1].set(0.0), ids))
+    assert (np.abs(other - plain).max(axis=-1) > 0).all()  # every word sees every patch
+    backward = np.asarray(jax.jit(lambda m, i, t: task.logits(m, i, t, "backward"))(model, image, ids))
+    assert (np.abs(backward - plain).max(axis=-1) > 0).all()  # each direction has its start token
+
+
+def test_what_is_written_is_what_the_logits_say() -> None:
+    """Greedy writing with a cache agrees with reading the written caption in one pass."""
+    import dataclasses
+
+    task, model = small()
+    greedy = dataclasses.replace(task, beams=1)
+    image = jnp.asarray(np.random.default_rng(1).normal(size=(3, 16, 16, 3)), jnp.float32)
+    ids, score = jax.jit(greedy.write)(model, image)
+    targets, weights = caption_targets(ids[:, 0], task.texts.pad)
+    logits = jax.nn.log_softmax(task.logits(model, image, targets, "forward"))
+    np.testing.assert_array_equal(np.where(weights > 0, logits.argmax(axis=-1), 0), np.asarray(ids[:, 0]))
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose((chosen * weights).sum(axis=1), score[:, 0], rtol=1e-4)
+
+
+def test_a_captioner_learns_what_it_sees(tmp_path: Path) -> None:
+    colours = dict(red=(220, 30, 30), green=(30, 200, 30), blue=(30, 30, 220))
+    for split in ("train", "validation"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for name, colour in colours.items():
+            for i in range(8):
+                place = tmp_path / "data" / split / f"{i}{name}"  # neighbours differ
+                pixels = np.clip(np.array(colour) + np.random.default_rng(i).integers(-20, 20, (16, 16, 3)), 0, 255)
+                Image.fromarray(pixels.astype(np.uint8)).save(place.with_suffix(".png"))
+                place.with_suffix(".txt").write_text(f"it is {name}")
+    config = tiny.plain("virtex", steps=250, log_every=50, tasks__virtex__source=f"folder:{tmp_path / 'data'}")
+    config["optimizer"]["learning_rate"] = 5e-3
+    run = tiny.train(config, tmp_path / "run")
+    model, found = run.experiment.program.model(run.state), run.experiment.evaluations
+    measured = {name: evaluation.measure(model, run.experiment.reader) for name, evaluation in found.items()}
+    score = measured["virtex"].score
+    baseline, what = found["virtex"].baseline({})
+    assert what == "the likeliest token without the picture" and baseline < score["value"]
+    assert score["after_another_picture"] < score["value"]
+    captions = measured["virtex_captions"]
+    assert captions.score["exact"] == 1.0
+    assert captions.score["value"] == pytest.approx(100) and captions.score["bleu"] == pytest.approx(100)
+    assert found["virtex_captions"].baseline({})[0] < 90
+    sample = found["virtex_captions"].samples(model, captions.shown)[0]
+    assert sample.guesses[0][0] == sample.truth and len(sample.guesses) == 2
+
+
+def test_the_likeliest_token_without_the_picture(tmp_path: Path) -> None:
+    """Training: "ab" twice, "ac" once; validation: "ac", "zb". By hand: a ✓, then b for c ✗, end ✓; a for z ✗, b after z, which
+    training never saw: the commonest token of all (the end, 3 times) ✗, end ✓."""
+    for split, texts in (("train", ("ab", "ab", "ac")), ("validation", ("ac", "zb"))):
+        (tmp_path / split).mkdir()
+        for i, text in enumerate(texts):
+            (tmp_path / split / f"{i}.txt").write_text(text)
+    value, _ = prefix_accuracy(f"folder:{tmp_path}", Texts(length=8))({})
+    assert value == pytest.approx(3 / 6)
+
+
+def test_likeness_knows_its_ends() -> None:
+    same = ["a red square on the left", "two blue circles in a row"]
+    assert likeness(same, [text.upper() for text in same]) == pytest.approx(dict(bleu=100, chrf=100, exact=1))
+    assert likeness(["x"] * 2, same) == pytest.approx(dict(bleu=0, chrf=0, exact=0), abs=1)

@@ -1,0 +1,136 @@
+"""Draws pictures from captions with a trained run of the recipe dalle, and keeps those that a run of the recipe clip ranks first.
+
+    python tools/draw.py --prior=runs/dalle [--clip=runs/clip] [--count 16] [--keep 4] [--guidance 2] [--complete PICTURE]
+                         [--seed 0] [--out drawn] CAPTION ...
+
+OUT gets CAPTION.png, the kept pictures from left to right, best first, and drawn.json with each caption's scores: the mean
+over all that were drawn, and of those that are kept. With --complete, pictures begin with the upper half of PICTURE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+import launch
+from unimodal.errors import UsageError
+from unimodal.experiment import build
+from unimodal.training.checkpoint import Checkpoints
+
+
+def trained(workdir: str, kind: str) -> tuple[Any, Any]:
+    """The first task of a kind in a workdir, and the model of its latest checkpoint."""
+    if not (Path(workdir) / "config.json").exists():
+        raise UsageError(f"{workdir} is not a workdir: it has no config.json")
+    config = json.loads((Path(workdir) / "config.json").read_text(encoding="utf-8"))
+    experiment = build({**config, "init_from": None, "mesh": dict(data=1)}, launch.task_class)
+    task = next((task for task in experiment.tasks if type(task).__name__.lower() == kind), None)
+    if task is None:
+        raise UsageError(f"{workdir} has no task of kind {kind}")
+    with Checkpoints(workdir) as checkpoints:
+        state, _, _ = checkpoints.restore(experiment.program.abstract_state())
+    return task, experiment.program.model(state)
+
+
+def encoded(task: Any, model: Any, caption: str) -> jax.Array:
+    """One caption's ids [1,T]. Raises UsageError for one that says nothing, or is longer than the row of text."""
+    if not caption.strip():
+        raise UsageError("a caption is empty")
+    ids = task.texts.row(task.texts.opened, caption)
+    words = task.texts.opened.encode(caption)
+    if len(words) > task.texts.length:
+        raise UsageError(
+            f"{caption!r} has {len(words)} tokens; the model was trained on captions of {task.texts.length}"
+        )
+    return jnp.asarray(ids)[None]
+
+
+def pictures(prior: tuple[Any, Any], caption: str, given: Any, options: argparse.Namespace) -> np.ndarray:
+    """uint8 [count,H,W,3]."""
+    task, model = prior
+    many = jnp.repeat(encoded(task, model, caption), options.count, axis=0)
+    how = {} if options.guidance is None else {"guidance": options.guidance}
+    draw = jax.jit(lambda model, ids, key: task.draw(model, ids, key, given, **how))
+    made = np.asarray(draw(model, many, jax.random.key(options.seed)))
+    return np.stack([task.images.to_uint8(one) for one in made])
+
+
+def beginning(prior: tuple[Any, Any], path: str, count: int) -> jax.Array:
+    """The codes of the upper half of a picture, `count` times."""
+    task, model = prior
+    tokenizer = model.tokenizers[task.image_tokenizer]
+    with Image.open(path) as opened:
+        picture = task.images.fitted(np.asarray(opened.convert("RGB")), tokenizer.config.image_size)
+    codes = tokenizer.codes(jnp.asarray(task.images.to_float(picture))[None])
+    rows, columns = tokenizer.config.grid
+    return jnp.repeat(codes[:, : rows // 2 * columns], count, axis=0)
+
+
+def similarities(judge: tuple[Any, Any], drawn: np.ndarray, caption: str) -> np.ndarray:
+    """Of each picture with the caption, by a dual encoder: [count], cosines."""
+    task, model = judge
+    size = model.tokenizers[task.image_tokenizer].config.image_size
+    pixels = np.stack([task.images.to_float(task.images.fitted(picture, size)) for picture in drawn])
+    image = task.embed_one(model, "image", {"image": jnp.asarray(pixels)})
+    text = task.embed_one(model, "text", {"ids": encoded(task, model, caption)})
+    return np.asarray(image @ text[0])
+
+
+def arguments(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("captions", nargs="+", metavar="CAPTION")
+    parser.add_argument("--prior", required=True, help="workdir of the recipe dalle")
+    parser.add_argument("--clip", help="workdir of the recipe clip, which ranks; without it the first are kept")
+    parser.add_argument("--count", type=int, default=16, help="pictures drawn for each caption")
+    parser.add_argument("--keep", type=int, default=4, help="pictures kept of them")
+    parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; otherwise the run's")
+    parser.add_argument("--complete", metavar="PICTURE", help="begin with the upper half of this picture")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="drawn")
+    options = parser.parse_args(given)
+    if not 1 <= options.keep <= options.count:
+        parser.error(f"--keep must be 1 … {options.count} (--count)")
+    return options
+
+
+def main(given: list[str]) -> int:
+    options = arguments(given)
+    try:
+        prior = trained(options.prior, "dalle")
+        judge = None if options.clip is None else trained(options.clip, "clip")
+        for caption in options.captions:  # before anything is drawn
+            for task, model in (prior, *([judge] if judge else [])):
+                encoded(task, model, caption)
+        start = None if options.complete is None else beginning(prior, options.complete, options.count)
+        out, told = Path(options.out), {}
+        out.mkdir(parents=True, exist_ok=True)
+        for caption in options.captions:
+            drawn = pictures(prior, caption, start, options)
+            order = np.arange(options.count)
+            if judge is not None:
+                scores = similarities(judge, drawn, caption)
+                order = np.argsort(-scores)
+                kept = scores[order[: options.keep]]
+                told[caption] = {"mean": float(scores.mean()), "kept": float(kept.mean()), "scores": kept.tolist()}
+                print(f"{caption}: similarity {scores.mean():.3f} of all, {kept.mean():.3f} of those kept")
+            path = out / f"{re.sub(r'[^A-Za-z0-9]+', '_', caption)}.png"
+            Image.fromarray(np.concatenate(list(drawn[order[: options.keep]]), axis=1)).save(path)
+            print(f"wrote {path}")
+        (out / "drawn.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

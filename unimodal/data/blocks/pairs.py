@@ -1,0 +1,83 @@
+"""Short texts by the record: one text or two with a class, and two that belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.blocks.inputs import Inputs
+from unimodal.data.blocks.labels import Labels
+from unimodal.data.blocks.texts import Texts
+from unimodal.data.encoders import Encoder, encoder_for
+from unimodal.data.pairs import Rows, pair_row, some_phrases, some_records, text_pairs, text_rows
+from unimodal.data.pipeline import ArraySpec, Dataset
+from unimodal.data.sources import open_source
+from unimodal.errors import UsageError
+
+
+def labelled_texts(
+    source: str, texts: Texts, labels: Labels, vocabulary: int, *, second: str = "", limit: int = 0
+) -> Inputs:
+    """Rows `ids` of one text, or of two where `second` names the other's column (then with sentence `types`), and
+    `label`. limit: train on so many records; 0: all."""
+    classes = labels.size(source)
+    spec = {"ids": texts.spec(vocabulary), "label": ArraySpec((), np.int32, 0, classes)}
+    if second:
+        spec["types"] = ArraySpec((texts.length,), np.int32, 0, 2)
+
+    def rows(split: str) -> Rows:
+        opened, training = open_source(source, split), split == "train"
+        if training:
+            labels.check(source)
+            opened = some_records(opened, limit) if limit else opened
+        columns = texts.fields(opened[0]), tuple(second.split("+")) if second else ()
+        keep, what = {"label": partial(labels.number, source)}, f"{source} {split}"
+        found = text_rows(opened, encoder_for(texts.encoder, vocabulary), texts.length, *columns, keep=keep, what=what)
+        if training and classes > len(found):
+            raise UsageError(f"{classes} classes, but {source} has only {len(found)} examples to train on")
+        return found
+
+    def example(row: Any, _rng: np.random.Generator) -> dict[str, Any]:
+        return {**{name: row[name] for name in spec if name != "label"}, "label": np.int32(row["label"])}
+
+    return Inputs(spec, lambda split: Dataset(rows(split), example))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPairs:
+    """Two texts of each record that belong together. Either may be a list of phrases."""
+
+    source: str  # a data source
+    texts: Texts  # the first text, and how both are encoded
+    second: str  # the column of the other; "a+b" joins several
+    distinct: bool = False  # leave out phrases of the second that share a word with the first
+    keep: float = 1.0  # in training, phrases are shuffled, and each is kept with this probability
+
+    SIDES = ("first", "second")
+
+    def rows(self, split: str) -> Rows:
+        """The records of a split as lists of phrases, `first` and `second`."""
+        fields = self.texts.column.split("+"), self.second.split("+")
+        return text_pairs(
+            open_source(self.source, split), *fields, distinct=self.distinct, what=f"{self.source} {split}"
+        )
+
+    def inputs(self, vocabulary: int) -> Inputs:
+        """Rows of ids, `first` and `second`."""
+
+        def dataset(split: str) -> Dataset:
+            encoder = encoder_for(self.texts.encoder, vocabulary)
+
+            def example(row: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+                return {s: self._ids(encoder, row[s], rng if split == "train" else None) for s in self.SIDES}
+
+            return Dataset(self.rows(split), example)
+
+        return Inputs({side: self.texts.spec(vocabulary) for side in self.SIDES}, dataset)
+
+    def _ids(self, encoder: Encoder, phrases: list[str], rng: np.random.Generator | None) -> np.ndarray:
+        kept = phrases if rng is None else some_phrases(phrases, rng, self.keep)
+        return pair_row(encoder, self.texts.length, encoder.encode(", ".join(kept)))[0]

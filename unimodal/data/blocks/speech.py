@@ -1,0 +1,158 @@
+"""Speech with its transcripts, and masks over frames and channels of a backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from unimodal.data.audio import crop_or_pad, span_mask
+from unimodal.data.blocks.inputs import Inputs
+from unimodal.data.blocks.sounds import Sounds
+from unimodal.data.blocks.transcripts import Transcripts
+from unimodal.data.blocks.used import headers, warn_of_unused
+from unimodal.data.cache import cached
+from unimodal.data.marked import marks
+from unimodal.data.pipeline import ArraySpec, Dataset, Source
+from unimodal.data.skipped import Where
+from unimodal.data.sources import first, open_source
+from unimodal.data.transcripts import Alphabet
+from unimodal.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class TranscribedSpeech:
+    """Recordings, or marked stretches of them, with what is said in each."""
+
+    where: str  # what messages call the task, such as tasks.ctc
+    source: str  # a data source
+    sounds: Sounds  # the recordings
+    transcripts: Transcripts  # what is said in them
+    letters: Alphabet  # the characters told apart
+    labelled: int = 0  # use so many training examples only; 0: all
+
+    def inputs(self, frames: Callable[[int], int]) -> Inputs:
+        """`audio` `[samples]`, its `length`, and the `text` as ids `[characters]`.
+
+        The length is 0 where an example is of no use: what is left of the sound does not hold the whole transcript.
+        frames: samples → frames, which need to be as many as the characters.
+        """
+        spec = {**self.sounds.spec, "text": self.transcripts.spec(self.letters.classes)}
+
+        def dataset(split: str) -> Dataset:
+            def example(record: Any, _rng: np.random.Generator) -> dict[str, Any]:
+                return self._example(record, split)
+
+            recordings = self._recordings(split)
+            if split == "train":
+                recordings = first(recordings, self.labelled) if self.labelled else recordings
+                self._check(frames)
+            return Dataset(recordings, example)
+
+        return Inputs(spec, dataset)
+
+    def _example(self, record: Any, split: str) -> dict[str, Any]:
+        audio, length = crop_or_pad(record["audio"], self.sounds.samples)
+        text, whole = self.transcripts.ids(self.letters, self.transcripts.spell(record["text"]))
+        if not whole and split != "train":
+            raise UsageError(f"{record['id']}: a transcript of {len(record['text'])} characters, where {self._room}")
+        if not whole or len(record["audio"]) > self.sounds.samples:
+            length = 0
+        return {"audio": audio, "length": np.int32(length), "text": text}
+
+    @property
+    def _room(self) -> str:
+        return f"{self.where}.transcripts.characters={self.transcripts.characters}"
+
+    def _recordings(self, split: str) -> Source:
+        """Records of id, decoded audio and text."""
+        opened = self.sounds.open(self.source, split)
+        if self.sounds.segments:
+            return opened
+
+        def decode(record: Any) -> dict[str, Any]:
+            return {"id": record["id"], "audio": self.sounds.read(record), "text": self.transcripts.of(record)}
+
+        return cached(opened, decode, where=Where(self.source, split))
+
+    def _check(self, frames: Callable[[int], int]) -> None:
+        """Warn before the first step of what cannot be learned, or will be scored as nothing heard, and why.
+
+        Raises UsageError where that is so of most of a split, and for transcripts of validation that have no room.
+        """
+        held_out = self.transcripts.all(self.source, "validation", self.sounds.segments)
+        if (longest := max(map(len, held_out), default=0)) > self.transcripts.characters:
+            raise UsageError(
+                f"{self.where}, {self.source} validation: a transcript of {longest} characters, where {self._room}"
+            )
+        for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
+            found = list(self._lengths(split))
+            reasons = [self._unusable(*pair, frames) for pair in found]
+            if split == "validation":  # what is short is scored
+                reasons = [reason if reason.startswith("longer") else "" for reason in reasons]
+            advice = self._advice([samples / self.sounds.rate for samples, _ in found])
+            warn_of_unused(f"{self.where}, {self.source} {split}", reasons, what, advice)
+
+    def _unusable(self, samples: int, text: str, frames: Callable[[int], int]) -> str:
+        """Why an example of so many samples cannot be learned; "" where it can."""
+        if samples > self.sounds.samples:
+            return f"longer than sounds.seconds={self.sounds.seconds:g}"
+        if len(text) > self.transcripts.characters:
+            return f"with more than transcripts.characters={self.transcripts.characters}"
+        # CTC needs a blank between equal neighbours.
+        repeats = sum(a == b for a, b in zip(text, text[1:], strict=False))
+        return "too short for their transcript" if frames(samples) < max(1, len(text) + repeats) else ""
+
+    def _advice(self, seconds: list[float]) -> str:
+        """Which sounds.seconds would have room for all recordings, or nearly all."""
+        most, nearly = (math.ceil(np.percentile(seconds, q, method="higher")) for q in (100, 95))
+        advice = f"sounds.seconds={most} has room for all" if most > self.sounds.seconds else ""
+        return advice + (f", {nearly} for 95 in 100" if self.sounds.seconds < nearly < most else "")
+
+    def _lengths(self, split: str) -> Iterable[tuple[int, str]]:
+        """Samples and spelt transcript of the recordings, or of the first thousand as they are spread over the split."""
+        opened, marked = open_source(self.source, split), self.sounds.segments
+        if marked:
+            found = (mark for marks_ in marks(opened, marked) for mark in marks_)
+            return (((end - start) * self.sounds.rate // 1000, self.transcripts.spell(t)) for start, end, t in found)
+        return ((samples, self.transcripts.of(record)) for record, samples in headers(self.sounds, opened))
+
+
+def with_masks(
+    made: Inputs,
+    frames: Callable[[int], int],
+    time: tuple[float, int],
+    channel: tuple[float, int] | None = None,
+    *,
+    width: int = 0,
+    least: int = 0,
+    validation: bool = False,
+) -> Inputs:
+    """Inputs of `audio` with span masks (see `span_mask`): `masked` frames, and `silenced` channels of a backbone.
+
+    frames: samples → frames. time, channel: the share that spans would cover if they never overlapped, and the length of
+    one; None: no channels. width: how many channels there are. least: spans in each example. validation: whether its
+    examples are masked too.
+    """
+    count = frames(made.spec["audio"].shape[0])
+    spec = {"masked": ArraySpec((count,), np.bool_)}
+    if channel is not None:
+        spec["silenced"] = ArraySpec((width,), np.bool_)
+
+    def mask(example: Any, rng: np.random.Generator) -> dict[str, Any]:
+        valid = int(frames(int(example["length"])))
+        masks = {"masked": span_mask(count, rng, *time, min_masks=least, valid=valid)}
+        if channel is not None:
+            masks["silenced"] = span_mask(width, rng, channel[0], min(width, channel[1]))
+        return {**example, **masks}
+
+    def nothing(example: Any, _rng: np.random.Generator) -> dict[str, Any]:
+        return {**example, **{name: np.zeros(array.shape, np.bool_) for name, array in spec.items()}}
+
+    def dataset(split: str) -> Dataset:
+        return made.dataset(split).map(mask if validation or split == "train" else nothing)
+
+    return Inputs({**made.spec, **spec}, dataset)

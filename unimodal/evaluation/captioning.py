@@ -1,0 +1,178 @@
+"""Captions: how like the true ones are those that a model writes, and how well does it foresee the true ones?"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from unimodal import data
+from unimodal.data.blocks import Images, Texts
+from unimodal.evaluation.evaluation import Batch, Evaluation, Predict, Rows, Shown, Streamed
+from unimodal.evaluation.samples import ImageSample, Sample
+from unimodal.evaluation.summed import Summed
+from unimodal.model import Model
+from unimodal.objectives import example_sum, position_cross_entropy
+
+
+def foreseen(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
+    """Sums over each caption's tokens: `nats`, `correct` and `tokens` [B] float32. logits [B,T,V]; the others [B,T]."""
+    found = position_cross_entropy(logits, targets)
+    sums = {"nats": found.nats, "correct": found.correct, "tokens": jnp.ones_like(weights)}
+    return {name: example_sum(value, weights) for name, value in sums.items()}
+
+
+def token_accuracy(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The share of a caption's tokens, its end included, that are foreseen from the picture and the true tokens before;
+    and the same after another example's picture, which says how much the picture is used. Sums are over examples."""
+    right = {name: float(sums[f"{name}correct"] / sums["tokens"]) for name in ("", "other_")}
+    nats = float(sums["nats"] / sums["tokens"])
+    return {
+        "value": right[""] if math.isfinite(nats) else math.nan,
+        "after_another_picture": right["other_"],
+        "nats_per_token": nats,
+    }
+
+
+def prefix_accuracy(source: str, texts: Texts) -> Callable[[Mapping[str, float]], tuple[float, str]]:
+    """The baseline of a captioner that sees no picture: each token of validation is foreseen as the commonest one that
+    follows the longest beginning, or the longest of the last few tokens, that training has too."""
+
+    def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
+        encoder = texts.opened
+        rows = {
+            split: [texts.row(encoder, texts.text(record)) for record in _records(source, split)]
+            for split in ("train", "validation")
+        }
+        counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+        for context, target in (pair for row in rows["train"] for pair in _contexts(row, texts.pad)):
+            for known in context:
+                counts[known][target] += 1
+        best = {known: found.most_common(1)[0][0] for known, found in counts.items()}
+        hits = [
+            target == next(best[known] for known in context if known in best)
+            for row in rows["validation"]
+            for context, target in _contexts(row, texts.pad)
+        ]
+        return float(np.mean(hits)), "the likeliest token without the picture"
+
+    return against
+
+
+def _contexts(row: np.ndarray, pad: int) -> list[tuple[list[tuple[int, ...]], int]]:
+    """Each token of a caption with what stands before it, from the whole beginning down to nothing."""
+    length = int((row != pad).sum())
+    ids = [-1, *(int(i) for i in row[:length]), *([pad] if length < len(row) else [])]
+    found = []
+    for t in range(1, len(ids)):
+        shorter = [tuple(ids[max(0, t - n) : t]) for n in (5, 4, 3, 2, 1)]
+        found.append(([tuple(ids[:t]), *shorter, ()], ids[t]))
+    return found
+
+
+def _records(source: str, split: str) -> Sequence[Mapping[str, Any]]:
+    opened = data.open_source(source, split)
+    return [opened[i] for i in range(len(opened))]
+
+
+def likeness(written: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+    """`bleu` (Papineni 2002) and `chrf` (Popović 2015) of all captions together, 0 … 100, by sacrebleu without regard to
+    case, and `exact`, the share that is equal."""
+    lower = ([text.lower() for text in written], [[text.lower() for text in true]])
+    return {
+        "bleu": float(BLEU(effective_order=True).corpus_score(*lower).score),
+        "chrf": float(CHRF().corpus_score(*lower).score),
+        "exact": float(np.mean([a == b for a, b in zip(*(lower[0], lower[1][0]), strict=True)])),
+    }
+
+
+@dataclass
+class Written:
+    """Keeps the captions that were written, best of each beam, and the true ones."""
+
+    texts: Texts
+    source: Any
+    written: list[str] = field(default_factory=list)
+    true: list[str] = field(default_factory=list)
+    sick: bool = False
+
+    def add(self, rows: Rows) -> None:
+        for ids, score, place in zip(rows["written"], rows["score"], rows["index"], strict=True):
+            self.written.append(self.texts.opened.decode(ids[0]))
+            self.true.append(self.texts.text(self.source[int(place)]))
+            self.sick |= bool(np.isnan(score[0]))
+
+    def score(self) -> dict[str, float]:
+        found = likeness(self.written, self.true)
+        return {"value": math.nan if self.sick else found["chrf"], **found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioning(Streamed):
+    """Captions written after the picture alone, against always writing training's commonest caption.
+
+    `predict` gives ids `written` [B,beams,T], best first and filled up with padding, and their log-probabilities `score`
+    [B,beams]. The value is chrF, which compares letters; BLEU, in the details, goes up to as many words as captions have.
+    """
+
+    source: str  # a data source, see `data.sources`
+    texts: Texts
+    images: Images
+    metric: str = "chrF"
+    higher_is_better: bool = True
+    against: Callable[[Mapping[str, float]], tuple[float, str]] = lambda _: (0.0, "nothing")
+
+    def tally(self) -> Written:
+        return Written(self.texts, data.open_source(self.source, "validation"))
+
+    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
+        train, true = ([self.texts.text(r) for r in _records(self.source, s)] for s in ("train", "validation"))
+        commonest = max(sorted(Counter(train).items()), key=lambda item: item[1])[0]
+        return likeness([commonest] * len(true), true)["chrf"], "the commonest caption"
+
+    def samples(self, model: Model, shown: Shown) -> list[Sample]:
+        source, found = data.open_source(self.source, "validation"), []
+        for row, place in enumerate(shown.index):
+            record, chances = source[int(place)], np.exp(shown.rows["score"][row])
+            beams = zip(shown.rows["written"][row], chances, strict=True)
+            best = tuple((self.texts.opened.decode(ids), float(p)) for ids, p in beams)[:4]
+            found.append(ImageSample(self.images.read(record), best, self.texts.text(record), note="captions by beam"))
+        return found
+
+
+def caption_evaluations(
+    name: str,
+    source: str,
+    images: Images,
+    texts: Texts,
+    foresee: Predict,
+    write: Callable[[Model, jax.Array], tuple[jax.Array, jax.Array]],
+    **shared: Any,
+) -> dict[str, Evaluation]:
+    """Two questions of a captioner: NAME, how many tokens of true captions it foresees, and NAME_captions, what it writes.
+
+    foresee: gives the sums of `foreseen`, and `other_correct` after another example's picture. write: pictures [B,H,W,C] →
+    captions' ids [B,beams,T], best first, and their log-probabilities [B,beams]. shared: `inputs` and `batch_size`.
+    """
+
+    def written(model: Model, batch: Batch) -> dict[str, jax.Array]:
+        return dict(zip(("written", "score"), write(model, batch["image"]), strict=True))
+
+    accuracy = Summed(
+        metric="token accuracy",
+        higher_is_better=True,
+        predict=foresee,
+        finish=token_accuracy,
+        against=prefix_accuracy(source, texts),
+        **shared,
+    )
+    captions = Captioning(predict=written, source=source, texts=texts, images=images, **shared)
+    return {name: accuracy, f"{name}_captions": captions}

@@ -1,0 +1,110 @@
+"""Codes of pictures after captions: how many bits each costs, and what pictures are drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unimodal import data
+from unimodal.data.blocks import Inputs
+from unimodal.evaluation.evaluation import Batch, Measured, Reader, Shown
+from unimodal.evaluation.samples import ImageSample, Sample
+from unimodal.evaluation.summed import Summed
+from unimodal.model import Model
+from unimodal.objectives import example_sum, position_cross_entropy
+
+CAPTIONS = 6
+"""Captions that the report draws pictures for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeLikelihood:
+    """Bits per code of validation's pictures after their captions, against how common each code is at each place in training.
+
+    task: a text-to-image task, with `image_tokenizer` (a codebook), `texts`, `source`, `images`, `logits(model, ids, codes)`
+    and `draw(model, ids, key)`. Details: bits after another example's caption, which say how much captions are used.
+    """
+
+    task: Any
+    inputs: Callable[[Model], Inputs]  # where the examples come from
+    batch_size: int  # examples at a time
+    metric: str = "bits per code"
+    higher_is_better: bool = False
+
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        common = self._common(model, reader, limit)
+        found = Summed(
+            metric=self.metric,
+            higher_is_better=False,
+            inputs=self.inputs,
+            predict=self.predict,
+            finish=partial(finish, common=common),
+            batch_size=self.batch_size,
+            against=self.baseline,
+        )
+        return found.measure(model, reader, limit=limit)
+
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+        codes = model.tokenizers[self.task.image_tokenizer].codes(batch["image"])
+        vocabulary = model.tokenizers[self.task.image_tokenizer].config.vocabulary
+        found = {}
+        for name, ids in (("", batch["ids"]), ("other_", jnp.roll(batch["ids"], 1, axis=0))):
+            _, logits = self.task.logits(model, ids, codes)
+            place = position_cross_entropy(logits, codes)
+            ones = jnp.ones(codes.shape, jnp.float32)
+            found |= {f"{name}nats": example_sum(place.nats, ones), f"{name}correct": example_sum(place.correct, ones)}
+        use = jax.nn.one_hot(codes, vocabulary)  # [B,P,V]
+        return {**found, "use": use, "places": ones.sum(axis=1)}
+
+    def _common(self, model: Model, reader: Reader, limit: int | None) -> np.ndarray:
+        """How common each code is at each place in training [P,V], with one of all codes counted beside."""
+        tokenizer = model.tokenizers[self.task.image_tokenizer]
+        counts = np.full((tokenizer.config.tokens, tokenizer.config.vocabulary), 1 / tokenizer.config.vocabulary)
+        examples = self.inputs(model).dataset("train")
+        for rows in reader.rows(self.coded, model, examples, self.batch_size, limit):
+            for place in range(counts.shape[0]):
+                counts[place] += np.bincount(rows["codes"][:, place], minlength=counts.shape[1])
+        return counts / counts.sum(axis=1, keepdims=True)
+
+    def coded(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+        return {"codes": model.tokenizers[self.task.image_tokenizer].codes(batch["image"])}
+
+    def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
+        return untrained["common_codes"], "how common codes are at each place"
+
+    def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
+        """Drawn pictures of some captions beside the true one, which is first; and pictures completed from their upper half."""
+        task, images = self.task, self.task.images
+        ids, true = (jnp.asarray(shown.batch[name][:CAPTIONS]) for name in ("ids", "image"))
+        many = jnp.repeat(ids, task.shown, axis=0)
+        drawn = np.asarray(jax.jit(task.draw)(model, many, jax.random.key(0)))
+        half = jax.jit(lambda m, x: m.tokenizers[task.image_tokenizer].codes(x))(model, true)
+        given = jnp.repeat(half[:, : half.shape[1] // 2], task.shown, axis=0)
+        completed = np.asarray(jax.jit(task.draw)(model, many, jax.random.key(1), given))
+        source = data.open_source(task.source, "validation")
+        found: list[Sample] = []
+        for i, place in enumerate(shown.index[: len(ids)]):
+            caption = task.texts.text(source[int(place)])
+            for pictures, note in ((drawn, "drawn from the caption"), (completed, "completed from the upper half")):
+                mine = pictures[i * task.shown : (i + 1) * task.shown]
+                row = np.concatenate([images.to_uint8(p) for p in (np.asarray(true[i]), *mine)], axis=1)
+                found.append(ImageSample(row, (), truth=caption, note=f"first the true picture, then those {note}"))
+        return found
+
+
+def finish(sums: Mapping[str, np.ndarray], common: np.ndarray) -> dict[str, float]:
+    """The score of sums over examples."""
+    bits = 1 / (float(sums["places"]) * math.log(2))
+    return {
+        "value": float(sums["nats"]) * bits,
+        "after_another_caption": float(sums["other_nats"]) * bits,
+        "code_accuracy": float(sums["correct"] / sums["places"]),
+        "common_codes": float(-(sums["use"] * np.log(common)).sum()) * bits,
+    }
