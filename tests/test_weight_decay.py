@@ -19,8 +19,8 @@ MATRICES = """
     heads.wav2vec2.quantiser.table tokenizers.audio.convolutions.kernel tokenizers.audio.position.direction
     tokenizers.{audio,image,spectrogram}.projection.kernel tokenizers.{image,spectrogram}.{position_table,registers}.table
     tokenizers.text.{position_table,table}.table
-    heads.simclr.projector.linear.{0,1}.kernel heads.moco.projector.linear.{0,1,2}.kernel
-    heads.moco.predictor.linear.{0,1}.kernel heads.swav.projector.linear.{0,1}.kernel heads.swav.prototypes.table
+    heads.simclr.projector.linear.kernel heads.moco.projector.linear.kernel
+    heads.moco.predictor.linear.kernel heads.swav.projector.linear.kernel heads.swav.prototypes.table
     heads.virtex.start.table heads.dalle.start.table
     heads.dalle.{words,codes}.linear.kernel tokenizers.codes.{embedding,rows,columns}.table tokenizers.codes.vectors
     tokenizers.codes.encoder.first.kernel tokenizers.codes.{encoder,decoder}.last.kernel
@@ -37,9 +37,9 @@ VECTORS = """
     heads.wav2vec2.quantiser.scores.bias tokenizers.audio.convolutions.bias tokenizers.audio.convolutions.norm.{scale,bias}
     heads.mae.{decoder_embed,patches}.bias
     tokenizers.audio.{feature_norm,norm}.{scale,bias} tokenizers.audio.mask_embedding
-    heads.{simclr,swav}.projector.linear.1.bias heads.moco.projector.linear.2.bias heads.moco.predictor.linear.1.bias
-    heads.{simclr,swav,moco}.projector.norm.0.{scale,bias}
-    heads.moco.projector.norm.1.{scale,bias} heads.moco.predictor.norm.0.{scale,bias}
+    heads.{simclr,swav}.projector.linear.bias heads.moco.projector.linear.bias heads.moco.predictor.linear.bias
+    heads.{simclr,swav,moco}.projector.norm.{scale,bias}
+    heads.moco.projector.norm.{scale,bias} heads.moco.predictor.norm.{scale,bias}
     tokenizers.audio.position.{magnitude,bias} tokenizers.{audio,image,spectrogram}.projection.bias
     tokenizers.codes.encoder.first.bias tokenizers.codes.{encoder,decoder}.last.bias
     tokenizers.codes.{encoder,decoder}.groups.{skip,convolutions}.bias

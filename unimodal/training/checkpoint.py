@@ -37,7 +37,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, *, keep: Keep | None = None, create: bool = True, writes: bool = False):
-        self._workdir, self._policy, self._closed = workdir, Policy(keep or Keep()), False
+        self.workdir, self._policy, self._closed = workdir, Policy(keep or Keep()), False
         self._options: dict[str, Any] = dict(
             create=create, cleanup_tmp_directories=writes, preservation_policy=self._policy
         )
@@ -51,7 +51,7 @@ class Checkpoints:
     def _open(self) -> None:
         quiet_store()
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, **self._options)
-        self._manager = ocp.CheckpointManager(absolute(self._workdir) / "checkpoints", options=options)
+        self._manager = ocp.CheckpointManager(absolute(self.workdir) / "checkpoints", options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -78,13 +78,13 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with writing(f"checkpoints in {self._workdir}"):
+            with writing(f"checkpoints in {self.workdir}"):
                 yield
         except StorageError as error:
             self._closed = True  # what is left of the store cannot be closed in good order
             whole = []
             with contextlib.suppress(Exception):
-                whole = saved_steps(self._workdir)
+                whole = saved_steps(self.workdir)
             last = f"the last whole one is of step {whole[-1]}" if whole else "there is no whole one"
             raise StorageError(f"{error}; {last}: mend this, and run the same command to go on") from error
 
@@ -108,7 +108,7 @@ class Checkpoints:
         """Move the checkpoints after `step` out of the way, so that a run can go on from it; returns where they are now."""
         later = [each for each in self.steps() if each > step]
         self._manager.close()
-        moved = move_aside(absolute(self._workdir), later)
+        moved = move_aside(absolute(self.workdir), later)
         self._open()
         return moved
 
@@ -140,7 +140,7 @@ class Checkpoints:
         try:
             self.restore(abstract, step)
         except DamagedError as error:
-            raise StorageError(f"{self._workdir} does not keep what is written there: {error}") from error
+            raise StorageError(f"{self.workdir} does not keep what is written there: {error}") from error
 
     def _restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any], str]:
         facts = self._facts(step)

@@ -17,6 +17,8 @@ from unimodal.training.metrics import MetricsWriter
 from unimodal.training.progress import Progress
 from unimodal.training.step import Program
 
+RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what the next row of each task will hold
+
 Metrics = Mapping[str, Mapping[str, Any]]
 """Task → metric → number, on the device or the host."""
 
@@ -87,6 +89,10 @@ class Journal:
         self.guard.look(step)
         self._writer.sync()
 
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the states of iterators, under RECENT; nothing where a row has just been written."""
+        return {RECENT: _for_json(self.recent)} if self.recent else {}
+
     def validation(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Write the scores of evaluations amid training."""
         for name, values in scores.items():
@@ -152,7 +158,7 @@ def _nothing() -> dict[str, float]:
     return {"tokens": 0.0, "examples": 0.0, "flops": 0.0}
 
 
-def for_json(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+def _for_json(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """Metrics as JSON has them: no NaN, nor infinity (which comes back as NaN)."""
     found = jax.device_get(dict(metrics))
     finite = lambda value: float(value) if math.isfinite(value) else None  # noqa: E731

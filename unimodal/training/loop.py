@@ -20,7 +20,7 @@ from unimodal.task import Task
 from unimodal.training.adapt import adapted
 from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.example_losses import ExampleLosses
-from unimodal.training.journal import Journal, for_json, from_json
+from unimodal.training.journal import RECENT, Journal, from_json
 from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.replicas import differing
@@ -30,7 +30,6 @@ from unimodal.training.stopping import StopSignal, Together
 from unimodal.training.turns import name_sets, turns
 
 SCHEDULES = ("sum", "alternate")
-RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what the next row of each task will hold
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,8 @@ def train(
     """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
 
     `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
-    `adapt`: take what fits of the checkpoint of another config (`training.adapt`), with the data of these tasks begun anew.
-    `together`: how several processes agree on the step after which they stop (None: there is one). Returns the state,
-    its fingerprint, and whether all steps are done (not so after a signal or `stop_after`).
+    `adapt`: take what fits of a checkpoint of another config, with the data of these tasks begun anew. `together`: how
+    several processes agree when to stop. Returns the state, its fingerprint, and whether all steps are done.
     """
     by_name = {task.name: task for task in tasks}
     who, compiled = turns(tasks, config.schedule), compile_steps(program, by_name, config)
@@ -129,15 +127,7 @@ def train(
     checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
     start = from_step or checkpoints.latest_step() or 0
     if start:
-        if adapt is None:
-            state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), start)
-            recent = from_json(iterators.pop(RECENT, {}))
-        else:
-            state, iterators = adapted(program, workdir, start)
-            iterators = {name: saved for name, saved in iterators.items() if name in batches and name not in adapt}
-            fingerprint, recent = "", {}
-        for name, saved in iterators.items():
-            batches[name].set_state(saved)
+        state, fingerprint, recent = _restore(checkpoints, program, batches, start, adapt)
         aside = [f"a later checkpoint is now {path}" for path in checkpoints.set_aside(start)]
         news = [f"resuming {workdir} after step {start}", *aside]
     else:
@@ -158,9 +148,7 @@ def train(
 
     def save() -> str:
         status.now(last, "saving")
-        states = {name: iterator.get_state() for name, iterator in batches.items()}
-        if journal.recent:
-            states[RECENT] = for_json(journal.recent)
+        states = {name: iterator.get_state() for name, iterator in batches.items()} | journal.kept()
         saved = checkpoints.save(state, states, scored[1] if scored[0] == last else None)
         if config.verify_checkpoints:
             checkpoints.verify(state)
@@ -213,3 +201,24 @@ def train(
     if jax.process_index() == 0 and last > start:
         write_summary(workdir, summary(journal.progress.mean_rates(), program.mesh.size, cost))
     return state, fingerprint, last >= config.steps
+
+
+def _restore(
+    checkpoints: Checkpoints,
+    program: Program,
+    batches: Mapping[str, BatchIterator],
+    step: int,
+    adapt: Collection[str] | None,
+) -> tuple[TrainState, str, dict[str, Any]]:
+    """The state of a checkpoint, its fingerprint, and the journal's recent metrics. Batches go on from where they were,
+    but for those of the tasks in `adapt`."""
+    if adapt is not None:
+        state, iterators = adapted(program, checkpoints.workdir, step)
+        fingerprint, recent = "", {}
+        iterators = {name: saved for name, saved in iterators.items() if name in batches and name not in adapt}
+    else:
+        state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), step)
+        recent = from_json(iterators.pop(RECENT, {}))
+    for name, saved in iterators.items():
+        batches[name].set_state(saved)
+    return state, fingerprint, recent
