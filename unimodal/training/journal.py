@@ -55,11 +55,14 @@ class Journal:
         cost: Cost,
         recent: dict[str, Any],
         batches: Mapping[str, BatchIterator],
+        news: Sequence[str] = (),
     ) -> None:
         enabled = jax.process_index() == 0
         self.progress = Progress(steps, start, enabled=enabled, chips=program.mesh.size, peak=cost.peak)
         self.guard = Guard(max_bad_steps, program.parameter_names(), self.progress.note, self._record_bad)
         self.recent = recent
+        for line in news:
+            self.progress.note(line)
         self._writer = MetricsWriter(workdir, enabled=enabled, resume_step=start)
         self._steps, self._log_every = steps, log_every
         self._sizes, self._tokens, self._cost, self._batches = sizes, tokens, cost, batches

@@ -134,12 +134,9 @@ def train(
         state, fingerprint, recent, news = program.init(), "", {}, []
     often: dict[str, Any] = dict(steps=config.steps, log_every=config.log_every, max_bad_steps=config.max_bad_steps)
     sizes = {name: task.batch_size for name, task in by_name.items()}
-    journal = Journal(
-        workdir, program, **often, start=start, sizes=sizes, tokens=tokens, cost=cost, recent=recent, batches=batches
-    )
+    about: dict[str, Any] = dict(sizes=sizes, tokens=tokens, cost=cost, batches=batches)
+    journal = Journal(workdir, program, **often, **about, start=start, recent=recent, news=news)
     guard, note = journal.guard, journal.progress.note
-    for line in news:
-        note(line)
     example_losses = ExampleLosses(program, by_name, workdir, config.example_losses_every, note)
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
