@@ -50,4 +50,5 @@ class Dalle(TextToPicture):
         return losses, metrics
 
     def evaluations(self) -> dict[str, Evaluation]:
-        return {self.name: CodeLikelihood(task=self, inputs=self.inputs, batch_size=self.batch_size)}
+        found = CodeLikelihood(task=self, inputs=self.inputs, batch_size=self.batch_size, shown=self.shown)
+        return {self.name: found}

@@ -11,7 +11,9 @@ BERT: dict[str, Any] = dict(
     tokenizers__text=dict(vocabulary=264, max_length=16, types=2, norm=True),
 )
 SIGLIP: dict[str, Any] = dict(
-    backbones=dict(shared=dict(width=32, depth=2, heads=4, activation="gelu_tanh")),
+    backbones={name: dict(width=32, depth=2, heads=4, activation="gelu_tanh") for name in ("image", "text")},
+    tasks__clip__image_backbone="image",
+    tasks__clip__text_backbone="text",
     tokenizers__image=dict(image_size=(16, 16), patch=8, registers=0),
     tasks__clip__objective="sigmoid",
     tasks__clip__size=32,

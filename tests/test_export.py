@@ -81,7 +81,7 @@ def test_the_same_answers_from_both(made: Any) -> None:
     ours, theirs = unimodal.load(workdir).predict(picture, top=9), unimodal.load(target).predict(picture, top=9)
     assert ours[0]["classes"] == pytest.approx(theirs[0]["classes"], abs=1e-5)
     _, _, target = made("gpt2")
-    text = "What is it? – ein Ding"
+    text = "What – is?"
     ours = unimodal.load(target.parent / "gpt2").predict(text, steps=4)
     theirs = unimodal.load(target).predict(text, steps=4)
     assert ours[0]["continuation"] == theirs[0]["continuation"]

@@ -17,6 +17,7 @@ from flax import nnx
 from unimodal import data
 from unimodal.backbone import BackboneConfig
 from unimodal.brought import check_codebooks, compared, preparation_of_init, readers_of, with_brought
+from unimodal.data.epochs import epochs_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
@@ -52,6 +53,7 @@ class Experiment:
     ema: float = 0.0
     evaluate_ema: bool | None = None
     fake_data: bool = False
+    workers: int = 0
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
@@ -107,8 +109,9 @@ class Experiment:
             return data.TaskBatches(fake, self.seed, task.name)
         dataset = inputs.dataset("train")
         data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
-        make = lambda seed: data.train_batches(dataset, batch_size=task.batch_size, seed=seed, rows=rows)  # noqa: E731
-        return data.TaskBatches(make, self.seed, task.name)
+        make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
+        epochs = lambda batches: epochs_of(dataset, batches * task.batch_size)  # noqa: E731
+        return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:

@@ -18,7 +18,7 @@ from unimodal.training.loop import LoopConfig
 from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data")
+_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data", "workers")
 _GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
@@ -45,12 +45,15 @@ class GeneralConfig:
     ema: float = 0.0  # decay of an average of the parameters, such as 0.999; 0: none
     evaluate_ema: bool | None = None  # evaluations see the average (None: if there is one), or the last parameters
     fake_data: bool = False  # train on random batches of the right shapes
+    workers: int = 0  # processes for each task that read, decode and augment; 0: threads of this one
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+        if self.workers < 0:
+            raise UsageError(f"workers must be 0 or more, but is {self.workers}")
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be at least 0 and below 1, but is {self.ema}")
         if self.evaluate_ema and not self.ema:

@@ -58,6 +58,8 @@ MAY_DIFFER = (
     "max_bad_steps",
     "compare_replicas_every",
     "profile",
+    "example_losses_every",
+    "workers",
     # how it is computed
     "backbones.*.attention",
     "backbones.*.remat",

@@ -61,6 +61,10 @@ class _Cached:
         self._lock = threading.Lock()
         weakref.finalize(self, lambda held: budget.give_back(held[0]), self._held)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process without what is in memory here; it has a budget of its own there."""
+        return _again, (self.source, self.decode, self.where)
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -103,6 +107,10 @@ class _Cached:
             if index not in self._memory and self.budget.take(size):
                 self._memory[index] = record
                 self._held[0] += size
+
+
+def _again(source: Source, decode: Decode, where: Where | None) -> Source:
+    return _Cached(source, decode, PROCESS, where)
 
 
 def cached(source: Source, decode: Decode, *, budget: Budget = PROCESS, where: Where | None = None) -> Source:

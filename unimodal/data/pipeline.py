@@ -17,6 +17,7 @@ import grain
 import numpy as np
 
 from unimodal.data.weights import endless
+from unimodal.data.workers import WorkerBatches
 from unimodal.errors import UsageError
 
 STAND_IN = "_stand_in"
@@ -143,18 +144,21 @@ def train_batches(
     rows: Sequence[int] | None = None,
     prefetch: bool = True,
     threads: int = 2,
+    workers: int = 0,
 ) -> BatchIterator:
     """Make endless training batches, shuffled again each epoch.
 
     `next` gives `rows` of the next batch (None: all) as arrays `[len(rows), …]`. Each of several processes reads the rows
     that its devices hold. The iterator is grain's. `get_state()` is a small JSON-serialisable dict that counts batches
-    taken, not batches read ahead. After `set_state` the batches continue bit for bit. With `prefetch`, `threads` threads
+    taken, not batches read ahead, and is the same with `workers` processes. After `set_state` the batches continue bit for bit. With `prefetch`, `threads` threads
     prepare whole batches ahead of time, which does not change the result.
 
     Raises UsageError for rows that the batch does not have, an empty dataset or a negative seed.
     """
     rows = _checked_rows(batch_size, rows)
     batches = _GlobalBatches(dataset.stream(seed), batch_size, rows)
+    if workers:
+        return WorkerBatches(batches, workers)
     threads = max(1, threads) if prefetch else 0
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(batches.to_iter_dataset(options))
@@ -168,14 +172,20 @@ def order_seed(seed: int, task: str) -> int:
 class TaskBatches:
     """The batches of one task, in an order that depends on the run's seed and the task's name.
 
-    make: gives the batches for a seed.
+    make: gives the batches for a seed. epochs: how often each source has been gone through after so many batches.
 
     In earlier versions the order depended on the seed alone. The iterator's state of such a run has no "order", and the
     run continues in the old order.
     """
 
-    def __init__(self, make: Callable[[int], BatchIterator], seed: int, task: str):
-        self._make, self._seed, self._own = make, seed, True
+    def __init__(
+        self,
+        make: Callable[[int], BatchIterator],
+        seed: int,
+        task: str,
+        epochs: Callable[[int], Mapping[str, float]] = lambda batches: {},
+    ):
+        self._make, self._seed, self._own, self._epochs = make, seed, True, epochs
         self._batches = make(order_seed(seed, task))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -183,6 +193,10 @@ class TaskBatches:
 
     def __next__(self) -> Batch:
         return next(self._batches)
+
+    def epochs(self) -> Mapping[str, float]:
+        """How often each source has been gone through by now, by name; nothing where that is not known."""
+        return self._epochs(int(self._batches.get_state().get("next_index", 0)))
 
     def get_state(self) -> dict[str, Any]:
         state = self._batches.get_state()

@@ -53,12 +53,27 @@ class Ledger:
         """Write what is left out into a file, together with what an earlier part of the run wrote there; None: nowhere."""
         with self._lock:
             self._path = None if path is None else Path(path)
-            if self._path is not None and self._path.is_file():
-                for line in self._path.read_text(encoding="utf-8").splitlines():
-                    entry = json.loads(line)
-                    self.found.setdefault((entry["source"], entry["split"], entry["id"]), entry["reason"])
-            if self.found and self._path is not None:
-                self._write(list(self.found.items()), "w")
+            own = dict(self.found)
+            there = self._read()
+            if more := [(key, reason) for key, reason in own.items() if key not in there]:
+                self._write(more, "a")
+
+    def _read(self) -> set[tuple[str, str, str]]:
+        """Take in what the file lists, and return its keys."""
+        if self._path is None or not self._path.is_file():
+            return set()
+        there = set()
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            key = entry["source"], entry["split"], entry["id"]
+            there.add(key)
+            self.found.setdefault(key, entry["reason"])
+        return there
+
+    @property
+    def listed_in(self) -> str | None:
+        """The path of the list, None for none."""
+        return None if self._path is None else str(self._path)
 
     def looked(self, where: Where) -> None:
         """One more record was read."""
@@ -85,7 +100,9 @@ class Ledger:
             )
 
     def report(self) -> str:
-        """One line, "" where all could be used."""
+        """One line, "" where all could be used. Counts what worker processes have listed, too."""
+        if self._path is not None:
+            self._read()
         if not self.found:
             return ""
         listed = "" if self._path is None else f"; {self._path} says which and why"

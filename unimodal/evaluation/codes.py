@@ -35,6 +35,7 @@ class CodeLikelihood:
     task: Any
     inputs: Callable[[Model], Inputs]  # where the examples come from
     batch_size: int  # examples at a time
+    shown: int = 4  # pictures drawn for each caption
     metric: str = "bits per code"
     higher_is_better: bool = False
 
@@ -83,17 +84,17 @@ class CodeLikelihood:
         """Drawn pictures of some captions beside the true one, which is first; and pictures completed from their upper half."""
         task, images = self.task, self.task.images
         ids, true = (jnp.asarray(shown.batch[name][:CAPTIONS]) for name in ("ids", "image"))
-        many = jnp.repeat(ids, task.shown, axis=0)
+        many = jnp.repeat(ids, self.shown, axis=0)
         drawn = np.asarray(jax.jit(task.draw)(model, many, jax.random.key(0)))
         half = jax.jit(lambda m, x: m.tokenizers[task.image_tokenizer].codes(x))(model, true)
-        given = jnp.repeat(half[:, : half.shape[1] // 2], task.shown, axis=0)
+        given = jnp.repeat(half[:, : half.shape[1] // 2], self.shown, axis=0)
         completed = np.asarray(jax.jit(task.draw)(model, many, jax.random.key(1), given))
         source = data.open_source(task.source, "validation")
         found: list[Sample] = []
         for i, place in enumerate(shown.index[: len(ids)]):
             caption = task.texts.text(source[int(place)])
             for pictures, note in ((drawn, "drawn from the caption"), (completed, "completed from the upper half")):
-                mine = pictures[i * task.shown : (i + 1) * task.shown]
+                mine = pictures[i * self.shown : (i + 1) * self.shown]
                 row = np.concatenate([images.to_uint8(p) for p in (np.asarray(true[i]), *mine)], axis=1)
                 found.append(ImageSample(row, (), truth=caption, note=f"first the true picture, then those {note}"))
         return found

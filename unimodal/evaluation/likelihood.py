@@ -59,7 +59,7 @@ def bigram(source: str, texts: Texts, *, packed: bool = False) -> Callable[[Mapp
 
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
         encode, count = encodings(texts.opened, packed)
-        train, valid = (texts.documents(data.open_source(source, split)) for split in ("train", "validation"))
+        train, valid = (texts.open(source, split) for split in ("train", "validation"))
         seen, ids, sizes = data.all_ids(train, encode), data.all_ids(valid, encode), data.all_ids(valid, count)
         bits = bigram_bits(seen, ids[:-1], ids[1:], texts.opened.vocab_size)
         return bits / float(sizes[1:].mean()), "bigram"

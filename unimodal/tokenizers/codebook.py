@@ -114,7 +114,9 @@ class Tokenizer(nnx.Module):
         self.config = config
         self.encoder = Encoder(c, c.vocabulary if c.quantiser == "gumbel" else c.code_size, rngs=rngs)
         self.decoder = Decoder(c, rngs=rngs)
+        # Nearest vectors begin about as large as what the encoder gives at first; mixed ones would all but vanish.
         table = jax.random.normal(rngs.params(), (c.vocabulary, c.code_size))
+        table = table * (c.code_size**-0.5 if c.quantiser == "vq" else 1.0)
         self.vectors = nnx.Param(
             table, axes=("vocabulary", "hidden"), kind="table" if c.quantiser == "gumbel" else "vector"
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from unimodal.data.pipeline import BatchIterator, TaskBatches
 from unimodal.training.guard import BEHIND, Guard
 from unimodal.training.meters import Cost
 from unimodal.training.metrics import MetricsWriter
@@ -29,6 +30,7 @@ class _Row(NamedTuple):
     metrics: Metrics
     waited: float  # seconds, for input
     done: Mapping[str, float]  # tokens, examples and FLOPs
+    epochs: Mapping[str, Mapping[str, float]]  # by task: how often its sources have been gone through
 
 
 class Journal:
@@ -52,14 +54,18 @@ class Journal:
         tokens: Mapping[str, int],
         cost: Cost,
         recent: dict[str, Any],
+        batches: Mapping[str, BatchIterator],
+        news: Sequence[str] = (),
     ) -> None:
         enabled = jax.process_index() == 0
         self.progress = Progress(steps, start, enabled=enabled, chips=program.mesh.size, peak=cost.peak)
         self.guard = Guard(max_bad_steps, program.parameter_names(), self.progress.note, self._record_bad)
         self.recent = recent
+        for line in news:
+            self.progress.note(line)
         self._writer = MetricsWriter(workdir, enabled=enabled, resume_step=start)
         self._steps, self._log_every = steps, log_every
-        self._sizes, self._tokens, self._cost = sizes, tokens, cost
+        self._sizes, self._tokens, self._cost, self._batches = sizes, tokens, cost, batches
         self._waited, self._done = 0.0, _nothing()
         self._losses: dict[str, float] = {}
         self._pending: _Row | None = None
@@ -75,7 +81,8 @@ class Journal:
             self._done["flops"] += self._cost.flops.get(name, 0.0)
         self._log()
         if self._is_logged(step):
-            self._pending = _Row(step, self.recent, self._waited, self._done)
+            epochs = {name: _epochs(self._batches[name]) for name in self.recent}
+            self._pending = _Row(step, self.recent, self._waited, self._done, epochs)
             self.recent, self._waited, self._done = {}, 0.0, _nothing()
         self.guard.look(step - BEHIND)
 
@@ -111,13 +118,23 @@ class Journal:
 
     def _record_bad(self, step: int, metrics: Metrics) -> None:
         if not self._is_logged(step):  # else its row is written anyway
-            self._write(step, metrics, {})
+            self._write(step, metrics, {}, {})
 
-    def _write(self, step: int, device_metrics: Metrics, more: Mapping[str, float]) -> dict[str, Any]:
+    def _write(
+        self,
+        step: int,
+        device_metrics: Metrics,
+        more: Mapping[str, float],
+        epochs: Mapping[str, Mapping[str, float]],
+    ) -> dict[str, Any]:
         rows = jax.device_get(dict(device_metrics))
         for name, values in rows.items():
             skipped = {"update_skipped": 1.0} if values["bad"] else {}
-            self._writer.write(step, name, {**{k: v for k, v in values.items() if k != "bad"}, **more, **skipped})
+            self._writer.write(
+                step,
+                name,
+                {**{k: v for k, v in values.items() if k != "bad"}, **more, **skipped, **epochs.get(name, {})},
+            )
         return rows
 
     def _log(self) -> None:
@@ -125,7 +142,7 @@ class Journal:
             return
         row, self._pending, remarks = self._pending, None, {}
         self.guard.look(row.step)
-        for name, values in self._write(row.step, row.metrics, {"input_wait_seconds": row.waited}).items():
+        for name, values in self._write(row.step, row.metrics, {"input_wait_seconds": row.waited}, row.epochs).items():
             self._losses[name] = float(values["loss"])
             if values.get("skipped", 0) > 0:
                 remarks[name] = f"{values['skipped']:.0f} of {self._sizes[name]} skipped"
@@ -133,6 +150,11 @@ class Journal:
         self.progress.update(
             row.step, self._losses, *counts, flops=row.done["flops"], waited=row.waited, remarks=remarks
         )
+
+
+def _epochs(batches: BatchIterator) -> Mapping[str, float]:
+    """How often a task's sources have been gone through, where its batches know."""
+    return batches.epochs() if isinstance(batches, TaskBatches) else {}
 
 
 def _nothing() -> dict[str, float]:

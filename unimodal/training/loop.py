@@ -19,6 +19,7 @@ from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.adapt import adapted
 from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.example_losses import ExampleLosses
 from unimodal.training.journal import RECENT, Journal, from_json
 from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
@@ -50,13 +51,14 @@ class LoopConfig:
     keep_best: str | None = None  # the best checkpoint by this evaluation, scored every eval_every steps, stays, too
     # steps between comparisons of what devices hold copies of, which find a chip that computes wrong numbers; 0: never
     compare_replicas_every: int = 0
+    example_losses_every: int = 0  # steps; write the loss of each example to WORKDIR/example_losses; 0: never
     profile: ProfileConfig = field(default_factory=ProfileConfig)  # steps to trace
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
-        least["keep_every"] = least["compare_replicas_every"] = 0
+        least["keep_every"] = least["compare_replicas_every"] = least["example_losses_every"] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
@@ -132,10 +134,10 @@ def train(
         state, fingerprint, recent, news = program.init(), "", {}, []
     often: dict[str, Any] = dict(steps=config.steps, log_every=config.log_every, max_bad_steps=config.max_bad_steps)
     sizes = {name: task.batch_size for name, task in by_name.items()}
-    journal = Journal(workdir, program, **often, start=start, sizes=sizes, tokens=tokens, cost=cost, recent=recent)
+    about: dict[str, Any] = dict(sizes=sizes, tokens=tokens, cost=cost, batches=batches)
+    journal = Journal(workdir, program, **often, **about, start=start, recent=recent, news=news)
     guard, note = journal.guard, journal.progress.note
-    for line in news:
-        note(line)
+    example_losses = ExampleLosses(program, by_name, workdir, config.example_losses_every, note)
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
     differ: ReplicasDifferError | None = None
@@ -162,6 +164,7 @@ def train(
             batch = {name: to_device(arrays, program) for name, arrays in host.items()}
             waited = time.perf_counter() - began
             status.now(step + 1, TRAINING, names, ids)
+            example_losses.look(step + 1, state, batch, ids)
             profiler.before(step, state)
             state, metrics = compiled[names](state, batch)
             profiler.after(step, state)

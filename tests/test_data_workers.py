@@ -1,0 +1,115 @@
+"""Worker processes change nothing but the speed: the same ids in the same order, for any number of them and across restarts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import tiny
+from PIL import Image
+
+from unimodal.data import TaskBatches, train_batches
+from unimodal.data.blocks import Images, Labels, columns
+from unimodal.data.epochs import epochs_of
+from unimodal.data.workers import WorkerBatches
+from unimodal.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(44):
+        (root / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(root / "ab"[i % 2] / f"{i}.png")
+    return f"folder:{root}"
+
+
+def dataset(photos: str) -> Any:
+    labels = Labels()
+    return columns(photos, Images(crop=(0.5, 1.0), flip=0.5).part((16, 16)), labels.part(photos)).dataset("train")
+
+
+def same(found: list[Any], expected: list[Any]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for name in other:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_the_order_is_that_of_one_process_across_restarts(photos: str) -> None:
+    whole = train_batches(dataset(photos), batch_size=8, seed=3, prefetch=False)
+    expected, found, state = [next(whole) for _ in range(12)], [], None
+    for workers, count in ((2, 4), (4, 3), (0, 2), (1, 3)):  # 2 → 4 → none → 1
+        batches = train_batches(dataset(photos), batch_size=8, seed=3, workers=workers)
+        if state is not None:
+            batches.set_state(json.loads(json.dumps(state)))
+        found += [next(batches) for _ in range(count)]
+        state = batches.get_state()
+        assert state == {"next_index": len(found)}
+        if isinstance(batches, WorkerBatches):
+            batches.close()
+    same(found, expected)
+    ids = [name for batch in found for name in batch["id"]]
+    assert len(set(ids[: len(dataset(photos))])) == len(dataset(photos))  # an epoch has everybody once
+
+
+class Fragile:
+    """Batches that end the process that makes number 3: once, or always."""
+
+    def __init__(self, flag: str, always: bool) -> None:
+        self.flag, self.always = flag, always
+
+    def __getitem__(self, index: int) -> int:
+        if index == 3 and (self.always or not os.path.exists(self.flag)):
+            open(self.flag, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_a_worker_that_dies_is_replaced_once(tmp_path: Path) -> None:
+    batches = WorkerBatches(Fragile(str(tmp_path / "once"), False), 2)
+    assert [next(batches) for _ in range(6)] == list(range(6))
+    batches.close()
+    batches = WorkerBatches(Fragile(str(tmp_path / "always"), True), 1)
+    with pytest.raises(UsageError, match=r"a worker died twice over batch \d: out of memory, or a record that ends"):
+        [next(batches) for _ in range(6)]
+    batches.close()
+
+
+def test_epochs_of_each_source_are_counted(photos: str) -> None:
+    class Parts:
+        parts = ((10, 1.0), (90, 3.0))
+
+    class Data:
+        source = Parts()
+
+    assert epochs_of(Data(), 400) == {"epoch/0": 10.0, "epoch/1": 400 * 0.75 / 90}
+    whole, size = dataset(photos), len(dataset(photos))
+    make = lambda seed: train_batches(whole, batch_size=8, seed=seed, prefetch=False)  # noqa: E731
+    batches = TaskBatches(make, 0, "vit", lambda count: epochs_of(whole, 8 * count))
+    next(batches), next(batches)
+    assert batches.epochs() == {"epoch": 16 / size}
+
+
+def test_a_run_with_workers_is_a_run_and_logs_the_loss_of_each_example(photos: str, tmp_path: Path) -> None:
+    config = tiny.plain("vit", "clip", steps=4, tasks__vit__source=photos, optimizer__accumulate=2)
+    plain = tiny.train(config, tmp_path / "plain")
+    run = tiny.train({**config, "workers": 1, "example_losses_every": 2}, tmp_path / "workers")
+    assert run.fingerprint == plain.fingerprint and run.losses("vit") == plain.losses("vit")
+    size = len(dataset(photos))
+    assert [row["epoch"] for row in run.metrics["vit"].values()] == [8 * step / size for step in (1, 2, 3, 4)]
+    found = sorted((tmp_path / "workers" / "example_losses").iterdir())
+    assert [path.name for path in found] == ["vit-00000002.parquet", "vit-00000004.parquet"]  # CLIP's loss is of no one
+    for path, step in zip(found, (2, 4), strict=True):
+        table = parquet.read_table(path).to_pydict()
+        assert table["step"] == [step] * 8 and len(set(table["id"])) == 8
+        # No dropout here, so the mean over examples is what the step itself logged.
+        np.testing.assert_allclose(np.mean(table["loss"]), run.losses("vit")[step], rtol=1e-5)
+    assert np.std(table["loss"]) > 0  # of step 4; the head begins at zero, so that the first losses are all one

@@ -1,0 +1,90 @@
+"""Batches made by other processes, for decoding that Python's threads would do one after another.
+
+Batch n is a pure function of n, so it does not matter who makes it: the order is that of one process, and the position is one
+number, whatever the number of workers was when it was saved. Workers are started afresh (no fork), see no accelerator, and keep
+what they decode to themselves.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import cloudpickle
+
+from unimodal.data.skipped import LEDGER
+from unimodal.errors import UsageError
+
+_READY = 2  # batches that each worker may be ahead
+_batches: Any = None  # of a worker
+
+
+def _begin(packed: bytes, listed: str | None) -> None:
+    """Open the data in a worker."""
+    os.environ.update(JAX_PLATFORMS="cpu", CUDA_VISIBLE_DEVICES="")
+    global _batches
+    _batches = cloudpickle.loads(packed)
+    LEDGER.list_in(listed)
+
+
+def _make(index: int) -> Any:
+    return _batches[index]
+
+
+class WorkerBatches:
+    """Endless batches of a sequence that can be pickled, made by `workers` processes."""
+
+    def __init__(self, batches: Any, workers: int) -> None:
+        self._packed, self._workers, self._next = cloudpickle.dumps(batches), workers, 0
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._waiting: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        for attempt in (1, 2):
+            try:
+                self._fill()
+                made = self._waiting[0].result()
+                break
+            except BrokenProcessPool as error:
+                self.close()
+                if attempt == 2:
+                    raise UsageError(
+                        f"a worker died twice over batch {self._next}: out of memory, or a record that ends the process; "
+                        f"workers=0 makes it in this process"
+                    ) from error
+        self._waiting.popleft()
+        self._next += 1
+        self._fill()
+        return made
+
+    def get_state(self) -> dict[str, Any]:
+        return {"next_index": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        for future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+        self._next = int(state["next_index"])
+
+    def close(self) -> None:
+        """End the workers. The next batch starts others."""
+        self._waiting.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = None
+
+    def _fill(self) -> None:
+        if self._pool is None:
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                self._workers, multiprocessing.get_context("spawn"), _begin, (self._packed, LEDGER.listed_in)
+            )
+        while len(self._waiting) < _READY * self._workers:
+            self._waiting.append(self._pool.submit(_make, self._next + len(self._waiting)))
