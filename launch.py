@@ -12,8 +12,8 @@ results.json and report.html.
 """
 
 from unimodal.command import main, program
-from unimodal.command.places import places_of
 from unimodal.command.recipe import as_plain
+from unimodal.places import places_of
 
 task_class = places_of(None).task_class
 

@@ -1,4 +1,4 @@
-"""Puts tasks/ and configs/ into a wheel as unimodal/bundled/, where `unimodal.command.places` finds them."""
+"""Puts tasks/ and configs/ into a wheel as unimodal/bundled/, where `unimodal.places` finds them."""
 
 from pathlib import Path
 

@@ -27,10 +27,10 @@ sys.path.insert(0, str(ROOT))
 from ml_collections import ConfigDict  # noqa: E402
 
 from unimodal.brought import with_brought  # noqa: E402
-from unimodal.command.places import find_recipe, places_of  # noqa: E402
 from unimodal.command.recipe import as_plain, change, load_recipe  # noqa: E402
 from unimodal.errors import UsageError  # noqa: E402
 from unimodal.experiment import build, describe  # noqa: E402
+from unimodal.places import find_recipe, places_of  # noqa: E402
 
 LARGEST = 2_000_000  # of numbers: beyond it a model that fits nowhere is what was asked for
 VALUES = (

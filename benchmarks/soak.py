@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from unimodal.command.places import places_of
 from unimodal.experiment import build
+from unimodal.places import places_of
 from unimodal.training.loop import train
 
 CONFIG: dict[str, Any] = dict(

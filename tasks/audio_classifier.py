@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
+from unimodal.answers import SOUND, Answer, Asked, class_answer, embedding_answer, read_any
 from unimodal.data.blocks import Inputs, Labels, Sounds, brought
 from unimodal.data.blocks.spectrograms import Spectrograms
 from unimodal.errors import UsageError
@@ -73,6 +74,14 @@ class AudioClassifier:
     ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch["spectrogram"], key)
         return classification_loss(logits, batch["label"], label_smoothing=self.label_smoothing)
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        made = self.spectrograms(model)
+        row = lambda record: {"spectrogram": made.middle(read_any(self.sounds, record).read(record))}  # noqa: E731
+        names = self.labels.classes or self.labels.names(self.source, self.sounds.segments)
+        logits = lambda m, batch: self.logits(m, batch["spectrogram"])  # noqa: E731
+        mean = lambda m, batch: m.hidden(self.tokenizer, self.backbone, batch["spectrogram"])[0].mean(axis=1)  # noqa: E731
+        return [class_answer(SOUND, names, row, logits, top=asked.top), embedding_answer(SOUND, row, mean)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unimodal.answers import TEXT, Answer, Asked, embedding_answer, masked_answer, text_row
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import masked_rows
 from unimodal.errors import UsageError
@@ -18,7 +19,7 @@ from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import filled_gaps
 from unimodal.evaluation.summed import Summed
-from unimodal.heads import MaskedLanguageModel, PooledClassifier
+from unimodal.heads import MaskedLanguageModel, PooledClassifier, pool
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, TaskMetrics, chunked_cross_entropy, classification_loss, masked_lm
 from unimodal.tokens import lengths_of
@@ -59,7 +60,7 @@ class Bert:
     def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,T,D]."""
         lengths = lengths_of(batch["inputs"], self.texts.pad)
-        types = batch["types"] if self.next_sentence and model.tokenizers[self.tokenizer].config.types else None
+        types = batch.get("types") if self.next_sentence and model.tokenizers[self.tokenizer].config.types else None
         return model.hidden(self.tokenizer, self.backbone, batch["inputs"], key=key, lengths=lengths, types=types)[0]
 
     def logits(
@@ -92,6 +93,16 @@ class Bert:
     def factors(self, model: Model, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """What the logits of the hidden ids are products of (see `heads.LanguageModel.factors`)."""
         return model.heads[self.name]["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
+
+        def mean(model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+            return pool(self.hidden(model, batch), "mean", (batch["inputs"] != self.texts.pad).astype(jnp.int32))
+
+        logits = lambda m, batch: self.logits(m, batch)[0]  # noqa: E731
+        words = masked_answer(self.texts, vocabulary, logits, asked, specials=self.next_sentence)
+        return [words, embedding_answer(TEXT, text_row(self.texts, vocabulary, "inputs"), mean)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         likelihood = Summed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import SOUND, Answer, Asked, embedding_answer, sound_row, transcript_answer
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
 from unimodal.evaluation.error_rates import constant_answer
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.show.sounds import transcribed_sounds
 from unimodal.evaluation.transcription import Transcription, frame_labels
+from unimodal.heads import pool
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
@@ -63,16 +65,22 @@ class Ctc:
 
     def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """[B,samples] → [B,T,classes]."""
-        keys, tokenizer = split_key(key, 3), model.tokenizers[self.tokenizer]
+        keys = split_key(key, 3)
+        return model.heads[self.name]["characters"](dropout(self.hidden(model, batch, keys), self.dropout, keys[2]))
+
+    def hidden(
+        self, model: Model, batch: Mapping[str, jax.Array], keys: Sequence[jax.Array | None] = (None, None)
+    ) -> jax.Array:
+        """[B,samples] → [B,T,D]. Only training masks."""
+        tokenizer = model.tokenizers[self.tokenizer]
         tokens = tokenizer.embed(
             tokenizer.features(batch["audio"]),
             lengths=batch["length"],
-            masked=batch["masked"] if self.mask else None,
-            silenced=batch["silenced"] if self.channel_mask else None,
+            masked=batch.get("masked") if self.mask else None,
+            silenced=batch.get("silenced") if self.channel_mask else None,
             key=keys[0],
         )
-        hidden, _ = model.backbones[self.backbone](tokens, key=keys[1])
-        return model.heads[self.name]["characters"](dropout(hidden, self.dropout, keys[2]))
+        return model.backbones[self.backbone](tokens, key=keys[1])[0]
 
     def loss(
         self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
@@ -88,6 +96,18 @@ class Ctc:
             "skipped": Sum(jnp.float32(len(batch["length"])) - sums["examples"]),
             "unknown_characters": Sum(((batch["text"] > 0) & ~known).astype(jnp.float32).sum()),
         }
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        row, frames_of = sound_row(self.sounds), model.tokenizers[self.tokenizer].config.frames
+
+        def mean(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+            hidden = self.hidden(m, batch)
+            place = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
+            return pool(hidden, "mean", (place < frames_of(batch["length"])[:, None]).astype(jnp.int32))
+
+        frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
+        said = transcript_answer(lambda: self.letters, row, self.logits, frames, beam=asked.beam or self.beam)
+        return [said, embedding_answer(SOUND, row, mean)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(

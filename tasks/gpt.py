@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unimodal import data
+from unimodal.answers import Answer, Asked, continuation_answer
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import document_rows
 from unimodal.errors import UsageError
@@ -17,6 +19,7 @@ from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import continued_texts
 from unimodal.evaluation.summed import Summed
+from unimodal.generate import Sampling, generate
 from unimodal.heads import LanguageModel
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, TaskMetrics, causal_lm, chunked_causal_lm, next_token_targets
@@ -81,6 +84,20 @@ class Gpt:
             _, sums = causal_lm(self.logits(model, batch, key), *text, z_loss=self.z_loss)
         accuracy = Mean(sums["correct"], sums["tokens"])
         return Mean(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        tokenizer, encoder = model.tokenizers[self.tokenizer].config, self.texts.opened
+        begins = [i for i in (encoder.BOS,) if self.packed and i not in (data.NO_ID, encoder.EOS)]
+        more: dict[str, Any] = dict(fill=encoder.PAD)
+        more["stop"] = (encoder.EOS,) if self.packed and encoder.EOS != data.NO_ID else ()
+
+        def write(m: Model, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
+            parts: Any = (m.backbones[self.backbone], m.tokenizers[self.tokenizer], m.heads[self.name]["language"])
+            run: Any = generate
+            return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, **more)
+
+        room = min(tokenizer.max_length or 2 * self.texts.length, 2 * self.texts.length)
+        return [continuation_answer(self.texts, tokenizer.vocabulary, room, write, asked, begins=lambda _: begins)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         parts = self.backbone, self.tokenizer, self.name

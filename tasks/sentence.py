@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
+from unimodal.answers import TEXT, Answer, Asked, embedding_answer, pair_text_row
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.pairs import TextPairs
 from unimodal.evaluation.baselines import chance_recall
@@ -64,6 +65,10 @@ class Sentence:
     ) -> tuple[Loss, TaskMetrics]:
         first, second = (self.embed(model, batch[side], jax.random.fold_in(key, i)) for i, side in enumerate(SIDES))
         return whole_batch(clip, first, second, 1 / self.temperature, ids_B=row_codes(batch["second"])), {}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        row = pair_text_row(self.texts, model.tokenizers[self.tokenizer].config.vocabulary)
+        return [embedding_answer(TEXT, row, lambda m, batch: self.embed(m, batch["ids"]))]
 
     def evaluations(self) -> dict[str, Evaluation]:
         retrieval = Retrieval(

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 from flax import nnx
 
+from unimodal.answers import TEXT, Answer, Asked, class_answer, embedding_answer, pair_text_row
 from unimodal.data.blocks import Inputs, Labels, Texts
 from unimodal.data.blocks.pairs import labelled_texts
 from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.show.texts import classified_texts
-from unimodal.heads import PooledClassifier
+from unimodal.heads import PooledClassifier, pool
 from unimodal.layers import split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, classification_loss
@@ -62,6 +63,17 @@ class TextClassifier:
     ) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch, key)
         return classification_loss(logits, batch["label"], label_smoothing=self.label_smoothing)
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        row = pair_text_row(self.texts, model.tokenizers[self.tokenizer].config.vocabulary, self.second)
+
+        def mean(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+            lengths = lengths_of(batch["ids"], self.texts.pad)
+            hidden, tokens = m.hidden(self.tokenizer, self.backbone, batch["ids"], lengths=lengths)
+            return pool(hidden, "mean", tokens.segment)
+
+        classes = class_answer(TEXT, self.labels.given_names(self.source), row, self.logits, top=asked.top)
+        return [classes, embedding_answer(TEXT, row, mean)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import IMAGE, Answer, Asked, class_answer, embedding_answer, picture_row
 from unimodal.data.blocks import Images, Inputs, Labels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
@@ -84,6 +85,12 @@ class Vit:
         """Patches that stay, [B,K]."""
         count = max(1, round(patches * (1 - self.patch_dropout)))
         return visible_first(jax.random.uniform(key, (examples, patches), jnp.float32), count)[0]
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
+        names, logits = self.labels.given_names(self.source), lambda m, batch: self.logits(m, batch["image"])
+        mean = lambda m, batch: m.hidden(self.tokenizer, self.backbone, batch["image"])[0].mean(axis=1)  # noqa: E731
+        return [class_answer(IMAGE, names, row, logits, top=asked.top), embedding_answer(IMAGE, row, mean)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(

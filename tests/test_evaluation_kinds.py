@@ -13,10 +13,10 @@ import tiny
 from quick import quick
 from scipy.stats import pearsonr, spearmanr
 
-from unimodal.command.places import places_of
 from unimodal.data import write_array_record
 from unimodal.errors import UsageError
 from unimodal.experiment import build
+from unimodal.places import places_of
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

@@ -46,8 +46,9 @@ ALLOWED: dict[str, str] = {
     "unimodal.joint_embedding": "model heads layers data errors",
     "unimodal.evaluation": "generate model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.text_to_picture": "decoding model heads tokenizers layers tokens data errors",
-    "unimodal.dual_encoder": "evaluation model heads tokens objectives data errors",
-    "unimodal.task": "model objectives data.blocks evaluation.evaluation",
+    "unimodal.answers": "evaluation generate heads data errors",
+    "unimodal.dual_encoder": "answers evaluation model heads tokens objectives data errors",
+    "unimodal.task": "answers model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "generate model heads backbone tokenizers tokens layers sharding configuration data errors",
@@ -56,14 +57,16 @@ ALLOWED: dict[str, str] = {
     "unimodal.brought": "settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training sharding storage errors",
+    "unimodal.places": "evaluation.kinds configuration errors",
+    "unimodal.use": "experiment places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
     "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
-    "unimodal": "interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
+    "tasks": "task answers state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal use answers sharding places inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
-    "launch": "command",
+    "launch": "command places",
 }
 # Third parties that a room must do without.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
@@ -185,7 +188,7 @@ def test_every_row_of_the_table_is_used() -> None:
         ("unimodal.data.text", "from jax import numpy"),
         ("unimodal.data.text", "from unimodal.tokens import Tokens"),
         ("unimodal.training.loop", "from tasks import gpt"),
-        ("unimodal.command.places", "from tasks import gpt"),
+        ("unimodal.places", "from tasks import gpt"),
         ("unimodal.training.loop", "from unimodal.model import Model"),
         ("unimodal.training.step", "def f():\n    from unimodal.tokenizers import text"),
         ("unimodal.experiment", "import launch"),

@@ -11,6 +11,7 @@ from unimodal.visibility import visible
 
 if TYPE_CHECKING:
     from unimodal.interop import load_huggingface, load_preprocessor, save_huggingface
+    from unimodal.use import load
 
 __all__ = [
     "Backbone",
@@ -21,6 +22,7 @@ __all__ = [
     "Tokens",
     "UsageError",
     "concat",
+    "load",
     "load_huggingface",
     "load_preprocessor",
     "save_huggingface",
@@ -33,4 +35,6 @@ def __getattr__(name: str) -> Any:
     # Published checkpoints are read with Pillow, SciPy and grain, which whoever only builds a model need not wait for.
     if name in ("load_huggingface", "load_preprocessor", "save_huggingface"):
         return getattr(importlib.import_module("unimodal.interop"), name)
+    if name == "load":
+        return importlib.import_module("unimodal.use").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,18 @@ import numpy as np
 from flax import nnx
 
 from unimodal import data
+from unimodal.answers import (
+    IMAGE,
+    SOUND,
+    TEXT,
+    Answer,
+    Asked,
+    embedding_answer,
+    picture_row,
+    sound_row,
+    text_row,
+    zero_shot_answer,
+)
 from unimodal.data.blocks import Images, Inputs, Part, Sounds, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import chance_recall
@@ -24,6 +38,7 @@ from unimodal.objectives import row_codes
 from unimodal.tokens import lengths_of
 
 MODALITIES = ("image", "text", "audio")
+READS = {"image": IMAGE, "text": TEXT, "audio": SOUND}
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,39 @@ class DualEncoder:
             tokens = tokenizer(ids, causal=self.causal, lengths=lengths, key=inner)
         hidden, _ = model.backbones[self.backbones[modality]](tokens, key=key)
         return model.heads[self.name][modality](hidden, tokens.segment, ids=ids)
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        """Embeddings of each modality; with names of classes, the likeliest of them, too."""
+        rows = {modality: self._row(model, modality) for modality in self.pair}
+        found = [embedding_answer(READS[m], rows[m], partial(self._embedded, m)) for m in self.pair]
+        others = [modality for modality in self.pair if modality != "text"]
+        if not asked.classes or len(others) != 1:
+            return found
+        named = [rows["text"]({"id": name, "text": asked.template.replace("{}", name)}) for name in asked.classes]
+        zero_shot = zero_shot_answer(
+            asked.classes,
+            named,
+            rows[others[0]],
+            reads=READS[others[0]],
+            embed_texts=partial(self._embedded, "text"),
+            embed=partial(self._embedded, others[0]),
+            chances=self.chances,
+            top=asked.top,
+        )
+        return [zero_shot, *found]
+
+    def chances(self, model: Model, similarity: jax.Array) -> jax.Array:
+        """Similarities [...,N] of one thing with N others → probabilities [...,N]."""
+        return jax.nn.softmax(similarity)
+
+    def _embedded(self, modality: str, model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return self.embed_one(model, modality, batch)
+
+    def _row(self, model: Model, modality: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        config, block = model.tokenizers[self.tokenizers[modality]].config, self.block(modality)
+        if isinstance(block, Images):
+            return picture_row(block, config)
+        return text_row(block, config.vocabulary) if isinstance(block, Texts) else sound_row(block)
 
     def retrieval(self, chances: Callable[[Model, jax.Array], jax.Array]) -> Retrieval:
         """Finding the other half of each pair. chances: similarities [N] as the probabilities that samples show."""

@@ -3,9 +3,9 @@
 | module | what it does |
 |---|---|
 | `words` | commands and flags, their help, and a command line as `Words`; needs no JAX |
-| `places` | where recipes and tasks are looked up: beside the user first, then among those that come along |
 | `recipe` | a recipe, or the config.json of a run, as a ConfigDict, with its fields changed |
-| `runs` | what each command does |
+| `runs` | what each command that trains or evaluates does |
+| `use` | what each command that uses a model does |
 | `data`, `inspect`, `data_words` | `data inspect` and `data convert` |
 """
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimodal.command.data_words import HELP, flags_of
-from unimodal.command.places import find_recipe, places_of
 from unimodal.command.recipe import as_plain, change, load_recipe
 from unimodal.data.skipped import LEDGER
 from unimodal.errors import UsageError
 from unimodal.experiment import build
 from unimodal.inspection import look, write_page
+from unimodal.places import find_recipe, places_of
 
 FLAGS = ("config", "split", "limit", "page")
 

@@ -22,14 +22,14 @@ from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
 from unimodal.command.data import run_data
-from unimodal.command.places import ALONG, Places, find_recipe, places_of
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
-from unimodal.command.words import Words, parse, usage
+from unimodal.command.words import USE, Words, parse, usage
 from unimodal.configuration import nearest, typed
 from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
+from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
 from unimodal.storage import folder, is_remote, lost, one_line, require_backend, write_whole
@@ -39,6 +39,7 @@ from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
 from unimodal.training.workdir import claim_workdir
+from unimodal.use.kept import keep_learned
 
 # Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
 MAY_DIFFER = (
@@ -107,6 +108,11 @@ def run(arguments: Sequence[str], program: str) -> int:
             return run_data(arguments[1:], program)
     if arguments[:1] == ["pod"]:
         return run_pod(arguments, program)
+    if arguments and arguments[0] in USE:
+        from unimodal.command.use import run_use  # only here: training need not wait for it
+
+        with mendable():
+            return run_use(parse(arguments, program), program)
     order = read(arguments, program)
     require_backend(order.workdir)
     commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
@@ -187,6 +193,8 @@ def train_and_evaluate(
         prepare_to_adapt(experiment, workdir, max(saved))
     may_differ = ("*",) if adapt else MAY_DIFFER
     changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
+    if not experiment.fake_data and jax.process_index() == 0:
+        keep_learned(workdir, experiment.tasks)
     # Where a task reads its data in another way, a place in them means nothing.
     anew = {task.name for task in experiment.tasks if any(field.startswith(f"tasks.{task.name}.") for field in changed)}
     if "steps" in changed and saved:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,22 @@ COMMANDS = {
     "doctor": "ask every host whether it is fit for a run",
     "data": "look at the data of a recipe, or write a source as ArrayRecord files",
     "pod": "start a run on several processes, TPU VMs, GKE, Slurm or SkyPilot",
+    "predict": "ask a trained model: classes, transcripts, continuations, masked words of files, folders, texts, sources",
+    "embed": "embeddings of pictures, texts and sounds, to JSON lines, Parquet or numpy",
+    "index": "embed, and add to a searchable index in a folder",
+    "search": "find what is nearest in an index: to a picture, words, a sound, or several of them together",
+    "serve": "answer over HTTP, with a page to try it",
+    "export": "write a trained model for other programs: a Hugging Face directory, or StableHLO",
+}
+
+# Commands that use a model name it, and what they are given, without any "--".
+USE = {
+    "predict": "WORKDIR_OR_CHECKPOINT INPUT…",
+    "embed": "WORKDIR_OR_CHECKPOINT INPUT…",
+    "index": "WORKDIR_OR_CHECKPOINT INPUT…",
+    "search": "INDEX",
+    "serve": "WORKDIR_OR_CHECKPOINT",
+    "export": "WORKDIR huggingface:DIR|stablehlo:DIR",
 }
 
 
@@ -32,6 +48,8 @@ class Flag:
 
 
 EVERY = ("train", "eval", "plan", "doctor")
+ASK = ("predict", "embed", "index")  # commands that are given inputs
+LOAD = (*ASK, "search", "serve", "export")
 FLAGS = (
     Flag("config", "NAME[:ARGUMENT]", "a recipe: demo, vit:size=tiny, or a file of yours, configs/mine.py", EVERY),
     Flag("workdir", "DIR", "where checkpoints, metrics and results go: a folder, or gs://BUCKET/runs/NAME", EVERY),
@@ -49,6 +67,43 @@ FLAGS = (
     Flag("topology", "KIND:SHAPE", "what to compile for, as v5p:8x8x8, cpu:8 or gpu", ("plan",)),
     Flag("mesh", "auto", "try the meshes that divide the topology and the model", ("plan",)),
     Flag("json", "FILE", "where to write the figures", ("plan",)),
+    Flag("task", "NAME", "which task of the model to ask (default: the only one that reads the input)", LOAD),
+    Flag(
+        "out", "FILE.jsonl|FILE.parquet", "where to write; the same command goes on where it was stopped", ("predict",)
+    ),
+    Flag(
+        "out",
+        "FILE.jsonl|FILE.parquet|FILE.npy",
+        "where to write embeddings; .npy has FILE.jsonl beside it",
+        ("embed",),
+    ),
+    Flag("to", "FOLDER", "the index, which is made if it is not there", ("index",)),
+    Flag("image", "FILE", "a picture that is looked for", ("search",)),
+    Flag("text", "WORDS", "words that are looked for; with a picture, the sum of both", ("search",)),
+    Flag("sound", "FILE", "a sound that is looked for", ("search",)),
+    Flag("exact", "", "compare with all vectors, however many", ("search",)),
+    Flag("model", "WORKDIR_OR_CHECKPOINT", "the model (default: the one that made the index)", ("search",)),
+    Flag("host", "NAME", "where to listen (default: localhost); elsewhere callers need a token", ("serve",)),
+    Flag("port", "N", "(default: 8000)", ("serve",)),
+    Flag("token", "WORD", "what callers must know (default: none at localhost, else one that is made)", ("serve",)),
+    Flag("index", "FOLDER", "an index that can be searched", ("serve",)),
+    Flag("most", "BYTES", "of a request (default: 16777216)", ("serve",)),
+    Flag("timeout", "SECONDS", "that an answer may take (default: 60)", ("serve",)),
+    Flag("classes", "A,B,C", "names to choose among, for a model that compares pictures with words", ("predict",)),
+    Flag("template", "TEXT", "the sentence a class is put into: 'a photo of a {}'", ("predict",)),
+    Flag("top", "N", "how many of the likeliest, or nearest, are told (default: 5)", ("predict", "search")),
+    Flag("steps", "N", "ids that a continuation has at most (default: 64)", ("predict",)),
+    Flag("temperature", "X", "of a continuation's sampling (default: 0, the likeliest)", ("predict",)),
+    Flag("top_p", "P", "sample among the likeliest that have this probability together", ("predict",)),
+    Flag("beam", "N", "width of a transcript's beam search (default: 0, none)", ("predict",)),
+    Flag("seed", "N", "of sampling (default: 0)", ("predict",)),
+    Flag("split", "NAME", "of a source that is given as an input (default: validation)", ASK),
+    Flag("batch", "N", "inputs at a time (default: 32)", ASK),
+    Flag("checkpoint", "N", "the checkpoint of a workdir, by its step (default: the latest)", LOAD),
+    Flag("ema", "", "take the average of the parameters that the run kept; false: the last ones", LOAD),
+    Flag("gives", "WHAT", "which answer of the task to write as StableHLO (default: its first)", ("export",)),
+    Flag("dtype", "NAME", "compute in float32, bfloat16 or float16", ASK),
+    Flag("mesh", "data=N,tensor=N,…", "lay the model out over several devices", ASK),
 )
 
 
@@ -67,6 +122,8 @@ class Words:
     mesh: str | None = None
     json: str | None = None
     changes: tuple[tuple[str, str], ...] = field(default=())
+    inputs: tuple[str, ...] = ()  # of a command that uses a model: its path, and what it is given
+    more: Mapping[str, Any] = field(default_factory=dict)  # the flags of such a command
 
 
 def answer(arguments: Sequence[str], program: str) -> str | None:
@@ -100,9 +157,10 @@ def help_of(command: str, program: str) -> str:
 
         return help_text(program)
     rows = [(f"--{f.name}={f.value}" if f.value else f"--{f.name}", f.help) for f in FLAGS if command in f.commands]
-    rows.append(("--config.FIELD=VALUE", "change a field of the recipe, as --config.optimizer.learning_rate=1e-4"))
+    if command not in USE:
+        rows.append(("--config.FIELD=VALUE", "change a field of the recipe, as --config.optimizer.learning_rate=1e-4"))
     width = max(len(name) for name, _ in rows)
-    lines = [f"usage: {program} {command} [flags]", "", COMMANDS[command], ""]
+    lines = [f"usage: {program} {command} {USE.get(command, '')}".rstrip() + " [flags]", "", COMMANDS[command], ""]
     return "\n".join([*lines, *(f"  {name:<{width}}  {text}" for name, text in rows)])
 
 
@@ -131,20 +189,25 @@ def parse(arguments: Sequence[str], program: str) -> Words:
     if command not in COMMANDS:
         raise UsageError(f"unknown command {command!r}; {nearest(command, list(COMMANDS))}")
     known = {flag.name: flag for flag in FLAGS if command in flag.commands}
+    inputs: list[str] = []
     given: dict[str, Any] = {}
     changes: list[tuple[str, str]] = []
     while waiting:
         word = waiting.pop(0)
+        if command in USE and (word == "--" or not word.startswith("--")):
+            inputs += waiting if word == "--" else [word]  # behind a "--", whatever it looks like
+            waiting = [] if word == "--" else waiting
+            continue
         if not word.startswith("--"):
             hint = f"did you mean --config.{word}?" if re.match(r"[\w.]+=", word) else usage(program)
             raise UsageError(f"unexpected argument {word!r}; {hint}")
         name, equals, value = word.removeprefix("--").partition("=")
-        change = name.startswith("config.")
+        change = name.startswith("config.") and command not in USE
         if not change and name not in known:
             raise UsageError(f"{command} has no flag --{name}; {nearest(name, list(known))}")
         switch = not change and not known[name].value
         if not equals and not switch:
-            if waiting and not waiting[0].startswith("--"):
+            if waiting and not waiting[0].startswith("--") and command not in USE:
                 value = waiting.pop(0)
             elif change:
                 value = "true"  # --config.backbones.shared.scan
@@ -154,6 +217,8 @@ def parse(arguments: Sequence[str], program: str) -> Words:
             changes.append((name.removeprefix("config."), value))
         else:
             given[name] = _switch(name, value) if switch else value
+    if command in USE:
+        return Words(command, inputs=tuple(inputs), more=given)
     if "step" in given:
         given["step"] = _whole("step", given["step"])
     return Words(command, **given, changes=tuple(changes))

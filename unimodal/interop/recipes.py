@@ -81,23 +81,24 @@ def tokenizer_config(tower: Tower) -> Any:
 
 def check_backbone(name: str, ours: BackboneConfig, theirs: BackboneConfig, directory: Path) -> None:
     """Raises UsageError, naming the first field, if weights of the backbone `theirs` would mean something else in ours."""
-    _check(f"backbones.{name}", _effective(ours), _effective(theirs), directory)
+    _check(f"backbones.{name}", effective(ours), effective(theirs), directory)
 
 
 def check_tokenizer(name: str, ours: Any, theirs: Any, directory: Path, skip: str | None) -> None:
     """The same for a tokenizer; fields that only a skipped parameter depends on may differ."""
-    where, a, b = f"tokenizers.{name}", _effective(ours), _effective(theirs)
+    where, a, b = f"tokenizers.{name}", effective(ours), effective(theirs)
     if skip is not None:
         skipped = {field for field, parameter in _ONLY.items() if re.search(skip, f"{where}.{parameter}")}
         a, b = ({k: v for k, v in values.items() if k not in skipped} for values in (a, b))
     _check(where, a, b, directory)
 
 
-def _effective(config: Any) -> dict[str, Any]:
+def effective(config: Any) -> dict[str, Any]:
     """The fields that matter, with what an unset one comes to."""
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in _FREE}
     if isinstance(config, BackboneConfig):
         values |= dict(kv_heads=config.G, head_size=config.K, mlp_width=config.M)
+        values["norm_bias"] = config.norm_bias and config.norm == "layer"  # others have none
         values["layer_scale"] = config.layer_scale is not None  # its initial value is read over
     if "stride" in values and "patch" in values:
         values["stride"] = values["stride"] or (values["patch"], values["patch"])

@@ -29,7 +29,7 @@ def write(
     fill: int,
 ) -> np.ndarray:
     """See `Pretrained.generate`."""
-    tower, head = _writer(model)
+    tower, head = writer(model)
     if sampling.temperature and key is None:
         raise UsageError(f"sampling at temperature {sampling.temperature} needs a key, such as jax.random.key(0)")
     prompt, lengths = _bucketed(tower, ids, mask, steps)
@@ -44,13 +44,13 @@ def write(
             jax.random.key(0) if key is None else key,
             steps=steps,
             sampling=sampling,
-            stop=_end_ids(model.origin) if stop is None else tuple(stop),
+            stop=end_ids(model.origin) if stop is None else tuple(stop),
             fill=fill,
         )
     )
 
 
-def _writer(model: Any) -> tuple[Tower, str]:
+def writer(model: Any) -> tuple[Tower, str]:
     """The tower and the name of the head that predict the next id."""
     towers = {tower.name: tower for tower in model.description.towers}
     for output in model.description.outputs:
@@ -85,7 +85,7 @@ def _bucketed(tower: Tower, ids: Any, mask: Any, steps: int) -> tuple[np.ndarray
     return prompt, lengths
 
 
-def _end_ids(origin: Any) -> tuple[int, ...]:
+def end_ids(origin: Any) -> tuple[int, ...]:
     """The ids that end a text, as the checkpoint's directory says."""
     file, found = Path(origin.directory) / "generation_config.json", None
     if file.exists():

@@ -57,6 +57,14 @@ class Labels:
             raise UsageError(f"labels.count is {self.count}, but {source} has {len(found.names)} classes")
         return found.names + tuple(str(i) for i in range(len(found.names), self.count))
 
+    def given_names(self, source: str) -> tuple[str, ...]:
+        """The classes' names by number, without the data where the config gives them."""
+        return self.classes or self.names(source)
+
+    def learned(self, source: str, segments: str = "") -> dict[str, Any]:
+        """The fields that the data filled in, with which a model can be used where the data is not."""
+        return {"classes": list(self.names(source, segments))}
+
     def part(self, source: str, name: str = "label") -> Part:
         """int32 under `name`. Classes that only one split has are an error, found before the first step."""
         return Part(

@@ -49,6 +49,12 @@ class Spectrograms:
         }
         return Inputs(spec, self._dataset)
 
+    def middle(self, audio: np.ndarray) -> np.ndarray:
+        """The middle of a recording, float32 `[bins, frames, 1]`."""
+        start = max(0, (len(audio) - self.samples) // 2)
+        values = kaldi_log_mel(crop_or_pad(audio[start:], self.samples)[0], self.sounds.rate, bins=self.bins)
+        return np.ascontiguousarray(((values - self.mean) / (2 * self.deviation)).T)[:, :, None]
+
     def _dataset(self, split: str) -> Dataset:
         spare, training = round(self.shift * self.sounds.rate), split == "train"
         if training:

@@ -41,6 +41,10 @@ class Transcripts:
             return Alphabet(self.alphabet)
         return collect_alphabet(self.all(source, "train", segments))
 
+    def learned(self, source: str, segments: str = "") -> dict[str, Any]:
+        """The fields that the data filled in, with which a model can be used where the data is not."""
+        return {"alphabet": self.letters(source, segments).characters}
+
     def all(self, source: str, split: str, segments: str = "") -> tuple[str, ...]:
         """Every transcript of a split, spelt; those of marked stretches where `segments` names them."""
         return tuple(self.spell(text) for text in _transcripts(source, split, self.column, segments))

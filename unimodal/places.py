@@ -21,7 +21,7 @@ EVALUATIONS = "evaluations"  # a folder of the user's own kinds
 
 def _along() -> Path:
     """The folder whose tasks/ and configs/ come along: inside an installed package, or the repository around it."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parent
     inside = package / "bundled"
     return inside if inside.is_dir() else package.parent
 

@@ -1,0 +1,153 @@
+"""Models of ours as published ones: the files, the key sets, and the way back; what has no such shape says why."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import used
+from exports import CLIP, FITS, config_of
+
+import unimodal
+from unimodal.command import main
+from unimodal.errors import UsageError
+from unimodal.interop.files import open_source
+
+REFERENCES = Path(__file__).parent / "reference" / "interop"
+
+
+def kinds_of(names: Any) -> set[str]:
+    """Names of tensors without the numbers of layers, and without copies of tied ones."""
+    found = {".".join("*" if part.isdecimal() else part for part in name.split(".")) for name in names}
+    return {n for n in found if not n.endswith(("decoder.weight", "decoder.bias", "position_ids", "lm_head.weight"))}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Workdir and export of each, made once."""
+    root, done = tmp_path_factory.mktemp("exported"), {}
+
+    def make(name: str) -> tuple[Any, Any, Path]:
+        if name not in done:
+            experiment, state = used.workdir(root / name, config_of(name))
+            target = root / f"{name}_hf"
+            assert main(["unimodal", "export", str(root / name), f"huggingface:{target}"]) == 0
+            done[name] = experiment, experiment.program.model(state), target
+        return done[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", sorted(FITS))
+def test_what_is_written_is_read_as_published_ones_are(name: str, made: Any) -> None:
+    """The key set is that of a checkpoint that transformers has written; weights come back bit for bit."""
+    _, model, target = made(name)
+    ours, theirs = open_source(target), open_source(REFERENCES / FITS[name][3])
+    mine, published = kinds_of(ours.tensors), kinds_of(theirs.tensors)
+    head = {n for n in published if "pooler" in n or "mask_token" in n or "masked_spec" in n}
+    assert mine - published <= {n for n in mine if "parametrizations" in n or "masked_spec" in n}
+    assert {n for n in published - mine if "weight_g" not in n and "weight_v" not in n} <= head
+    loaded = unimodal.load_huggingface(target)
+    assert not loaded.origin.fresh
+    assert (target / "README.md").read_text(encoding="utf-8").startswith("---\nlibrary_name: transformers")
+    theirs_values = {v.tobytes() for v in map(np.asarray, jax.tree.leaves(loaded))}
+    parts = [leaf for leaf in map(np.asarray, jax.tree.leaves(model)) if leaf.ndim > 1]
+    assert parts and sum(leaf.tobytes() in theirs_values for leaf in parts) > len(parts) / 2
+
+
+@pytest.mark.parametrize("name", sorted(FITS))
+def test_the_way_back(name: str, made: Any, tmp_path: Path) -> None:
+    """workdir → huggingface → init_from: the same parameters, in the same places."""
+    experiment, model, target = made(name)
+    again = tiny.build({**config_of(name), "init_from": str(target)})
+    back = again.program.first_model()
+    for ours, theirs in zip(jax.tree.leaves(model), jax.tree.leaves(back), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not [n for n in again.start.fresh if "type_table" not in n]
+    assert experiment.tasks[0].name == again.tasks[0].name
+
+
+def test_the_same_answers_from_both(made: Any) -> None:
+    _, _, target = made("vit")
+    workdir = target.parent / "vit"
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    ours, theirs = unimodal.load(workdir).predict(picture, top=9), unimodal.load(target).predict(picture, top=9)
+    assert ours[0]["classes"] == pytest.approx(theirs[0]["classes"], abs=1e-5)
+    _, _, target = made("gpt2")
+    text = "What – is?"
+    ours = unimodal.load(target.parent / "gpt2").predict(text, steps=4)
+    theirs = unimodal.load(target).predict(text, steps=4)
+    assert ours[0]["continuation"] == theirs[0]["continuation"]
+
+
+def test_what_has_no_such_shape_says_which_option_stands_in_the_way(made: Any, tmp_path: Path, capsys: Any) -> None:
+    for kind, changes, message in (
+        ("vit", {}, "a classifier of the first token (pooling=first)"),
+        ("vit", dict(tokenizers__image__registers=2), "tokenizers.image.registers=1 would fit"),
+        ("bert", {}, "backbones.shared.norm_position=post would fit"),
+        ("gpt", dict(backbones__shared__rope_theta=1e4), "backbones.shared.rope_theta=None would fit"),
+        ("audio_classifier", {}, "no published architecture reads audio with the heads classify (Classifier)"),
+        ("clip", CLIP | {"tasks__clip__text_head": dict(pooling="last")}, "texts of bytes end with none"),
+    ):
+        where = tmp_path / f"{kind}{len(list(tmp_path.iterdir()))}"
+        used.workdir(where, tiny.plain(kind, **changes))
+        target = tmp_path / "target"
+        assert main(["unimodal", "export", str(where), f"huggingface:{target}"]) == 2
+        assert message in capsys.readouterr().err
+        assert not target.exists()
+    _, _, there = made("vit")
+    for words, message in (
+        ([str(there.parent / "vit"), "tensorrt:x"], "huggingface:DIR or stablehlo:DIR, not 'tensorrt:x'"),
+        ([str(there.parent / "vit"), f"huggingface:{there}"], "is not empty"),
+        ([str(there), f"huggingface:{target}"], "is a published checkpoint already"),
+        ([str(there.parent / "vit"), f"stablehlo:{target}", "--gives=transcript"], "gives no transcript, but class"),
+    ):
+        assert main(["unimodal", "export", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_stablehlo_runs_with_jax_alone(made: Any, tmp_path: Path) -> None:
+    _, _, hf = made("vit")
+    workdir, target = hf.parent / "vit", tmp_path / "stablehlo"
+    assert main(["unimodal", "export", str(workdir), f"stablehlo:{target}"]) == 0
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    loaded = unimodal.load(workdir)
+    answer = loaded.answers("vit")[0]
+    rows = [answer.row({"id": "x", "image": picture}), answer.row({"id": "y", "image": picture[::-1].copy()})]
+    np.savez(tmp_path / "in.npz", image=np.stack([row["image"] for row in rows]))
+    # -I: neither the folder of this repository nor PYTHONPATH is looked into.
+    code = "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); " \
+        "assert not any(name.split('.')[0] == 'unimodal' for name in sys.modules)"  # fmt: skip
+    words = [
+        sys.executable,
+        "-I",
+        "-c",
+        code,
+        str(target / "run.py"),
+        str(tmp_path / "in.npz"),
+        str(tmp_path / "out.npz"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours = jax.jit(answer.predict)(loaded.model, {"image": np.stack([row["image"] for row in rows])})
+    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["probability"], ours["probability"], atol=1e-5)
+    assert json.loads((target / "function.json").read_text())["inputs"]["image"]["shape"] == ["any", 16, 16, 3]
+
+
+def test_a_classes_head_that_is_not_there(tmp_path: Path) -> None:
+    used.workdir(tmp_path, tiny.plain("sentence"))
+    from unimodal.use.export import handed
+    from unimodal.use.loaded import load
+
+    loaded = load(tmp_path)
+    with pytest.raises(UsageError, match="no published architecture reads text with the heads embed"):
+        from unimodal.interop.export import match
+
+        match(handed(loaded, "sentence"), loaded.model)

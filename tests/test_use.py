@@ -1,0 +1,211 @@
+"""A trained model by its path: what it answers, to what inputs, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import used
+
+import unimodal
+from unimodal.command import main
+from unimodal.data.sources import open_source
+from unimodal.errors import UsageError
+from unimodal.use.inputs import entries
+from unimodal.use.output import open_output
+
+REFERENCES = Path(__file__).parent / "reference" / "interop"
+GIVES = {"image": "picture.png", "text": "text.txt", "sound": "sound.ogg"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """A workdir with every task there is, its experiment, and its state."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, *used.workdir(folder, tiny.plain(ema=0.9))
+
+
+@pytest.fixture(scope="module")
+def loaded(run: tuple[Path, Any, Any]) -> Any:
+    return unimodal.load(run[0])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "picture.png").write_bytes(open_source("embedded:emoji", "validation")[0]["image"])
+    (folder / "sound.ogg").write_bytes(open_source("embedded:speech", "validation")[0]["audio"])
+    (folder / "text.txt").write_text("an [MASK] of text", encoding="utf-8")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_every_task_answers(kind: str, loaded: Any, files: Path) -> None:
+    task = loaded.tasks[kind]
+    if not hasattr(task, "answers"):
+        pytest.skip("this task can only be trained")
+    for reads in dict.fromkeys(answer.reads for answer in loaded.answers(kind)):
+        (found,) = loaded.predict(files / GIVES[reads], task=kind, steps=3, batch_size=1)
+        assert "error" not in found, found
+        assert json.loads(json.dumps(found)) == found and len(found) > 1
+
+
+def test_the_answer_is_the_models(run: tuple[Path, Any, Any], loaded: Any, files: Path) -> None:
+    _, experiment, state = run
+    vit = loaded.tasks["vit"]
+    found = loaded.predict([files / "picture.png"], task="vit", top=9)[0]["classes"]
+    pixels = vit.images.part((16, 16)).make(
+        vit.images.read({"id": "x", "image": (files / "picture.png").read_bytes()}), np.random.default_rng(0), False
+    )["image"]
+    wanted = jax.nn.softmax(vit.logits(experiment.program.model(state), pixels[None]))[0]
+    names = vit.labels.classes
+    assert sorted(found) == sorted(names)
+    np.testing.assert_allclose([found[name] for name in names], wanted, atol=1e-6)
+
+
+def test_names_come_from_the_workdir_and_not_from_the_data(run: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    kept = json.loads((run[0] / "from_data.json").read_text(encoding="utf-8"))
+    assert len(kept["tasks.vit.labels.classes"]) == 9 and kept["tasks.ctc.transcripts.alphabet"].startswith(" ")
+    config = tiny.plain("vit", tasks__vit__source="folder:/nowhere", tasks__vit__labels=dict(count=9))
+    used.workdir(tmp_path, config, learned=False)
+    (tmp_path / "from_data.json").write_text(json.dumps({"tasks.vit.labels.classes": list("abcdefghi")}))
+    found = unimodal.load(tmp_path).predict(np.zeros((20, 20, 3), np.uint8))[0]
+    assert found["class"] in "abcdefghi"
+
+
+def test_classes_by_their_names_alone(loaded: Any, files: Path) -> None:
+    asked: dict[str, Any] = dict(task="clip", classes=("a cat", "a dog", "a car"))
+    (found,) = loaded.predict(files / "picture.png", **asked)
+    image = loaded.embed(files / "picture.png", task="clip")
+    texts = np.concatenate([loaded.embed(name, task="clip") for name in asked["classes"]])
+    wanted = jax.nn.softmax(loaded.model.heads["clip"]["temperature"](image @ texts.T))[0]
+    np.testing.assert_allclose([found["classes"][name] for name in asked["classes"]], wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="at least two different classes"):
+        loaded.predict(files / "picture.png", task="clip", classes=("cat",))
+
+
+def test_an_average_on_request(run: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    folder, experiment, _ = run
+    assert unimodal.load(folder).averaged and not unimodal.load(folder, ema=False).averaged
+    plain = tmp_path / "plain"
+    used.workdir(plain, tiny.plain("vit"))
+    with pytest.raises(UsageError, match="kept no average"):
+        unimodal.load(plain, ema=True)
+
+
+def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> None:
+    for path, message in ((tmp_path, "no config.json"), (tmp_path / "gone", "not a directory")):
+        with pytest.raises(UsageError, match=message):
+            unimodal.load(path)
+    shutil.copy(run[0] / "config.json", tmp_path)
+    with pytest.raises(UsageError, match="has no checkpoint: train there first"):
+        unimodal.load(tmp_path)
+    with pytest.raises(UsageError, match="no checkpoint of step 7, only of 0"):
+        unimodal.load(run[0], step=7)
+
+
+def test_rows_that_cannot_be_read_are_errors_and_others_go_on(loaded: Any, files: Path) -> None:
+    inputs = [files / "broken.png", files / "gone.png", files / "picture.png", files / "sound.ogg", " "]
+    found = loaded.predict(inputs, task="vit", batch_size=2)
+    assert [row["id"] for row in found] == [str(i) for i in inputs]
+    wanted = ["not an image", "cannot be read: No such file", "", "reads image, not sound", "reads image, not text"]
+    for row, message in zip(found, wanted, strict=True):
+        assert message in row.get("error", "") and ("class" in row) == (not message)
+    assert loaded.predict("  ", task="sentence")[0]["error"] == "the text is empty"
+    assert "say which, --task=" in loaded.predict("hello")[0]["error"]
+    with pytest.raises(UsageError, match="no task 'vti'; did you mean vit"):
+        loaded.predict("hello", task="vti")
+    with pytest.raises(UsageError, match="not an image"):
+        loaded.embed(files / "broken.png", task="vit")
+
+
+def test_inputs_of_a_command_line(files: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
+    words = [str(files), str(files / "*.png"), "some words", "embedded:emoji", str(tmp_path / "rows.jsonl"), "gone.png"]
+    found = list(entries(words))
+    count = len(open_source("embedded:emoji", "validation"))
+    assert len(found) == 4 + 2 + 1 + count + 2 + 1
+    assert found[6].read()["text"] == "some words" and found[-2].read()["text"] == "b"
+    with pytest.raises(UsageError, match="no file is called"):
+        list(entries([str(tmp_path / "*.png")]))
+    with pytest.raises(UsageError, match="has no pictures"):
+        (tmp_path / "empty").mkdir()
+        list(entries([str(tmp_path / "empty")]))
+
+
+def test_predict_goes_on_where_it_was_killed(run: tuple[Path, Any, Any], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ["unimodal", "predict", str(run[0]), "--task=vit", "--out", "", "embedded:emoji", "--batch=64"]
+    command[4:6] = [f"--out={out}"]
+    assert main(command) == 0
+    whole = out.read_text(encoding="utf-8")
+    assert whole.count("\n") == len(open_source("embedded:emoji", "validation"))
+    assert main(command) == 2 and "is there already, and whole" in capsys.readouterr().err
+    # As a kill leaves it: half of a line at the end, and the mark beside it.
+    half = whole[: len(whole) // 2]
+    out.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unimodal.command.use.answered", lambda *_: iter(()))
+        patch.setattr("unimodal.use.output.Output.finish", lambda _: None)
+        assert main(command) == 0
+    out.write_text(half, encoding="utf-8")
+    assert main(command) == 0 and "going on" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == whole
+    open_output(str(tmp_path / "other.jsonl"), {})
+    with pytest.raises(UsageError, match="another model or other flags"):
+        open_output(str(tmp_path / "other.jsonl"), {"task": "x"})
+
+
+def test_errors_of_the_command(run: tuple[Path, Any, Any], tmp_path: Path, capsys: Any) -> None:
+    for words, message in (
+        (["predict", str(run[0])], "usage: unimodal predict WORKDIR_OR_CHECKPOINT INPUT…"),
+        (["predict", str(tmp_path), "hello"], "no config.json"),
+        (["predict", str(run[0]), "hello", "--tsak=gpt"], "did you mean task"),
+        (["predict", str(run[0]), "hello", "--task=gpt", "--top=x"], "--top must be a whole number"),
+        (["predict", str(run[0]), "hello", "--task=gpt", "--out=a.txt"], "should end in .jsonl or .parquet"),
+        (["predict", str(run[0]), "hello", "--task=gpt", "--mesh=data:2"], "should be as data=2,tensor=4"),
+    ):
+        assert main(["unimodal", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["unimodal", "predict", str(run[0]), "hello", "--task=vit"]) == 2
+    captured = capsys.readouterr()
+    assert "reads image, not text" in captured.out and "1 of 1 inputs could not be answered" in captured.err
+    assert main(["unimodal", "predict", "--help"]) == 0 and "--classes=A,B,C" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_page(run: tuple[Path, Any, Any], files: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    page = (tiny.ROOT / "docs" / "use.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for block in page.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
+    assert len(commands) >= 11
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "all").symlink_to(run[0])
+    (tmp_path / "photos").mkdir()
+    for name, target in (("picture.png", "photo.png"), ("picture.png", "photos/a.png"), ("sound.ogg", "sound.ogg")):
+        shutil.copy(files / name, tmp_path / target)
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        assert main(words) == 0, words
+    assert json.loads((tmp_path / "answers.jsonl").read_text())["id"] == "photos/a.png"
+
+
+def test_a_published_checkpoint(tmp_path: Path) -> None:
+    shutil.copytree(REFERENCES / "vit_classifier", tmp_path / "vit")
+    height, width = json.loads((tmp_path / "vit" / "config.json").read_text())["image_size"]
+    steps = dict(image_processor_type="ViTImageProcessor", size=dict(height=height, width=width))
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(steps))
+    model = unimodal.load(tmp_path / "vit")
+    picture = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
+    (found,) = model.predict(picture, top=3)
+    wanted = jax.nn.softmax(model.model(**unimodal.load_preprocessor(tmp_path / "vit")(image=picture))["logits"])[0]
+    assert found["probability"] == pytest.approx(float(wanted.max()), abs=1e-5)
+    assert model.embed([picture, picture]).shape[0] == 2
+    with pytest.raises(UsageError, match="no workdir of a run"):
+        unimodal.load(tmp_path / "vit", step=3)

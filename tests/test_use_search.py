@@ -1,0 +1,253 @@
+"""Embeddings, an index over them, and the server: what is found, what survives a kill, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import used
+from PIL import Image
+
+import unimodal
+from unimodal.command import main
+from unimodal.errors import UsageError
+from unimodal.use import index as index_module
+from unimodal.use.index import append, open_index
+
+starlette = pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny.plain("clip", "vit")
+    config["tokenizers"] = {name: config["tokenizers"][name] for name in ("text", "image")}
+    used.workdir(folder, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for i in range(9):
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def vectors(count: int, size: int = 24, seed: int = 0) -> list[dict[str, Any]]:
+    x = np.random.default_rng(seed).normal(size=(count, size)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return [{"id": str(i), "embedding": row} for i, row in enumerate(x)]
+
+
+def test_an_index_is_exact_appendable_and_survives_a_kill(tmp_path: Path) -> None:
+    rows = vectors(700)
+    index = append(tmp_path / "a", rows[:300], {"model": "m"})
+    # A kill leaves half of what it was adding behind what is counted.
+    with (tmp_path / "a" / "vectors.f32").open("ab") as stream:
+        stream.write(b"\1" * 50)
+    with (tmp_path / "a" / "rows.jsonl").open("a") as stream:
+        stream.write('{"id": "half')
+    index = append(tmp_path / "a", rows[300:], {"model": "m"})
+    at_once = append(tmp_path / "b", rows, {"model": "m"})
+    for name in ("vectors.f32", "rows.jsonl", "about.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    query = rows[5]["embedding"]
+    found = open_index(tmp_path / "a").nearest(query, 4)
+    wanted = np.argsort(-np.stack([row["embedding"] for row in rows]) @ query)[:4]
+    assert [row["id"] for row in found] == [str(i) for i in wanted] and found[0]["score"] == pytest.approx(1, abs=1e-5)
+    assert index.rows == at_once.rows == 700
+    with pytest.raises(UsageError, match="holds vectors of 24 numbers, but the query has 7"):
+        index.nearest(np.zeros(7), 3)
+    with pytest.raises(UsageError, match="holds vectors of 24 numbers, but 0 has 8"):
+        append(tmp_path / "a", vectors(1, 8), {"model": "m"})
+    with pytest.raises(UsageError, match="was made by model m, not model other"):
+        append(tmp_path / "a", rows[:1], {"model": "other"})
+    with pytest.raises(UsageError, match="is no index"):
+        open_index(tmp_path)
+
+
+def test_many_rows_are_searched_by_a_graph(tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("usearch", reason="the extra `search` is not installed")
+    monkeypatch.setattr(index_module, "EXACT", 1000)
+    rows = vectors(2000)
+    index = append(tmp_path, rows, {})
+    hits = 0
+    for row in rows[:50]:
+        near, exact = (index.nearest(row["embedding"], 10, exact=e) for e in (False, True))
+        hits += len({one["id"] for one in near} & {one["id"] for one in exact})
+        assert near[0]["id"] == row["id"] and near[0]["score"] == pytest.approx(exact[0]["score"], abs=1e-4)
+    assert hits / 500 >= 0.95
+    assert (tmp_path / "graph.usearch").exists()
+
+
+def test_embed_index_search(workdir: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    index, out = tmp_path / "index", tmp_path / "out.npy"
+    assert main(["unimodal", "index", str(workdir), str(pictures), f"--to={index}", "--task=clip"]) == 0
+    assert "9 added" in (told := capsys.readouterr().err) and "broken.png: " in told
+    assert main(["unimodal", "embed", str(workdir), str(pictures), f"--out={out}", "--task=clip"]) == 0
+    made, names = np.load(out), [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert made.shape == (10, 16) and np.isnan(made[names.index(str(pictures / "broken.png"))]).all()
+    capsys.readouterr()
+    assert main(["unimodal", "search", str(index), f"--image={pictures / '3.png'}", "--top=2"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found[0]["id"] == str(pictures / "3.png") and found[0]["score"] == pytest.approx(1, abs=1e-4)
+    # A picture and words: the sum of both, of unit length.
+    assert main(["unimodal", "search", str(index), f"--image={pictures / '3.png'}", "--text=but blue", "--top=9"]) == 0
+    both = {row["id"]: row["score"] for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    loaded = unimodal.load(workdir)
+    query = loaded.embed(pictures / "3.png", task="clip")[0] + loaded.embed("but blue", task="clip")[0]
+    wanted = loaded.embed(pictures / "7.png", task="clip")[0] @ (query / np.linalg.norm(query))
+    assert both[str(pictures / "7.png")] == pytest.approx(float(wanted), abs=1e-4)
+    for words, message in (
+        (["search", str(index)], "say what is looked for"),
+        (["search", str(pictures), "--text=x"], "is no index"),
+        (["search", str(index), f"--image={pictures / 'broken.png'}"], "not an image"),
+        (["index", str(workdir), str(pictures)], "say where the index is: --to=FOLDER"),
+        (["index", str(workdir), str(pictures), f"--to={index}", "--task=vit"], "was made by"),
+        (["embed", str(workdir), str(pictures), "--task=nothing"], "has no task 'nothing'"),
+    ):
+        assert main(["unimodal", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def client(workdir: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    pytest.importorskip("httpx")
+    from starlette.testclient import TestClient
+
+    from unimodal.use.serve.app import Server, make_app
+    from unimodal.use.serve.batching import Batcher
+
+    loaded = unimodal.load(workdir)
+    folder = tmp_path_factory.mktemp("index")
+    rows = [
+        {"id": str(pictures / f"{i}.png"), "embedding": loaded.embed(pictures / f"{i}.png", task="clip")[0]}
+        for i in (1, 2)
+    ]
+    index = append(folder, rows, {"model": str(workdir), "task": "clip"})
+    server = Server(loaded, Batcher(loaded, batch_size=8), index)
+    app = make_app(server, most=100_000, token=None, hosts=["localhost"])
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as found:
+        yield found
+
+
+def test_the_server_answers(client: Any, workdir: Path, pictures: Path) -> None:
+    assert client.get("/health").json()["status"] == "ok"
+    page = client.get("/")
+    assert (
+        "text/html" in page.headers["content-type"] and "default-src 'none'" in page.headers["content-security-policy"]
+    )
+    for name in ("page.js", "page.css"):
+        assert f'"/{name}"' in page.text and client.get(f"/{name}").status_code == 200
+    assert "http" not in page.text.replace("http-equiv", "")  # it needs no network
+    offers = client.get("/v1/tasks").json()["tasks"]
+    assert {"gives": "class", "reads": "image", "names": False} in offers["vit"]
+    picture = (pictures / "1.png").read_bytes()
+    said = client.post("/v1/predict", files={"file": ("a.png", picture)}, data={"task": "vit", "top": "3"}).json()
+    ours = unimodal.load(workdir).predict(pictures / "1.png", task="vit", top=3)[0]
+    assert said["classes"] == pytest.approx(ours["classes"], abs=1e-5)
+    said = client.post("/v1/predict", files={"file": ("a.png", picture)}, data={"task": "clip", "classes": "a,b"})
+    assert set(said.json()["classes"]) == {"a", "b"}
+    said = client.post("/v1/predict", json={"text": "hello", "task": "clip"}).json()
+    assert len(said["embedding"]) == 16
+    found = client.post("/v1/search", files={"file": ("a.png", picture)}).json()["results"]
+    assert found[0]["id"].endswith("1.png") and client.get(f"/v1/items/{found[0]['row']}").content == picture
+    found = client.post("/v1/search", files={"file": ("a.png", picture)}, data={"text": "but blue"}).json()["results"]
+    assert len(found) == 2 and found[0]["score"] < 1
+    assert 'unimodal_requests_total{status="200"}' in client.get("/metrics").text
+
+
+def test_requests_that_come_together_are_answered_together(client: Any) -> None:
+    def number(name: str) -> int:
+        line = next(line for line in client.get("/metrics").text.splitlines() if line.startswith(name))
+        return int(line.split()[-1])
+
+    before, answers = number("unimodal_batches_total"), number("unimodal_answers_total")
+    found: list[int] = []
+    ask = lambda: found.append(client.post("/v1/predict", json={"text": "hello", "task": "clip"}).status_code)  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 24
+    assert number("unimodal_answers_total") - answers == 24 and number("unimodal_batches_total") - before < 24
+
+
+def malformed(pictures: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Requests, and the status that each deserves."""
+    picture = (pictures / "1.png").read_bytes()
+    post = "/v1/predict"
+    yield post, dict(content=b"{", headers={"content-type": "application/json"}), 400
+    yield post, dict(content=b"[" * 50_000, headers={"content-type": "application/json"}), 400
+    yield post, dict(content=b"\xff\xfe", headers={"content-type": "application/json"}), 400
+    yield post, dict(json=[1]), 400
+    yield post, dict(json={"text": 3}), 400
+    yield post, dict(json={"text": ""}), 400
+    yield post, dict(json={"text": "x", "task": "../../etc/passwd"}), 400
+    yield post, dict(json={"text": "x", "task": "vit"}), 400
+    yield post, dict(json={"text": "x", "task": ["vit"]}), 400
+    yield post, dict(json={"text": "x", "task": "clip", "top": "many"}), 400
+    yield post, dict(json={"text": "x", "task": "clip", "top": 10**9}), 400
+    yield post, dict(json={"text": "x", "task": "clip", "temperature": "nan"}), 400
+    yield post, dict(json={"text": "x", "task": "clip", "seed": -1}), 400
+    yield post, dict(json={"text": "x", "task": "clip", "gives": "gold"}), 400
+    yield post, dict(json={"text": "x" * 200_000}), 413
+    yield post, dict(content=b"x", headers={"content-type": "text/xml"}), 415
+    yield post, dict(data={"task": "vit"}), 415
+    yield post, dict(content=b"no form", headers={"content-type": "multipart/form-data"}), 400
+    yield post, dict(content=b"--x\r\n", headers={"content-type": "multipart/form-data; boundary=x"}), 400
+    for name in ("../../../etc/passwd", "a.exe", "\0.so", "a" * 300, "<script>alert(1)</script>"):
+        yield post, dict(files={"file": (name, picture)}, data={"task": "vit"}), 415
+    yield post, dict(files={"file": ("", picture)}, data={"task": "vit"}), 400
+    yield post, dict(files={"file": ("a" * 9000 + ".png", picture)}, data={"task": "vit"}), 400
+    yield post, dict(files={"file": ("../../a.png", picture[:60])}, data={"task": "vit"}), 400
+    yield post, dict(files={"file": ("a.png", b"")}, data={"task": "vit"}), 400
+    yield post, dict(files={"file": ("a.wav", picture)}, data={"task": "vit"}), 400
+    yield post, dict(files=[("file", ("a.png", picture)), ("file", ("b.png", picture))], data={"task": "vit"}), 400
+    yield post, dict(files={"file": ("a.png", b"x" * 200_000)}), 413
+    yield "/v1/search", dict(json={}), 400
+    yield "/v1/search", dict(json={"text": "x", "task": "vit"}), 400
+
+
+def test_malformed_requests_are_refused_in_one_line(client: Any, pictures: Path) -> None:
+    for path, request, status in malformed(pictures):
+        answer = client.post(path, **request)
+        assert answer.status_code == status, (request, answer.status_code, answer.text[:200])
+        assert set(answer.json()) == {"error"} and "\n" not in answer.json()["error"]
+        assert "root:" not in answer.text
+    for path in ("/v1/items/7", "/v1/items/..%2f..%2fetc%2fpasswd", "/../pyproject.toml", "/nothing", "/v1/items/-1"):
+        assert client.get(path).status_code == 404
+    assert client.get("/v1/predict").status_code == 405
+    assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+    assert client.post("/v1/predict", json={"text": "still there", "task": "clip"}).status_code == 200
+
+
+def test_a_token_where_there_is_one(client: Any) -> None:
+    from starlette.testclient import TestClient
+
+    from unimodal.use.serve.limits import Guard
+
+    found = TestClient(Guard(client.app.app, most=1000, token="secret"), base_url="http://localhost")
+    assert found.get("/v1/tasks").status_code == 401 and found.get("/").status_code == 200
+    assert found.get("/v1/tasks", headers={"authorization": "Bearer secreT"}).status_code == 401
+    assert found.get("/v1/tasks", headers={"authorization": "Bearer secret"}).status_code == 200
+
+
+def test_what_a_server_is_not_started_with(workdir: Path, tmp_path: Path, capsys: Any) -> None:
+    for words, message in (
+        ([], "usage: unimodal serve WORKDIR_OR_CHECKPOINT"),
+        ([str(workdir), "--port=99999"], "--port must be from 1 to 65535"),
+        ([str(workdir), f"--index={tmp_path}"], "is no index"),
+        ([str(tmp_path), "--port=8123"], "no config.json"),
+    ):
+        assert main(["unimodal", "serve", *words]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""What a task says of inputs that nobody has labelled: one `Answer` for each thing that it can be asked.
+
+A task offers them by a method, `answers(model, asked) -> Sequence[Answer]`, made of the functions here. An answer names the
+modality that it reads and what it gives, turns a record into the arrays of one row, runs on the device, and says one row
+of what came out as JSON. So `predict`, `embed`, the server and an exported program know no task by name.
+
+| module | an answer that is |
+|---|---|
+| `answer` | the protocol, and what a user may ask for |
+| `classes` | a class with probabilities; classes by their names alone |
+| `embeddings` | a vector of unit length |
+| `transcripts` | what was said in a recording |
+| `texts` | a continuation; the words behind each `[MASK]` |
+"""
+
+from unimodal.answers.answer import (
+    IMAGE,
+    SOUND,
+    TEXT,
+    Answer,
+    Asked,
+    pair_text_row,
+    picture_row,
+    read_any,
+    sound_row,
+    spoken,
+    text_row,
+)
+from unimodal.answers.classes import class_answer, zero_shot_answer
+from unimodal.answers.embeddings import embedding_answer
+from unimodal.answers.texts import continuation_answer, masked_answer
+from unimodal.answers.transcripts import transcript_answer
+
+__all__ = [
+    "IMAGE",
+    "SOUND",
+    "TEXT",
+    "Answer",
+    "Asked",
+    "class_answer",
+    "continuation_answer",
+    "embedding_answer",
+    "masked_answer",
+    "pair_text_row",
+    "picture_row",
+    "read_any",
+    "sound_row",
+    "spoken",
+    "text_row",
+    "transcript_answer",
+    "zero_shot_answer",
+]

@@ -1,0 +1,65 @@
+"""What is handed over: the parts of a model that one task uses. And what an architecture makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from unimodal.backbone import BackboneConfig
+from unimodal.interop.describe import ACTIVATION_NAMES
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tokenizer and the backbone behind it, by their names in the model, with their configs."""
+
+    tokenizer: str  # its name in the model
+    kind: str  # of tokenizer: text, image, audio, spectrogram
+    config: Any  # the tokenizer's Config
+    backbone: str  # its name in the model
+    layers: BackboneConfig  # the backbone's config
+    causal: bool = False  # tokens see only what came before
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A task's part of a model. inputs: "text", "image" or "audio" → what reads it; heads: the task's, by name."""
+
+    task: str  # its name: the heads are `model.heads[task]`
+    inputs: Mapping[str, Part]
+    heads: Mapping[str, Any]
+    labels: tuple[str, ...] = ()  # names of classes, where it tells some apart
+    end: int | None = None  # the id that ends every text, where there is one
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An architecture's config.json for a model. markers: names of tensors that tell which heads there are, with their
+    shapes as far as the family looks at them. wants: in words, the heads that it has."""
+
+    family: str
+    config: dict[str, Any]
+    markers: Mapping[str, tuple[int, ...]]
+    wants: str
+    # A head of the architecture → ours, by name, where they are of one make but called otherwise.
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+def activation(name: str, *, tanh: str = "gelu_pytorch_tanh") -> str:
+    """The published name of an activation of ours. tanh: what the architecture calls GELU by tanh."""
+    if name == "gelu_tanh":
+        return tanh
+    return next((theirs for theirs, ours in ACTIVATION_NAMES.items() if ours == name), name)
+
+
+def labelled(labels: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that name classes."""
+    if not labels:
+        return {}
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+
+
+def side(size: tuple[int, int]) -> int | list[int]:
+    """A picture's size: one number where it is square."""
+    return size[0] if size[0] == size[1] else list(size)

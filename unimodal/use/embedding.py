@@ -1,0 +1,43 @@
+"""Embeddings: a query of several parts, and a file of numpy's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from unimodal.errors import UsageError
+from unimodal.use.answering import Asking, answered
+from unimodal.use.inputs import Entry, read_file
+
+
+def query_of(asking: Asking, parts: Mapping[str, str]) -> np.ndarray:
+    """The sum of the embeddings of its parts (image, text, sound), of unit length. Raises UsageError for one that cannot be
+    read."""
+    read = {
+        kind: partial(lambda text: {"id": "text", "text": text}, value)
+        if kind == "text"
+        else partial(read_file, Path(value))
+        for kind, value in parts.items()
+    }
+    rows = list(answered(asking, [Entry(value, read[kind], (kind,)) for kind, value in parts.items()]))
+    if bad := [row for row in rows if "error" in row]:
+        raise UsageError(f"{bad[0]['id']}: {bad[0]['error']}")
+    total = np.sum([np.asarray(row["embedding"], np.float32) for row in rows], axis=0)
+    return total / max(float(np.linalg.norm(total)), 1e-12)
+
+
+def to_numpy(lines: Path, file: Path) -> None:
+    """Move the embeddings out of a file of JSON lines into one of numpy's, in the same order. A row that could not be
+    embedded has NaN there and says why beside it."""
+    rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    size = next((len(row["embedding"]) for row in rows if "embedding" in row), 0)
+    vectors = np.asarray([row.pop("embedding", [np.nan] * size) for row in rows], np.float32).reshape(len(rows), size)
+    fresh = file.with_name(file.name + ".partial")
+    with fresh.open("wb") as stream:
+        np.save(stream, vectors)
+    fresh.replace(file)
+    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

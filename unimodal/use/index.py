@@ -1,0 +1,171 @@
+"""A searchable set of embeddings in a folder: vectors that are mapped from disk, what they are of, and, when there are many,
+an approximate index over them (usearch).
+
+| file | what |
+|---|---|
+| `about.json` | the size of a vector, the model that made them, how many there are |
+| `vectors.f32` | float32 [rows, size], of unit length, one after another |
+| `rows.jsonl` | one line for each: its `id`, and the modality that it was read as |
+| `graph.usearch` | nearest neighbours by HNSW (Malkov 2018), from `EXACT` rows on; made again where rows have come |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimodal.errors import UsageError
+from unimodal.storage import write_whole
+
+EXACT = 50_000
+"""Rows up to which all are compared: a product of that size takes a few milliseconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """An index as it lies on disk. Nothing is read before it is asked for."""
+
+    folder: Path
+    size: int  # of a vector
+    rows: int  # vectors that are whole
+    made_by: Mapping[str, Any]  # the model, as the one who searches needs it
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """float32 [rows,size], mapped from the file."""
+        if not self.rows:
+            return np.zeros((0, self.size), np.float32)
+        return np.memmap(self.folder / "vectors.f32", np.float32, mode="r", shape=(self.rows, self.size))
+
+    @cached_property
+    def ids(self) -> list[dict[str, Any]]:
+        """What each vector is of."""
+        with (self.folder / "rows.jsonl").open(encoding="utf-8") as stream:
+            return [json.loads(line) for line, _ in zip(stream, range(self.rows), strict=False)]
+
+    def nearest(self, query: np.ndarray, top: int, *, exact: bool = False) -> list[dict[str, Any]]:
+        """The rows whose inner product with the query is largest, best first. exact: compare all, however many.
+
+        Raises UsageError for a query of another size.
+        """
+        query = np.asarray(query, np.float32).reshape(-1)
+        if len(query) != self.size:
+            raise UsageError(f"{self.folder} holds vectors of {self.size} numbers, but the query has {len(query)}")
+        top = min(top, self.rows)
+        if self.rows > EXACT and not exact:
+            found = self.graph.search(query, top)
+            places, scores = np.asarray(found.keys), 1.0 - np.asarray(found.distances)
+        else:
+            all_scores = self.vectors @ query
+            places = np.argpartition(-all_scores, top - 1)[:top] if top else np.zeros(0, np.int64)
+            places = places[np.lexsort((places, -all_scores[places]))]
+            scores = all_scores[places]
+        return [{**self.ids[int(i)], "score": round(float(s), 6)} for i, s in zip(places, scores, strict=True)]
+
+    @cached_property
+    def graph(self) -> Any:
+        """The approximate index, made now if rows have come since it was. Raises UsageError without usearch."""
+        try:
+            from usearch.index import Index as Graph
+        except ImportError:
+            raise UsageError(
+                f"searching {self.rows:,} vectors takes usearch: pip install 'unimodal[search]', or --exact"
+            ) from None
+        path = self.folder / "graph.usearch"
+        if path.exists():
+            graph = Graph.restore(str(path), view=True)
+            if graph is not None and len(graph) == self.rows:
+                return graph
+        # Found by measuring recall against exact search; see docs/use.md.
+        graph = Graph(
+            ndim=self.size, metric="ip", dtype="f32", connectivity=16, expansion_add=128, expansion_search=128
+        )
+        graph.add(np.arange(self.rows), np.asarray(self.vectors))
+        fresh = path.with_suffix(".partial")
+        graph.save(str(fresh))
+        os.replace(fresh, path)
+        return graph
+
+
+def open_index(folder: str | Path) -> Index:
+    """An index that is there. Raises UsageError for a folder that is none, or is damaged."""
+    folder = Path(folder)
+    about = folder / "about.json"
+    if not about.exists():
+        raise UsageError(f"{folder} is no index: it has no about.json; unimodal index makes one")
+    try:
+        said = json.loads(about.read_text(encoding="utf-8"))
+        size, rows = int(said["size"]), int(said["rows"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{about} is damaged ({error}); make the index again") from error
+    if (folder / "vectors.f32").stat().st_size < 4 * size * rows:
+        raise UsageError(
+            f"{folder / 'vectors.f32'} is shorter than {rows} vectors of {size} numbers; make the index again"
+        )
+    return Index(folder, size, rows, said.get("made_by", {}))
+
+
+def append(
+    folder: str | Path, rows: Iterable[Mapping[str, Any]], made_by: Mapping[str, Any], every: int = 256
+) -> Index:
+    """Add embeddings (`id`, `embedding` and whatever else JSON holds) to an index, which is made if it is not there.
+
+    What was added is counted only when it is whole on disk, so that a kill loses at most `every` rows. Raises UsageError
+    for vectors of another size, or of another model.
+    """
+    folder = Path(folder)
+    there = open_index(folder) if (folder / "about.json").exists() else None
+    if there is not None and dict(there.made_by) != dict(made_by):
+        raise UsageError(f"{folder} was made by {_told(there.made_by)}, not {_told(made_by)}; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    size, count = (0, 0) if there is None else (there.size, there.rows)
+    waiting: list[Mapping[str, Any]] = []
+    for row in rows:
+        if size and len(row["embedding"]) != size:
+            raise UsageError(f"{folder} holds vectors of {size} numbers, but {row['id']} has {len(row['embedding'])}")
+        size = size or len(row["embedding"])
+        waiting.append(row)
+        if len(waiting) == every:
+            count = _flush(folder, waiting, size, count, made_by)
+            waiting = []
+    if waiting:
+        count = _flush(folder, waiting, size, count, made_by)
+    if not size:
+        raise UsageError(f"not one input could be embedded, so {folder} is not an index")
+    return Index(folder, size, count, made_by)
+
+
+def _flush(folder: Path, rows: Sequence[Mapping[str, Any]], size: int, count: int, made_by: Mapping[str, Any]) -> int:
+    """Write rows behind the first `count`, cutting off what a kill may have left there; returns how many there are."""
+    vectors = np.asarray([row["embedding"] for row in rows], np.float32)
+    with (folder / "vectors.f32").open("ab") as stream:
+        stream.truncate(4 * size * count)
+        stream.write(vectors.tobytes())
+    path = folder / "rows.jsonl"
+    if count and (kept := _line_ends(path, count)) < path.stat().st_size:
+        os.truncate(path, kept)
+    with path.open("a" if count else "w", encoding="utf-8") as stream:
+        for row in rows:
+            told = {name: value for name, value in row.items() if name != "embedding"}
+            stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+    count += len(rows)
+    about = dict(size=size, rows=count, made_by=dict(made_by))
+    write_whole(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False))
+    return count
+
+
+def _line_ends(path: Path, count: int) -> int:
+    """The byte behind the first `count` lines."""
+    with path.open("rb") as stream:
+        return sum(len(line) for line, _ in zip(stream, range(count), strict=False))
+
+
+def _told(made_by: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in made_by.items()) or "nothing known"

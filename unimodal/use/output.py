@@ -1,0 +1,127 @@
+"""Answers as a file of JSON lines or Parquet. What was stopped half-way goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from unimodal.errors import UsageError
+from unimodal.storage import write_whole
+from unimodal.use.inputs import Entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A file that is written line by line. Beside it, `FILE.asked` says whose answers they are until they are whole."""
+
+    path: Path  # of the lines
+    final: Path  # what the user named
+    done: tuple[str, ...]  # ids that are answered already
+
+    def left(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The entries that have no answer yet. Raises UsageError where the answers that are there are to other inputs."""
+        waiting = iter(entries)
+        for i, name in enumerate(self.done):
+            entry = next(waiting, None)
+            if entry is None or entry.id != name:
+                other = "there are no more" if entry is None else f"it is {entry.id} now"
+                raise UsageError(
+                    f"{self.final} answers other inputs: input {i + 1} was {name} there, and {other}; give another --out"
+                )
+        return waiting
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """Append the rows, one by one, and give them on."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                stream.flush()
+                yield row
+
+    def finish(self) -> None:
+        """Turn the lines into what was asked for."""
+        if self.final.suffix == ".parquet":
+            _to_parquet(self.path, self.final)
+            self.path.unlink()
+        _asked(self.final).unlink(missing_ok=True)
+
+
+def open_output(file: str, asked: Mapping[str, Any]) -> Output:
+    """Begin a file of answers, or go on with one. asked: whatever changes them, which must be as it was.
+
+    Raises UsageError for another kind of file, one that is whole, and one whose answers are to another question.
+    """
+    final = Path(file)
+    if final.suffix not in (".jsonl", ".parquet"):
+        raise UsageError(f"--out={file} should end in .jsonl or .parquet")
+    if final.suffix == ".parquet":
+        parquet()  # now, and not when all is answered
+    path = final if final.suffix == ".jsonl" else final.with_name(final.name + ".jsonl")
+    mark, said = _asked(final), json.dumps(asked, sort_keys=True)
+    if final.exists() and not mark.exists():
+        raise UsageError(f"{final} is there already, and whole; remove it, or give another --out")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if mark.exists():
+            if mark.read_text(encoding="utf-8") != said:
+                raise UsageError(
+                    f"{final} was begun with another model or other flags; remove it, or give another --out"
+                )
+        else:
+            write_whole(mark, said)
+    except OSError as error:
+        raise UsageError(f"cannot write {final}: {error.strerror}") from error
+    return Output(path, final, tuple(_whole_lines(path)))
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    """The ids of the lines that are there. A last one that was cut off is taken away."""
+    if not path.exists():
+        return
+    good = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                name = json.loads(line)["id"] if line.endswith(b"\n") else None
+            except (ValueError, KeyError, TypeError):
+                name = None
+            if name is None:
+                break
+            good += len(line)
+            yield name
+    os.truncate(path, good)
+
+
+def parquet() -> Any:
+    """pyarrow's module. Raises UsageError where it is not installed."""
+    try:
+        import pyarrow.parquet as found
+    except ImportError:
+        raise UsageError("Parquet takes pyarrow: pip install 'unimodal[parquet]', or give --out=FILE.jsonl") from None
+    return found
+
+
+def _to_parquet(lines: Path, final: Path) -> None:
+    """One column for each name that a row has; maps become JSON, as their keys differ from row to row."""
+    import pyarrow
+
+    rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    names = dict.fromkeys(chain.from_iterable(rows))
+    flat = lambda v: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) or _maps(v) else v  # noqa: E731
+    table = pyarrow.table({name: [flat(row.get(name)) for row in rows] for name in names})
+    fresh = final.with_name(final.name + ".partial")
+    parquet().write_table(table, fresh)
+    fresh.replace(final)
+
+
+def _maps(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
+
+
+def _asked(final: Path) -> Path:
+    return final.with_name(final.name + ".asked")

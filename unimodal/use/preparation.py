@@ -1,0 +1,157 @@
+"""What prepares the inputs of an exported model: preprocessor_config.json, and the vocabulary."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from unimodal.data.encoders import FILES
+from unimodal.data.text import ByteEncoder
+from unimodal.data.transcripts import Alphabet
+from unimodal.errors import UsageError
+from unimodal.interop.export import Exported
+
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "vocab.bpe", "added_tokens.json")
+
+
+def write_preparation(task: Any, exported: Exported, directory: Path) -> list[str]:
+    """Write the files for each modality that the task reads; returns their names."""
+    inputs = {tower.input: tower for tower in exported.description.towers}
+    written = []
+    if "image" in inputs:
+        config = inputs["image"].tokenizer
+        written += _json(directory, "preprocessor_config.json", picture_steps(task.images, config, exported))
+    if "audio" in inputs:
+        sounds = task.sounds
+        steps = dict(
+            feature_extractor_type="Wav2Vec2FeatureExtractor",
+            feature_size=1,
+            sampling_rate=sounds.rate,
+            padding_value=0.0,
+            do_normalize=sounds.normalize,
+            return_attention_mask=True,
+        )
+        written += _json(directory, "preprocessor_config.json", steps)
+        if hasattr(task, "letters"):
+            written += _characters(task.letters, directory)
+    if "text" in inputs:
+        written += _vocabulary(task.texts, directory)
+    return written
+
+
+def picture_steps(images: Any, config: Any, exported: Exported) -> dict[str, Any]:
+    """preprocessor_config.json of pictures, as the data block has them."""
+    three = lambda values: [float(v) for v in (values * 3 if len(values) == 1 else values)]  # noqa: E731
+    height, width = config.image_size
+    steps: dict[str, Any] = dict(
+        do_resize=True,
+        resample=int(Image.Resampling[images.resample.upper()]),
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=three(images.mean),
+        image_std=three(images.std),
+    )
+    if not images.resize:  # to what the tokenizer takes, whatever the proportions
+        names = {"clip": "CLIPImageProcessor", "siglip": "SiglipImageProcessor"}
+        name = names.get(exported.offer.family, "ViTImageProcessor")
+        crop = dict(do_center_crop=False) if name == "CLIPImageProcessor" else {}
+        return dict(image_processor_type=name, size=dict(height=height, width=width), **crop, **steps)
+    to = images.resize
+    size = dict(shortest_edge=to[0]) if len(to) == 1 else dict(height=to[0], width=to[1])
+    crop_size = dict(height=height, width=width)
+    return dict(image_processor_type="CLIPImageProcessor", size=size, do_center_crop=True, crop_size=crop_size, **steps)
+
+
+def _vocabulary(texts: Any, directory: Path) -> list[str]:
+    """The files of the encoder that the task was trained with. Raises UsageError where they are gone."""
+    if texts.encoder == "bytes":
+        return byte_tokenizer(directory)
+    there = Path(texts.encoder).expanduser()
+    if not there.exists():
+        raise UsageError(f"the vocabulary {there} is gone, so it cannot come along")
+    if there.is_file():
+        name = "tokenizer.json" if there.suffix == ".json" and there.name not in FILES else there.name
+        shutil.copyfile(there, directory / name)
+        return [name, *_json(directory, "tokenizer_config.json", _specials(texts.opened))]
+    copied = [name for name in (*FILES, *SETTINGS) if (there / name).is_file()]
+    for name in copied:
+        shutil.copyfile(there / name, directory / name)
+    if "tokenizer_config.json" not in copied:
+        copied += _json(directory, "tokenizer_config.json", _specials(texts.opened))
+    return copied
+
+
+def byte_tokenizer(directory: Path) -> list[str]:
+    """Bytes as a vocabulary of byte-level pieces without merges: the ids of `ByteEncoder`."""
+    names = {0: "[PAD]", 1: "[MASK]", 2: "[BOS]", 3: "[EOS]", 4: "[SEP]", 5: "[CLS]", 6: "[SPARE6]", 7: "[SPARE7]"}
+    first = ByteEncoder.first_ordinary_id
+    pieces = {**{name: i for i, name in names.items()}, **{c: first + b for b, c in byte_pieces().items()}}
+    special = [
+        dict(id=i, content=name, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+        for i, name in names.items()
+    ]
+    whole = dict(
+        version="1.0",
+        truncation=None,
+        padding=None,
+        added_tokens=special,
+        normalizer=None,
+        pre_tokenizer=dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False),
+        post_processor=None,
+        decoder=dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True),
+        model=dict(
+            type="BPE",
+            dropout=None,
+            unk_token=None,
+            continuing_subword_prefix=None,
+            end_of_word_suffix=None,
+            fuse_unk=False,
+            byte_fallback=False,
+            ignore_merges=False,
+            vocab=pieces,
+            merges=[],
+        ),
+    )
+    _json(directory, "tokenizer.json", whole)
+    settings = dict(tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", mask_token="[MASK]")
+    return ["tokenizer.json", *_json(directory, "tokenizer_config.json", settings)]
+
+
+def byte_pieces() -> dict[int, str]:
+    """How byte-level vocabularies write each byte (Radford 2019): itself where it can be seen, else a sign from 256 on."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    unseen = [b for b in range(256) if b not in seen]
+    return {b: chr(b) if b in seen else chr(256 + unseen.index(b)) for b in range(256)}
+
+
+def _characters(letters: Alphabet, directory: Path) -> list[str]:
+    """The alphabet of a transcript: the blank is the padding, a space the delimiter of words."""
+    vocabulary = {"<pad>": 0, **{{" ": "|"}.get(c, c): i for i, c in enumerate(letters.characters, 1)}}
+    settings = dict(
+        tokenizer_class="Wav2Vec2CTCTokenizer",
+        pad_token="<pad>",
+        unk_token="<pad>",
+        bos_token=None,
+        eos_token=None,
+        word_delimiter_token="|",
+        do_lower_case=False,
+    )
+    return [*_json(directory, "vocab.json", vocabulary), *_json(directory, "tokenizer_config.json", settings)]
+
+
+def _specials(encoder: Any) -> dict[str, Any]:
+    roles = dict(PAD="pad_token", MASK="mask_token", BOS="bos_token", EOS="eos_token", SEP="sep_token", CLS="cls_token")
+    there = {role: getattr(encoder, name) for name, role in roles.items()}
+    known = {role: encoder.surface(int(i)) for role, i in there.items() if i >= 0}
+    return dict(tokenizer_class="PreTrainedTokenizerFast", **known)
+
+
+def _json(directory: Path, name: str, value: Any) -> list[str]:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    (directory / name).write_text(text + "\n", encoding="utf-8")
+    return [name]

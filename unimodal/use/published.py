@@ -1,0 +1,274 @@
+"""A published checkpoint as a task that can be asked: what its outputs are decides what it can answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from unimodal.answers import IMAGE, SOUND, TEXT, Answer, Asked, class_answer, embedding_answer, zero_shot_answer
+from unimodal.answers.classes import ranked
+from unimodal.answers.texts import HOLE
+from unimodal.data.audio import decode_audio
+from unimodal.data.blocks.inputs import find_column
+from unimodal.data.pictures import decode_image
+from unimodal.data.text import text_of
+from unimodal.errors import UsageError
+from unimodal.evaluation.decoding import collapse
+from unimodal.generate import Sampling, generate
+from unimodal.heads import LogitScale, pool
+from unimodal.interop import Preprocessor, Pretrained, load_huggingface, load_preprocessor
+from unimodal.interop.describe import Output, Tower
+from unimodal.interop.stages import Last, MaskedVocabulary, Pool, Vocabulary
+from unimodal.interop.writing import end_ids, writer
+from unimodal.use.inputs import OBVIOUS
+
+LONGEST = 4096  # ids of a text, for a model without a position table
+KINDS = {"text": TEXT, "image": IMAGE, "audio": SOUND}
+
+
+def published_task(
+    directory: Path, mesh: Mesh | None, dtype: str | None
+) -> tuple[Pretrained, str, Any, dict[str, Any]]:
+    """The model of a directory, a name for what it does, the task, and its config.json. Raises UsageError as its parts do."""
+    model = load_huggingface(directory, mesh=mesh, dtype=dtype)
+    config = json.loads(model.origin.config)
+    try:
+        preprocessor = load_preprocessor(directory)
+    except UsageError as error:  # weights alone can be embedded and exported, but not asked
+        preprocessor = Preprocessor(str(directory), missing=dict.fromkeys(("text", "image", "audio"), str(error)))
+    name = str(config.get("model_type", "published")).replace("-", "_")
+    return model, name, PublishedTask(name, preprocessor, config), config
+
+
+@dataclass(frozen=True)
+class PublishedTask:
+    """Answers for the outputs of a checkpoint. preprocessor: strings, pictures and sounds as it was trained with them."""
+
+    name: str
+    preprocessor: Preprocessor
+    config: Mapping[str, Any]
+
+    def answers(self, model: Pretrained, asked: Asked) -> list[Answer]:
+        towers = {tower.name: tower for tower in model.description.towers}
+        outputs = {output.name: output for output in model.description.outputs}
+        found: list[Answer] = []
+        if "logits" in outputs and len(towers) == 1:
+            (tower,) = towers.values()
+            found += self._of_logits(model, tower, outputs["logits"], asked)
+        if asked.classes:
+            found += self._zero_shot(outputs, asked)
+        for tower in towers.values():
+            found.append(embedding_answer(KINDS[tower.input], self._row(tower), _embedding(tower, outputs)))
+        return found
+
+    def _of_logits(self, model: Pretrained, tower: Tower, output: Output, asked: Asked) -> list[Answer]:
+        row, reads = self._row(tower), KINDS[tower.input]
+        logits = lambda m, batch: m(**batch)["logits"]  # noqa: E731
+        stages = output.stages
+        if any(isinstance(stage, Vocabulary) for stage in stages):
+            return [self._continuation(model, tower, asked)] if tower.causal and tower.input == "text" else []
+        if any(isinstance(stage, MaskedVocabulary) for stage in stages):
+            return [self._masked(row, logits, asked)]
+        if output.start != "hidden" or any(isinstance(stage, Pool | Last) for stage in stages):
+            return [class_answer(reads, self._labels(model), row, logits, top=asked.top)]
+        if tower.input == "audio":
+            return [self._transcript(row, tower, logits)]
+        return [self._tokens(row, reads, logits, self._labels(model), asked)] if tower.input == "text" else []
+
+    def _row(self, tower: Tower) -> Any:
+        if tower.input == "text":
+            most = (tower.tokenizer.max_length or LONGEST) - tower.first_position
+
+            def row(record: Mapping[str, Any]) -> dict[str, Any]:
+                text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
+                if not text.strip():
+                    raise UsageError("the text is empty")
+                return _filled(self.preprocessor(text=text, max_length=most), most)
+        elif tower.input == "image":
+            return self._picture
+        else:
+
+            def row(record: Mapping[str, Any]) -> dict[str, Any]:
+                found = record[find_column(record, "", OBVIOUS[SOUND], "a sound")]
+                steps = self.preprocessor._need(self.preprocessor.audio, "audio")
+                audio = decode_audio(found, steps.rate, name=str(record["id"]), found_rate=record.get("rate"))
+                if not len(audio):
+                    raise UsageError("the recording is empty")
+                made = self.preprocessor(audio=audio, rate=steps.rate)
+                return _filled(made, None) if "audio_mask" in made else {n: v[0] for n, v in made.items()}
+
+        return row
+
+    def _picture(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        found = record[find_column(record, "", OBVIOUS[IMAGE], "a picture")]
+        pixels = decode_image(found, name=str(record["id"]))
+        return {name: value[0] for name, value in self.preprocessor(image=pixels).items()}
+
+    def _labels(self, model: Pretrained) -> list[str]:
+        """id2label of config.json, or numbers where it has none."""
+        said = self.config.get("id2label") or {}
+        count = next((h.kernel.shape[-1] for n, h in model.heads.items() if n == "classifier"), len(said))
+        return [str(said.get(str(i), i)) for i in range(max(count, len(said)))]
+
+    def _zero_shot(self, outputs: Mapping[str, Output], asked: Asked) -> list[Answer]:
+        if not {"image_embedding", "text_embedding"} <= outputs.keys():
+            return []
+        sentences = [asked.template.replace("{}", name) for name in asked.classes]
+        given = self.preprocessor(text=sentences)
+        rows = [{name: value[i] for name, value in given.items()} for i in range(len(sentences))]
+        see = self._picture
+
+        each = self.config.get("model_type") == "siglip"
+
+        def chances(model: Pretrained, similarity: jax.Array) -> jax.Array:
+            logits = next(h for h in model.heads.values() if isinstance(h, LogitScale))(similarity)
+            return jax.nn.sigmoid(logits) if each else jax.nn.softmax(logits)
+
+        texts = lambda m, batch: m(**batch)["text_embedding"]  # noqa: E731
+        images = lambda m, batch: m(image=batch["image"])["image_embedding"]  # noqa: E731
+        made = zero_shot_answer(
+            asked.classes, rows, see, embed_texts=texts, embed=images, chances=chances, top=asked.top
+        )
+        return [made]
+
+    def _continuation(self, model: Pretrained, tower: Tower, asked: Asked) -> Answer:
+        ends, head = end_ids(model.origin), writer(model)[1]
+        limit = tower.tokenizer.max_length or LONGEST
+        steps = min(asked.steps, limit // 2)
+        read = self._row(tower)
+        sampling = Sampling(temperature=asked.temperature, top_p=None if asked.top_p == 1 else asked.top_p)
+
+        def row(record: Mapping[str, Any]) -> dict[str, Any]:
+            made = read(record)
+            ids, mask = made["text"], made.get("text_mask", np.ones_like(made["text"]))
+            real = ids[mask != 0][-(limit - steps) :]
+            width = min(max(16, 1 << (len(real) - 1).bit_length()), limit - steps)
+            prompt = np.zeros(width, np.int32)
+            prompt[: len(real)] = real
+            return {"prompt": prompt, "length": np.int32(len(real))}
+
+        def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+            parts: Any = (model.backbones[tower.name], model.tokenizers[tower.name], model.heads[head])
+            more: dict[str, Any] = dict(steps=steps, sampling=sampling, stop=ends, fill=ends[0] if ends else 0)
+            write: Any = generate
+            return {"ids": write(*parts, batch["prompt"], batch["length"], jax.random.key(asked.seed), **more)}
+
+        return Answer(
+            "continuation", TEXT, row, predict, lambda found: {"continuation": self.preprocessor.decode(found["ids"])}
+        )
+
+    def _masked(self, read: Any, logits: Any, asked: Asked) -> Answer:
+        encoder = self.preprocessor.text
+        mask = "" if encoder is None else _mask_token(encoder.tokenizer)
+        hole = -1 if encoder is None else encoder.tokenizer.token_to_id(mask)
+
+        def row(record: Mapping[str, Any]) -> dict[str, Any]:
+            text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
+            made = read({"id": record["id"], "text": text.replace(HOLE, mask)})
+            if not (made["text"] == hole).any():
+                raise UsageError(f"nothing to guess: write {HOLE} in the place of each token")
+            return made
+
+        def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+            best, ids = jax.lax.top_k(jax.nn.softmax(logits(model, batch).astype(jnp.float32)), asked.top)
+            real = batch.get("text_mask", jnp.ones_like(batch["text"]))
+            return {"ids": batch["text"], "real": real, "chance": best, "best": ids}
+
+        def say(found: Mapping[str, Any]) -> dict[str, Any]:
+            ids, places = found["ids"].copy(), np.flatnonzero(found["ids"] == hole)
+            ids[places] = found["best"][places, 0]
+            piece = lambda i: self.preprocessor.decode(np.asarray([i])) or str(i)  # noqa: E731
+            pairs = lambda k: zip(found["best"][k], found["chance"][k], strict=True)  # noqa: E731
+            guesses = [{str(piece(i)): round(float(p), 6) for i, p in pairs(k)} for k in places]
+            return {"text": self.preprocessor.decode(ids[found["real"] != 0]), "masked": guesses}
+
+        return Answer("masked words", TEXT, row, predict, say)
+
+    def _transcript(self, row: Any, tower: Tower, logits: Any) -> Answer:
+        characters, blank = self._characters()
+        frames = tower.tokenizer.frames
+
+        def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+            z = logits(model, batch)
+            mask = batch.get("audio_mask")
+            real = jnp.full(len(z), z.shape[1]) if mask is None else frames((mask != 0).sum(axis=1, dtype=jnp.int32))
+            return {"path": jnp.argmax(z, axis=-1).astype(jnp.int32), "frames": real}
+
+        def say(found: Mapping[str, Any]) -> dict[str, Any]:
+            path = found["path"][: int(found["frames"])]
+            # `collapse` knows 0 as the blank.
+            ids = collapse(np.where(path == blank, 0, np.where(path < blank, path + 1, path)))
+            back = [i - 1 if i <= blank else i for i in map(int, ids)]
+            return {"transcript": " ".join("".join(characters.get(i, "") for i in back).split())}
+
+        return Answer("transcript", SOUND, row, predict, say)
+
+    def _characters(self) -> tuple[dict[int, str], int]:
+        """Of vocab.json, by id, and the blank, which is the padding."""
+        path = Path(self.preprocessor.directory) / "vocab.json"
+        if not path.exists():
+            raise UsageError(f"{path} is not there, so nobody knows what its classes spell")
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+        special = lambda piece: len(piece) > 1 and piece[0] in "<["  # noqa: E731
+        shown = {int(i): " " if piece == "|" else str(piece) for piece, i in vocabulary.items() if not special(piece)}
+        return shown, int(self.config.get("pad_token_id") or 0)
+
+    def _tokens(self, row: Any, reads: str, logits: Any, names: Sequence[str], asked: Asked) -> Answer:
+        def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+            real = batch.get("text_mask", jnp.ones_like(batch["text"]))
+            return {"ids": batch["text"], "real": real, "chance": jax.nn.softmax(logits(model, batch))}
+
+        def say(found: Mapping[str, Any]) -> dict[str, Any]:
+            places = np.flatnonzero(found["real"] != 0)
+            piece = lambda k: self.preprocessor.decode(found["ids"][k : k + 1])  # noqa: E731
+            told = [{"token": piece(k), **ranked(names, found["chance"][k], 1)} for k in places if piece(k)]
+            return {
+                "tokens": [{"token": t["token"], "class": t["class"], "probability": t["probability"]} for t in told]
+            }
+
+        return Answer("class of each token", reads, row, predict, say)
+
+
+def _embedding(tower: Tower, outputs: Mapping[str, Output]) -> Any:
+    """Its embedding where the checkpoint has one, else what it pools, else the mean of the real tokens."""
+    name = next(
+        (n for n in (f"{tower.input}_embedding", "pooled") if n in outputs and outputs[n].tower == tower.name), ""
+    )
+
+    def embed(model: Pretrained, batch: Mapping[str, jax.Array]) -> jax.Array:
+        call: Any = model
+        found = call(**batch)
+        return found[name] if name else pool(found["hidden"], "mean", _segment(batch, found["hidden"]))
+
+    return embed
+
+
+def _segment(batch: Mapping[str, jax.Array], hidden: jax.Array) -> jax.Array | None:
+    mask = batch.get("text_mask")
+    return mask if mask is not None and mask.shape[1] == hidden.shape[1] else None
+
+
+def _filled(made: Mapping[str, Any], most: int | None) -> dict[str, Any]:
+    """One row, padded at its end to a power of two, which the mask hides. Without a mask it stays as it is."""
+    rows = {name: value[0] for name, value in made.items()}
+    if not any(name.endswith("_mask") for name in rows):
+        return rows
+    size = len(next(iter(rows.values())))
+    width = max(16, 1 << (size - 1).bit_length())
+    width = size if most is not None and width > most else width
+    return {name: np.concatenate([v, np.zeros(width - size, v.dtype)]) for name, v in rows.items()}
+
+
+def _mask_token(tokenizer: Any) -> str:
+    found = next((token for token in ("[MASK]", "<mask>") if tokenizer.token_to_id(token) is not None), None)
+    if found is None:
+        raise UsageError("its vocabulary has no [MASK] and no <mask>")
+    return found

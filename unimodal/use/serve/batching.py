@@ -1,0 +1,112 @@
+"""Requests that come together are answered together: one thread owns the device, and takes what waits."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from unimodal.answers import Asked
+from unimodal.errors import UsageError
+from unimodal.use.answering import Asking, answered
+from unimodal.use.inputs import Entry
+
+Key = tuple[str | None, str | None, Asked]  # task, what it gives, what is said along
+KEPT = 16  # questions whose compiled functions stay
+
+
+class FullError(RuntimeError):
+    """More requests wait than may."""
+
+
+@dataclass
+class Job:
+    """One input, and where its answer goes."""
+
+    key: Key
+    entry: Entry
+    future: Future[dict[str, Any]] = field(default_factory=Future)
+
+
+class Batcher:
+    """Answers jobs in batches of at most `batch_size`, of one question each. wait: seconds that the first of a batch waits
+    for others; most: jobs that may wait."""
+
+    def __init__(self, loaded: Any, *, batch_size: int = 32, wait: float = 0.005, most: int = 1024):
+        self.loaded, self.batch_size, self.wait = loaded, batch_size, wait
+        self._waiting: queue.Queue[Job | None] = queue.Queue(most)
+        self._askings: OrderedDict[Key, Asking] = OrderedDict()
+        self._put_back: list[Job] = []
+        self.batches = self.answered = 0
+        self._thread = threading.Thread(target=self._run, name="unimodal-batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, key: Key, entry: Entry) -> Future[dict[str, Any]]:
+        """The answer, when it comes. Raises FullError."""
+        job = Job(key, entry)
+        try:
+            self._waiting.put_nowait(job)
+        except queue.Full:
+            raise FullError("too many requests wait; try again in a moment") from None
+        return job.future
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that nobody has begun."""
+        return self._waiting.qsize() + len(self._put_back)
+
+    def close(self) -> None:
+        """Answer what waits, and stop."""
+        self._waiting.put(None)
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while (jobs := self._take()) is not None:
+            live = [job for job in jobs if job.future.set_running_or_notify_cancel()]  # whoever timed out is gone
+            if not live:
+                continue
+            try:
+                rows = list(answered(self._asking(live[0].key), [job.entry for job in live]))
+            except UsageError as error:
+                rows = [{"error": str(error)} for _ in live]
+            except Exception as error:  # a bug, or no memory: these fail, and the server lives
+                for job in live:
+                    job.future.set_exception(error)
+                continue
+            self.batches, self.answered = self.batches + 1, self.answered + len(rows)
+            for job, row in zip(live, rows, strict=True):
+                job.future.set_result(row)
+
+    def _take(self) -> Sequence[Job] | None:
+        """Jobs of one question; None at the end. Those of another question are next."""
+        first = self._put_back.pop(0) if self._put_back else self._waiting.get()
+        if first is None:
+            return None
+        jobs, until = [first], time.monotonic() + self.wait
+        same = [job for job in self._put_back if job.key == first.key][: self.batch_size - 1]
+        self._put_back = [job for job in self._put_back if job not in same]
+        jobs += same
+        while len(jobs) < self.batch_size:
+            try:
+                job = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if job is None:
+                self._waiting.put(None)
+                break
+            (jobs if job.key == first.key else self._put_back).append(job)
+        return jobs
+
+    def _asking(self, key: Key) -> Asking:
+        if key not in self._askings:
+            task, gives, asked = key
+            self._askings[key] = Asking(self.loaded, asked, task, gives, self.batch_size)
+            if len(self._askings) > KEPT:
+                self._askings.popitem(last=False)
+        self._askings.move_to_end(key)
+        return self._askings[key]
