@@ -83,7 +83,6 @@ class Index:
             graph = Graph.restore(str(path), view=True)
             if graph is not None and len(graph) == self.rows:
                 return graph
-        # Found by measuring recall against exact search; see docs/use.md.
         graph = Graph(
             ndim=self.size, metric="ip", dtype="f32", connectivity=16, expansion_add=128, expansion_search=128
         )
