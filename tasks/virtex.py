@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unimodal.answers import Answer, Asked, caption_answer, picture_features, picture_row
 from unimodal.data.blocks import Images, Inputs, Texts, columns
 from unimodal.decoding import beam_decode
 from unimodal.evaluation.captioning import caption_evaluations, foreseen
@@ -88,6 +89,11 @@ class Virtex:
         pad, prefix = self.texts.pad, self.prefix(model, image, direction)
         options: dict[str, Any] = dict(steps=self.texts.length, beams=self.beams, stop=(pad,), fill=pad, place=0)
         return beam_decode(decoder, prefix, **options)
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        picture = picture_row(self.images, model.tokenizers[self.image_tokenizer].config)
+        words = model.tokenizers[self.text_tokenizer].config.vocabulary
+        return [caption_answer(self.texts, words, picture, self.write), *picture_features(self, model)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         about = (self.name, self.source, self.images, self.texts, self.foresee, self.write)

@@ -49,10 +49,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_task_answers(kind: str, loaded: Any, files: Path) -> None:
-    task = loaded.tasks[kind]
-    if not hasattr(task, "answers"):
-        pytest.skip("this task can only be trained")
-    for reads in dict.fromkeys(answer.reads for answer in loaded.answers(kind)):
+    try:
+        answers = loaded.answers(kind)
+    except UsageError as error:  # a task that says nothing of it, and reads no pictures
+        assert not hasattr(loaded.tasks[kind], "answers") and "nothing can be asked of it" in str(error)
+        return
+    for reads in dict.fromkeys(answer.reads for answer in answers):
         (found,) = loaded.predict(files / GIVES[reads], task=kind, steps=3, batch_size=1)
         assert "error" not in found, found
         assert json.loads(json.dumps(found)) == found and len(found) > 1

@@ -10,7 +10,7 @@ of what came out as JSON. So `predict`, `embed`, the server and an exported prog
 | `classes` | a class with probabilities; classes by their names alone |
 | `embeddings` | a vector of unit length |
 | `transcripts` | what was said in a recording |
-| `texts` | a continuation; the words behind each `[MASK]` |
+| `texts` | a continuation; a caption; the words behind each `[MASK]` |
 """
 
 from unimodal.answers.answer import (
@@ -27,8 +27,8 @@ from unimodal.answers.answer import (
     text_row,
 )
 from unimodal.answers.classes import class_answer, zero_shot_answer
-from unimodal.answers.embeddings import embedding_answer
-from unimodal.answers.texts import continuation_answer, masked_answer
+from unimodal.answers.embeddings import embedding_answer, picture_features
+from unimodal.answers.texts import caption_answer, continuation_answer, masked_answer
 from unimodal.answers.transcripts import transcript_answer
 
 __all__ = [
@@ -37,11 +37,13 @@ __all__ = [
     "TEXT",
     "Answer",
     "Asked",
+    "caption_answer",
     "class_answer",
     "continuation_answer",
     "embedding_answer",
     "masked_answer",
     "pair_text_row",
+    "picture_features",
     "picture_row",
     "read_any",
     "sound_row",

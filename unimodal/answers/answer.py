@@ -56,7 +56,7 @@ class Answer:
     does not depend on the batch (the embeddings of class names): it runs once, and `predict` finds its arrays in the batch.
     """
 
-    gives: str  # "class", "transcript", "continuation", "masked words", "embedding"
+    gives: str  # "class", "transcript", "continuation", "caption", "masked words", "embedding"
     reads: str  # IMAGE, TEXT or SOUND
     row: Callable[[Record], Row]  # a record → the arrays of one row; raises UsageError for what it cannot read
     predict: Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # model, batch → one row per input

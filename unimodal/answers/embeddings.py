@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.answers.answer import Answer, Row
+from unimodal.answers.answer import IMAGE, Answer, Row, picture_row
+from unimodal.data.blocks import Images, Views
 from unimodal.errors import UsageError
 
 
@@ -21,6 +22,24 @@ def embedding_answer(reads: str, row: Callable[..., Row], embed: Callable[..., j
         return {"embedding": x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)}
 
     return Answer("embedding", reads, row, predict, _say)
+
+
+def picture_features(task: Any, model: Any) -> list[Answer]:
+    """What can be asked of a task that says nothing of it: what its backbone makes of a picture, on average over tokens.
+
+    [] for a task without a block of pictures (`images` or `views`), an image tokenizer and a backbone.
+    """
+    block = getattr(task, "images", None) or getattr(task, "views", None)
+    tokenizer = getattr(task, "tokenizer", "") or getattr(task, "image_tokenizer", "")
+    backbone = getattr(task, "backbone", "")
+    if not isinstance(block, Images | Views) or tokenizer not in model.tokenizers or backbone not in model.backbones:
+        return []
+    config = model.tokenizers[tokenizer].config
+    if not hasattr(config, "image_size"):
+        return []
+    images = block if isinstance(block, Images) else Images(column=block.column, mean=block.mean, std=block.std)
+    embed = lambda m, batch: m.hidden(tokenizer, backbone, batch["image"])[0].mean(axis=1)  # noqa: E731
+    return [embedding_answer(IMAGE, picture_row(images, config), embed)]
 
 
 def _say(found: Row) -> dict[str, Any]:

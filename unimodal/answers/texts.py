@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.answers.answer import TEXT, Answer, Asked, Record, Row, spoken
+from unimodal.answers.answer import IMAGE, TEXT, Answer, Asked, Record, Row, spoken
 from unimodal.data.blocks import Texts
 from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.pairs import pair_row
@@ -45,6 +45,17 @@ def continuation_answer(
         return {"ids": write(model, batch["prompt"], batch["length"], jax.random.key(asked.seed), steps, sampling)}
 
     return Answer("continuation", TEXT, row, predict, lambda found: {"continuation": encoder.decode(found["ids"])})
+
+
+def caption_answer(texts: Texts, vocabulary: int, row: Callable[[Record], Row], write: Write) -> Answer:
+    """What a model writes of a picture. write(model, image [B,H,W,C]) → captions' ids [B,beams,T], best first, and what
+    they score."""
+    encoder = encoder_for(texts.encoder, vocabulary)
+
+    def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        return {"ids": write(model, batch["image"])[0][:, 0]}
+
+    return Answer("caption", IMAGE, row, predict, lambda found: {"caption": encoder.decode(found["ids"]).strip()})
 
 
 def masked_answer(

@@ -15,7 +15,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from unimodal.answers import Answer, Asked
+from unimodal.answers import Answer, Asked, picture_features
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.experiment import Experiment, build
@@ -54,11 +54,12 @@ class Loaded:
         return name
 
     def answers(self, task: str, asked: Asked = Asked()) -> Sequence[Answer]:
-        """What the task can be asked. Raises UsageError for a task that says nothing of it."""
+        """What the task can be asked. Raises UsageError for a task that says nothing of it and reads no pictures."""
         answers = getattr(self.tasks[task], "answers", None)
-        if answers is None:
+        found = picture_features(self.tasks[task], self.model) if answers is None else answers(self.model, asked)
+        if not found:
             raise UsageError(f"the task {task!r} has no method `answers`, so nothing can be asked of it")
-        return answers(self.model, asked)
+        return found
 
     def predict(
         self, inputs: Any, *, task: str | None = None, batch_size: int = 32, **asked: Any
