@@ -47,7 +47,9 @@ def continuation_answer(
     return Answer("continuation", TEXT, row, predict, lambda found: {"continuation": encoder.decode(found["ids"])})
 
 
-def caption_answer(texts: Texts, vocabulary: int, row: Callable[[Record], Row], write: Write) -> Answer:
+def caption_answer(
+    texts: Texts, vocabulary: int, row: Callable[[Record], Row], write: Callable[..., tuple[jax.Array, jax.Array]]
+) -> Answer:
     """What a model writes of a picture. write(model, image [B,H,W,C]) → captions' ids [B,beams,T], best first, and what
     they score."""
     encoder = encoder_for(texts.encoder, vocabulary)
