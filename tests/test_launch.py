@@ -59,7 +59,7 @@ SLIPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown task": (("train", "--config={scratch}/task.py", WORKDIR), ("no task 'vitt'", "did you mean vit?")),
     "unknown tokenizer": (
         ("train", "--config={scratch}/tokenizer.py", WORKDIR),
-        ("'smell' is not one of audio, image",),
+        ("'smell' is not one of audio, codebook, image",),
     ),
     "no tasks": (("train", "--config={scratch}/bare.py", WORKDIR), ("no ",)),
     "unwritable workdir": (("train", VIT, "--workdir={scratch}/file/run"), ("cannot write", "{scratch}/file/run")),

@@ -103,7 +103,7 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
     """A rectangle from `random_box`, resized to [height, width, C]."""
-    box = random_box(*image.shape[:2], rng, scale=scale, ratio=ratio)
+    box = random_box(image.shape[0], image.shape[1], rng, scale=scale, ratio=ratio)
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=box)
     return np.asarray(picture)
 
