@@ -131,7 +131,7 @@ def joined_metrics(stacked: TaskMetrics, known: list[Any]) -> dict[str, jax.Arra
 def _judged(stacked: WholeBatch) -> Judged:
     given = (
         _added(stacked.sums),
-        jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked.rows),
+        jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), stacked.rows),
         jax.tree.map(lambda x: x[0], stacked.shared),
     )
     judge = jax.value_and_grad(lambda given: stacked.judge(*given), has_aux=True, allow_int=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from unimodal.answers import Answer
 from unimodal.errors import UsageError
 from unimodal.use.card import write_card
 
-RUN = '''"""Run the exported function: JAX and numpy are all it takes."""
+RUN = '''"""Run the exported function: JAX, numpy and flatbuffers are all it takes."""
 
 import json
 import sys
@@ -46,6 +47,10 @@ def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path) 
 
     Raises UsageError for an answer that the task does not give, or that cannot be exported.
     """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise UsageError(
+            "stablehlo: takes flatbuffers, by which JAX writes functions: pip install 'unimodal[stablehlo]'"
+        )
     answers = [a for a in loaded.answers(name) if gives in (None, a.gives)]
     if not answers:
         there = ", ".join(dict.fromkeys(a.gives for a in loaded.answers(name)))
