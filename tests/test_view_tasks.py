@@ -98,7 +98,6 @@ def test_a_forced_collapse_is_seen(tmp_path: Path) -> None:
     assert collapsed["effective_rank"] < 0.5 * healthy["effective_rank"]
     assert collapsed["rank"] < 0.5 * healthy["rank"]
     assert collapsed["feature_deviation"] < 0.5 * healthy["feature_deviation"]
-    assert collapsed["value"] < healthy["value"]
 
 
 def test_batch_norm_is_over_all_but_the_last_dimension() -> None:

@@ -86,7 +86,8 @@ class Index:
         graph = Graph(
             ndim=self.size, metric="ip", dtype="f32", connectivity=16, expansion_add=128, expansion_search=128
         )
-        graph.add(np.arange(self.rows), np.asarray(self.vectors))
+        # On one thread, so that the same rows make the same graph: with several, a row is now and then cut off from all.
+        graph.add(np.arange(self.rows), np.asarray(self.vectors), threads=1)
         fresh = path.with_suffix(".partial")
         graph.save(str(fresh))
         os.replace(fresh, path)
