@@ -3,9 +3,11 @@
 python launch.py train --config=configs/dvae.py:size=tiny --workdir=runs/dvae
 
 size  | what                                                                        | reaches, in
-tiny  | 0.2M parameters, embedded emoji, 64 codes of 256                            | not yet measured
+tiny  | 0.2M parameters, embedded emoji, 64 codes of 256                            | squared error 0.025 (mean picture 0.076), 8 minutes
 small | CIFAR-10 by nearest vectors, 64 codes of 512, 10,000 steps of 128           | not yet measured
 paper | the dVAE of DALL·E, 98M, 1024 codes of 8192                                 | not run
+
+Tiny, one seed beside another run: 0.26 of the pixels' variance is left, and 27 of the 256 codes are in use.
 
 That of the paper has its shapes (four groups of two blocks, 256 wide in the first), a temperature from 1 to 1/16 over 150,000
 steps and a divergence of up to 6.6 over the first 5,000 (appendix A.2), batch 512, a rate from 1e-4 to 1.25e-6, AdamW with
