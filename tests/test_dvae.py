@@ -96,7 +96,10 @@ def test_pictures_come_back(quantiser: str, tmp_path: Path) -> None:
     assert what == "the mean picture" and measured.score["value"] < baseline
     assert 2 < measured.score["code_perplexity"] <= 32 and measured.score["codes_used"] > 0.1
     sample = evaluation.samples(model, measured.shown)[0]
-    assert sample.image.shape == (16, 32, 3)
+    assert [(what, x.shape) for what, x in sample.pictures] == [
+        ("the picture", (16, 16, 3)),
+        ("from its codes", (16, 16, 3)),
+    ]
     # What the decoder is given are the codes alone.
     tokenizer, image = model.tokenizers["codes"], jnp.asarray(measured.shown.batch["image"])
     ids = tokenizer.codes(image)

@@ -11,7 +11,7 @@ import numpy as np
 
 from unimodal.data.blocks import Images
 from unimodal.evaluation.evaluation import Batch, Shown
-from unimodal.evaluation.samples import ImageSample, Sample
+from unimodal.evaluation.samples import PictureRow, Sample
 from unimodal.evaluation.summed import Summed
 from unimodal.model import Model
 
@@ -52,8 +52,7 @@ def coded_pictures(images: Images, tokenizer: str, **shared: Any) -> Summed:
 
     def show(model: Model, shown: Shown) -> list[Sample]:
         pairs = zip(shown.batch["image"], shown.rows["shown"], strict=True)
-        sides = (np.concatenate([images.to_uint8(true), made], axis=1) for true, made in pairs)
-        return [ImageSample(side, (), note="left: the picture; right: from its codes") for side in sides]
+        return [PictureRow((("the picture", images.to_uint8(true)), ("from its codes", made))) for true, made in pairs]
 
     return Summed(
         metric="mean squared error",
