@@ -149,9 +149,9 @@ def train_batches(
     """Make endless training batches, shuffled again each epoch.
 
     `next` gives `rows` of the next batch (None: all) as arrays `[len(rows), …]`. Each of several processes reads the rows
-    that its devices hold. The iterator is grain's. `get_state()` is a small JSON-serialisable dict that counts batches
-    taken, not batches read ahead, and is the same with `workers` processes. After `set_state` the batches continue bit for bit. With `prefetch`, `threads` threads
-    prepare whole batches ahead of time, which does not change the result.
+    that its devices hold. The iterator is grain's, or one over `workers` processes. `get_state()` is a small JSON-serialisable dict that
+    counts batches taken, not batches read ahead, and is the same for both. After `set_state` the batches continue bit for
+    bit. With `prefetch`, `threads` threads prepare whole batches ahead of time, which does not change the result.
 
     Raises UsageError for rows that the batch does not have, an empty dataset or a negative seed.
     """
@@ -248,8 +248,8 @@ def eval_batches(
 
     limit: so many examples instead, drawn from the whole split, the same each time. (The first ones of a folder would
     be of one class.) The last batch repeats the last example to be full. In every batch `example_weight` `[rows]` float32
-    is 1 for true examples and 0 for repeated ones and stand-ins, and `index` `[rows]` int32 is their place in the split. The generator
-    of each example depends on its place alone.
+    is 1 for true examples and 0 for repeated ones and stand-ins, and `index` `[rows]` int32 is their place in the split. The
+    generator of each example depends on its place alone.
 
     Raises UsageError as `train_batches` does, and for `limit` < 1.
     """

@@ -46,8 +46,8 @@ class Inputs:
 def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | None = None) -> Inputs:
     """Examples that hold the arrays of all parts, one for each record of `source`.
 
-    A record that cannot be used is left out, and listed (`data.skipped`). The parts draw on the record's random generator in the order in which they are given. `open_split` replaces
-    `open_source(source, split)`.
+    A record that cannot be used is left out, and listed (`data.skipped`). The parts draw on the record's random generator in
+    the order in which they are given. `open_split` replaces `open_source(source, split)`.
     """
 
     def read(record: Mapping[str, Any]) -> dict[str, Any]:
