@@ -10,14 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import data
-from unimodal.answers import SOUND, Answer, Asked, embedding_answer, sound_row, transcript_answer
+from unimodal.answers import Answer, Asked, sound_features, sound_row, transcript_answer
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
 from unimodal.evaluation.error_rates import constant_answer
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.show.sounds import transcribed_sounds
 from unimodal.evaluation.transcription import Transcription, frame_labels
-from unimodal.heads import pool
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
@@ -99,15 +98,9 @@ class Ctc:
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         row, frames_of = sound_row(self.sounds), model.tokenizers[self.tokenizer].config.frames
-
-        def mean(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
-            hidden = self.hidden(m, batch)
-            place = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
-            return pool(hidden, "mean", (place < frames_of(batch["length"])[:, None]).astype(jnp.int32))
-
         frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
         said = transcript_answer(lambda: self.letters, row, self.logits, frames, beam=asked.beam or self.beam)
-        return [said, embedding_answer(SOUND, row, mean)]
+        return [said, sound_features(row, self.hidden, frames_of)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(

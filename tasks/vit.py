@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import data
-from unimodal.answers import IMAGE, Answer, Asked, class_answer, embedding_answer, picture_row
+from unimodal.answers import IMAGE, Answer, Asked, class_answer, picture_features, picture_row
 from unimodal.data.blocks import Images, Inputs, Labels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
@@ -89,8 +89,7 @@ class Vit:
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
         names, logits = self.labels.given_names(self.source), lambda m, batch: self.logits(m, batch["image"])
-        mean = lambda m, batch: m.hidden(self.tokenizer, self.backbone, batch["image"])[0].mean(axis=1)  # noqa: E731
-        return [class_answer(IMAGE, names, row, logits, top=asked.top), embedding_answer(IMAGE, row, mean)]
+        return [class_answer(IMAGE, names, row, logits, top=asked.top), *picture_features(self, model)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(

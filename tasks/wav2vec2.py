@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.answers import SOUND, Answer, Asked, embedding_answer, sound_row
+from unimodal.answers import Answer, Asked, sound_features, sound_row
 from unimodal.data.blocks import Inputs, Sounds, columns
 from unimodal.data.blocks.speech import with_masks
 from unimodal.data.blocks.used import warn_of_short
@@ -19,7 +19,7 @@ from unimodal.evaluation.distractors import picked, picking_score
 from unimodal.evaluation.evaluation import Evaluation, untrained_value
 from unimodal.evaluation.show.sounds import masked_sounds
 from unimodal.evaluation.summed import Summed
-from unimodal.heads import Quantiser, pool
+from unimodal.heads import Quantiser
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
 from unimodal.objectives import (
@@ -129,16 +129,12 @@ class Wav2vec2:
         }
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        frames_of = model.tokenizers[self.tokenizer].config.frames
-
-        def mean(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+        def hidden(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
             tokenizer = m.tokenizers[self.tokenizer]
             tokens = tokenizer.embed(tokenizer.features(batch["audio"]), lengths=batch["length"])
-            hidden, _ = m.backbones[self.backbone](tokens)
-            place = jnp.arange(hidden.shape[1], dtype=jnp.int32)[None]
-            return pool(hidden, "mean", (place < frames_of(batch["length"])[:, None]).astype(jnp.int32))
+            return m.backbones[self.backbone](tokens)[0]
 
-        return [embedding_answer(SOUND, sound_row(self.sounds), mean)]
+        return [sound_features(sound_row(self.sounds), hidden, model.tokenizers[self.tokenizer].config.frames)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         picking = Summed(

@@ -27,7 +27,7 @@ from unimodal.answers.answer import (
     text_row,
 )
 from unimodal.answers.classes import class_answer, zero_shot_answer
-from unimodal.answers.embeddings import embedding_answer, picture_features
+from unimodal.answers.embeddings import embedding_answer, picture_features, sound_features
 from unimodal.answers.texts import caption_answer, continuation_answer, masked_answer
 from unimodal.answers.transcripts import transcript_answer
 
@@ -46,6 +46,7 @@ __all__ = [
     "picture_features",
     "picture_row",
     "read_any",
+    "sound_features",
     "sound_row",
     "spoken",
     "text_row",

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.answers.answer import IMAGE, Answer, Row, picture_row
+from unimodal.answers.answer import IMAGE, SOUND, Answer, Row, picture_row
 from unimodal.data.blocks import Images, Views
 from unimodal.errors import UsageError
+from unimodal.heads import pool
 
 
 def embedding_answer(reads: str, row: Callable[..., Row], embed: Callable[..., jax.Array]) -> Answer:
@@ -40,6 +41,19 @@ def picture_features(task: Any, model: Any) -> list[Answer]:
     images = block if isinstance(block, Images) else Images(column=block.column, mean=block.mean, std=block.std)
     embed = lambda m, batch: m.hidden(tokenizer, backbone, batch["image"])[0].mean(axis=1)  # noqa: E731
     return [embedding_answer(IMAGE, picture_row(images, config), embed)]
+
+
+def sound_features(
+    row: Callable[..., Row], hidden: Callable[..., jax.Array], frames: Callable[[jax.Array], jax.Array]
+) -> Answer:
+    """What hidden(model, batch) → [B,T,D] makes of a recording, on average over its own frames. frames: samples → frames."""
+
+    def mean(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        found = hidden(model, batch)
+        place = jnp.arange(found.shape[1], dtype=jnp.int32)[None]
+        return pool(found, "mean", (place < frames(batch["length"])[:, None]).astype(jnp.int32))
+
+    return embedding_answer(SOUND, row, mean)
 
 
 def _say(found: Row) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from flax import nnx
 
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
-from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.step import Program, TrainState
 
 _SHOWN = 6  # names in a line
+_MOMENTS = "optimizer.inner."  # then the parameter, then what the rule keeps of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +48,15 @@ def fit(step: int, abstract: TrainState, shapes: Mapping[str, str]) -> Fit:
     with the count of another would be wrong), what one task keeps, and the average of all parameters. Raises UsageError
     if no parameter fits.
     """
-    wanted = {name: f"{x.dtype}{list(x.shape)}" for name, x in named(abstract).items()}
+    wanted = spelt(named(abstract))
     groups: dict[str, list[str]] = {}
     parameters = [name.removeprefix("parameters.") for name in wanted if name.startswith("parameters.")]
     for name in {**wanted, **shapes}:
         groups.setdefault(_together(name, parameters), []).append(name)
     good = {group for group, names in groups.items() if all(wanted.get(n) == shapes.get(n) for n in names)}
     taken = {name for group in good for name in groups[group]}
-    moments = f"{OPTIMIZER}inner."
     for group in good:  # moments belong to the values that they were made with
-        if group.startswith(moments) and f"parameters.{group.removeprefix(moments)}" not in taken:
+        if group.startswith(_MOMENTS) and f"parameters.{group.removeprefix(_MOMENTS)}" not in taken:
             taken -= set(groups[group])
     if not any(name.startswith("parameters.") for name in taken):
         raise UsageError(f"nothing of checkpoint {step} fits this config: train in another workdir")
@@ -82,17 +82,14 @@ def adapted(program: Program, workdir: epath.PathLike, step: int) -> tuple[Train
     return jax.tree.structure(state).unflatten(found.get(n, x) for n, x in values.items()), iterators
 
 
-OPTIMIZER = "optimizer."
-
-
 def _together(name: str, parameters: Iterable[str]) -> str:
     """The group that an array is taken with."""
     if name.startswith("ema."):
         return "ema"
     if name.startswith("kept."):
         return ".".join(name.split(".")[:3])  # kept.state.TASK
-    if name.startswith(f"{OPTIMIZER}inner."):
-        inner = name.removeprefix(f"{OPTIMIZER}inner.")
+    if name.startswith(_MOMENTS):
+        inner = name.removeprefix(_MOMENTS)
         owners = [p for p in parameters if inner.startswith(f"{p}.")]
-        return f"{OPTIMIZER}inner.{max(owners, key=len)}" if owners else name
+        return f"{_MOMENTS}{max(owners, key=len)}" if owners else name
     return name

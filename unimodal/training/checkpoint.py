@@ -67,7 +67,7 @@ class Checkpoints:
         """
         arrays, step = named(state), int(state.step)
         hashes = {name: int(value) for name, value in jax.device_get(leaf_hashes(arrays)).items()}
-        facts = facts_of(hashes, _shapes(arrays), iterators, score)
+        facts = facts_of(hashes, spelt(arrays), iterators, score)
         if score is not None:
             self._policy.scores[step] = score
         arguments = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts))
@@ -147,13 +147,13 @@ class Checkpoints:
         wanted = named(abstract)
         if then := earlier.names_then(wanted, facts["shapes"]):
             _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
-            same = {name: shape for name, shape in _shapes(wanted).items() if then[name] == name}
+            same = {name: shape for name, shape in spelt(wanted).items() if then[name] == name}
             _check_shapes(same, facts["shapes"], step)
             read = earlier.to_read(wanted, then, facts["shapes"])
             found = earlier.as_now(wanted, then, self.read(step, read))
         else:
             _check_names(set(wanted), set(facts["hashes"]), step)
-            _check_shapes(_shapes(wanted), facts["shapes"], step)
+            _check_shapes(spelt(wanted), facts["shapes"], step)
             found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
             _check_hashes(found, facts["hashes"], step)
         structure = jax.tree.structure(abstract)
@@ -274,7 +274,7 @@ def start_from_workdir(
     there = {n.removeprefix("parameters."): s for n, s in shapes.items() if n.startswith("parameters.")}
     if ema and "ema.count" not in shapes:
         raise UsageError(f"{workdir} kept no average of its parameters (ema=0 there); leave out init_ema")
-    ours = _shapes({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
+    ours = spelt({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
     if skip is not None and len(wanted) == len(ours):
         raise UsageError(f"init_skip={skip!r} is found in no parameter's name, such as {next(iter(ours))}")
@@ -310,7 +310,8 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:
+def spelt(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Type and shape of arrays, or of what stands for them, as "float32[3, 4]" by name."""
     return {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
 
 

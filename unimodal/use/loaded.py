@@ -26,7 +26,7 @@ from unimodal.settings import MeshConfig
 from unimodal.sharding import make_mesh, path_name
 from unimodal.storage import folder, is_remote, require_backend
 from unimodal.training import earlier
-from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.ema import with_ema
 from unimodal.use.answering import Asking, answered
 from unimodal.use.inputs import as_entries
@@ -171,9 +171,8 @@ def _leaves(part: str, tree: Any) -> dict[str, Any]:
 
 
 def _check(wanted: Mapping[str, Any], shapes: Mapping[str, str], where: epath.PathLike) -> None:
-    for name, leaf in wanted.items():
-        ours, theirs = f"{leaf.dtype}{list(leaf.shape)}", shapes.get(name, "not there")
-        if ours != theirs:
+    for name, ours in spelt(wanted).items():
+        if ours != (theirs := shapes.get(name, "not there")):
             raise UsageError(f"the checkpoint in {where} does not fit its config.json: {name} is {theirs}, not {ours}")
 
 

@@ -126,11 +126,10 @@ class PublishedTask:
         rows = [{name: value[i] for name, value in given.items()} for i in range(len(sentences))]
         see = self._picture
 
-        each = self.config.get("model_type") == "siglip"
-
         def chances(model: Pretrained, similarity: jax.Array) -> jax.Array:
-            logits = next(h for h in model.heads.values() if isinstance(h, LogitScale))(similarity)
-            return jax.nn.sigmoid(logits) if each else jax.nn.softmax(logits)
+            scale = next(h for h in model.heads.values() if isinstance(h, LogitScale))
+            # With a bias every pair was judged by itself (Zhai 2023, §3.2).
+            return (jax.nn.softmax if scale.bias is None else jax.nn.sigmoid)(scale(similarity))
 
         texts = lambda m, batch: m(**batch)["text_embedding"]  # noqa: E731
         images = lambda m, batch: m(image=batch["image"])["image_embedding"]  # noqa: E731
