@@ -114,6 +114,7 @@ def base() -> ConfigDict:
             init_ema=False,
             ema=0.0,
             evaluate_ema=placeholder(bool),
+            affinity=0,
             checkpoint_every=0,
             keep_checkpoints=2,
             keep_every=0,
