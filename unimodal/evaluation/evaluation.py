@@ -152,6 +152,22 @@ class Streamed:
         return [] if self.show is None else self.show(model, shown)
 
 
+class Predicting(Protocol):
+    """What predicts one row for each of its own examples, as most tasks do."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def inputs(self, model: Model) -> Inputs: ...
+
+    def predict(self, model: Model, batch: Batch) -> Mapping[str, jax.Array]: ...
+
+
+def on_own_data(task: Predicting) -> dict[str, Any]:
+    """The fields of a `Streamed` evaluation that a task answers itself: `inputs`, `predict` and `batch_size`."""
+    return dict(inputs=task.inputs, predict=task.predict, batch_size=task.batch_size)
+
+
 def _examples(examples: Examples, index: np.ndarray) -> Rows:
     found: list[Any] = [examples.ordered()[int(i)] for i in index]
     return {name: np.stack([example[name] for example in found]) for name in (found[0] if found else ())}
