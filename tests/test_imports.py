@@ -56,7 +56,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.settings": "moved training.loop training.meters training.optimizer task model backbone configuration errors",
     "unimodal.brought": "settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
-    "unimodal.results": "experiment report evaluation training sharding storage errors",
+    "unimodal.results": "experiment report evaluation training data sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
     "unimodal.use": "experiment places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
     "unimodal.inspection": "task data report errors",
