@@ -1,0 +1,113 @@
+"""A checkpoint restores onto any mesh, with layers stacked or unrolled, to the same bits: what a run or another one starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from unimodal.errors import UsageError
+from unimodal.training.adapt import fit
+from unimodal.training.checkpoint import Checkpoints, named, spelt, start_from_workdir
+from unimodal.training.layouts import held, shapes_as
+
+LAYERS = "backbones.shared.layers."
+
+
+def experiment(mesh: Mapping[str, int], scan: bool = True, **changes: Any) -> Any:
+    """Moments, an average of the parameters and a momentum copy of the backbone: all that holds layers."""
+    return tiny.build(tiny.plain("moco", ema=0.9, mesh=dict(mesh), backbones__shared__scan=scan, **changes))
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, np.ndarray]]:
+    """A checkpoint of eight devices in which no two numbers are alike, its fingerprint and its arrays."""
+    made = experiment(dict(data=2, fsdp=2, tensor=2))
+    with jax.set_mesh(made.mesh):
+        state = made.program.init()
+    leaves, structure = jax.tree.flatten(state)
+    rng = np.random.default_rng(0)
+    values = [
+        jax.device_put((7 if x.ndim == 0 else 100 * rng.random(x.shape)) * np.ones(x.shape), x.sharding).astype(x.dtype)
+        for x in leaves
+    ]
+    state = structure.unflatten(values)
+    workdir = tmp_path_factory.mktemp("eight")
+    with Checkpoints(workdir) as checkpoints:
+        fingerprint = checkpoints.save(state, {})
+    return workdir, fingerprint, jax.device_get(named(state))
+
+
+def moved(workdir: Path, target: Path, mesh: Mapping[str, int], scan: bool = True) -> tuple[str, dict[str, Any]]:
+    """Restore onto another mesh and save from there: the new fingerprint, and the arrays."""
+    with Checkpoints(workdir, create=False) as checkpoints:
+        state, _, _ = checkpoints.restore(experiment(mesh, scan).program.abstract_state())
+    with Checkpoints(target) as checkpoints:
+        fingerprint = checkpoints.save(state, {})
+    return fingerprint, named(state)
+
+
+def test_eight_one_four_and_two_by_two(eight: tuple[Path, str, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    workdir, fingerprint, arrays = eight
+    _, one = moved(workdir, tmp_path / "one", dict(data=1), scan=False)
+    layers = {name for name in one if ".layers.1." in name}
+    for part in ("parameters.", "optimizer.inner.", "ema.values.", "kept.state.moco."):
+        assert any(name.startswith(f"{part}") for name in layers), part
+    for name, value in one.items():
+        stack = name.replace(".layers.0.", ".layers.").replace(".layers.1.", ".layers.")
+        whole = arrays[stack] if stack == name else arrays[stack][1 if name in layers else 0]
+        assert value.dtype == whole.dtype and np.array_equal(value, whole), name
+    found, four = moved(tmp_path / "one", tmp_path / "four", dict(fsdp=4, data=1))
+    assert found == fingerprint  # stacked again: the same names, and the same bits
+    assert four[f"parameters.{LAYERS}mlp.up.kernel"].addressable_shards[0].data.shape == (2, 8, 128)
+    found, two = moved(tmp_path / "four", tmp_path / "two", dict(data=1, fsdp=2, tensor=2), scan=False)
+    assert two[f"parameters.{LAYERS}1.mlp.up.kernel"].addressable_shards[0].data.shape == (16, 64)
+    assert moved(tmp_path / "two", tmp_path / "again", dict(data=8))[0] == fingerprint
+
+
+def test_another_run_starts_from_layers_that_lie_otherwise(eight: tuple[Path, str, dict[str, np.ndarray]]) -> None:
+    workdir, _, arrays = eight
+    made = experiment(dict(data=1), scan=False)
+    parameters = made.program.abstract_state().parameters
+    for ema, part in ((False, "parameters."), (True, "ema.values.")):
+        start = start_from_workdir(workdir, parameters, ema=ema)
+        assert not start.fresh and not start.unused
+        found = named(start.fill(parameters))
+        up = f"{LAYERS}1.mlp.up.kernel"
+        np.testing.assert_array_equal(found[up], arrays[f"{part}{LAYERS}mlp.up.kernel"][1])
+    with Checkpoints(workdir, create=False) as checkpoints:
+        shapes = checkpoints.shapes(7)
+    told = fit(7, made.program.abstract_state(), shapes)
+    assert not told.fresh and not told.left
+
+
+def test_what_cannot_be_is_named(eight: tuple[Path, str, dict[str, np.ndarray]]) -> None:
+    with Checkpoints(eight[0], create=False) as checkpoints:
+        for change, line in (
+            (dict(backbones__shared__depth=3), r"layers\.2\S+ and \d+ more are in the model but not in the checkpoint"),
+            (dict(backbones__shared__param_dtype="bfloat16"), r"is bfloat16\[\S* ?\S*\] in the model, float32"),
+        ):
+            abstract = experiment(dict(data=1), scan=False, **change).program.abstract_state()
+            with pytest.raises(UsageError, match=line):
+                checkpoints.restore(abstract)
+
+
+def test_names_by_hand() -> None:
+    stacked = {"a.layers.x.y": "float32[2, 3]", "a.layers.n": "int32[2]", "b": "float32[]", "layers.s": "int32[]"}
+    apart = {f"a.layers.{i}.{end}": s for i in (0, 1) for end, s in (("x.y", "float32[3]"), ("n", "int32[]"))}
+    assert shapes_as(stacked, {**apart, "b": ""}) == {**apart, "b": "float32[]", "layers.s": "int32[]"}
+    assert shapes_as(apart, stacked) == {"a.layers.x.y": "float32[2, 3]", "a.layers.n": "int32[2]"}
+    assert held(apart, stacked)["a.layers.n"].names == ("a.layers.0.n", "a.layers.1.n")
+    assert shapes_as(stacked, stacked) == stacked and shapes_as(apart, apart) == apart
+    torn = {**apart, "a.layers.1.n": "int32[4]"}  # layers of two shapes are no stack
+    assert shapes_as(torn, stacked) == {
+        "a.layers.x.y": "float32[2, 3]",
+        "a.layers.0.n": "int32[]",
+        "a.layers.1.n": "int32[4]",
+    }
+    assert spelt({"a": np.zeros((2, 3), np.float32)}) == {"a": "float32[2, 3]"}
