@@ -15,7 +15,7 @@ from etils import epath
 
 from unimodal.errors import StorageError, UsageError
 from unimodal.sharding import path_name
-from unimodal.storage import absolute, is_remote, one_line, writing
+from unimodal.storage import absolute, identity, is_remote, one_line, same_place, writing
 from unimodal.training import earlier, layouts
 from unimodal.training.aside import move_aside
 from unimodal.training.facts import facts_of, fault
@@ -52,6 +52,7 @@ class Checkpoints:
         quiet_store()
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, **self._options)
         self._manager = ocp.CheckpointManager(absolute(self.workdir) / "checkpoints", options=options)
+        self._place = identity(self._manager.directory)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -78,7 +79,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with writing(f"checkpoints in {self.workdir}"):
+            what = f"checkpoints in {self.workdir}"
+            with writing(what), same_place(what, self._manager.directory, self._place):
                 yield
         except StorageError as error:
             self._closed = True  # what is left of the store cannot be closed in good order
