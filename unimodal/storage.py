@@ -173,9 +173,7 @@ def same_place(what: str, folder: epath.PathLike, wanted: tuple[int, int] | None
 
     def check(error: Exception | None = None) -> None:
         if identity(folder) != wanted:
-            raise StorageError(
-                f"cannot write {what}: it is not the folder that it was; is a mount lost?"
-            ) from error
+            raise StorageError(f"cannot write {what}: it is not the folder that it was; is a mount lost?") from error
 
     check()
     try:

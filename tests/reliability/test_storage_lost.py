@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import resource
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -102,9 +101,7 @@ def test_a_workdir_that_is_gone_is_one_line(every: int, empty: bool, whole: str,
     assert "\n" not in str(caught.value)
     assert saved_steps(gone)[-1] >= 4
     assert not saved_steps(run)  # nothing is left where nobody looks for it
-    shutil.rmtree(run, ignore_errors=True)
-    gone.rename(run)
-    assert toy.run(run, steps=8)[1] == whole
+    assert toy.run(gone, steps=8)[1] == whole  # mounted elsewhere: threads of the store may still be busy here
 
 
 def test_the_program_says_it_and_exits_with_74(
