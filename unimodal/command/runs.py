@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
+from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
@@ -116,6 +117,7 @@ def run(arguments: Sequence[str], program: str) -> int:
             return run_use(parse(arguments, program), program)
     order = read(arguments, program)
     require_backend(order.workdir)
+    require_private_cache()
     commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
     try:
         with hosts.as_one(initialise_processes(order)) as lifeline, mendable():
