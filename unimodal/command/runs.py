@@ -50,6 +50,7 @@ MAY_DIFFER = (
     "eval_every",
     "eval_limit",
     "evaluate_ema",
+    "affinity",
     "checkpoint_every",
     "keep_checkpoints",
     "verify_checkpoints",
