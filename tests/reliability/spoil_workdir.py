@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def config() -> dict[str, object]:
 
 def write_workdir(folder: Path) -> None:
     claim_workdir(folder, config())
-    with MetricsWriter(folder, resume_step=0) as writer:
+    with contextlib.closing(MetricsWriter(folder, resume_step=0)) as writer:
         for step in range(1, 9):
             writer.write(step, "vit", {"loss": 1 / step, "accuracy": float("nan")})
     entry = dict(source="folder:x", split="train", id="a/é.png", reason="not an image")
@@ -52,7 +53,7 @@ def read_workdir(folder: Path) -> None:
         read_settings(plain, launch.task_class)
         Ledger().list_in(folder / SKIPPED)
         read_metrics(folder)
-        with MetricsWriter(folder, resume_step=3) as writer:
+        with contextlib.closing(MetricsWriter(folder, resume_step=3)) as writer:
             writer.write(4, "vit", {"loss": 1.0})
         with Status(folder, 9):
             pass
