@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,16 @@ def of_file(path: Path) -> Entry:
     """One file, by its ending."""
     kind = kind_of(path)
     return Entry(str(path), partial(read_file, path), () if kind is None else (kind,))
+
+
+def joined(entries: Sequence[Entry]) -> Entry:
+    """Several inputs, of one known modality each, as one: for an answer that reads them together, as "image+text"."""
+
+    def read() -> Record:
+        return {name: value for entry in entries for name, value in entry.read().items()}
+
+    together = "+".join(sorted((entry.reads[0] for entry in entries), key=list(OBVIOUS).index))
+    return Entry(" and ".join(entry.id for entry in entries), read, (together,))
 
 
 def kind_of(path: Path) -> str | None:
