@@ -54,6 +54,7 @@ class Experiment:
     init_ema: bool = False
     ema: float = 0.0
     evaluate_ema: bool | None = None
+    skip_spikes: float = 0.0
     fake_data: bool = False
     workers: int = 0
     affinity: int = 0
@@ -82,6 +83,8 @@ class Experiment:
             steps=self.loop.steps,
             ema=self.ema,
             evaluate_ema=self.evaluate_ema is not False,
+            skip_spikes=self.skip_spikes,
+            tasks=tuple(task.name for task in self.tasks),
             balance=self.loop.balance,
         )
 
