@@ -110,7 +110,7 @@ class Experiment:
         dataset = inputs.dataset("train")
         data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
-        epochs = lambda batches: epochs_of(dataset, batches * task.batch_size)  # noqa: E731
+        epochs = lambda batches: epochs_of(dataset, batches * task.batch_size, task.batch_size)  # noqa: E731
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
 
     @cached_property

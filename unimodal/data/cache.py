@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.pipeline import STAND_IN, Source
+from unimodal.data.shares import Weight
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.values import id_at
 from unimodal.data.weights import parts_of
@@ -69,7 +70,7 @@ class _Cached:
         return len(self.source)
 
     @property
-    def parts(self) -> tuple[tuple[int, float], ...]:
+    def parts(self) -> tuple[tuple[int, float | Weight], ...]:
         """The weights of joined sources."""
         return parts_of(self.source)
 

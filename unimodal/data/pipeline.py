@@ -44,7 +44,7 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def stream(self, seed: int) -> grain.MapDataset: ...
+    def stream(self, seed: int, batch: int = 1) -> grain.MapDataset: ...
 
     def ordered(self) -> grain.MapDataset: ...
 
@@ -97,14 +97,15 @@ class Dataset:
         first = self.transform
         return Dataset(self.source, lambda record, rng: function(first(record, rng), rng))
 
-    def stream(self, seed: int) -> grain.MapDataset:
-        """The endless stream of examples for training: every epoch all records, in an order of its own.
+    def stream(self, seed: int, batch: int = 1) -> grain.MapDataset:
+        """The endless stream of examples for training: every epoch all records, in an order of its own. batch: examples of a
+        step, for joined sources whose weights change with it.
 
         Each example carries the `id` of its record, a string, beside its arrays.
         """
         # Hash the seed first: grain shuffles epoch e with seed + e, so consecutive seeds would share epochs.
         order, draws = (int(word) for word in np.random.SeedSequence(_checked_seed(seed)).generate_state(2))
-        return endless(_non_empty(self.source), order).random_map(self._named, seed=draws)
+        return endless(_non_empty(self.source), order, batch).random_map(self._named, seed=draws)
 
     def _named(self, record: Any, rng: np.random.Generator) -> dict[str, Any]:
         return {"id": str(record["id"]), **self.transform(record, rng)}
@@ -156,7 +157,7 @@ def train_batches(
     Raises UsageError for rows that the batch does not have, an empty dataset or a negative seed.
     """
     rows = _checked_rows(batch_size, rows)
-    batches = _GlobalBatches(dataset.stream(seed), batch_size, rows)
+    batches = _GlobalBatches(dataset.stream(seed, batch_size), batch_size, rows)
     if workers:
         return WorkerBatches(batches, workers)
     threads = max(1, threads) if prefetch else 0
