@@ -54,6 +54,7 @@ class Experiment:
     evaluate_ema: bool | None = None
     fake_data: bool = False
     workers: int = 0
+    decoded_cache: float = 0.0
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
@@ -155,6 +156,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     """
     config = with_brought({**config, "fake_data": True} if fake_data else config, task_class)
     found = read_settings(config, task_class)
+    data.STORE.limit(int(found.general.decoded_cache * 2**30))
     mesh = make_mesh(**vars(found.mesh))
     experiment = Experiment(
         **vars(found.general),

@@ -18,7 +18,18 @@ from unimodal.training.loop import LoopConfig
 from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data", "workers")
+_GENERAL = (
+    "seed",
+    "eval_limit",
+    "init_from",
+    "init_skip",
+    "init_ema",
+    "ema",
+    "evaluate_ema",
+    "fake_data",
+    "workers",
+    "decoded_cache",
+)
 _GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
@@ -46,12 +57,16 @@ class GeneralConfig:
     evaluate_ema: bool | None = None  # evaluations see the average (None: if there is one), or the last parameters
     fake_data: bool = False  # train on random batches of the right shapes
     workers: int = 0  # processes for each task that read, decode and augment; 0: threads of this one
+    # GiB on disk for decoded pictures and sounds, which later runs and other processes read; 0: memory alone
+    decoded_cache: float = 0.0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+        if self.decoded_cache < 0:
+            raise UsageError(f"decoded_cache must be 0 or more, but is {self.decoded_cache}")
         if self.workers < 0:
             raise UsageError(f"workers must be 0 or more, but is {self.workers}")
         if not 0 <= self.ema < 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Source
+from unimodal.data.pipeline import STAND_IN, Source
 from unimodal.data.values import id_at
 from unimodal.errors import UsageError
 
@@ -110,11 +110,9 @@ class Together:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         records = [self.source[place] for place in self.rows[index]]
-        return {
-            "id": " + ".join(str(record["id"]) for record in records),
-            "records": records,
-            "places": self.rows[index],
-        }
+        name = " + ".join(str(record["id"]) for record in records)
+        stands_in = {STAND_IN: True} if any(record.get(STAND_IN) for record in records) else {}
+        return {"id": name, "records": records, "places": self.rows[index], **stands_in}
 
     def id_at(self, index: int) -> str:
         """The ids of all in the row."""

@@ -65,6 +65,21 @@ def decode_image(
         raise RecordError(f"{name}: not an image Pillow can read ({_reason(error)})") from error
 
 
+def picture_size(data: bytes | np.ndarray, name: str) -> tuple[int, int]:
+    """Height and width as the header says, upright by the EXIF orientation: nothing is decoded. Raises RecordError for what
+    is no picture."""
+    if isinstance(data, np.ndarray):
+        return data.shape[0], data.shape[1]
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            turned = _orientation(image) >= 5
+    except Exception as error:  # as `decode_image`
+        raise RecordError(f"{name}: not an image Pillow can read ({_reason(error)})") from error
+    _check_pixels((width, height), name)
+    return (width, height) if turned else (height, width)
+
+
 def to_rgb(image: Image.Image, *, name: str = "image") -> np.ndarray:
     """A picture of any mode as uint8 `[H, W, 3]` RGB, as `decode_image` has it."""
     if getattr(image, "is_animated", False):

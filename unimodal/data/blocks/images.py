@@ -17,6 +17,7 @@ from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.image import Augmentation, center_crop, resize, to_float, to_uint8, with_shorter_side
 from unimodal.data.pictures import decode_image
 from unimodal.data.pipeline import ArraySpec
+from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 
 FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
@@ -63,27 +64,38 @@ class Images:
 
     def part(self, size: tuple[int, int], channels: int = 3, name: str = "image") -> Part:
         """float32 `[*size, channels]` under `name`."""
-        augment = Augmentation(size, scale=self.crop, flip=self.flip, shift=self.shift, jitter=self.jitter)
 
         def make(picture: np.ndarray, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
-            if not training or self.crop == (1, 1):
-                picture = self.fitted(picture, size)
-            if not training:
-                return {name: self.to_float(picture)}
-            picture = augment(picture, rng)
-            if self.randaugment[0]:
-                picture = np.asarray(rand_augment(Image.fromarray(picture), rng, *self.randaugment))
-            pixels = self.to_float(picture)
-            return {name: random_erase(pixels, rng, self.erase) if self.erase else pixels}
+            return {name: self.made(picture, size, rng, training)}
 
-        low = min((0 - m) / s for m, s in zip(self.mean, self.std, strict=False))
-        high = max((1 - m) / s for m, s in zip(self.mean, self.std, strict=False))
+        read = partial(self.read, at_least=self.at_least(size))
+        return Part({name: ArraySpec((*size, channels), np.float32, *self.bounds)}, read, make)
+
+    def made(self, picture: np.ndarray, size: tuple[int, int], rng: np.random.Generator, training: bool) -> np.ndarray:
+        """uint8 `[H, W, 3]` as the model takes it: float32 `[*size, 3]`, augmented in training."""
+        if not training or self.crop == (1, 1):
+            picture = self.fitted(picture, size)
+        if not training:
+            return self.to_float(picture)
+        augment = Augmentation(size, scale=self.crop, flip=self.flip, shift=self.shift, jitter=self.jitter)
+        picture = augment(picture, rng)
+        if self.randaugment[0]:
+            picture = np.asarray(rand_augment(Image.fromarray(picture), rng, *self.randaugment))
+        pixels = self.to_float(picture)
+        return random_erase(pixels, rng, self.erase) if self.erase else pixels
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that a pixel becomes."""
+        scales = list(zip(self.mean, self.std, strict=False))
+        return min((0 - m) / s for m, s in scales), max((1 - m) / s for m, s in scales)
+
+    def at_least(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size down to which a picture may be shrunk before it is cropped and resized to `size`."""
         # The smallest crop still has every pixel that the model sees; what is larger would only fill the memory.
         scale = max(2.0, self.crop[0] ** -0.5)
         sides = (*self.resize, *self.resize)[:2] or size
-        at_least = (math.ceil(scale * max(sides[0], size[0])), math.ceil(scale * max(sides[1], size[1])))
-        read = partial(self.read, at_least=at_least)
-        return Part({name: ArraySpec((*size, channels), np.float32, low, high)}, read, make)
+        return math.ceil(scale * max(sides[0], size[0])), math.ceil(scale * max(sides[1], size[1]))
 
     def fitted(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """uint8 `[H, W, 3]` at the size that the tokenizer takes, without chance."""
@@ -94,7 +106,10 @@ class Images:
     def read(self, record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> np.ndarray:
         """The record's picture, uint8 `[H, W, 3]`; much larger ones are shrunk, never below `at_least`."""
         found = find_column(record, self.column, OBVIOUS, "a picture")
-        return decode_image(record[found], name=record["id"], at_least=at_least)
+        value, decode = record[found], partial(decode_image, name=record["id"], at_least=at_least)
+        if not isinstance(value, bytes):
+            return decode(value)
+        return STORE.find(value, f"picture {at_least}", lambda: decode(value))
 
     def to_float(self, picture: np.ndarray) -> np.ndarray:
         """uint8 `[H, W, 3]` as the model takes it."""
