@@ -41,6 +41,7 @@ def _split(split: SplitLook) -> dict[str, Any]:
         "name": split.name,
         "examples": f"{split.examples:,}",
         "looked": f"{split.looked:,}",
+        "filled": None if split.filled is None else f"{split.filled:.1%}",
         "lengths": [(name, histogram(values)) for name, values in split.lengths.items()],
         "labels": [(name, _bars(counts)) for name, counts in split.labels.items()],
         "skipped": split.skipped[:20],

@@ -1,0 +1,164 @@
+"""Whatever a run is made of, and however often it is killed: ids in the order of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from unimodal.data import TaskBatches, packed_rows, train_batches
+from unimodal.data.bucketing import Buckets
+from unimodal.data.filling import Together, filled
+from unimodal.data.pipeline import Dataset
+from unimodal.data.shares import Weight
+
+BATCH, STEPS = 8, 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengthy:
+    """Records of several lengths, in two parts where they have weights."""
+
+    count: int = 90
+    parts: tuple[tuple[int, Any], ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"id": f"r{index}", "value": index, "text": "x" * int(self.lengths[index])}
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        return np.random.default_rng(5).integers(1, 30, self.count)
+
+
+def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
+    row = np.zeros(32, np.int32)
+    row[: len(record["text"])] = 1
+    return {"row": row, "draw": rng.random(2, np.float32)}
+
+
+def cut(batch: Mapping[str, np.ndarray], edge: int) -> dict[str, np.ndarray]:
+    return {**batch, "row": batch["row"][:, :edge]}
+
+
+def datasets() -> dict[str, Dataset]:
+    plain, encode = Lengthy(), lambda text: np.full(len(text), 9, np.int32)
+    rows = tuple(map(tuple, filled(plain.lengths.tolist(), 32)))
+    return {
+        "plain": Dataset(plain, example),
+        "changing shares": Dataset(Lengthy(parts=((30, Weight((0, 25), (5.0, 0.0))), (60, 1.0))), example),
+        "buckets": Dataset(plain, example, Buckets(plain.lengths, (8, 16, 32), cut)),
+        "together": Dataset(Together(plain, rows), lambda record, rng: example(record["records"][0], rng)),
+        "packed": packed_rows(plain, encode, 32, fit="best_fit"),
+    }
+
+
+def task_batches(dataset: Dataset, rows: Sequence[int]) -> TaskBatches:
+    make = lambda seed: train_batches(dataset, batch_size=BATCH, seed=seed, rows=rows, prefetch=False)  # noqa: E731
+    return TaskBatches(make, 3, "task")
+
+
+def steps_of(dataset: Dataset, processes: int, state: Any, count: int) -> tuple[list[dict[str, np.ndarray]], Any]:
+    """`count` global batches as so many processes read them from a state, and the state after them."""
+    each = BATCH // processes
+    parts = [task_batches(dataset, range(p * each, (p + 1) * each)) for p in range(processes)]
+    for part in parts:
+        if state is not None:
+            part.set_state(json.loads(json.dumps(state)))
+    found = []
+    for _ in range(count):
+        made = [next(part) for part in parts]
+        found.append({name: np.concatenate([one[name] for one in made]) for name in made[0]})
+    assert all(part.get_state() == parts[0].get_state() for part in parts)
+    return found, parts[0].get_state()
+
+
+@pytest.mark.parametrize("kind", datasets())
+@pytest.mark.parametrize("processes", [(1, 1), (2, 2), (4, 4), (2, 4, 1)], ids=str)
+def test_the_order_survives_kills_and_other_numbers_of_processes(kind: str, processes: tuple[int, ...]) -> None:
+    dataset = datasets()[kind]
+    whole, _ = steps_of(dataset, 1, None, STEPS)
+    rng, state, found = random.Random(f"{kind} {processes}"), None, []
+    for number, count in enumerate(processes):
+        last = number == len(processes) - 1
+        steps = STEPS - len(found) if last else rng.randrange(1, STEPS // 2)
+        made, after = steps_of(dataset, count, state, steps)
+        if not last:  # killed some steps after the checkpoint: those are done again
+            kept = rng.randrange(steps + 1)
+            state = {**after, "next_index": after["next_index"] - (steps - kept)}
+            made = made[:kept]
+        found += made
+    for one, other in zip(found, whole, strict=True):
+        for name in other:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+RUN = """
+import json, sys, time
+from pathlib import Path
+import test_data_resume as t
+name, processes, index, steps, folder = sys.argv[1], *map(int, sys.argv[2:5]), Path(sys.argv[5])
+each = t.BATCH // processes
+batches = t.task_batches(t.datasets()[name], range(index * each, (index + 1) * each))
+saved = folder / "state.json"
+if saved.exists():
+    batches.set_state(json.loads(saved.read_text()))
+begin = batches.get_state()["next_index"]
+with (folder / f"{processes}-{index}.jsonl").open("a") as out:
+    for step in range(begin, steps):
+        out.write(json.dumps([step, next(batches)["id"].tolist()]) + "\\n")
+        out.flush()
+        if index == 0 and step % 3 == 2:  # as a checkpoint: whole, or the one before
+            (folder / "partial").write_text(json.dumps(batches.get_state()))
+            (folder / "partial").replace(saved)
+        time.sleep(0.005)
+"""
+
+
+@pytest.mark.parametrize("kind", ["buckets"])
+def test_real_processes_that_are_killed(kind: str, tmp_path: Path) -> None:
+    whole, _ = steps_of(datasets()[kind], 1, None, 300)
+    seen: dict[int, list[str]] = {}
+    for processes in (2, 4, 1):
+        command = [sys.executable, "-c", RUN, kind]
+        environment = tiny.environment(PYTHONPATH=f"{Path(__file__).parent}:{Path(__file__).parent.parent}")
+        begun = [
+            subprocess.Popen([*command, str(processes), str(i), "300", str(tmp_path)], env=environment)
+            for i in range(processes)
+        ]
+        if processes != 1:
+            before = (tmp_path / "state.json").read_text() if (tmp_path / "state.json").exists() else ""
+            until = time.time() + 60
+            while time.time() < until and (
+                not (tmp_path / "state.json").exists() or (tmp_path / "state.json").read_text() == before
+            ):
+                time.sleep(0.02)
+            time.sleep(random.Random(processes).random() * 0.2)
+            for child in begun:
+                child.kill()
+        assert [child.wait(60) for child in begun] == [0 if processes == 1 else -9] * processes
+        each: dict[int, dict[int, list[str]]] = {}
+        for i in range(processes):
+            for line in (tmp_path / f"{processes}-{i}.jsonl").read_text().splitlines(keepends=True):
+                if line.endswith("\n"):
+                    step, ids = json.loads(line)
+                    each.setdefault(step, {})[i] = ids
+        # Later processes do again what was done after the last checkpoint; all of them agree.
+        for step, parts in each.items():
+            if len(parts) == processes:
+                seen[step] = [name for i in range(processes) for name in parts[i]]
+                assert seen[step] == whole[step]["id"].tolist()
+    assert sorted(seen) == list(range(300))
