@@ -57,7 +57,7 @@ def write_pictures(folder: Path, count: int, height: int, width: int) -> list[Pa
 def write_sounds(folder: Path, count: int, ending: str) -> list[Path]:
     """Ten seconds each of something like a voice."""
     rng, made = np.random.default_rng(0), []
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         time_ = np.arange(SECONDS * RATE) / RATE
         wave = sum(np.sin(2 * np.pi * f * time_ + rng.random()) / f for f in rng.uniform(80, 3000, 8))
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[str, Callable[[Path, int], tuple[Iterator[Any], Iterator[
 
 def photos_of(folder: Path, workers: int) -> tuple[Iterator[Any], Iterator[Any], int]:
     paths = write_pictures(folder, 16, 3000, 4000)
-    labels, source = Labels(classes=("a", "b")), f"folder:{folder}?validation=0.1"
+    labels, source = Labels(classes=("a", "b")), f"folder:{folder}?stratify=label"
     made = columns(source, Images(crop=CROP, flip=0.5).part((SIZE, SIZE)), labels.part(source))
     ours = train_batches(made.dataset("train"), batch_size=8, seed=0, prefetch=False, workers=workers)
     return ours, theirs(Pictures(paths), 8, workers), 8

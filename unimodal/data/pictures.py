@@ -94,9 +94,9 @@ def to_rgb(image: Image.Image, *, name: str = "image") -> np.ndarray:
         layer = image.convert("RGBA")
         pixels = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
     else:
-        pixels = image.convert("RGB")
+        pixels = image if image.mode == "RGB" else image.convert("RGB")
     move = _UPRIGHT.get(_orientation(image))
-    return np.array(pixels if move is None else pixels.transpose(move))
+    return np.asarray(pixels if move is None else pixels.transpose(move))  # a copy already, which nobody may change
 
 
 def decode_picture(record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -69,11 +69,10 @@ class Config:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Recordings:
-    """Several recordings in each row of samples, one after another: starts and lengths [B,N] int32 in samples, length 0 for
-    none. Starts are multiples of `Config.hop`, so that each recording has the frames that it has alone."""
+    """Several recordings in each row of samples, one after another. Each has the frames that it has alone."""
 
-    starts: jax.Array
-    lengths: jax.Array
+    starts: jax.Array  # [B,N] int32, in samples: multiples of `Config.hop`, ascending
+    lengths: jax.Array  # [B,N] int32, in samples; 0 for none
 
     def owner(self, config: Config, layers: int, places: int) -> jax.Array:
         """[B,places,N] float32: which recording each place after so many convolutions belongs to, 1 or 0. Places that see two
