@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unimodal.data.pipeline import STAND_IN, Source
 from unimodal.data.shares import Weight
@@ -135,6 +136,8 @@ def _bytes_of(value: Any) -> int:
         while isinstance(value.base, np.ndarray):  # a view keeps all of what it looks at
             value = value.base
         return value.nbytes + _OVERHEAD
+    if isinstance(value, Image.Image):
+        return value.width * value.height * (4 if value.mode == "RGB" else len(value.getbands())) + _OVERHEAD
     if isinstance(value, Mapping):
         return _OVERHEAD + sum(_OVERHEAD + _bytes_of(inner) for inner in value.values())
     if isinstance(value, list | tuple):

@@ -55,10 +55,10 @@ class Looked:
         out = [f"{self.task} ({self.kind}) of {self.source}", f"  example      {shapes}"]
         for split in self.splits:
             out.append(f"  {split.name:<12} {split.examples:,} examples, {split.looked:,} looked at")
-            out += [f"    {n:<10} {_range(values)}" for n, values in split.lengths.items()]
+            out += [f"    {n:<17} {_range(values)}" for n, values in split.lengths.items()]
             if split.filled is not None:
-                out.append(f"    filled     {split.filled:.1%} of each row, the rest is padding")
-            out += [f"    {n:<10} {_balance(counts)}" for n, counts in split.labels.items()]
+                out.append(f"    filled            {split.filled:.1%} of each row, the rest is padding")
+            out += [f"    {n:<17} {_balance(counts)}" for n, counts in split.labels.items()]
             out += [f"    cannot be used: {reason}" for _, reason in split.skipped[:5]]
             if len(split.skipped) > 5:
                 out.append(f"    … and {len(split.skipped) - 5} more")
@@ -102,9 +102,9 @@ def _split(task: Task, name: str, dataset: Dataset, limit: int) -> SplitLook:
             every = np.concatenate([value.reshape(-1) for value in values])
             lengths[key] = every if first.ndim == 0 else every[every > 0]  # of a row of several, without empty places
         elif key == "segment":
-            lengths["in a row"] = np.array([int(value.max()) for value in values])
+            lengths["how many in a row"] = np.array([int(value.max()) for value in values])
             sizes = [np.bincount(value)[1:] for value in values]
-            lengths["tokens"] = np.concatenate([size[size > 0] for size in sizes])
+            lengths["tokens of each"] = np.concatenate([size[size > 0] for size in sizes])
         elif first.dtype.kind == "i" and first.ndim == 1 and key in ("ids", "inputs", "text"):
             lengths[key] = np.array([int((value != _pad(task)).sum()) for value in values])
         elif first.dtype.kind == "i" and (first.ndim == 0 or (key == "label" and first.ndim == 1)):

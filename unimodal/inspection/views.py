@@ -32,8 +32,8 @@ class View:
 
 def views_of(task: Any, spec: Mapping[str, ArraySpec], example: Mapping[str, Any]) -> tuple[View, ...]:
     """Every array of an example, as its shape and the task's blocks say what it is; not the bytes that ids stand for, nor
-    where the patches of a row lie, which are shown as pictures."""
-    silent = {"bytes", *(("place", "register", "position", "segment") if "patches" in example else ())}
+    where the parts of a row lie."""
+    silent = {"bytes", "position", *(("place", "register", "segment") if "patches" in example else ())}
     return tuple(
         _view(task, name, spec.get(name), np.asarray(example[name]), example)
         for name in example
@@ -44,6 +44,10 @@ def views_of(task: Any, spec: Mapping[str, ArraySpec], example: Mapping[str, Any
 def _view(task: Any, name: str, spec: ArraySpec | None, array: np.ndarray, example: Mapping[str, Any]) -> View:
     if name == "patches":
         return View(name, "picture", pictures=tuple(_picture(spec, one) for one in _pictures_of(array, example)))
+    if name == "segment" and array.ndim == 1:
+        sizes = np.bincount(array)
+        listed = ", ".join(f"{number}: {size}" for number, size in enumerate(sizes) if number and size)
+        return View(name, "text", text=f"{listed}; padding: {sizes[0]}")
     if name == "label" and array.ndim == 1:
         return View(name, "text", text=", ".join(_value(task, name, number) for number in array if number >= 0))
     if array.dtype.kind == "f" and array.ndim == 4 and array.shape[-1] in (1, 3):  # several views of one picture

@@ -14,12 +14,14 @@ from PIL import Image
 from unimodal.data.augment.erasing import random_erase
 from unimodal.data.augment.randaugment import STRONGEST, rand_augment
 from unimodal.data.blocks.inputs import Part, brought, find_column
-from unimodal.data.image import Augmentation, center_crop, resize, to_float, to_uint8, with_shorter_side
-from unimodal.data.pictures import decode_image
+from unimodal.data.image import Augmentation, center_crop, to_float, to_uint8, with_shorter_side
+from unimodal.data.pictures import open_picture
 from unimodal.data.pipeline import ArraySpec
 from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 
+Picture = np.ndarray | Image.Image
+"""A picture in uint8 [H,W,3], or Pillow's in RGB."""
 FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
 OBVIOUS = ("image", "img", "picture", "photo", "pixels")
 
@@ -65,18 +67,18 @@ class Images:
     def part(self, size: tuple[int, int], channels: int = 3, name: str = "image") -> Part:
         """float32 `[*size, channels]` under `name`."""
 
-        def make(picture: np.ndarray, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
+        def make(picture: Picture, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
             return {name: self.made(picture, size, rng, training)}
 
-        read = partial(self.read, at_least=self.at_least(size))
+        read = partial(self.open, at_least=self.at_least(size))
         return Part({name: ArraySpec((*size, channels), np.float32, *self.bounds)}, read, make)
 
-    def made(self, picture: np.ndarray, size: tuple[int, int], rng: np.random.Generator, training: bool) -> np.ndarray:
-        """uint8 `[H, W, 3]` as the model takes it: float32 `[*size, 3]`, augmented in training."""
+    def made(self, picture: Picture, size: tuple[int, int], rng: np.random.Generator, training: bool) -> np.ndarray:
+        """A picture as the model takes it: float32 `[*size, 3]`, augmented in training."""
         if not training or self.crop == (1, 1):
             picture = self.fitted(picture, size)
         if not training:
-            return self.to_float(picture)
+            return self.to_float(np.asarray(picture))
         augment = Augmentation(size, scale=self.crop, flip=self.flip, shift=self.shift, jitter=self.jitter)
         picture = augment(picture, rng)
         if self.randaugment[0]:
@@ -97,19 +99,26 @@ class Images:
         sides = (*self.resize, *self.resize)[:2] or size
         return math.ceil(scale * max(sides[0], size[0])), math.ceil(scale * max(sides[1], size[1]))
 
-    def fitted(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def fitted(self, picture: Picture, size: tuple[int, int]) -> np.ndarray:
         """uint8 `[H, W, 3]` at the size that the tokenizer takes, without chance."""
         to = self.resize or size
         height, width = to if len(to) == 2 else with_shorter_side(picture, to[0])
-        return center_crop(resize(picture, height, width, resample=Image.Resampling[self.resample.upper()]), *size)
+        whole = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        if whole.size != (width, height):
+            whole = whole.resize((width, height), Image.Resampling[self.resample.upper()])
+        return center_crop(np.asarray(whole), *size)
 
     def read(self, record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> np.ndarray:
         """The record's picture, uint8 `[H, W, 3]`; much larger ones are shrunk, never below `at_least`."""
+        return np.asarray(self.open(record, at_least=at_least))
+
+    def open(self, record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> Image.Image:
+        """`read` as a Pillow picture in RGB."""
         found = find_column(record, self.column, OBVIOUS, "a picture")
-        value, decode = record[found], partial(decode_image, name=record["id"], at_least=at_least)
-        if not isinstance(value, bytes):
+        value, decode = record[found], partial(open_picture, name=record["id"], at_least=at_least)
+        if not STORE.size or not isinstance(value, bytes):
             return decode(value)
-        return STORE.find(value, f"picture {at_least}", lambda: decode(value))
+        return Image.fromarray(STORE.find(value, f"picture {at_least}", lambda: np.asarray(decode(value))))
 
     def to_float(self, picture: np.ndarray) -> np.ndarray:
         """uint8 `[H, W, 3]` as the model takes it."""

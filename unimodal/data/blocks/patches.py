@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.blocks.images import OBVIOUS, Images
+from unimodal.data.blocks.images import OBVIOUS, Images, Picture
 from unimodal.data.blocks.inputs import Inputs, find_column
 from unimodal.data.blocks.labels import Labels
 from unimodal.data.cache import cached
@@ -131,14 +131,14 @@ class PatchRows:
         return joined_row([self._picture(picture, grid, np.random.default_rng(0), False)], self.longest)
 
     def _read(self, record: Mapping[str, Any], at_least: tuple[int, int]) -> dict[str, Any]:
-        picture = self.images.read(record, at_least=at_least)
+        picture = self.images.open(record, at_least=at_least)
         return {"id": record["id"], "picture": picture, "label": self.labels.number(self.source, record)}
 
     def _size(self, grid: tuple[int, int]) -> tuple[int, int]:
         return grid[0] * self.patch, grid[1] * self.patch
 
     def _picture(
-        self, picture: np.ndarray, grid: tuple[int, int] | None, rng: np.random.Generator, training: bool
+        self, picture: Picture, grid: tuple[int, int] | None, rng: np.random.Generator, training: bool
     ) -> dict[str, np.ndarray]:
         assert grid is not None
         pixels = self.images.made(picture, self._size(grid), rng, training)
