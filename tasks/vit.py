@@ -158,11 +158,9 @@ class Vit:
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
-            self.labels,
-            self.source,
+            self,
             self.judged,
             inputs=(lambda model: self.rows(model).inputs(single=True)) if self.pack.row else self.inputs,
-            batch_size=self.batch_size,
             show=classified_pictures(self.source, self.images, self.labels, self.tokenizer, self.backbone),
         )
         return {self.name: found}
