@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import resource
 import statistics
 import tarfile
@@ -256,22 +257,39 @@ def compare(case: str, workers: int, rounds: int, seconds: float) -> None:
     print(f"| {name} | {mine:,.0f} | {other:,.0f} | {middle:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f}) |", flush=True)
 
 
+def processor_seconds(pids: list[int]) -> float:
+    """What processes have used of the processor so far, in user and system mode."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
+
+
 def scaling(rounds: int, seconds: float) -> None:
-    """One and two worker processes, in turns."""
+    """One and two worker processes, in turns: examples a second, and what the workers and this process spend on each."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder), 256, 375, 500)
         found = []
         for _ in range(rounds):
-            pair = []
+            row = []
             for workers in (1, 2):
                 batches: Any = ours_of_pictures(f"folder:{folder}", workers)
-                for _ in range(6):
+                for _ in range(4 * workers):
                     next(batches)
-                pair.append(rate(batches, 32, seconds, time.perf_counter))
+                pids = list(batches._pool._processes)
+                before, own, began = processor_seconds(pids), time.process_time(), time.perf_counter()
+                count = 0
+                while time.perf_counter() - began < seconds:
+                    next(batches)
+                    count += 32
+                spent = time.perf_counter() - began
+                row += [count / spent, 1e3 * (processor_seconds(pids) - before) / count]
+                row.append(1e3 * (time.process_time() - own) / count)
                 batches.close()
-            found.append(pair)
-            print(f"1 worker {pair[0]:,.0f} examples/s, 2 workers {pair[1]:,.0f}: {pair[1] / pair[0]:.2f}", flush=True)
-    print(f"median {statistics.median(b / a for a, b in found):.2f}")
+            found.append(row)
+            print(
+                "1 worker {:,.0f} examples/s ({:.2f} + {:.2f} ms), 2 workers {:,.0f} ({:.2f} + {:.2f} ms)".format(*row)
+            )
+    one, worker, _, two, both, parent = (statistics.median(column) for column in zip(*found, strict=True))
+    print(f"wall {two / one:.2f}; on two cores of their own {2 * worker / (both + parent):.2f}", flush=True)
 
 
 def memory(count: int) -> None:
