@@ -70,8 +70,8 @@ def paper(config: ConfigDict, size: str) -> None:
         learning_rate=2.4e-3, warmup=12_500, final=0.0, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0
     )
     config.optimizer.freeze = ("tokenizers.image.position_table", "heads.mae.decoder_position")
-    config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16")
-    config.backbones.decoder = common.backbone(width=512, depth=8, heads=16, dtype="bfloat16")
+    config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16", remat="light")
+    config.backbones.decoder = common.backbone(width=512, depth=8, heads=16, dtype="bfloat16", remat="light")
     config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16, sincos=True)
     crop = dict(crop=(0.2, 1.0), flip=0.5)
     config.tasks.mae = common.every(Mae, source="folder:data/imagenet", images=crop, batch_size=4096)

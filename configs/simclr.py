@@ -64,7 +64,7 @@ def paper_encoder(config: ConfigDict, size: str) -> None:
         learning_rate=2.4e-3, warmup=12_500, final=0.0, b1=0.9, b2=0.999, weight_decay=0.1, clip=0.0
     )
     config.optimizer.freeze = ("tokenizers.image.position_table", "tokenizers.image.projection")
-    config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16")
+    config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16", remat="light")
     config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16, sincos=True)
 
 

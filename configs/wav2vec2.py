@@ -81,6 +81,7 @@ def paper(config: ConfigDict) -> None:
             final_norm=False,
             dropout=0.1,
             stochastic_depth=0.1,
+            remat="light",
         ),
     )
     config.tasks.wav2vec2 = common.every(
