@@ -11,6 +11,7 @@ its last line, and the others go on. The file is written anew after each, so tha
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,13 +25,14 @@ HERE = "benchmarks"
 
 @dataclass(frozen=True)
 class Waiting:
-    """A measurement: its name, what it is for, its command without Python, the same at toy sizes, and its seconds."""
+    """A measurement."""
 
     name: str
-    about: str
-    command: tuple[str, ...]
-    dry: tuple[str, ...]
-    seconds: int
+    about: str  # what it measures
+    command: tuple[str, ...]  # without Python in front
+    dry: tuple[str, ...]  # the same at toy sizes
+    seconds: int  # that it may take
+    needs: tuple[str, ...] = ()  # packages without which it is left out
 
 
 STEP = f"{HERE}/train_step.py"
@@ -69,8 +71,9 @@ WAITING = (
         "checkpoints",
         "published architectures beside transformers, bfloat16",
         (f"{HERE}/interop_speed.py", "--device=cuda", "--dtype=bfloat16", "--batch=32", "--rounds=3", "--no-compile"),
-        (f"{HERE}/interop_speed.py", "--help"),
+        (f"{HERE}/interop_speed.py", "--models=gpt2", "--width=64", "--depth=1", "--length=16", "--rounds=1", "--no-compile"),
         90,
+        ("torch", "transformers"),
     ),
     Waiting(
         "demo",
@@ -131,11 +134,13 @@ def main() -> int:
     scratch = given.out.resolve().parent / f"{given.out.stem}-scratch"
     for one in (one for one in WAITING if one.name in names):
         left = 60 * given.minutes - (time.perf_counter() - began)
-        if left < 5:
+        if missing := [package for package in one.needs if importlib.util.find_spec(package) is None]:
+            how, took, said = f"left out, {' and '.join(missing)} not installed", 0.0, ""
+        elif left < 5:
             how, took, said = "left out, no time", 0.0, ""
         else:
             how, took, said = run(one, given.dry, scratch, min(one.seconds, left))
-        well &= how == "done"
+        well &= how == "done" or bool(missing)
         sections.append(section(one, given.dry, how, took, said))
         given.out.write_text("\n".join(sections), encoding="utf-8")
         print(f"{one.name}: {how}, {took:.0f} s", flush=True)

@@ -111,7 +111,8 @@ class BackboneConfig:
             ("param_dtype", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in allowed:
-                near = difflib.get_close_matches(str(getattr(self, name)), allowed, n=1)
+                # Another number of bits is a choice, and no slip of the pen.
+                near = [] if "dtype" in name else difflib.get_close_matches(str(getattr(self, name)), allowed, n=1)
                 raise UsageError(
                     f"backbone.{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
                     + (f"; did you mean {near[0]}?" if near else "")
