@@ -38,17 +38,20 @@ def milliseconds(model: str, variant: str, tunables: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="gpt2")
+    parser.add_argument("--variants", default="; ".join(VARIANTS), help="of these, divided by semicolons")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     print("| model | variant | pages | ms a step: median (range) |\n|---|---|---|---|")
     for model in given.models.split(","):
         times: dict[tuple[str, str], list[float]] = {}
         for _ in range(given.rounds):
-            for variant in VARIANTS:
+            for variant in given.variants.split("; "):
                 for pages, tunables in PAGES.items():
-                    times.setdefault((variant, pages), []).append(milliseconds(model, variant, tunables))
-        for (variant, pages), found in times.items():
-            middle, least, most = statistics.median(found), min(found), max(found)
+                    found = milliseconds(model, variant, tunables)
+                    times.setdefault((variant, pages), []).append(found)
+                    print(f"{model}, {variant}, {pages}: {found:.1f} ms", file=sys.stderr, flush=True)
+        for (variant, pages), all_found in times.items():
+            middle, least, most = statistics.median(all_found), min(all_found), max(all_found)
             print(f"| {model} | {variant} | {pages} | {middle:.1f} ({least:.1f} to {most:.1f}) |", flush=True)
 
 
