@@ -26,9 +26,11 @@ from unimodal.interop.start import Start, start_from
 from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
-from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
+from unimodal.sharding import from_local_rows, local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
+from unimodal.training.affinity import affinity
+from unimodal.training.balance import with_uncertainty
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
@@ -52,17 +54,20 @@ class Experiment:
     init_ema: bool = False
     ema: float = 0.0
     evaluate_ema: bool | None = None
+    skip_spikes: float = 0.0
     fake_data: bool = False
     workers: int = 0
+    affinity: int = 0
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
     def program(self) -> Program:
+        wrap = with_uncertainty if self.loop.balance == "uncertainty" else lambda heads: heads
         make = partial(
             assemble,
             tokenizers=self.tokenizers,
             backbones=self.backbones,
-            heads={task.name: task.heads for task in self.tasks},
+            heads={task.name: wrap(task.heads) for task in self.tasks},
             states=_states(self.tasks),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
@@ -78,6 +83,9 @@ class Experiment:
             steps=self.loop.steps,
             ema=self.ema,
             evaluate_ema=self.evaluate_ema is not False,
+            skip_spikes=self.skip_spikes,
+            tasks=tuple(task.name for task in self.tasks),
+            balance=self.loop.balance,
         )
 
     @cached_property
@@ -112,6 +120,15 @@ class Experiment:
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
         epochs = lambda batches: epochs_of(dataset, batches * task.batch_size)  # noqa: E731
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
+
+    def task_affinity(self, state: TrainState) -> dict[str, Any]:
+        """How the tasks pull at the weights they share (see `training.affinity`), on the first batches of training."""
+
+        def batches(name: str) -> Iterator[Mapping[str, jax.Array]]:
+            task = next(task for task in self.tasks if task.name == name)
+            return (from_local_rows(batch, self.mesh) for batch in self.train_batches(task))
+
+        return affinity(self.program, {task.name: task for task in self.tasks}, state, batches, self.affinity)
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:

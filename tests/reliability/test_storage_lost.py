@@ -6,6 +6,7 @@ import contextlib
 import logging
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,28 @@ def test_checkpoints_that_vanish_are_one_line(whole: str, tmp_path: Path) -> Non
     assert toy.run(tmp_path, steps=8)[1] == whole
 
 
+@quiet
+@pytest.mark.parametrize("every", [1, 4])  # amid a save, and between two
+@pytest.mark.parametrize("empty", [True, False])  # what lies below a mount, or nothing
+def test_a_workdir_that_is_gone_is_one_line(every: int, empty: bool, whole: str, tmp_path: Path) -> None:
+    run, gone = tmp_path / "run", tmp_path / "gone"
+
+    def before(k: int) -> None:
+        if k == 6 and not gone.exists():
+            while every == 4 and not saved_steps(run):
+                time.sleep(0.01)
+            run.rename(gone)
+            if empty:
+                run.mkdir()
+
+    with pytest.raises(StorageError, match="it is not the folder that it was; is a mount lost") as caught:
+        toy.run(run, steps=8, checkpoint_every=every, before=before)
+    assert "\n" not in str(caught.value)
+    assert saved_steps(gone)[-1] >= 4
+    assert not saved_steps(run)  # nothing is left where nobody looks for it
+    assert toy.run(gone, steps=8)[1] == whole  # mounted elsewhere: threads of the store may still be busy here
+
+
 def test_the_program_says_it_and_exits_with_74(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +129,7 @@ def test_events_end_and_nobody_waits(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_metrics_that_do_not_fit_leave_no_half_line_behind(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path, resume_step=0) as writer:
+    with contextlib.closing(MetricsWriter(tmp_path, resume_step=0)) as writer:
         writer.write(1, "toy", {"loss": 1.0})
         size = (tmp_path / "metrics.jsonl").stat().st_size
         with (
@@ -114,7 +137,7 @@ def test_metrics_that_do_not_fit_leave_no_half_line_behind(tmp_path: Path) -> No
             pytest.raises(StorageError, match="cannot write metrics of step 2 .*File too large"),
         ):
             writer.write(2, "toy", {"loss": 1.0})
-    with MetricsWriter(tmp_path, resume_step=1) as writer:
+    with contextlib.closing(MetricsWriter(tmp_path, resume_step=1)) as writer:
         writer.write(2, "toy", {"loss": 0.5})
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5)]
 

@@ -42,6 +42,8 @@ def with_learned(workdir: epath.Path, config: Mapping[str, Any]) -> dict[str, An
         return made
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it should be an object")
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}); remove it, and the names are read from the data") from error
     for place, value in found.items():
