@@ -22,6 +22,7 @@ from unimodal.sharding import make_mesh
 from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.loop import LoopConfig, train
 from unimodal.training.step import Program
+from unimodal.training.work import Work
 
 ROWS = 4
 
@@ -81,7 +82,7 @@ def run(workdir: Path, bad: dict[str, dict[int, str]], steps: int, made: Program
     ids = more.pop("ids", False)
     batches: Any = {name: Stream(at, ids) for name, at in bad.items()}
     config = LoopConfig(steps=steps, **{"log_every": 1, **more})
-    return train(made or program(), tasks, batches, config, workdir, tokens=dict.fromkeys(bad, 1))
+    return train(made or program(), Work(tasks, batches, dict.fromkeys(bad, 1)), config, workdir)
 
 
 def host(state: Any) -> list[np.ndarray]:

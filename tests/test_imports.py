@@ -54,17 +54,18 @@ ALLOWED: dict[str, str] = {
     "unimodal.interop": "generate model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.moved": "data.sources",
     "unimodal.settings": "moved training.loop training.meters training.optimizer task model backbone configuration errors",
-    "unimodal.brought": "settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
+    "unimodal.kept": "data storage errors",
+    "unimodal.brought": "kept settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
-    "unimodal.use": "experiment places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
+    "unimodal.use": "experiment kept places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
     "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task answers state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
-    "unimodal.command": "unimodal use answers sharding places inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
+    "unimodal.command": "unimodal use answers sharding places inspection data.skipped data.schemes data.convert brought kept settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command places",
 }

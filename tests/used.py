@@ -12,8 +12,8 @@ import tiny
 
 def workdir(folder: Path, config: Mapping[str, Any], *, learned: bool = True) -> Any:
     """Write the checkpoint of an untrained model into `folder`; returns the experiment and the state."""
+    from unimodal.kept import keep_encoders, keep_learned
     from unimodal.training.checkpoint import Checkpoints
-    from unimodal.use.kept import keep_learned
 
     experiment = tiny.build(config)
     state = experiment.program.init()
@@ -22,5 +22,6 @@ def workdir(folder: Path, config: Mapping[str, Any], *, learned: bool = True) ->
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state, {})
     if learned:
+        keep_encoders(folder, config)
         keep_learned(folder, experiment.tasks)
     return experiment, state

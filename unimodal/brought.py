@@ -18,6 +18,7 @@ from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.interop.preparation import Preparation
 from unimodal.interop.start import preparation_of
+from unimodal.kept import with_encoders
 from unimodal.moved import renewed
 from unimodal.settings import read_settings
 from unimodal.training.checkpoint import is_workdir
@@ -120,7 +121,7 @@ def preparation_of_init(
         return Preparation("")
     if is_workdir(init_from):
         config = renewed(json.loads((epath.Path(init_from) / "config.json").read_text(encoding="utf-8")))
-        return Preparation(init_from, _of_config(config))
+        return Preparation(init_from, _of_config(with_encoders(init_from, config, missing=True)))
     return preparation_of(init_from, tokenizers, backbones, skip=skip)
 
 

@@ -29,6 +29,7 @@ from unimodal.configuration import nearest, typed
 from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
+from unimodal.kept import check_encoders, keep_encoders, keep_learned, with_encoders
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
@@ -38,8 +39,8 @@ from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
+from unimodal.training.work import Resumption, Validation, Work
 from unimodal.training.workdir import claim_workdir
-from unimodal.use.kept import keep_learned
 
 # Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
 MAY_DIFFER = (
@@ -98,7 +99,8 @@ class Order:
         return read_settings(plain, self.places.task_class).as_plain()
 
     def build(self, **changes: Any) -> Experiment:
-        return build({**self.plain, **changes}, self.places.task_class)
+        plain = self.plain if self.words.workdir is None else with_encoders(self.workdir, self.plain)
+        return build({**plain, **changes}, self.places.task_class)
 
 
 def run(arguments: Sequence[str], program: str) -> int:
@@ -155,6 +157,7 @@ def read(arguments: Sequence[str], program: str) -> Order:
 
 def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
     workdir = order.workdir
+    check_encoders(workdir, order.plain)
     experiment = order.build()
     saved = saved_steps(workdir)
     if (first := order.words.step) is not None:
@@ -194,26 +197,26 @@ def train_and_evaluate(
         prepare_to_adapt(experiment, workdir, max(saved))
     may_differ = ("*",) if adapt else MAY_DIFFER
     changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
-    if not experiment.fake_data and jax.process_index() == 0:
-        keep_learned(workdir, experiment.tasks)
+    if jax.process_index() == 0:
+        keep_encoders(workdir, plain)
+        if not experiment.fake_data:
+            keep_learned(workdir, experiment.tasks)
     # Where a task reads its data in another way, a place in them means nothing.
     anew = {task.name for task in experiment.tasks if any(field.startswith(f"tasks.{task.name}.") for field in changed)}
+    if "seed" in changed:  # the order of all data follows from it
+        anew |= {task.name for task in experiment.tasks}
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
+    directions = {name: each.higher_is_better for name, each in evaluations.items()}
     began = time.monotonic()
     state, fingerprint, done = train(
         experiment.program,
-        experiment.tasks,
-        batches,
+        Work(experiment.tasks, batches, experiment.tokens, cost(experiment)),
         experiment.loop,
         workdir,
-        tokens=experiment.tokens,
-        evaluate=experiment.scores if evaluations else None,
+        validation=Validation(experiment.scores if evaluations else None, directions),
+        resumption=Resumption(order.words.step, anew if adapt else None),
         together=lifeline,
-        cost=cost(experiment),
-        from_step=order.words.step,
-        adapt=anew | ({task.name for task in experiment.tasks} if "seed" in changed else set()) if adapt else None,
-        higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")

@@ -20,6 +20,7 @@ from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.experiment import Experiment, build
 from unimodal.interop.load import resolve
+from unimodal.kept import with_encoders, with_learned
 from unimodal.model import Model
 from unimodal.places import places_of
 from unimodal.settings import MeshConfig
@@ -30,7 +31,6 @@ from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.ema import with_ema
 from unimodal.use.answering import Asking, answered
 from unimodal.use.inputs import as_entries
-from unimodal.use.kept import with_learned
 from unimodal.use.published import published_task
 
 
@@ -122,7 +122,8 @@ def _has_tasks(where: epath.Path) -> bool:
 
 
 def _of_workdir(where: epath.Path, step: int | None, ema: bool | None, mesh: Mesh, dtype: str | None) -> Loaded:
-    config = with_learned(where, json.loads((where / "config.json").read_text(encoding="utf-8")))
+    config = json.loads((where / "config.json").read_text(encoding="utf-8"))
+    config = with_encoders(where, with_learned(where, config))
     there = Checkpoints(where, create=False).steps() if (where / "checkpoints").is_dir() else []
     if not there:
         raise UsageError(f"{where} has no checkpoint: train there first, or wait for the first one")
