@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,12 @@ from unimodal.data.transcripts import Alphabet
 from unimodal.evaluation.decoding import collapse, prefix_beam
 from unimodal.evaluation.error_rates import error_rates
 from unimodal.evaluation.evaluation import Rows, Streamed
+
+
+class Letters(Protocol):
+    """What spells ids: an `Alphabet`, or a published checkpoint's characters. 0 is the blank."""
+
+    def decode(self, ids: Iterable[int]) -> str: ...
 
 
 @dataclass
@@ -78,7 +85,7 @@ def frame_labels(logits: jax.Array, frames: jax.Array, *, whole: bool) -> dict[s
     return {**made, "log_probabilities": log_probabilities} if whole else made
 
 
-def heard(letters: Alphabet, rows: Rows, i: int, beam: int) -> str:
+def heard(letters: Letters, rows: Rows, i: int, beam: int) -> str:
     """The transcript of row i: by beam search where `beam` is its width, else of the likeliest path."""
     frames = int(rows["frames"][i])
     if not beam:

@@ -88,6 +88,11 @@ class Preprocessor:
             found |= steps(to_waveforms(audio, rate, steps.rate))
         return found
 
+    @property
+    def rate(self) -> int:
+        """Samples in a second of the sound that the model takes. Raises UsageError where it takes none."""
+        return self._need(self.audio, "audio").rate
+
     def decode(self, ids: Any) -> str | list[str]:
         """Ids [T] → a string, [B,T] → a list of strings, without the special tokens. Raises UsageError as for text."""
         return self._need(self.text, "text").decode(ids)
