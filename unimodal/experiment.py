@@ -30,6 +30,7 @@ from unimodal.sharding import from_local_rows, local_rows, make_mesh, parameter_
 from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.affinity import affinity
+from unimodal.training.balance import with_uncertainty
 from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
@@ -60,11 +61,12 @@ class Experiment:
 
     @cached_property
     def program(self) -> Program:
+        wrap = with_uncertainty if self.loop.balance == "uncertainty" else lambda heads: heads
         make = partial(
             assemble,
             tokenizers=self.tokenizers,
             backbones=self.backbones,
-            heads={task.name: task.heads for task in self.tasks},
+            heads={task.name: wrap(task.heads) for task in self.tasks},
             states=_states(self.tasks),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
@@ -80,6 +82,7 @@ class Experiment:
             steps=self.loop.steps,
             ema=self.ema,
             evaluate_ema=self.evaluate_ema is not False,
+            balance=self.loop.balance,
         )
 
     @cached_property

@@ -13,11 +13,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from unimodal.configuration import nearest
 from unimodal.data.pipeline import BatchIterator
 from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.adapt import adapted
+from unimodal.training.balance import BALANCES
 from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.example_losses import ExampleLosses
 from unimodal.training.journal import Journal, go_on
@@ -40,6 +42,10 @@ class LoopConfig:
     steps: int  # in all
     # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights
     schedule: str = "sum"
+    # of the losses in a sum: fixed (the tasks' weights), uncertainty or pcgrad (see `training.balance`)
+    balance: str = "fixed"
+    # turns are shared by the tasks' weights to the power of 1 over this: above 1, tasks of small weight have more
+    turn_temperature: float = 1.0
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     checkpoint_every: int = 0  # steps; 0: only at the end
@@ -58,6 +64,12 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
+        if self.balance not in BALANCES:
+            raise UsageError(f"balance={self.balance!r} is not known; {nearest(self.balance, BALANCES)}")
+        if self.balance != "fixed" and self.schedule != "sum":
+            raise UsageError(f"balance={self.balance} needs schedule=sum, where several tasks train in one step")
+        if not 0 < self.turn_temperature < math.inf:
+            raise UsageError(f"turn_temperature must be above 0 and finite, but is {self.turn_temperature}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
         least["keep_every"] = least["compare_replicas_every"] = least["example_losses_every"] = 0
         for name, limit in least.items():
@@ -97,6 +109,8 @@ def check_batches(tasks: Sequence[Task], program: Program) -> None:
                 f"tasks.{task.name}.batch_size={task.batch_size} is not divisible by {parts} "
                 f"(mesh data·fsdp={batch_parts(program.mesh)}, accumulate={program.accumulate})"
             )
+    if program.balance == "pcgrad" and program.accumulate > 1:
+        raise UsageError("balance=pcgrad takes the gradients of whole batches: leave optimizer.accumulate at 1")
 
 
 def train(
@@ -115,7 +129,7 @@ def train(
     done.
     """
     tasks, batches, by_name, evaluate = work.tasks, work.batches, work.by_name, validation.scores
-    who, compiled = turns(tasks, config.schedule), compile_steps(program, by_name, config)
+    who, compiled = turns(tasks, config.schedule, config.turn_temperature), compile_steps(program, by_name, config)
 
     # --- start, or go on --------------------------------------------------------------------------------------------
     best = None if config.keep_best is None else validation.higher_is_better[config.keep_best]

@@ -26,6 +26,7 @@ from unimodal.objectives.terms import (
 )
 from unimodal.sharding import initialise, path_name, shardings
 from unimodal.state import Kept, advance, begin, take_pushed
+from unimodal.training.balance import balanced, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.optimizer import apply_updates, averaged
 
@@ -54,7 +55,7 @@ class Program:
 
     start: gives the first parameters from the initialised ones (published weights, say); None: they are as initialised.
     steps: of the whole run, for the schedules of what tasks keep. ema: decay of an average of the parameters (0: none);
-    evaluate_ema: whether `model` is of that average.
+    evaluate_ema: whether `model` is of that average. balance: of the losses in one step, see `training.balance`.
     """
 
     make_model: Callable[[jax.Array], nnx.Module]
@@ -66,6 +67,7 @@ class Program:
     steps: int = 0
     ema: float = 0.0
     evaluate_ema: bool = True
+    balance: str = "fixed"
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""
@@ -179,7 +181,7 @@ class Program:
     def _run(
         self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState
     ) -> Any:
-        """What every task's loss function gives, by name, the variables after that, and what tasks have pushed."""
+        """What every task's loss function gives, by name, the variables after that, what tasks have pushed, and the heads."""
         # Flax refuses a loss that changes what is kept: that is for `advance`, once a step.
         model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
         found = {}
@@ -187,19 +189,30 @@ class Program:
             task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
             found[name] = function(model, batches[name], key=task_key, step=state.step)
         pushed = take_pushed(model)
-        return found, nnx.split(model, nnx.Param, Kept, ..., graph=False)[3], pushed
+        heads = model.heads if self.balance == "uncertainty" else dict.fromkeys(losses, {})
+        return found, nnx.split(model, nnx.Param, Kept, ..., graph=False)[3], pushed, heads
 
     def _at_once(self, losses: Any, state: TrainState, batches: Any, key: jax.Array) -> Any:
         """Gradients, metrics, variables, and what is pushed, of whole batches."""
 
-        def total(parameters: Any) -> Any:
-            found, variables, pushed = self._run(parameters, state.variables, losses, batches, key, state)
-            metrics, loss = {}, jnp.zeros((), jnp.float32)
+        def apart(parameters: Any) -> Any:
+            found, variables, pushed, heads = self._run(parameters, state.variables, losses, batches, key, state)
+            metrics, each = {}, {}
             for name, (_, weight) in losses.items():
                 value, more = as_scalars(*found[name])
-                loss = loss + weight * value
-                metrics[name] = {"loss": value, **more}
-            return loss, (metrics, variables, pushed)
+                counted, balance = balanced(heads[name], value, value)
+                each[name] = weight * counted
+                metrics[name] = {"loss": value, **more, **balance}
+            return each, (metrics, variables, pushed)
+
+        if self.balance == "pcgrad" and len(losses) > 1:
+            each, pull, aside = jax.vjp(apart, state.parameters, has_aux=True)
+            alone = [{name: jnp.float32(name == task) for name in each} for task in each]
+            return without_conflict([pull(one)[0] for one in alone], jax.random.fold_in(key, 0)), *aside
+
+        def total(parameters: Any) -> Any:
+            each, aside = apart(parameters)
+            return sum(each.values(), jnp.float32(0)), aside
 
         gradients, aside = jax.grad(total, has_aux=True)(state.parameters)
         return gradients, *aside
@@ -219,15 +232,15 @@ class Program:
         known = {name: joined(each) for name, each in needed.items()}
 
         def total(parameters: Any, variables: Any, batch: Any, i: jax.Array) -> Any:
-            found, variables, pushed = self._run(
-                parameters, variables, losses, batch, jax.random.fold_in(key, i), state
-            )
+            part_key = jax.random.fold_in(key, i)
+            found, variables, pushed, heads = self._run(parameters, variables, losses, batch, part_key, state)
             metrics, slope = {}, jnp.zeros((), jnp.float32)
             for name, (_, weight) in losses.items():
                 loss, extra = found[name]
                 value, same_gradient = part_of(loss, known[name], i, self.accumulate)
-                slope = slope + weight * same_gradient
-                metrics[name] = {**extra, "loss": Sum(value)}
+                counted, balance = balanced(heads[name], value, same_gradient, self.accumulate)
+                slope = slope + weight * counted
+                metrics[name] = {**extra, **balance, "loss": Sum(value)}
             return slope, (metrics, variables, pushed)
 
         def micro(carry: Any, inputs: Any) -> Any:
