@@ -14,7 +14,7 @@ from unimodal.answers import Answer, Asked, sound_features, sound_row, transcrip
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
 from unimodal.evaluation.error_rates import constant_answer
-from unimodal.evaluation.evaluation import Evaluation, on_own_data
+from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.show.sounds import transcribed_sounds
 from unimodal.evaluation.transcription import Transcription, frame_labels
 from unimodal.layers import Linear, dropout, split_key
@@ -62,14 +62,12 @@ class Ctc:
         width = model.backbones[self.backbone].config.width
         return {"characters": Linear((width,), (self.letters.classes,), ("embed", "classes"), rngs=rngs)}
 
-    def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,samples] → [B,T,classes]."""
         keys = split_key(key, 3)
         return model.heads[self.name]["characters"](dropout(self.hidden(model, batch, keys), self.dropout, keys[2]))
 
-    def hidden(
-        self, model: Model, batch: Mapping[str, jax.Array], keys: Sequence[jax.Array | None] = (None, None)
-    ) -> jax.Array:
+    def hidden(self, model: Model, batch: Batch, keys: Sequence[jax.Array | None] = (None, None)) -> jax.Array:
         """[B,samples] → [B,T,D]. Only training masks."""
         tokenizer = model.tokenizers[self.tokenizer]
         tokens = tokenizer.embed(
@@ -81,9 +79,7 @@ class Ctc:
         )
         return model.backbones[self.backbone](tokens, key=keys[1])[0]
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         known = (batch["text"] > 0) & (batch["text"] < self.letters.classes)
         # Characters that the alphabet lacks cannot be learned: the known ones close up over them.
         order = jnp.argsort(~known, axis=1, stable=True)
@@ -100,7 +96,7 @@ class Ctc:
         row, frames_of = sound_row(self.sounds), model.tokenizers[self.tokenizer].config.frames
         frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
         said = transcript_answer(lambda: self.letters, row, self.logits, frames, beam=asked.beam or self.beam)
-        return [said, sound_features(row, self.hidden, frames_of)]
+        return [said, sound_features(self)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(
@@ -112,7 +108,7 @@ class Ctc:
         )
         return {self.name: transcription}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         frames = model.tokenizers[self.tokenizer].config.frames(batch["length"])
         found = frame_labels(self.logits(model, batch), frames, whole=self.beam > 0)
         return {**found, "text": batch["text"]}

@@ -43,7 +43,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.decoding": "backbone visibility tokens errors",
     "unimodal.generate": "decoding backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone tokens errors",
-    "unimodal.joint_embedding": "model heads layers data errors",
+    "unimodal.joint_embedding": "evaluation model heads layers data errors",
     "unimodal.evaluation": "generate model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.text_to_picture": "decoding model heads tokenizers layers tokens data errors",
     "unimodal.answers": "evaluation generate heads data errors",

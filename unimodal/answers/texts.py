@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from unimodal.answers.answer import IMAGE, TEXT, Answer, Asked, Record, Row, spoken
+from unimodal.data.around import NO_ID
 from unimodal.data.blocks import Texts
-from unimodal.data.encoders import Encoder, encoder_for
+from unimodal.data.encoders import encoder_for
 from unimodal.data.pairs import pair_row
 from unimodal.errors import UsageError
-from unimodal.generate import Sampling
+from unimodal.generate import Sampling, generate
 
 HOLE = "[MASK]"
 """How a user writes a token that is to be guessed."""
@@ -23,12 +24,24 @@ Write = Callable[..., jax.Array]
 Decode = Callable[[Any], str]
 
 
-def continuation_answer(
-    texts: Texts, vocabulary: int, room: int, write: Write, asked: Asked, *, begins: Callable[[Encoder], list[int]]
-) -> Answer:
-    """What a task's model writes after a prompt. begins: ids before every text. For the rest see `written_after`."""
-    encoder = encoder_for(texts.encoder, vocabulary)
-    read = lambda record: [*begins(encoder), *encoder.encode(spoken(texts, record))]  # noqa: E731
+def continuation_answer(task: Any, model: Any, asked: Asked, *, packed: bool = False) -> Answer:
+    """What a model writes after a prompt, for a task with `texts`, a tokenizer, a backbone and a head `language`.
+
+    packed: it has learned whole documents, which begin and end with the vocabulary's own tokens. A prompt and what follows
+    may be twice as long as the task's rows, where the position table is.
+    """
+    config = model.tokenizers[task.tokenizer].config
+    encoder = encoder_for(task.texts.encoder, config.vocabulary)
+    begin = [encoder.BOS] if packed and encoder.BOS not in (NO_ID, encoder.EOS) else []
+    stop = (encoder.EOS,) if packed and encoder.EOS != NO_ID else ()
+
+    def write(m: Any, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
+        parts: Any = (m.backbones[task.backbone], m.tokenizers[task.tokenizer], m.heads[task.name]["language"])
+        run: Any = generate
+        return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, stop=stop, fill=encoder.PAD)
+
+    read = lambda record: [*begin, *encoder.encode(spoken(task.texts, record))]  # noqa: E731
+    room = min(config.max_length or 2 * task.texts.length, 2 * task.texts.length)
     return written_after(read, encoder.decode, room, write, asked, pad=encoder.PAD)
 
 
