@@ -92,7 +92,7 @@ class Experiment:
 
     @cached_property
     def start(self) -> Start | WorkdirStart:
-        """What the model takes from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
+        """The parts of the model that come from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
         assert self.init_from is not None
         require_backend(self.init_from)
         if is_workdir(self.init_from):
@@ -119,7 +119,7 @@ class Experiment:
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
 
     def task_affinity(self, state: TrainState) -> dict[str, Any]:
-        """How the tasks pull at the weights they share (see `training.affinity`), on the first batches of training."""
+        """Measure how the tasks pull at the weights they share (see `training.affinity`), on the first batches of training."""
 
         def batches(name: str) -> Iterator[Mapping[str, jax.Array]]:
             task = next(task for task in self.tasks if task.name == name)
@@ -142,11 +142,11 @@ class Experiment:
 
     @cached_property
     def reader(self) -> MeshReader:
-        """What evaluations run their functions with."""
+        """The reader that evaluations run their functions with."""
         return MeshReader(self.mesh)
 
     def scores(self, model: Model, step: int) -> dict[str, Mapping[str, float]]:
-        """What the evaluations give during training, on `eval_limit` batches each."""
+        """Score the model during training, on `eval_limit` batches of each evaluation."""
         return {
             name: evaluation.measure(model, self.reader, limit=self.eval_limit).score
             for name, evaluation in self.evaluations.items()
@@ -203,7 +203,7 @@ def _sizes() -> Iterator[None]:
 
 
 def describe(experiment: Experiment) -> str:
-    """What would run: mesh, parameters with their place, bytes per device, steps."""
+    """Describe what would run: mesh, parameters with their place, bytes per device, steps."""
     mesh, model = experiment.mesh, experiment.model
     rows = parameter_table(model, mesh)
     width = max(len(row["name"]) for row in rows)
@@ -232,7 +232,7 @@ def _states(tasks: Sequence[Any]) -> dict[str, StateMaker]:
 
 
 def _beside(state: TrainState) -> list[str]:
-    """What is kept beside the parameters, where there is any."""
+    """Describe what is kept beside the parameters, where anything is."""
     found = []
     for word, part in (("kept", state.kept), ("average", state.ema)):
         leaves = jax.tree.leaves(part)
@@ -244,7 +244,7 @@ def _beside(state: TrainState) -> list[str]:
 
 
 def _due(evaluation: Evaluation, step: int) -> bool:
-    """Whether an evaluation runs at this step of training: attached ones have a rhythm of their own, 0 for never."""
+    """True if an evaluation runs at this step of training. Attached ones have a rhythm of their own, 0 for never."""
     every = getattr(evaluation, "every", 1)
     return every > 0 and step % every == 0
 

@@ -19,7 +19,7 @@ from unimodal.storage import one_line
 
 
 def load_recipe(file: Path, argument: str | None) -> ConfigDict:
-    """What get_config(), or get_config(argument), of a file returns. Raises UsageError with file and line."""
+    """Call get_config(), or get_config(argument), of a file. Raises UsageError with file and line."""
     name = f"unimodal_recipe_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None

@@ -1,4 +1,4 @@
-"""What each command does: a recipe becomes an Experiment, which is trained, evaluated, planned or handed to a pod."""
+"""Commands that take a config: a recipe becomes an Experiment, which is trained, evaluated, planned or given to a pod."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def run(arguments: Sequence[str], program: str) -> int:
 
 
 def read(arguments: Sequence[str], program: str) -> Order:
-    """What a command line names, with its fields changed. Raises UsageError."""
+    """Find what a command line names, and change its fields. Raises UsageError."""
     words = parse(arguments, program)
     workdir = folder(words.workdir or ".")
     recipe = None
@@ -261,7 +261,7 @@ def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str
 
 
 def cost(experiment: Experiment) -> Cost:
-    """What the meters make MFU of; nothing where no peak of the chip is known."""
+    """The cost that MFU is computed from; empty where no peak of the chip is known."""
     peak = peak_flops(experiment.mesh.devices.flat[0].device_kind)
     if peak is None:
         return Cost()

@@ -1,4 +1,4 @@
-"""What each command that uses a model does: predict."""
+"""Commands that use a model: predict, embed, index, search, export and serve."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def mesh_of(text: str) -> dict[str, int]:
 
 
 def asked_of(more: Mapping[str, Any]) -> Asked:
-    """What is said along with the question."""
+    """Read the options that go along with a question."""
     default = Asked()
     return Asked(
         classes=tuple(dict.fromkeys(name.strip() for name in more.get("classes", "").split(",") if name.strip())),
@@ -215,7 +215,7 @@ def number(more: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def newest(path: str) -> list[str]:
-    """What tells one state of a workdir or checkpoint from another."""
+    """A value that differs between two states of a workdir or checkpoint."""
     where = Path(path)
     files = [where / "config.json", *sorted(where.glob("*.safetensors")), *sorted(where.glob("checkpoints/*"))]
     return [f"{file.name} {file.stat().st_mtime_ns}" for file in files if file.exists()]
@@ -244,7 +244,7 @@ def progress(rows: Iterable[Mapping[str, Any]], before: int, every: float = 2.0)
 
 
 def counted(rows: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """How many rows there are, and how many of them are errors."""
+    """Count rows, and how many of them are errors."""
     total = bad = 0
     for row in rows:
         total, bad = total + 1, bad + ("error" in row)

@@ -127,7 +127,7 @@ class Words:
 
 
 def answer(arguments: Sequence[str], program: str) -> str | None:
-    """What to print for --help and --version; None for a command line that asks for neither."""
+    """The text to print for --help or --version, or None where neither is asked for."""
     if "--version" in arguments:
         return f"unimodal {unimodal.__version__}"
     if list(arguments[:1]) != ["help"] and not {"-h", "--help"} & set(arguments):

@@ -65,7 +65,7 @@ class CodeLikelihood:
         return {**found, "use": use, "places": ones.sum(axis=1)}
 
     def _common(self, model: Model, reader: Reader, limit: int | None) -> np.ndarray:
-        """How common each code is at each place in training [P,V], with one of all codes counted beside."""
+        """Count how common each code is at each place in training, as shares [P,V]. Every code is counted once more than seen."""
         tokenizer = model.tokenizers[self.task.image_tokenizer]
         counts = np.full((tokenizer.config.tokens, tokenizer.config.vocabulary), 1 / tokenizer.config.vocabulary)
         examples = self.inputs(model).dataset("train")

@@ -1,4 +1,4 @@
-"""What an evaluation is: one question, asked of a model on one dataset."""
+"""The protocol of an evaluation: one question, asked of a model on one dataset."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation came to, before it is compared with anything."""
+    """The outcome of an evaluation before it is compared with anything."""
 
     score: Mapping[str, float]
     shown: Shown | None = None
@@ -153,7 +153,7 @@ class Streamed:
 
 
 class Predicting(Protocol):
-    """What predicts one row for each of its own examples, as most tasks do."""
+    """A task that predicts one row for each of its own examples, as most do."""
 
     @property
     def batch_size(self) -> int: ...

@@ -25,7 +25,7 @@ POOLINGS = ("mean", "first", "last")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """Where an evaluation takes hidden states from, and how they become one vector for each example."""
+    """The hidden states that an evaluation reads, and how they become one vector for each example."""
 
     name: str = "features"  # given by the config
     source: str  # a data source, see `data.sources`
@@ -124,7 +124,7 @@ class Features(Pooled):
         return Measured(found)
 
     def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
-        """How well the classes `truth` [M] of features `valid` [M,D] are told by `train` [N,D] and its `labels` [N]."""
+        """Score how well `train` [N,D] and its `labels` [N] tell the classes `truth` [M] of features `valid` [M,D]."""
         raise NotImplementedError
 
     def _scored(self, embed: Predict, model: Model, reader: Reader, limit: int | None) -> Mapping[str, float]:

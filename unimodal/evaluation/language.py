@@ -1,4 +1,4 @@
-"""How well a model foretells text: perplexity and bits per byte, of any model that gives next-token logits."""
+"""Perplexity and bits per byte of text, for any model that gives next-token logits."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def ranks(queries: np.ndarray, keys: np.ndarray, same: np.ndarray | None = None)
 def _rivals(
     similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, columns: np.ndarray, same: np.ndarray | None
 ) -> np.ndarray:
-    """How many of the keys `columns` beat the own one of each query of `rows`; NaN where a similarity is."""
+    """Count the keys of `columns` that beat each query's own key; NaN where a similarity is NaN."""
     beaten = (similarity >= own[:, None]) & (rows[:, None] != columns[None])
     if same is not None:
         beaten &= same[rows][:, None] != same[columns][None]

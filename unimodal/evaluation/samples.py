@@ -1,4 +1,4 @@
-"""What a task shows of itself: small records of inputs, guesses and truths that the report knows how to draw.
+"""Samples for the report: small records of inputs, guesses and truths that it knows how to draw.
 
 Everything here is numpy and plain Python, so a sample can be made on any host, kept, and drawn later. Shapes are
 checked when a sample is made: a wrong shape is a programming error and raises a ValueError that names the field.

@@ -17,7 +17,7 @@ from unimodal.evaluation.evaluation import Rows, Streamed
 
 
 class Letters(Protocol):
-    """What spells ids: an `Alphabet`, or a published checkpoint's characters. 0 is the blank."""
+    """Spelling of ids as text, by an `Alphabet` or a published checkpoint's characters. Id 0 is the blank."""
 
     def decode(self, ids: Iterable[int]) -> str: ...
 

@@ -1,4 +1,4 @@
-"""What a representation learned from views is asked without labels: does a view find the other view of its picture?"""
+"""Evaluation of features of views without labels: does a view find the other view of its picture?"""
 
 from __future__ import annotations
 

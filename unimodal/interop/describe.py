@@ -1,4 +1,4 @@
-"""What a family says of a checkpoint: its towers, its outputs and its rows. Data only; `pretrained.py` runs it."""
+"""Description of a checkpoint by its family: towers, outputs and rows. It is data only; `pretrained.py` runs it."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Fields:
         return ACTIVATION_NAMES[name]
 
     def head(self, kind: str) -> bool:
-        """Whether the file says that it holds a model with this head: `architectures` names a class that ends so."""
+        """True if the file says that it holds a model with this head: `architectures` names a class that ends so."""
         return any(str(name).endswith(kind) for name in self.get("architectures", []))
 
     def gated(self, key: str, default: str) -> str:

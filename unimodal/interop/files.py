@@ -43,7 +43,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies. `read` maps it from the file: bytes reach memory only as they are used."""
+    """The place of one tensor in a file. `read` maps it from the file: bytes reach memory only as they are used."""
 
     name: str
     file: Path
@@ -161,7 +161,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
 
 def _tensor(file: Path, size: int, start: int, name: str, entry: Any) -> Tensor:
-    """What the header says of one tensor of a file of `size` bytes, whose tensors begin at byte `start`."""
+    """Read one tensor's entry in the header of a file of `size` bytes, whose tensors begin at byte `start`."""
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if not isinstance(kind, str) or not all(type(number) is int for number in (*shape, begin, end)):
@@ -203,7 +203,7 @@ def write_file(
 
 
 def small_files(directory: Path) -> Iterator[Path]:
-    """What a checkpoint carries besides weights (vocabularies, preprocessing, …), relative to it; nothing above 64 MiB."""
+    """List a checkpoint's files besides weights (vocabularies, preprocessing, …) of at most 64 MiB, relative to it."""
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)
         named = path.suffix in (".json", ".txt", ".model", ".jinja", ".md")

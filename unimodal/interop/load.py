@@ -116,7 +116,7 @@ def prepare(directory: Path, dtype: DTypeLike | None = None, ignore: str | None 
 
 
 def describe(source: Source) -> Description:
-    """What the checkpoint's family says of it. Raises UsageError for a model_type that no family knows."""
+    """Ask the checkpoint's family to describe it. Raises UsageError for a model_type that no family knows."""
     config = Fields(source.config, str(source.directory / "config.json"))
     kind, known = config.raw("model_type"), families()
     if kind is None:

@@ -1,4 +1,4 @@
-"""What comes before a checkpoint: strings, pictures and sounds → the arrays that `Pretrained` is called with."""
+"""Preprocessing for a checkpoint: strings, pictures and sounds → the arrays that `Pretrained` is called with."""
 
 from __future__ import annotations
 

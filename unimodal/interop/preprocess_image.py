@@ -35,7 +35,7 @@ _EDGE_BY_NUMBER = ("CLIP", "Bit")  # to whom one number is the shorter side, not
 
 @dataclass(frozen=True, eq=False)
 class ImageSteps:
-    """What happens to a picture, in this order; None: not that.
+    """Steps that happen to a picture, in this order. A step that is None is left out.
 
     size: (height, width), or the length of the shorter side; crop: the middle (height, width); then pixel · scale,
     minus mean, over std; colors: the nearest of these rows replaces the pixel, and rows of ids the picture.

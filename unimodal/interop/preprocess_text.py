@@ -110,7 +110,7 @@ def _pad_id(tokenizer: Any, roles: Mapping[str, str], padding: Mapping[str, Any]
 
 
 def _gives_types(settings: Fields, model: Fields, name: str) -> bool:
-    """Whether the model has sentence types."""
+    """True if the model has sentence types."""
     inputs = settings.raw("model_input_names")
     if inputs is not None:
         return "token_type_ids" in inputs
@@ -118,7 +118,7 @@ def _gives_types(settings: Fields, model: Fields, name: str) -> bool:
 
 
 def _words(model: Fields) -> Fields:
-    """What config.json says of the text model, which may be all there is."""
+    """The part of config.json about the text model, which may be all of it."""
     return model.part("text_config") if model.raw("text_config") is not None else model
 
 

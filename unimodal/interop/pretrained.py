@@ -26,7 +26,7 @@ Embedded = tuple[Tokens, dict[str, jax.Array]]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a checkpoint came from, and what goes back into a saved one unchanged.
+    """The origin of a checkpoint, and what goes back into a saved one unchanged.
 
     files: file name and its tensors, in order. unused: tensors that no parameter of ours reads; they stay in
     `directory` and are copied from there when the model is saved. fresh: parameters that no tensor filled.

@@ -1,4 +1,4 @@
-"""What a config must say so that a checkpoint's weights are right for it, and where one says otherwise."""
+"""Configs for a checkpoint: what one must say so that the weights are right for it, and where one says otherwise."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Recipe:
 
 
 def recipe(path: str | Path) -> Recipe:
-    """What config a checkpoint (a directory, or a hub name) asks for; read from its headers alone.
+    """Write the config that a checkpoint (a directory, or a hub name) asks for. Only headers are read.
 
     Parameters and computation are float32 in it, whatever the file holds. Raises UsageError as `load_huggingface` does.
     """

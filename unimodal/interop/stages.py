@@ -20,7 +20,7 @@ from unimodal.tokens import tokens
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may look at besides its input: the parts of the model, the tokens' origin, earlier outputs."""
+    """Everything that a stage may look at besides its input."""
 
     heads: Mapping[str, Any]
     tokenizer: Any

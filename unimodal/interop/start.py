@@ -138,7 +138,7 @@ def start_from(
 def preparation_of(
     path: str | Path, tokenizers: Tokenizers, backbones: Backbones, *, skip: str | None = None
 ) -> Preparation:
-    """What the checkpoint was fed with, for those of `tokenizers` that it fills. A vocabulary whose table of embeddings is
+    """Find how the checkpoint's inputs were prepared, for those of `tokenizers` that it fills. A vocabulary whose table of embeddings is
     skipped does not come along. Raises UsageError as `start_from` does."""
     source = open_source(resolve(path))
     places = _places(describe(source).towers, tokenizers, backbones, source.directory)
@@ -154,7 +154,7 @@ def preparation_of(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tower of the checkpoint goes: our backbone, and our tokenizer if we have one of its kind."""
+    """The place of a checkpoint's tower: our backbone, and our tokenizer if we have one of its kind."""
 
     tower: Tower
     tokenizer: str | None

@@ -59,7 +59,7 @@ class Row:
 
 
 def fits(found: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether `wanted` only splits or joins neighbouring dimensions of `found`, so that reshaping cannot mix them up."""
+    """True if `wanted` only splits or joins neighbouring dimensions of `found`, so that reshaping cannot mix them up."""
     a, b = [n for n in found if n != 1], [n for n in wanted if n != 1]
     i = j = 0
     while i < len(a) and j < len(b):

@@ -57,7 +57,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Of those that are complete, in order."""
+        """The steps of complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, iterators: Mapping[str, Any], score: float | None = None) -> str:
@@ -161,7 +161,7 @@ class Checkpoints:
         return state, facts["iterators"], facts["fingerprint"]
 
     def shapes(self, step: int) -> dict[str, str]:
-        """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
+        """Name the arrays in the checkpoint of `step`, each with its type and shape as "float32[3, 4]". Reads no arrays."""
         return self._facts(step)["shapes"]
 
     def iterators(self, step: int) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class WorkdirStart:
 
 
 def is_workdir(path: epath.PathLike) -> bool:
-    """Whether a run of ours left its config and checkpoints there."""
+    """True if a run of ours left its config and checkpoints there."""
     path = epath.Path(path)
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 

@@ -1,4 +1,4 @@
-"""What a run writes of its steps: a row of metrics for those that are logged, its progress, and what went wrong."""
+"""The journal of a run: a row of metrics for each step that is logged, its progress, and what went wrong."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Journal:
         self._writer.sync()
 
     def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside arrays: where the data is, and the metrics of steps that have no row yet."""
+        """Give what a checkpoint keeps beside arrays: the place in the data, and the metrics of steps that have no row yet."""
         places = {name: iterator.get_state() for name, iterator in self._work.batches.items()}
         return {**places, RECENT: _for_json(self.recent)} if self.recent else places
 
@@ -146,7 +146,7 @@ class Journal:
 
 
 def _epochs(batches: BatchIterator) -> Mapping[str, float]:
-    """How often a task's sources have been gone through, where its batches know."""
+    """Count how often a task's sources have been gone through, where its batches know."""
     return batches.epochs() if isinstance(batches, TaskBatches) else {}
 
 

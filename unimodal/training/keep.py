@@ -18,7 +18,7 @@ class Keep:
     best: bool | None = None
 
     def chosen(self, steps: Sequence[int], scores: Mapping[int, float]) -> set[int]:
-        """Of checkpoints at `steps`, those to keep. A score that is missing or no number is never the best."""
+        """Choose which checkpoints at `steps` to keep. A score that is missing or no number is never the best."""
         kept = set(sorted(steps)[-self.last :])
         if self.every:
             kept |= {step for step in steps if step % self.every == 0}

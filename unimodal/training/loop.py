@@ -37,7 +37,7 @@ SCHEDULES = ("sum", "alternate")
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long a run trains, and what it does now and then."""
+    """The length of a run, and what it does now and then."""
 
     steps: int  # in all
     # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights

@@ -170,7 +170,7 @@ def _values(state: Any) -> Any:
 
 
 def _tree(params: Any) -> Any:
-    """How the parameters hang together, variables for leaves."""
+    """The tree of parameters, with variables for leaves."""
     return jax.tree.structure(params, is_leaf=_is_variable)
 
 

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a live bar on a terminal, a plain line now and then elsewhere, a table at the end."""
+"""Progress of a run on the terminal: a live bar on a terminal, a plain line now and then elsewhere, a table at the end."""
 
 import math
 import time

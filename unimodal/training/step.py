@@ -51,7 +51,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Program:
-    """What is fixed during a run: the model's structure, how it is made, and the optimizer.
+    """The fixed part of a run: the model's structure, how it is made, and the optimizer.
 
     start: gives the first parameters from the initialised ones (published weights, say); None: they are as initialised.
     steps: of the whole run, for the schedules of what tasks keep. ema: decay of an average of the parameters (0: none);
@@ -181,7 +181,7 @@ class Program:
     def _run(
         self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState
     ) -> Any:
-        """What every task's loss function gives, by name, the variables after that, what tasks have pushed, and the heads."""
+        """Run every task's loss. Returns losses by task, the variables afterwards, what tasks pushed, and the heads."""
         # Flax refuses a loss that changes what is kept: that is for `advance`, once a step.
         model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
         found = {}

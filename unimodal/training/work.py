@@ -1,4 +1,4 @@
-"""What a run is given beside its program and config: the work, how it is validated, and where it goes on."""
+"""Arguments of a run beside its program and config: the work, its validation, and where it goes on from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Validation:
-    """How a model is scored now and then during training."""
+    """Scores of a model that are taken now and then during training."""
 
     scores: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None  # model, step → scores per evaluation
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)  # by evaluation

@@ -74,7 +74,7 @@ class Classified:
         return columns(self.config.source, part, self.config.labels.part(self.config.source))
 
     def names(self) -> tuple[str, ...]:
-        """What the classes are called. Raises UsageError for names that are empty, or equal."""
+        """The names of the classes. Raises UsageError for names that are empty, or equal."""
         names = tuple(name.strip() for name in self.config.labels.names(self.config.source))
         where = f"evaluations.{self.config.name}: "
         if empty := [number for number, name in enumerate(names) if not name]:

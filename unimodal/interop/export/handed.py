@@ -1,4 +1,4 @@
-"""What is handed over: the parts of a model that one task uses. And what an architecture makes of it."""
+"""The parts of a model that one task uses, handed to an architecture, and what the architecture makes of them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from unimodal.interop.recipes import effective, tokenizer_config
 
 @dataclass(frozen=True)
 class Exported:
-    """What a model is elsewhere. names: the architecture's parameter → ours; left: parameters of ours that it has not."""
+    """A model of ours as a published architecture."""
 
     offer: Offer
     description: Description
@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 
 
 def _of(handed: Handed, name: str) -> bool:
-    """Whether a parameter belongs to the task."""
+    """True if a parameter belongs to the task."""
     prefixes = [f"heads.{handed.task}."]
     for part in handed.inputs.values():
         prefixes += [f"tokenizers.{part.tokenizer}.", f"backbones.{part.backbone}."]
@@ -143,7 +143,7 @@ def _names(handed: Handed, offer: Offer, description: Description, model: Any, t
 
 
 class _OnlyTask:
-    """What `head_names` looks at: the heads of one task."""
+    """The heads of one task, for `head_names` to look at."""
 
     def __init__(self, handed: Handed):
         self.heads = {handed.task: handed.heads}
