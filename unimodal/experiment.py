@@ -41,22 +41,23 @@ from unimodal.training.step import Program, TrainState
 class Experiment:
     """A config turned into objects. Nothing here has touched data or made an array."""
 
-    seed: int
-    eval_limit: int | None
-    loop: LoopConfig
-    optimizer: OptimizerConfig
-    mesh: jax.sharding.Mesh
-    tokenizers: Mapping[str, tuple[str, Any]]
-    backbones: Mapping[str, BackboneConfig]
-    tasks: Sequence[Task]
-    init_from: str | None = None
-    init_skip: str | None = None
-    init_ema: bool = False
-    ema: float = 0.0
-    evaluate_ema: bool | None = None
-    fake_data: bool = False
-    workers: int = 0
-    affinity: int = 0
+    seed: int  # of weights, data order and dropout
+    eval_limit: int | None  # batches of each evaluation during training; None: all
+    loop: LoopConfig  # steps, logging, checkpoints
+    optimizer: OptimizerConfig  # and its schedule
+    mesh: jax.sharding.Mesh  # where everything lies
+    tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
+    backbones: Mapping[str, BackboneConfig]  # by name
+    tasks: Sequence[Task]  # in the order of the config
+    init_from: str | None = None  # a published checkpoint or a workdir to start from
+    init_skip: str | None = None  # a regular expression of parameters that start afresh all the same
+    init_ema: bool = False  # take the average that the run of that workdir kept
+    ema: float = 0.0  # decay of an average of the parameters; 0: none
+    evaluate_ema: bool | None = None  # evaluations see the average; None: if there is one
+    fake_data: bool = False  # train on random batches of the right shapes
+    workers: int = 0  # processes for each task that make batches; 0: threads of this one
+    affinity: int = 0  # see `settings.GeneralConfig`
+    # evaluations that the config adds to those of tasks, by name
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property

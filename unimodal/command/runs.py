@@ -78,10 +78,10 @@ MAY_DIFFER = (
 class Order:
     """A command line with what it names: the config, the workdir, and where tasks are looked up."""
 
-    words: Words
-    config: ConfigDict
-    workdir: epath.Path
-    places: Places
+    words: Words  # as they were parsed
+    config: ConfigDict  # with the fields that the words change
+    workdir: epath.Path  # the current folder where none is named
+    places: Places  # where tasks are looked up
 
     @cached_property
     def plain(self) -> dict[str, Any]:

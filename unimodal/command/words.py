@@ -39,12 +39,12 @@ USE = {
 
 @dataclass(frozen=True)
 class Flag:
-    """name; value: what stands after the "=" ("": a switch); help; commands: which take it."""
+    """One flag of the command line."""
 
-    name: str
-    value: str
-    help: str
-    commands: tuple[str, ...]
+    name: str  # without the dashes
+    value: str  # what stands after the "="; "": nothing, for a switch
+    help: str  # one line, for --help
+    commands: tuple[str, ...]  # those that take it
 
 
 EVERY = ("train", "eval", "plan", "doctor")
@@ -109,18 +109,19 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Words:
-    """A command line. changes: dotted config fields with the text they are set to, in order."""
+    """A command line, parsed."""
 
-    command: str
-    config: str | None = None
-    workdir: str | None = None
-    fake_data: bool = False
-    dry_run: bool = False
-    step: int | None = None
-    adapt: bool = False
-    topology: str | None = None
-    mesh: str | None = None
-    json: str | None = None
+    command: str  # the first word
+    config: str | None = None  # a recipe, by name or path; None: not given
+    workdir: str | None = None  # a folder or a bucket; None: not given
+    fake_data: bool = False  # train on random batches
+    dry_run: bool = False  # only describe what would run
+    step: int | None = None  # of the checkpoint; None: the latest
+    adapt: bool = False  # take what fits of a checkpoint of another config
+    topology: str | None = None  # of chips that a plan is for
+    mesh: str | None = None  # axes that a plan compares
+    json: str | None = None  # file that a plan is written to
+    # dotted config fields with the text they are set to, in order
     changes: tuple[tuple[str, str], ...] = field(default=())
     inputs: tuple[str, ...] = ()  # of a command that uses a model: its path, and what it is given
     more: Mapping[str, Any] = field(default_factory=dict)  # the flags of such a command

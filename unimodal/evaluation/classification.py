@@ -22,9 +22,9 @@ BEST = 3  # guesses kept of each example
 class ByClass:
     """Counts, for every class, its examples and those that were right."""
 
-    classes: int
-    right: np.ndarray = field(init=False)
-    seen: np.ndarray = field(init=False)
+    classes: int  # how many there are
+    right: np.ndarray = field(init=False)  # [classes]
+    seen: np.ndarray = field(init=False)  # [classes]
 
     def __post_init__(self) -> None:
         self.right, self.seen = np.zeros(self.classes), np.zeros(self.classes)
@@ -47,8 +47,8 @@ class Classification(Streamed):
     """
 
     classes: Callable[[], int]  # how many there are
-    metric: str = "accuracy"
-    higher_is_better: bool = True
+    metric: str = "accuracy"  # share of examples whose likeliest class is right
+    higher_is_better: bool = True  # direction
 
     def tally(self) -> ByClass:
         return ByClass(self.classes())

@@ -28,16 +28,17 @@ CAPTIONS = 6
 class CodeLikelihood:
     """Bits per code of validation's pictures after their captions, against how common each code is at each place in training.
 
-    task: a text-to-image task, with `image_tokenizer` (a codebook), `texts`, `source`, `images`, `logits(model, ids, codes)`
-    and `draw(model, ids, key)`. Details: bits after another example's caption, which say how much captions are used.
+    Details: bits after another example's caption, which say how much captions are used.
     """
 
+    # has `image_tokenizer` (a codebook), `texts`, `source`, `images`, `logits(model, ids, codes)` and `draw(model,
+    # ids, key)`
     task: Any
     inputs: Callable[[Model], Inputs]  # where the examples come from
     batch_size: int  # examples at a time
     shown: int = 4  # pictures drawn for each caption
-    metric: str = "bits per code"
-    higher_is_better: bool = False
+    metric: str = "bits per code"  # the lower the better
+    higher_is_better: bool = False  # direction
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         common = self._common(model, reader, limit)

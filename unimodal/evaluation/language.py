@@ -22,9 +22,9 @@ class Likelihood:
     The unknown is foretold like any token, but stands for no bytes: an encoder that lacks characters pays for them.
     """
 
-    nats: float
-    tokens: int
-    bytes: int
+    nats: float  # negative log-likelihood
+    tokens: int  # how many were foretold
+    bytes: int  # of UTF-8 text that they stand for
 
     @property
     def perplexity(self) -> float:

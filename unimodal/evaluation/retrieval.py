@@ -68,8 +68,8 @@ def _reciprocal(there: np.ndarray, back: np.ndarray) -> float:
 class Pairs:
     """Keeps the embeddings of all pairs: what ranks need."""
 
-    at: int
-    parts: list[Rows] = field(default_factory=list)
+    at: int  # a pair counts as found among so many of the nearest
+    parts: list[Rows] = field(default_factory=list)  # rows of each batch
 
     def add(self, rows: Rows) -> None:
         self.parts.append({name: rows[name] for name in ("first", "second", "same", "index") if name in rows})

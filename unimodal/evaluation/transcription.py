@@ -26,14 +26,14 @@ class Letters(Protocol):
 class Transcribed:
     """Keeps what was said and what was heard, as strings. A row of 0 frames could not be heard whole and is left out."""
 
-    letters: Alphabet
-    beam: int
-    said: list[str] = field(default_factory=list)
-    greedy: list[str] = field(default_factory=list)
-    searched: list[str] = field(default_factory=list)
-    unknown: int = 0
-    left_out: int = 0
-    sick: bool = False
+    letters: Alphabet  # ids → text
+    beam: int  # width of the search; 0: none
+    said: list[str] = field(default_factory=list)  # the true transcripts
+    greedy: list[str] = field(default_factory=list)  # those of the likeliest path
+    searched: list[str] = field(default_factory=list)  # those of the beam search
+    unknown: int = 0  # characters of true transcripts that the alphabet lacks
+    left_out: int = 0  # recordings that did not fit
+    sick: bool = False  # some logit was NaN
 
     def add(self, rows: Rows) -> None:
         for i, frames in enumerate(rows["frames"]):
@@ -66,10 +66,10 @@ class Transcription(Streamed):
     fit whole have no frames: they are left out, and counted.
     """
 
-    letters: Callable[[], Alphabet]
-    beam: int = 0
-    metric: str = "character error rate"
-    higher_is_better: bool = False
+    letters: Callable[[], Alphabet]  # opens the alphabet, which may read the data
+    beam: int = 0  # width of the search that is scored too; 0: none
+    metric: str = "character error rate"  # edits over true characters
+    higher_is_better: bool = False  # direction
 
     def tally(self) -> Transcribed:
         return Transcribed(self.letters(), self.beam)

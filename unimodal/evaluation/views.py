@@ -30,7 +30,7 @@ class ViewRetrieval(Retrieval):
     """Recall at 1 of the other view among one view of every picture of the split. Ties count against it, so features
     that have collapsed score 0."""
 
-    at: int = 1
+    at: int = 1  # the nearest alone counts
 
     def tally(self) -> ViewPairs:
         return ViewPairs(self.at)

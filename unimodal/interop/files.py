@@ -45,11 +45,11 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 class Tensor:
     """The place of one tensor in a file. `read` maps it from the file: bytes reach memory only as they are used."""
 
-    name: str
-    file: Path
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int
+    name: str  # as the checkpoint calls it
+    file: Path  # that holds it
+    dtype: np.dtype[Any]  # as stored
+    shape: tuple[int, ...]  # as stored
+    offset: int  # of its first byte in the file
 
     def read(self) -> np.ndarray:
         if not math.prod(self.shape):
@@ -61,11 +61,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint directory whose headers have been read and checked; `tensors` by name, in the files' order."""
+    """A checkpoint directory whose headers have been read and checked."""
 
-    directory: Path
-    config_text: str
-    tensors: Mapping[str, Tensor]
+    directory: Path  # of the checkpoint
+    config_text: str  # config.json as it stands
+    tensors: Mapping[str, Tensor]  # by name, in the files' order
 
     @property
     def config(self) -> dict[str, Any]:

@@ -52,11 +52,11 @@ def load_huggingface(
 class Prepared:
     """A checkpoint that has been checked but not read: the model's shapes, and what fills them."""
 
-    source: Source
-    description: Description
-    abstract: Pretrained
-    matched: Matched
-    dtype: np.dtype[Any] | None
+    source: Source  # the files
+    description: Description  # by its family
+    abstract: Pretrained  # the model's shapes
+    matched: Matched  # which tensor fills which parameter
+    dtype: np.dtype[Any] | None  # that parameters are read as; None: as stored
 
     def read(self, mesh: Mesh | None) -> Pretrained:
         """All parameters, one tensor in memory at a time."""

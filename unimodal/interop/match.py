@@ -20,10 +20,10 @@ from unimodal.sharding import path_name
 class Piece:
     """One source tensor (by name) and the part of one of our leaves that it fills."""
 
-    source: str
-    leaf: str
-    row: Row
-    layer: int | None
+    source: str  # the tensor's name
+    leaf: str  # the parameter's dotted name
+    row: Row  # of the family's table
+    layer: int | None  # which layer of a stacked parameter; None: the parameter is not stacked
     shape: tuple[int, ...]  # of the part
 
     def region(self, leaf_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -79,12 +79,12 @@ def _piece(row: Row, ours: str, source: str, layer: int | None, leaves: Mapping[
 
 @dataclass(frozen=True)
 class Matched:
-    """pieces by leaf; tied: second copies, to be compared; fresh: leaves without a source; unused: tensors without one."""
+    """Tensors of a checkpoint matched with parameters of a model."""
 
-    pieces: Mapping[str, list[Piece]]
-    tied: list[tuple[Piece, Piece]]
-    fresh: list[str]
-    unused: list[str]
+    pieces: Mapping[str, list[Piece]]  # by parameter
+    tied: list[tuple[Piece, Piece]]  # second copies, to be compared
+    fresh: list[str]  # parameters without a tensor
+    unused: list[str]  # tensors without a parameter
 
 
 def match(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Matched:

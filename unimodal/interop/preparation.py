@@ -20,14 +20,12 @@ from unimodal.interop.preprocess_image import ImageSteps
 
 @dataclass(frozen=True)
 class Preparation:
-    """fields: name of a tokenizer of ours → dotted field of what reads it ("images.mean") → the checkpoint's value.
+    """The preparation of inputs that comes with weights."""
 
-    notes: what the checkpoint does not say, or does and our fields cannot, one line each.
-    """
-
-    origin: str
+    origin: str  # where they come from, for messages
+    # tokenizer of ours → dotted field of what reads it ("images.mean") → value
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the checkpoint does not say, or does and our fields cannot, one line each
 
     def of(self, reader: Mapping[str, Any]) -> dict[str, Any]:
         """For the fields of a task or an evaluation: those of the tokenizers that it names."""

@@ -40,16 +40,13 @@ _BY_MODEL_TYPE = {
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Call it with raw text, pictures or sound, and the model with what it gives: `model(**preprocessor(text="…"))`.
+    """Call it with raw text, pictures or sound, and the model with what it gives: `model(**preprocessor(text="…"))`."""
 
-    text, image and audio: the encoder or the steps of each, None where the checkpoint has none; missing: why.
-    """
-
-    directory: str
-    text: TextEncoder | None = None
-    image: ImageSteps | None = None
-    audio: AudioSteps | None = None
-    missing: Mapping[str, str] = field(default_factory=dict)
+    directory: str  # of the checkpoint
+    text: TextEncoder | None = None  # encoder of texts; None: the checkpoint has none
+    image: ImageSteps | None = None  # steps of a picture; None: none
+    audio: AudioSteps | None = None  # steps of a sound; None: none
+    missing: Mapping[str, str] = field(default_factory=dict)  # why one of them is None, by name
 
     def __call__(
         self,

@@ -39,14 +39,13 @@ _ONLY = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parts of a model that a checkpoint fills, as `unimodal.model.assemble` takes them: tokenizers (name → kind and
-    its Config) and backbones by name. towers and outputs: what the checkpoint is, as its family describes it."""
+    """The parts of a model that a checkpoint fills, as `unimodal.model.assemble` takes them."""
 
-    directory: Path
-    tokenizers: Mapping[str, tuple[str, Any]]
-    backbones: Mapping[str, BackboneConfig]
-    towers: tuple[Tower, ...]
-    outputs: tuple[Output, ...]
+    directory: Path  # of the checkpoint
+    tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
+    backbones: Mapping[str, BackboneConfig]  # by name
+    towers: tuple[Tower, ...]  # as its family describes them
+    outputs: tuple[Output, ...]  # as its family describes them
 
     @property
     def heads(self) -> dict[str, Any]:

@@ -32,17 +32,15 @@ Backbones = Mapping[str, BackboneConfig]
 
 @dataclass(frozen=True)
 class Start:
-    """loaded: our parameter → the pieces of the checkpoint that fill it; fresh: our others, which stay as initialised;
-    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours.
-    inputs: lines on what the weights are fed with."""
+    """Parameters of a model that a published checkpoint fills."""
 
-    source: Source
-    matched: Matched
-    loaded: Mapping[str, Sequence[Piece]]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-    before: Mapping[str, int]
-    inputs: tuple[str, ...] = ()
+    source: Source  # the files
+    matched: Matched  # its tensors and the parts of its own model
+    loaded: Mapping[str, Sequence[Piece]]  # our parameter → the pieces that fill it
+    fresh: tuple[str, ...]  # our others, which stay as initialised
+    unused: tuple[str, ...]  # tensors that nothing of ours takes
+    before: Mapping[str, int]  # rows of a table there that come before ours
+    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
 
     def report(self) -> str:
         """Each parameter and tensor by name, then `inputs`."""
@@ -156,9 +154,9 @@ def preparation_of(
 class _Place:
     """The place of a checkpoint's tower: our backbone, and our tokenizer if we have one of its kind."""
 
-    tower: Tower
-    tokenizer: str | None
-    backbone: str
+    tower: Tower  # of the checkpoint
+    tokenizer: str | None  # of ours; None: there is none of its kind
+    backbone: str  # of ours
 
 
 def _places(towers: Sequence[Tower], tokenizers: Tokenizers, backbones: Backbones, directory: Path) -> list[_Place]:

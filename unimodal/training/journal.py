@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from etils import epath
@@ -17,20 +17,28 @@ from unimodal.training.progress import Progress
 from unimodal.training.step import Program
 from unimodal.training.work import Work
 
-if TYPE_CHECKING:
-    from unimodal.training.loop import LoopConfig  # the loop imports this module
-
 RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what the next row of each task will hold
 
 Metrics = Mapping[str, Mapping[str, Any]]
 """Task → metric → number, on the device or the host."""
 
 
+class Pace(Protocol):
+    """The fields of a `LoopConfig` that the journal reads."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
+    @property
+    def max_bad_steps(self) -> int: ...
+
+
 class _Row(NamedTuple):
     """A logged step whose numbers are still on the device, and what was done since the one before."""
 
-    step: int
-    metrics: Metrics
+    step: int  # its number
+    metrics: Metrics  # by task
     waited: float  # seconds, for input
     done: Mapping[str, float]  # tokens, examples and FLOPs
     epochs: Mapping[str, Mapping[str, float]]  # by task: how often its sources have been gone through
@@ -47,18 +55,18 @@ class Journal:
         self,
         workdir: epath.PathLike,
         program: Program,
-        config: LoopConfig,
+        pace: Pace,
         work: Work,
         *,
         start: int = 0,
         recent: Mapping[str, Any] = {},
     ) -> None:
-        enabled, self._steps = jax.process_index() == 0, config.steps
-        self.progress = Progress(config.steps, start, enabled=enabled, chips=program.mesh.size, peak=work.cost.peak)
-        self.guard = Guard(config.max_bad_steps, program.parameter_names(), self.progress.note, self._record_bad)
+        enabled, self._steps = jax.process_index() == 0, pace.steps
+        self.progress = Progress(pace.steps, start, enabled=enabled, chips=program.mesh.size, peak=work.cost.peak)
+        self.guard = Guard(pace.max_bad_steps, program.parameter_names(), self.progress.note, self._record_bad)
         self.recent = dict(recent)
         self._writer = MetricsWriter(workdir, enabled=enabled, resume_step=start)
-        self._log_every, self._work = config.log_every, work
+        self._log_every, self._work = pace.log_every, work
         self._sizes = {task.name: task.batch_size for task in work.tasks}
         self._waited, self._done = 0.0, _nothing()
         self._losses: dict[str, float] = {}

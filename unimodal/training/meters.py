@@ -30,9 +30,9 @@ class Cost:
 class Rates:
     """Rates per second of wall time, over all chips. NaN until two updates have been timed."""
 
-    steps: float = math.nan
-    tokens: float = math.nan
-    examples: float = math.nan
+    steps: float = math.nan  # of the optimizer
+    tokens: float = math.nan  # of all tasks
+    examples: float = math.nan  # of all tasks
     waiting: float = math.nan  # share of the time that the loop waited for input
     mfu: float = math.nan  # model FLOPs / (seconds · chips · peak); NaN where no peak is known
 

@@ -26,7 +26,7 @@ _OUTER = ("vocabulary", "classes", "codes", "patch")
 class Parameter:
     """One parameter by its dotted name, with the metadata of its `nnx.Variable` (see `layers`)."""
 
-    name: str
+    name: str  # dotted, as in backbones.shared.layers.mlp.up.kernel
     leaf: Any  # an nnx.Variable, or a plain array, which has no metadata
 
     @cached_property

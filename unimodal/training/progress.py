@@ -24,13 +24,13 @@ _SMOOTHING = 0.9  # of the losses shown
 
 @dataclass(frozen=True)
 class _Interval:
-    end: float
-    seconds: float
-    steps: int
-    tokens: int
-    examples: int
-    flops: float = 0.0
-    waited: float = 0.0
+    end: float  # on the clock, in seconds
+    seconds: float  # of wall time
+    steps: int  # of the optimizer
+    tokens: int  # of all tasks
+    examples: int  # of all tasks
+    flops: float = 0.0  # model FLOPs, over all chips
+    waited: float = 0.0  # seconds for input
 
 
 class Progress:

@@ -39,7 +39,7 @@ Batches = Mapping[str, Mapping[str, jax.Array]]
 class TrainState:
     """Everything a step changes."""
 
-    step: jax.Array
+    step: jax.Array  # how many there were
     parameters: nnx.State  # trained by gradients
     variables: nnx.State  # what losses change as they go, micro-batch by micro-batch
     optimizer: Any  # its moments
@@ -51,23 +51,19 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Program:
-    """The fixed part of a run: the model's structure, how it is made, and the optimizer.
+    """The fixed part of a run: the model's structure, how it is made, and the optimizer."""
 
-    start: gives the first parameters from the initialised ones (published weights, say); None: they are as initialised.
-    steps: of the whole run, for the schedules of what tasks keep. ema: decay of an average of the parameters (0: none);
-    evaluate_ema: whether `model` is of that average. balance: of the losses in one step, see `training.balance`.
-    """
-
-    make_model: Callable[[jax.Array], nnx.Module]
-    optimizer: optax.GradientTransformation
-    mesh: Mesh
-    seed: int
-    accumulate: int = 1
+    make_model: Callable[[jax.Array], nnx.Module]  # key → the whole model, with random weights
+    optimizer: optax.GradientTransformation  # a gradient transformation of optax
+    mesh: Mesh  # where everything lies
+    seed: int  # of weights and of randomness in training
+    accumulate: int = 1  # parts that each batch is taken in, one after the other
+    # initialised parameters → the first ones, from published weights, say; None: as initialised
     start: Callable[[nnx.State], nnx.State] | None = None
-    steps: int = 0
-    ema: float = 0.0
-    evaluate_ema: bool = True
-    balance: str = "fixed"
+    steps: int = 0  # of the whole run, for the schedules of what tasks keep
+    ema: float = 0.0  # decay of an average of the parameters; 0: none
+    evaluate_ema: bool = True  # `model` has that average in place of the last parameters
+    balance: str = "fixed"  # between the losses of one step, see `training.balance`
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""

@@ -15,7 +15,7 @@ from unimodal.training.meters import Cost
 class Work:
     """Tasks, and the batches that they train on."""
 
-    tasks: Sequence[Task]
+    tasks: Sequence[Task]  # in the order of the config
     batches: Mapping[str, BatchIterator]  # by task
     tokens: Mapping[str, int]  # of one example, by task; for the meters
     cost: Cost = Cost()  # of one step; for the meters

@@ -25,11 +25,11 @@ from unimodal.interop.recipes import effective, tokenizer_config
 class Exported:
     """A model of ours as a published architecture."""
 
-    offer: Offer
-    description: Description
-    abstract: Pretrained
-    names: Mapping[str, str]
-    left: tuple[str, ...]
+    offer: Offer  # the architecture and its config.json
+    description: Description  # of the checkpoint that would be written
+    abstract: Pretrained  # the shapes of that checkpoint
+    names: Mapping[str, str]  # the architecture's parameter → ours
+    left: tuple[str, ...]  # parameters of ours that it has not
 
 
 def match(handed: Handed, model: Any) -> Exported:
