@@ -72,6 +72,7 @@ class Experiment:
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
         optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
+        # Look into the checkpoint only when parameters are made: a run that goes on needs none of it.
         start = None if self.init_from is None else lambda parameters: self.start.fill(parameters)
         return Program(
             make,
@@ -114,6 +115,7 @@ class Experiment:
             fake = lambda seed: data.fake_batches(inputs.spec, task.batch_size, seed, rows)  # noqa: E731
             return data.TaskBatches(fake, self.seed, task.name)
         dataset = inputs.dataset("train")
+        # Compare the first example with its spec before anything is compiled: a wrong shape would surface as a puzzle.
         data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
         epochs = lambda batches: epochs_of(dataset, batches * task.batch_size)  # noqa: E731

@@ -75,13 +75,15 @@ class Program:
         if self.start is None:
             return initialise(self._make_state, self.mesh, key)
         parameters, variables, kept = initialise(self._make_weights, self.mesh, key)
-        parameters = self.start(parameters)  # of which the rest of the state may hold copies
+        # Fill in the first parameters before the rest of the state is made, which may hold copies of them.
+        parameters = self.start(parameters)
         more = initialise(self._begin, self.mesh, parameters, variables, kept)
         return TrainState(parameters=parameters, variables=variables, **more)
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
         abstract = jax.eval_shape(self._make_state, jax.random.key(self.seed))
+        # Name the shard of every array: a restore then reads each piece where it belongs.
         place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
         return jax.tree.map(place, abstract, shardings(abstract, self.mesh))
 
@@ -141,6 +143,7 @@ class Program:
             key = jax.random.fold_in(jax.random.key(self.seed), state.step)
             differentiate = self._at_once if self.accumulate == 1 else self._accumulated
             gradients, metrics, variables, pushed = differentiate(losses, state, batches, key)
+            # Judge by the norm, which clipping needs in any case: one number tells whether any gradient is not finite.
             norm, bad = _judge_numbers({name: task["loss"] for name, task in metrics.items()}, gradients)
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
@@ -151,9 +154,11 @@ class Program:
             ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
             after: Any = parameters, variables, optimizer, kept, ema
             before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
+            # Choose between before and after inside the compiled step: no host has to wait to undo a bad one.
             good = sum(bad.values(), jnp.int32(0)) == 0
             return TrainState(state.step + 1, *jax.tree.map(partial(jnp.where, good), after, before)), metrics
 
+        # Pin the shardings of the result: the compiler might lay arrays otherwise, and the next step would compile again.
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(run, donate_argnums=0, out_shardings=(state_shardings, replicated))
@@ -182,6 +187,7 @@ class Program:
         model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
         found = {}
         for name, (function, _) in losses.items():
+            # Take the key from the name, so that a task draws the same whoever trains beside it.
             task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
             found[name] = function(model, batches[name], key=task_key, step=state.step)
         pushed = take_pushed(model)
@@ -203,6 +209,7 @@ class Program:
 
         if self.balance == "pcgrad" and len(losses) > 1:
             each, pull, aside = jax.vjp(apart, state.parameters, has_aux=True)
+            # Pull back one task at a time: a forward pass serves all of them.
             alone = [{name: jnp.float32(name == task) for name in each} for task in each]
             return without_conflict([pull(one)[0] for one in alone], jax.random.fold_in(key, 0)), *aside
 
@@ -246,6 +253,7 @@ class Program:
             sums = jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients)
             return (sums, variables), (metrics, pushed)
 
+        # Sum in float32: a hundred bfloat16 gradients added up would lose the last of them.
         zero = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), state.parameters)
         (sums, variables), (stacked, pushed) = jax.lax.scan(micro, (zero, state.variables), (batches, indices))
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pushed)  # as they stand in the whole batch
