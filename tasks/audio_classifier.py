@@ -21,7 +21,7 @@ from unimodal.objectives import Loss, TaskMetrics, classification_loss
 
 @dataclass(frozen=True)
 class AudioClassifier:
-    """What is heard in a stretch of sound.
+    """One class for each stretch of sound.
 
     The tokenizer is of kind image: its image_size is (mel bins, frames of 10 ms) and its channels are 1. It says how
     much sound is seen; `sounds.seconds` is not used.
@@ -44,7 +44,7 @@ class AudioClassifier:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self.labels.size(self.source, self.sounds.segments)
 
     def spectrograms(self, model: Model) -> Spectrograms:

@@ -64,7 +64,7 @@ class Bert:
         return model.hidden(self.tokenizer, self.backbone, batch["inputs"], key=key, lengths=lengths, types=types)[0]
 
     def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
-        """Of the hidden ids [B,T,V], and of whether the second stretch follows [B,2]."""
+        """Logits of the hidden ids [B,T,V], and of whether the second stretch follows [B,2]."""
         hidden, heads = self.hidden(model, batch, key), model.heads[self.name]
         language = heads["language"](hidden, model.tokenizers[self.tokenizer].table)
         return language, heads["next_sentence"](hidden) if self.next_sentence else None
@@ -87,7 +87,7 @@ class Bert:
         return (loss, second), {**metrics, "next_accuracy": found["accuracy"]}
 
     def factors(self, model: Model, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """What the logits of the hidden ids are products of (see `heads.LanguageModel.factors`)."""
+        """The factors of the hidden ids' logits (see `heads.LanguageModel.factors`)."""
         return model.heads[self.name]["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:

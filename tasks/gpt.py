@@ -66,7 +66,7 @@ class Gpt:
         return model.heads[self.name]["language"](hidden, table)
 
     def factors(self, model: Model, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """What the logits are products of (see `heads.LanguageModel.factors`)."""
+        """The factors of the logits (see `heads.LanguageModel.factors`)."""
         return model.heads[self.name]["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
 
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:

@@ -88,7 +88,7 @@ class Mae:
         return [*picture_rows(**found, grid=grid, to_uint8=self.images.to_uint8, normalise=self.normalise)]
 
     def _visible(self, patches: int) -> int:
-        """How many patches the encoder sees. Raises UsageError where that would be none or all."""
+        """Count the patches that the encoder sees. Raises UsageError where that would be none or all."""
         count = int(patches * (1 - self.mask_ratio))
         if not 0 < count < patches:
             raise UsageError(f"tasks.{self.name}.mask_ratio leaves {count} of {patches} patches visible")

@@ -97,7 +97,7 @@ class Virtex:
         return caption_evaluations(*about, inputs=self.inputs, batch_size=self.batch_size)
 
     def foresee(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
-        """How well a caption's tokens are foreseen after its picture, and after another example's."""
+        """Measure how well a caption's tokens are foreseen after its picture, and after another example's."""
         targets, weights = caption_targets(batch["ids"], self.texts.pad)
         logits = [self.logits(model, jnp.roll(batch["image"], n, axis=0), targets, "forward") for n in (0, 1)]
         own, other = (foreseen(each, targets, weights) for each in logits)

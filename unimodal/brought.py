@@ -83,7 +83,7 @@ def _filled(
 
 
 def _of_tasks(config: Mapping[str, Any], reader: Any, tasks: Readers) -> dict[str, Any]:
-    """What the tasks of a config say of the tokenizer that an evaluation reads."""
+    """Collect what the tasks of a config say of the tokenizer that an evaluation reads."""
     found: dict[str, Any] = {}
     for where, task in tasks.items():
         if set(_tokenizers(reader)) & set(_tokenizers(task)):
@@ -116,7 +116,7 @@ def preparation_of_init(
     tokenizers: Mapping[str, tuple[str, Any]],
     backbones: Mapping[str, BackboneConfig],
 ) -> Preparation:
-    """What comes with the weights of `init_from`: a published checkpoint, or a workdir of ours."""
+    """Find what comes with the weights of `init_from`: a published checkpoint, or a workdir of ours."""
     if init_from is None:
         return Preparation("")
     if is_workdir(init_from):

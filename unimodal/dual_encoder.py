@@ -63,7 +63,7 @@ def inputs(task: Any, model: Model) -> Inputs:
 
 
 def part(task: Any, model: Model, modality: str, column: str = "") -> Part:
-    """What of an example a modality reads. column: another one than the task's own."""
+    """The part of an example that a modality reads. column: another one than the task's own."""
     config, read = _tokenizer(task, model, modality).config, block(task, modality, column)
     if isinstance(read, Images):
         return read.part(config.image_size, config.channels)

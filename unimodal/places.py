@@ -1,4 +1,4 @@
-"""Where recipes and tasks are looked up: beside the user first, then among those that come along."""
+"""Places where recipes and tasks are looked up: beside the user first, then among those that come along."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def embedding_answer(reads: str, row: Callable[..., Row], embed: Callable[..., j
 
 
 def picture_features(task: Any, model: Any) -> list[Answer]:
-    """What can be asked of a task that says nothing of it: what its backbone makes of a picture, on average over tokens.
+    """Answers of a task that names none: the mean of its backbone's hidden states of a picture.
 
     [] for a task without a block of pictures (`images` or `views`), an image tokenizer and a backbone.
     """

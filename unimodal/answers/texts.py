@@ -25,7 +25,7 @@ Decode = Callable[[Any], str]
 
 
 def continuation_answer(task: Any, model: Any, asked: Asked, *, packed: bool = False) -> Answer:
-    """What a model writes after a prompt, for a task with `texts`, a tokenizer, a backbone and a head `language`.
+    """Write after a prompt, by a task with `texts`, a tokenizer, a backbone and a head `language`.
 
     packed: it has learned whole documents, which begin and end with the vocabulary's own tokens. A prompt and what follows
     may be twice as long as the task's rows, where the position table is.
@@ -54,7 +54,7 @@ def written_after(
     *,
     pad: int = 0,
 ) -> Answer:
-    """What a model writes after a prompt.
+    """Write after a prompt.
 
     Args:
         read: a record → the ids of the prompt. One that is too long loses its beginning.
@@ -82,7 +82,7 @@ def written_after(
 def caption_answer(
     texts: Texts, vocabulary: int, row: Callable[[Record], Row], write: Callable[..., tuple[jax.Array, jax.Array]]
 ) -> Answer:
-    """What a model writes of a picture. write(model, image [B,H,W,C]) → captions' ids [B,beams,T], best first, and what
+    """Write the caption of a picture. write(model, image [B,H,W,C]) → captions' ids [B,beams,T], best first, and what
     they score."""
     encoder = encoder_for(texts.encoder, vocabulary)
 

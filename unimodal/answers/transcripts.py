@@ -1,4 +1,4 @@
-"""What was said in a recording, by connectionist temporal classification (Graves 2006)."""
+"""Transcripts of recordings by connectionist temporal classification (Graves 2006)."""
 
 from __future__ import annotations
 

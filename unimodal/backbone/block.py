@@ -33,7 +33,7 @@ class KVCache:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LayerKind:
-    """What is not alike in all layers, and None where it is: which of the rotations a layer takes, whether the window holds
+    """Options that differ between layers, None where they do not: which of the rotations a layer takes, whether the window holds
     for it, whether its attention has no norm before it. One value a layer in numpy arrays, which an unrolled backbone
     can read while tracing."""
 

@@ -20,7 +20,7 @@ class Around:
     second_type: int
 
     def count(self, *, two: bool) -> int:
-        """How many they are around one text, or two."""
+        """Count the specials around one text, or around two."""
         return len(self.before) + len(self.after) + (len(self.between) if two else 0)
 
     def filled(self, value: int) -> Around:

@@ -85,7 +85,7 @@ class ArrayRecords:
         return record
 
     def class_names(self, column: str) -> tuple[str, ...]:
-        """What the numbers under `column` stand for, () if they stand for nothing."""
+        """The names that the numbers under `column` stand for, () if they stand for nothing."""
         return self.classes if column == "label" else ()
 
     def _where(self) -> str:

@@ -41,7 +41,7 @@ class Where:
 
 
 class Ledger:
-    """What was left out in this process: (source, split, id) → reason. One file of one line each, without repetitions."""
+    """Records that were left out in this process: (source, split, id) → reason. One file of one line each, without repetitions."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str], str] = {}

@@ -30,7 +30,7 @@ class NoTokenizer(UsageError):
 
 @dataclass(frozen=True)
 class Style:
-    """What a vocabulary without tokenizer.json leaves unsaid. kind: "pieces" (WordPiece), "bytes" (byte-level BPE) or
+    """The conventions that a vocabulary without tokenizer.json leaves unsaid. kind: "pieces" (WordPiece), "bytes" (byte-level BPE) or
     "words" (byte-level BPE within words that end in </w>); tokens: the special ones by role; around: the roles before a
     text, between two and after; second_type: the sentence type of the second."""
 
@@ -181,7 +181,7 @@ def _find(directory: Path, style: Style | None) -> Path:
 
 
 def _style_of_words(file: Path, style: Style | None, *, named: bool) -> Style:
-    """How vocab.json cuts a text into words: as its family does, or as its pieces look where nothing names a family."""
+    """Choose how vocab.json cuts a text into words: as its family does, or as its pieces look where nothing names a family."""
     if not file.with_name(MERGES[file.name]).is_file():
         raise UsageError(f"{file} needs {MERGES[file.name]} beside it")
     if style is not None and style.kind != "pieces":
@@ -218,7 +218,7 @@ def _build(
     *,
     lowercase: bool | None,
 ) -> Any:
-    """From vocab.txt, or from vocab.json and merges.txt. lowercase: unless the settings say; None: as the pieces look."""
+    """Build a tokenizer from vocab.txt, or from vocab.json and merges.txt. lowercase: unless the settings say; None: as the pieces look."""
     models, normalizers, splits = library.models, library.normalizers, library.pre_tokenizers
     if style.kind == "pieces":
         pieces = read_pieces(file)

@@ -1,4 +1,4 @@
-"""What can be asked of any source without making examples: its first records, one column, the names of classes."""
+"""Questions to any source that need no examples: its first records, one column, the names of classes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from unimodal.tokens import Tokens
 
 @dataclass(frozen=True)
 class Decoder:
-    """Who writes. A place counts the ids of the decoder's own vocabulary, so that a table of places can be asked."""
+    """The model that writes. A place counts the ids of the decoder's own vocabulary, so that a table of places can be asked."""
 
     backbone: Backbone
     embed: Callable[[jax.Array, jax.Array], jax.Array]  # ids [B,1], their places [B,1] → embeddings [B,1,D]
@@ -76,7 +76,7 @@ def decode_from(
     fill: int = 0,
     place: jax.Array | int | None = None,
 ) -> tuple[jax.Array, DecodingState]:
-    """As `decode`, after what `prefill` or an earlier call has read: the ids, and the state after them.
+    """Go on from what `prefill` or an earlier call has read, as `decode` does: the ids, and the state after them.
 
     A row that stopped goes on right after its stop id. Another decoder may go on: image codes first, then their caption.
     Raises UsageError also if the state has no room for `steps` more.

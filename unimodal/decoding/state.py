@@ -23,7 +23,7 @@ from unimodal.visibility import first_of_segments
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodingState:
-    """What a decoder sees: S slots, of which the prefix and what was written after it take the first `used`."""
+    """The memory of a decoder: S slots, of which the prefix and what was written after it take the first `used`."""
 
     hidden: jax.Array  # [B,D] of the last token, which say what comes next
     cache: KVCache  # [L,B,S,G,K]
@@ -37,7 +37,7 @@ class DecodingState:
 
     @property
     def room(self) -> int:
-        """How many slots are free."""
+        """The number of free slots."""
         return self.segment.shape[1] - self.used
 
     def after(self, steps: int) -> DecodingState:

@@ -1,4 +1,4 @@
-"""What there is to know of a task's data before training on it."""
+"""Look at a task's data before training on it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Looked:
     shown: tuple[tuple[str, tuple[View, ...]], ...]
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """The lines that the command prints."""
         shapes = ", ".join(f"{n} {np.dtype(s.dtype)}{list(s.shape)}" for n, s in self.spec.items())
         out = [f"{self.task} ({self.kind}) of {self.source}", f"  example      {shapes}"]
         for split in self.splits:

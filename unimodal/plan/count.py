@@ -167,7 +167,7 @@ def kernels(program: Program) -> dict[str, int]:
 
 
 def collectives(program: Program) -> dict[str, Collective]:
-    """By kind. An all-reduce of which a fusion keeps but its own share is a reduce-scatter. One that several fusions work
+    """Count collectives by kind. An all-reduce of which a fusion keeps but its own share is a reduce-scatter. One that several fusions work
     at, to overlap it with other work, has the same channel in all of them, and counts once."""
     found: dict[str, Collective] = {}
     channels: set[tuple[str, str]] = set()
@@ -205,7 +205,7 @@ def _sent(kind: str, size: float, group: int) -> float:
 
 
 def group_size(collective: Instruction, everybody: int) -> int:
-    """How many devices take part together."""
+    """Count the devices that take part together."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", collective.attributes):
         return len(listed[1].split(","))
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", collective.attributes):

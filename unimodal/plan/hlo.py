@@ -98,7 +98,7 @@ class Program:
 
     @cached_property
     def runs(self) -> dict[str, float]:
-        """How often each computation that is run as such (not inside a fusion) runs in one step. Of branches, each
+        """Count how often each computation that is run as such (not inside a fusion) runs in one step. Of branches, each
         counts as often as all of them are chosen together, which is an upper bound."""
         return self._weights(inside_fusions=False)
 
@@ -124,7 +124,7 @@ class Program:
         return weights
 
     def trips(self, loop: Instruction, caller: Computation) -> int:
-        """How often a `while` goes round: as the compiler or its own scope says, or from its counter's start, step and
+        """Count how often a `while` goes round: as the compiler or its own scope says, or from its counter's start, step and
         limit; else 1."""
         if known := _TRIPS.search(loop.attributes) or _TURNS.search(loop.attributes):
             return int(known[1])

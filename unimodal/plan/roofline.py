@@ -1,4 +1,4 @@
-"""How fast a step could be at best: the slowest of computing, moving memory and talking, each at its published peak."""
+"""Roofline of a step, or how fast it could be at best: the slowest of computing, moving memory and talking, each at its published peak."""
 
 from __future__ import annotations
 

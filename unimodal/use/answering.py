@@ -57,11 +57,11 @@ class Asking:
         return found
 
     def reads(self, modality: str) -> bool:
-        """Whether some answer reads this, such as "image" or "image+text"."""
+        """True if some answer reads this, such as "image" or "image+text"."""
         return any(answer.reads == modality for found in self._answers.values() for answer in found)
 
     def answer(self, reads: Sequence[str]) -> Answer:
-        """Who answers an input of one of these modalities. Raises UsageError where nobody does, or several might."""
+        """The answer for an input of one of these modalities. Raises UsageError where there is none, or several."""
         able = {name: [a for a in found if a.reads in reads] for name, found in self._answers.items()}
         able = {name: found for name, found in able.items() if found}
         if len(able) > 1:
@@ -74,7 +74,7 @@ class Asking:
         raise UsageError(f"{who} {there}{asked}, not {' or '.join(reads) or 'this'}")
 
     def run(self, answer: Answer, rows: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """What the model makes of rows. They are filled up to a power of two, so that few shapes are compiled."""
+        """Run the model on rows. They are filled up to a power of two, so that few shapes are compiled."""
         model, mesh = self.loaded.model, self.loaded.mesh
         parts = batch_parts(mesh)
         size = min(-(-self.batch_size // parts) * parts, max(parts, 1 << (len(rows) - 1).bit_length()))

@@ -21,7 +21,7 @@ FORMS = ("huggingface", "stablehlo")
 
 @dataclass(frozen=True)
 class Target:
-    """Where an export goes: huggingface:DIR or stablehlo:DIR."""
+    """The target of an export: huggingface:DIR or stablehlo:DIR."""
 
     form: str
     directory: Path

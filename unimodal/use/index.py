@@ -46,7 +46,7 @@ class Index:
 
     @cached_property
     def ids(self) -> list[dict[str, Any]]:
-        """What each vector is of."""
+        """The id of the input behind each vector."""
         with (self.folder / "rows.jsonl").open(encoding="utf-8") as stream:
             return [json.loads(line) for line, _ in zip(stream, range(self.rows), strict=False)]
 

@@ -1,4 +1,4 @@
-"""What a user gives: files, folders, globs, texts, lines of standard input, sources → records, read one by one."""
+"""Inputs from a user: files, folders, globs, texts, lines of standard input, sources → records, read one by one."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def record_of(kind: str, content: bytes, name: str) -> Record:
 
 
 def modalities(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the columns of a record may be."""
+    """List the modalities that the columns of a record may be."""
     return tuple(kind for kind, names in OBVIOUS.items() if any(name in record for name in names))
 
 

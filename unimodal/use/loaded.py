@@ -54,7 +54,7 @@ class Loaded:
         return name
 
     def answers(self, task: str, asked: Asked = Asked()) -> Sequence[Answer]:
-        """What the task can be asked. Raises UsageError for a task that says nothing of it and reads no pictures."""
+        """List what the task can be asked. Raises UsageError for a task without answers that reads no pictures."""
         answers = getattr(self.tasks[task], "answers", None)
         found = picture_features(self.tasks[task], self.model) if answers is None else answers(self.model, asked)
         if not found:
@@ -114,7 +114,7 @@ def _published(path: Path, mesh: Mesh, dtype: str | None) -> Loaded:
 
 
 def _has_tasks(where: epath.Path) -> bool:
-    """Whether the config.json there is one of ours."""
+    """True if the config.json there is one of ours."""
     try:
         return "tasks" in json.loads((where / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

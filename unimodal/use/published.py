@@ -59,7 +59,7 @@ def published_task(
 
 @dataclass(frozen=True)
 class Characters:
-    """What the classes of a published CTC model spell, where the blank comes first in place of where it stood."""
+    """Characters of a published CTC model, whose blank has been moved to the front."""
 
     shown: Mapping[int, str]  # the model's own class → its characters; others spell nothing
     blank: int  # the model's own class of the blank, which is its padding

@@ -128,7 +128,7 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What a split's column holds: each record's class, all names in order, and whether they are names or numbers."""
+    """The contents of a split's column: each record's class, all names in order, and whether they are names or numbers."""
 
     values: tuple[str | int | None, ...]  # None: the record cannot be read
     names: tuple[str, ...]

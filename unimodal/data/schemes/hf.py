@@ -18,7 +18,7 @@ OPTIONS = {"revision": "of a set on the hub"}
 
 
 def splits(address: Address) -> tuple[str, ...]:
-    """Those of the set; () where it has `train` alone."""
+    """List the splits of the set; () where it has `train` alone."""
     found = tuple(sorted(_load(address.path, address.options.get("revision"))))
     return () if len(found) == 1 and "validation" not in address.names else found
 

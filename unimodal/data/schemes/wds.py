@@ -31,7 +31,7 @@ VERSION = 1
 
 
 def splits(address: Address) -> tuple[str, ...]:
-    """By the names of the shards in a folder; () for files."""
+    """List splits by the names of the shards in a folder; () for files."""
     return splits_of(address, SUFFIXES)
 
 

@@ -68,7 +68,7 @@ class Server:
         return await self.ask(task, gives, asked, entry)
 
     async def search(self, request: Any) -> dict[str, Any]:
-        """What is nearest to a text, a file, or the sum of both."""
+        """Find what is nearest to a text, a file, or the sum of both."""
         if self.index is None:
             raise Refused(404, "this server has no index: start it with --index=FOLDER")
         entry, said = await read_request(request, several=True)
