@@ -91,7 +91,7 @@ class Composed:
         return {**found, **self.gallery(model, batch), "looks": batch["looks"]}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        shown = dict(pictures=self.pictures, texts=self.texts)
+        shown: dict[str, Any] = dict(pictures=self.pictures, texts=self.texts)
         return {self.name: Composition(inputs=self.inputs, predict=self.predict, batch_size=self.batch_size, **shown)}
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ def continuation_answer(task: Any, model: Any, asked: Asked, *, packed: bool = F
 
 
 def written_after(
-    read: Callable[[Record], Sequence[int]],
+    read: Callable[[Record], Any],
     decode: Decode,
     room: int,
     write: Write,
@@ -57,7 +57,7 @@ def written_after(
     """Write after a prompt.
 
     Args:
-        read: a record → the ids of the prompt. One that is too long loses its beginning.
+        read: a record → the ids of the prompt, in order. One that is too long loses its beginning.
         decode: ids → text.
         room: how many ids a prompt and its continuation may have together.
         write: (model, prompt [B,T], lengths [B], key, steps, sampling) → ids [B,steps].
