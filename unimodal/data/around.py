@@ -10,14 +10,13 @@ NO_ID = -1
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """Ids before a text, after it, and between two; between_types, second_type: sentence types of those between two
-    texts, and of the second text with what comes after it. Before and first text are of type 0."""
+    """Ids that go around one text, or around and between two. Before and first text are of sentence type 0."""
 
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-    between_types: tuple[int, ...]
-    second_type: int
+    before: tuple[int, ...]  # the first text
+    between: tuple[int, ...]  # two texts
+    after: tuple[int, ...]  # the last text
+    between_types: tuple[int, ...]  # sentence types of `between`
+    second_type: int  # sentence type of the second text and of what comes after it
 
     def count(self, *, two: bool) -> int:
         """Count the specials around one text, or around two."""

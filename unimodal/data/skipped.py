@@ -28,8 +28,8 @@ _ENOUGH = 32  # records looked at, before "most of them are bad" means anything
 class Where:
     """A split of a source, as the config has it."""
 
-    source: str
-    split: str
+    source: str  # as the config has it
+    split: str  # train or validation
 
     def __str__(self) -> str:
         return f"{self.source} {self.split}"

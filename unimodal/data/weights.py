@@ -15,9 +15,9 @@ from unimodal.errors import UsageError
 class _Stretch:
     """Records `start` … `start + count - 1` of a source."""
 
-    source: Any
-    start: int
-    count: int
+    source: Any  # of all records
+    start: int  # place of the first
+    count: int  # of records
 
     def __len__(self) -> int:
         return self.count

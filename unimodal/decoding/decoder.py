@@ -22,7 +22,7 @@ from unimodal.tokens import Tokens
 class Decoder:
     """The model that writes. A place counts the ids of the decoder's own vocabulary, so that a table of places can be asked."""
 
-    backbone: Backbone
+    backbone: Backbone  # that reads the prefix and what was written
     embed: Callable[[jax.Array, jax.Array], jax.Array]  # ids [B,1], their places [B,1] → embeddings [B,1,D]
     logits: Callable[[jax.Array, jax.Array], jax.Array]  # hidden [B,D], the next id's place [B] → [B,V]; -inf forbids
     limit: int | None = None  # places that `embed` knows; None: any number

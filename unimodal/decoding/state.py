@@ -33,7 +33,7 @@ class DecodingState:
     current: jax.Array  # [B] int32, the segment that goes on
     position: jax.Array  # [B] int32, as in `Tokens`, of the next token
     unconditional: DecodingState | None  # the same ids after the prefix without a condition, for guidance
-    used: int = field(metadata={"static": True})
+    used: int = field(metadata={"static": True})  # static, so that a shape can depend on it
 
     @property
     def room(self) -> int:

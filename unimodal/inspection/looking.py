@@ -23,29 +23,29 @@ _SECONDS = 3.0  # of measuring how fast examples are made
 
 @dataclasses.dataclass(frozen=True)
 class SplitLook:
-    """One split: how many examples, how many of them were looked at, and the lengths and classes of these."""
+    """One split, as far as it was looked at."""
 
-    name: str
-    examples: int
-    looked: int
-    lengths: Mapping[str, np.ndarray]
-    labels: Mapping[str, Mapping[str, int]]
-    skipped: tuple[tuple[str, str], ...]
+    name: str  # train or validation
+    examples: int  # how many there are
+    looked: int  # how many were looked at
+    lengths: Mapping[str, np.ndarray]  # of arrays with padding, by name
+    labels: Mapping[str, Mapping[str, int]]  # array of classes → class → how many
+    skipped: tuple[tuple[str, str], ...]  # record and reason, of those that cannot be used
 
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-    """A task's data. `twins` and `near`: records that two splits have in common, exactly or nearly."""
+    """A task's data."""
 
-    task: str
-    kind: str
-    source: str
-    spec: Mapping[str, ArraySpec]
-    splits: tuple[SplitLook, ...]
-    twins: tuple[tuple[str, ...], ...]
-    near: tuple[tuple[str, ...], ...]
-    per_second: float
-    shown: tuple[tuple[str, tuple[View, ...]], ...]
+    task: str  # its name
+    kind: str  # its class
+    source: str  # of the data
+    spec: Mapping[str, ArraySpec]  # arrays of an example
+    splits: tuple[SplitLook, ...]  # train first
+    twins: tuple[tuple[str, ...], ...]  # records that two splits have in common, exactly
+    near: tuple[tuple[str, ...], ...]  # records that two splits have in common, nearly
+    per_second: float  # examples that were made in a second
+    shown: tuple[tuple[str, tuple[View, ...]], ...]  # id and views of a few examples
 
     def lines(self) -> list[str]:
         """The lines that the command prints."""

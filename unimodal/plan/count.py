@@ -38,12 +38,11 @@ _FREE = (
 
 @dataclass(frozen=True)
 class Collective:
-    """count and bytes of one step on one device, and bytes that leave the chip. bytes: the whole array that a
-    collective makes or takes (of its operand and its result the larger)."""
+    """Collectives of one kind in one step on one device."""
 
-    count: float = 0.0
-    bytes: float = 0.0
-    sent: float = 0.0
+    count: float = 0.0  # how many
+    bytes: float = 0.0  # of the whole array that each makes or takes, the larger of the two
+    sent: float = 0.0  # bytes that leave the chip
 
     def plus(self, times: float, size: float, sent: float) -> Collective:
         return Collective(self.count + times, self.bytes + times * size, self.sent + times * sent)

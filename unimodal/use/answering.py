@@ -21,18 +21,15 @@ READERS = 4  # threads that read files and decode pictures and sounds
 
 @dataclass
 class Asking:
-    """A loaded model with a question: which task, what it is to give. Compiled functions stay for later batches.
-
-    task: None for the only one that reads what comes. gives: None for the first of the task's answers that reads it.
-    """
+    """A loaded model with a question. Compiled functions stay for later batches."""
 
     loaded: Any  # a `Loaded`
-    asked: Asked = Asked()
-    task: str | None = None
-    gives: str | None = None
-    batch_size: int = 32
-    _answers: dict[str, Sequence[Answer]] = field(default_factory=dict)
-    _compiled: dict[Any, Any] = field(default_factory=dict)
+    asked: Asked = Asked()  # options of the question
+    task: str | None = None  # None: the only one that reads what comes
+    gives: str | None = None  # None: the first of the task's answers that reads it
+    batch_size: int = 32  # inputs at a time
+    _answers: dict[str, Sequence[Answer]] = field(default_factory=dict)  # by task
+    _compiled: dict[Any, Any] = field(default_factory=dict)  # by answer
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -23,8 +23,8 @@ FORMS = ("huggingface", "stablehlo")
 class Target:
     """The target of an export: huggingface:DIR or stablehlo:DIR."""
 
-    form: str
-    directory: Path
+    form: str  # huggingface or stablehlo
+    directory: Path  # that is written
 
     @classmethod
     def parse(cls, text: str) -> Target:

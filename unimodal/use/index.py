@@ -32,7 +32,7 @@ EXACT = 50_000
 class Index:
     """An index as it lies on disk. Nothing is read before it is asked for."""
 
-    folder: Path
+    folder: Path  # that holds it
     size: int  # of a vector
     rows: int  # vectors that are whole
     made_by: Mapping[str, Any]  # the model, as the one who searches needs it

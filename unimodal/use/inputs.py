@@ -29,10 +29,10 @@ LARGEST = 512 * 2**20  # bytes of a file that is read at all
 
 @dataclass(frozen=True)
 class Entry:
-    """One input: the name that its answer bears, and how it is read, which may raise UsageError or OSError."""
+    """One input."""
 
-    id: str
-    read: Callable[[], Record]
+    id: str  # the name that its answer bears
+    read: Callable[[], Record]  # gives its record, or raises UsageError or OSError
     reads: tuple[str, ...] = ()  # the modalities that it may be, if they are known before it is read
 
 

@@ -72,11 +72,11 @@ class Characters:
 
 @dataclass(frozen=True)
 class PublishedTask:
-    """Answers for the outputs of a checkpoint. preprocessor: strings, pictures and sounds as it was trained with them."""
+    """Answers for the outputs of a checkpoint."""
 
-    name: str
-    preprocessor: Preprocessor
-    config: Mapping[str, Any]
+    name: str  # its model_type
+    preprocessor: Preprocessor  # strings, pictures and sounds as the checkpoint was trained with them
+    config: Mapping[str, Any]  # its config.json
 
     def answers(self, model: Pretrained, asked: Asked) -> list[Answer]:
         towers = {tower.name: tower for tower in model.description.towers}

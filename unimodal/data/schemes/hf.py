@@ -37,9 +37,9 @@ def open_split(address: Address, split: str | None) -> Source:
 class HfRecords:
     """Rows of a set. `id` is the column of that name, else "SPLIT/ROW"; pictures and sounds are bytes."""
 
-    where: str
-    split: str
-    table: Any = dataclasses.field(repr=False, compare=False)
+    where: str  # the source, for messages
+    split: str  # its name
+    table: Any = dataclasses.field(repr=False, compare=False)  # of the datasets library
 
     def __len__(self) -> int:
         return len(self.table)
