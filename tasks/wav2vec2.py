@@ -22,16 +22,8 @@ from unimodal.evaluation.summed import Summed
 from unimodal.heads import Quantiser
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
-from unimodal.objectives import (
-    Loss,
-    Mean,
-    Sum,
-    TaskMetrics,
-    diversity_term,
-    gumbel_codes,
-    sample_negatives,
-    wav2vec2_contrastive,
-)
+from unimodal.objectives import Loss, Mean, Sum, TaskMetrics
+from unimodal.objectives.speech import diversity_term, gumbel_codes, sample_negatives, wav2vec2_contrastive
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ class Order:
         plain = as_plain(self.config)
         if not plain:
             return plain
+        # Note in the config that data was made up, so that nobody evaluates such a run by mistake.
         plain["fake_data"] = bool(self.words.fake_data or plain.get("fake_data"))
         goes_on = self.words.workdir is not None and (self.workdir / "config.json").is_file()
         there = as_plain(config_of_workdir(self.workdir)) if goes_on else None
@@ -176,6 +177,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
             f"{workdir} has been trained for {max(saved)} steps, more than steps={experiment.loop.steps}: "
             f"give at least as many, or another workdir"
         )
+    # Check before training that results can be written: after days it would be too late.
     check_results(workdir)
     with alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         return train_and_evaluate(order, experiment, saved, lifeline)
@@ -192,6 +194,7 @@ def train_and_evaluate(
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
+    # Adapt only what is there: the first start with --adapt is an ordinary one.
     adapt = bool(order.words.adapt and saved)
     if adapt:
         prepare_to_adapt(experiment, workdir, max(saved))

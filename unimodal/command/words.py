@@ -195,6 +195,7 @@ def parse(arguments: Sequence[str], program: str) -> Words:
     changes: list[tuple[str, str]] = []
     while waiting:
         word = waiting.pop(0)
+        # Take anything without dashes as an input, which may be a text of several words.
         if command in USE and (word == "--" or not word.startswith("--")):
             inputs += waiting if word == "--" else [word]  # behind a "--", whatever it looks like
             waiting = [] if word == "--" else waiting
@@ -203,10 +204,12 @@ def parse(arguments: Sequence[str], program: str) -> Words:
             hint = f"did you mean --config.{word}?" if re.match(r"[\w.]+=", word) else usage(program)
             raise UsageError(f"unexpected argument {word!r}; {hint}")
         name, equals, value = word.removeprefix("--").partition("=")
+        # Leave fields to commands that build a config; a trained model has its own.
         change = name.startswith("config.") and command not in USE
         if not change and name not in known:
             raise UsageError(f"{command} has no flag --{name}; {nearest(name, list(known))}")
         switch = not change and not known[name].value
+        # Accept --name value, too, but not before an input, which would be taken for the value.
         if not equals and not switch:
             if waiting and not waiting[0].startswith("--") and command not in USE:
                 value = waiting.pop(0)

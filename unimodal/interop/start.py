@@ -73,6 +73,7 @@ class Start:
     def _read(self, name: str, old: jax.Array) -> jax.Array:
         pieces, before, dtype = self.loaded[name], self.before.get(name, 0), np.dtype(old.dtype)
         shape, where = (old.shape[0] + before, *old.shape[1:]) if before else old.shape, old.sharding
+        # Free the initialised array first: both together might not fit.
         old.delete()
         if not before:
             return read_leaf(shape, dtype, where, pieces, self.source)
@@ -92,6 +93,7 @@ def start_from(
     description = describe(source)
     ours = named_leaves(nnx.state(model, nnx.Param))
     left_out = _left_out(skip, list(ours))
+    # Find out which part of ours each tower fills before shapes are compared, so that errors name a field of the config.
     places = _places(description.towers, tokenizers, backbones, source.directory)
     for place in places:
         tower, tokenizer, backbone = place.tower, place.tokenizer, place.backbone
@@ -119,6 +121,7 @@ def start_from(
             shape = (shape[0] - before[name], *shape[1:])
         if shape == ours[name].shape:
             loaded[name] = pieces
+        # Let a head of another size start afresh: other classes are what fine-tuning is for.
         elif not name.startswith("heads."):
             raise UsageError(f"{name} has the shape {ours[name].shape}, but {shape} in {source.directory}")
     if not loaded:
@@ -170,6 +173,7 @@ def _places(towers: Sequence[Tower], tokenizers: Tokenizers, backbones: Backbone
             )
         name = None if not same_kind else tower.name if tower.name in same_kind else same_kind[0]
         behind = tower.name if name is None else name
+        # Leave a tower out where nothing says which backbone it could fill.
         if name is None and (len(towers) > 1 or (behind not in backbones and len(backbones) > 1)):
             continue
         # As `assemble` has it: the backbone of that name, or else the first.
