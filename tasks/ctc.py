@@ -74,7 +74,7 @@ class Ctc:
             tokenizer.features(batch["audio"]),
             lengths=batch["length"],
             masked=batch.get("masked") if self.mask else None,
-            silenced=batch.get("silenced") if self.channel_mask else None,
+            channel_masked=batch.get("channel_masked") if self.channel_mask else None,
             key=keys[0],
         )
         return model.backbones[self.backbone](tokens, key=keys[1])[0]

@@ -102,17 +102,17 @@ class Written:
     source: Any  # the records of the split
     written: list[str] = field(default_factory=list)  # captions of the model
     true: list[str] = field(default_factory=list)  # captions of the records
-    sick: bool = False  # some score was NaN
+    has_nan: bool = False  # some score was NaN
 
     def add(self, rows: Rows) -> None:
         for ids, score, place in zip(rows["written"], rows["score"], rows["index"], strict=True):
             self.written.append(self.texts.opened.decode(ids[0]))
             self.true.append(self.texts.text(self.source[int(place)]))
-            self.sick |= bool(np.isnan(score[0]))
+            self.has_nan |= bool(np.isnan(score[0]))
 
     def score(self) -> dict[str, float]:
         found = likeness(self.written, self.true)
-        return {"value": math.nan if self.sick else found["chrf"], **found}
+        return {"value": math.nan if self.has_nan else found["chrf"], **found}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,8 +60,8 @@ def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     chances = jax.nn.softmax(logits.astype(jnp.float32))
     chance, best = jax.lax.top_k(chances, min(BEST, logits.shape[-1]))
     right = (jnp.argmax(chances, axis=-1) == labels).astype(jnp.float32)
-    sick = jnp.isnan(chances).any(axis=-1)
-    return {"correct": jnp.where(sick, jnp.nan, right), "label": labels, "best": best, "chance": chance}
+    has_nan = jnp.isnan(chances).any(axis=-1)
+    return {"correct": jnp.where(has_nan, jnp.nan, right), "label": labels, "best": best, "chance": chance}
 
 
 def classification(

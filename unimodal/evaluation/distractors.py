@@ -29,7 +29,7 @@ def picked(
     _, _, right = frame_choices(context, target, masked, negatives, temperature, codes_BTG=chosen)
     frames = masked.astype(jnp.float32)
     correct, frames = example_sum(right, frames), frames.sum(axis=1)
-    # No comparison with NaN is true, so that a sick model would seem never to be beaten.
+    # No comparison with NaN is true, so that a model that gives NaN would seem never to be beaten.
     correct = jnp.where(jnp.isnan(context).any(axis=(1, 2)), jnp.nan, correct)
     used = (codes * masked[:, :, None, None].astype(jnp.float32)).sum(axis=1)
     return {"correct": correct, "frames": frames, "used": used, "chosen": chosen}

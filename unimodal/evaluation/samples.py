@@ -78,7 +78,7 @@ class ImageSample:
         _check_picture("ImageSample.image", self.image)
         for guess in self.guesses:
             _check(len(guess) == 2, f"ImageSample.guesses holds (label, probability), got {guess!r}")
-            # A hair of slack: a float32 softmax may sum to just over one. NaN passes, so that a sick run has a report.
+            # A hair of slack: a float32 softmax may sum to just over one. NaN passes, so that a run that failed has a report.
             outside = guess[1] < -1e-3 or guess[1] > 1.001
             _check(not outside, f"ImageSample.guesses: probability must lie in [0, 1], got {guess!r}")
 

@@ -33,7 +33,7 @@ class Transcribed:
     searched: list[str] = field(default_factory=list)  # those of the beam search
     unknown: int = 0  # characters of true transcripts that the alphabet lacks
     left_out: int = 0  # recordings that did not fit
-    sick: bool = False  # some logit was NaN
+    has_nan: bool = False  # some logit was NaN
 
     def add(self, rows: Rows) -> None:
         for i, frames in enumerate(rows["frames"]):
@@ -45,10 +45,10 @@ class Transcribed:
             if self.beam:
                 self.searched.append(heard(self.letters, rows, i, self.beam))
             self.unknown += int((rows["text"][i] == self.letters.classes).sum())
-            self.sick |= bool(math.isnan(rows["likeliest"][i]))
+            self.has_nan |= bool(math.isnan(rows["likeliest"][i]))
 
     def score(self) -> dict[str, float]:
-        if self.sick or not self.said:
+        if self.has_nan or not self.said:
             return {"value": math.nan, "word_error_rate": math.nan, "left_out": self.left_out}
         found = error_rates(self.said, self.greedy)
         scores = {"value": found["character_error_rate"], "word_error_rate": found["word_error_rate"]}

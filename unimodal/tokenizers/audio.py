@@ -216,18 +216,18 @@ class Tokenizer(nnx.Module):
         *,
         lengths: jax.Array | None = None,
         masked: jax.Array | None = None,
-        silenced: jax.Array | None = None,
+        channel_masked: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> Tokens:
         """Frames [B,T,C] → Tokens. `lengths` [B]: samples that are real; `masked` bool [B,T]: frames whose projection
-        is replaced by the learned mask embedding; `silenced` bool [B,D]: channels of the projection set to zero."""
+        is replaced by the learned mask embedding; `channel_masked` bool [B,D]: channels of the projection set to zero."""
         x = self.projection(features)
         if key is not None and self.config.feature_dropout:
             x = dropout(x, self.config.feature_dropout, jax.random.fold_in(key, 1))
         if masked is not None:
             x = jnp.where(masked[:, :, None], self.mask_embedding.get_value().astype(x.dtype)[None, None], x)
-        if silenced is not None:
-            x = jnp.where(silenced[:, None, :], jnp.zeros((), x.dtype), x)
+        if channel_masked is not None:
+            x = jnp.where(channel_masked[:, None, :], jnp.zeros((), x.dtype), x)
         frames = None
         if lengths is not None:
             frames = jnp.asarray(self.config.frames(lengths))

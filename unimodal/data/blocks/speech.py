@@ -131,7 +131,7 @@ def with_masks(
     least: int = 0,
     validation: bool = False,
 ) -> Inputs:
-    """Inputs of `audio` with span masks (see `span_mask`): `masked` frames, and `silenced` channels of a backbone.
+    """Inputs of `audio` with span masks (see `span_mask`): `masked` frames, and `channel_masked` channels of a backbone.
 
     frames: samples → frames. time, channel: the share that spans would cover if they never overlapped, and the length of
     one; None: no channels. width: how many channels there are. least: spans in each example. validation: whether its
@@ -140,13 +140,13 @@ def with_masks(
     count = frames(made.spec["audio"].shape[0])
     spec = {"masked": ArraySpec((count,), np.bool_)}
     if channel is not None:
-        spec["silenced"] = ArraySpec((width,), np.bool_)
+        spec["channel_masked"] = ArraySpec((width,), np.bool_)
 
     def mask(example: Any, rng: np.random.Generator) -> dict[str, Any]:
         valid = int(frames(int(example["length"])))
         masks = {"masked": span_mask(count, rng, *time, min_masks=least, valid=valid)}
         if channel is not None:
-            masks["silenced"] = span_mask(width, rng, channel[0], min(width, channel[1]))
+            masks["channel_masked"] = span_mask(width, rng, channel[0], min(width, channel[1]))
         return {**example, **masks}
 
     def nothing(example: Any, _rng: np.random.Generator) -> dict[str, Any]:

@@ -110,10 +110,10 @@ class Classified:
         for rows in reader.rows(self.look, model, examples, self.config.batch_size, limit):
             similarity = rows["embedding"] @ classes.T
             order = np.argsort(-similarity, axis=1, kind="stable")
-            sick = np.isnan(similarity).any(axis=1)
-            right = np.where(sick, np.nan, order[:, 0] == rows["label"])
+            has_nan = np.isnan(similarity).any(axis=1)
+            right = np.where(has_nan, np.nan, order[:, 0] == rows["label"])
             tally.add({"label": rows["label"], "correct": right})
-            at5 += float(np.where(sick, np.nan, (order[:, :5] == rows["label"][:, None]).any(axis=1)).sum())
+            at5 += float(np.where(has_nan, np.nan, (order[:, :5] == rows["label"][:, None]).any(axis=1)).sum())
             seen += len(order)
             shown.append({"index": rows["index"], "label": rows["label"], "similarity": similarity})
         joined = {name: np.concatenate([rows[name] for rows in shown]) for name in shown[0]}
