@@ -36,7 +36,7 @@ def train(workdir: Path, vocabulary: Path, steps: int) -> int:
         tiny.short_book(source)
     recipe = workdir.parent / "recipe.py"
     recipe.write_text(RECIPE.format(text=json.dumps(plain)), encoding="utf-8")
-    return main(["train", f"--config={recipe}", f"--workdir={workdir}"])
+    return main(["unimodal", "train", f"--config={recipe}", f"--workdir={workdir}"])
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_a_moved_workdir_needs_no_original(begun: tuple[Path, Path, str], tmp_pa
     aside = vocabulary.rename(vocabulary.with_suffix(".aside"))
     try:
         assert _answer(moved) == answer
-        assert main(["eval", f"--workdir={moved}"]) == 0
+        assert main(["unimodal", "eval", f"--workdir={moved}"]) == 0
         assert "bits per byte" in capfd.readouterr().out
         (moved / "encoders" / "0" / vocabulary.name).write_bytes(b"{}")
-        assert main(["eval", f"--workdir={moved}"]) == 2
+        assert main(["unimodal", "eval", f"--workdir={moved}"]) == 2
         assert "was changed" in capfd.readouterr().err
     finally:
         aside.rename(vocabulary)
