@@ -116,8 +116,9 @@ class Bert:
         counted = batch["targets"], batch["weights"], batch["bytes"]
         found = likelihood_rows(self.factors(model, hidden), *counted, chunk=chunk)
         if self.next_sentence:
-            answer = jnp.argmax(model.heads[self.name]["next_sentence"](hidden), axis=-1)
-            found["next"] = (answer == batch["next"]).astype(jnp.float32)
+            logits = model.heads[self.name]["next_sentence"](hidden).astype(jnp.float32)
+            right = (jnp.argmax(logits, axis=-1) == batch["next"]).astype(jnp.float32)
+            found["next"] = right + 0.0 * logits.sum(axis=-1)  # what is not finite is no answer
         return found
 
     def _score(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -57,7 +57,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.kept": "data storage errors",
     "unimodal.brought": "kept settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
-    "unimodal.results": "experiment report evaluation training sharding storage errors",
+    "unimodal.results": "experiment report evaluation training data sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
     "unimodal.use": "experiment kept places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
     "unimodal.inspection": "task data report errors",

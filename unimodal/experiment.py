@@ -54,6 +54,7 @@ class Experiment:
     init_ema: bool = False  # take the average that the run of that workdir kept
     ema: float = 0.0  # decay of an average of the parameters; 0: none
     evaluate_ema: bool | None = None  # evaluations see the average; None: if there is one
+    skip_spikes: float = 0.0  # see `settings.GeneralConfig`
     fake_data: bool = False  # train on random batches of the right shapes
     workers: int = 0  # processes for each task that make batches; 0: threads of this one
     affinity: int = 0  # see `settings.GeneralConfig`
@@ -84,6 +85,8 @@ class Experiment:
             steps=self.loop.steps,
             ema=self.ema,
             evaluate_ema=self.evaluate_ema is not False,
+            skip_spikes=self.skip_spikes,
+            tasks=tuple(task.name for task in self.tasks),
             balance=self.loop.balance,
         )
 

@@ -54,6 +54,8 @@ def with_learned(workdir: epath.PathLike, config: Mapping[str, Any]) -> dict[str
         return made
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it should be an object")
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error}); remove it, and the names are read from the data") from error
     for place, value in found.items():
@@ -137,9 +139,12 @@ def _index(workdir: epath.PathLike) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON ({error}); remove it, and the vocabularies are copied again") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not all("file" in entry and "sha256" in entry for entry in found.values()):
+            raise ValueError("it should name a file and its hashes for each vocabulary")
+        return found
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is no index ({error}); remove it, and the vocabularies are copied again") from error
 
 
 def _fetched(folder: epath.Path, kept: Mapping[str, Any]) -> Path:

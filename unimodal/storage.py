@@ -155,6 +155,35 @@ def writing(what: str, hint: str = "") -> Iterator[None]:
         raise StorageError(f"cannot write {what}: {reason}{hint}") from error
 
 
+def identity(folder: epath.PathLike) -> tuple[int, int] | None:
+    """What tells a folder from another one of its name: device and number. None in a bucket, and where there is none."""
+    with contextlib.suppress(OSError):
+        if not is_remote(folder):
+            found = os.stat(folder)
+            return found.st_dev, found.st_ino
+    return None
+
+
+@contextlib.contextmanager
+def same_place(what: str, folder: epath.PathLike, wanted: tuple[int, int] | None) -> Iterator[None]:
+    """Raises StorageError if `folder` is no longer the one that had the identity `wanted`: a mount is lost, say.
+
+    What is written then would lie elsewhere, and whatever went wrong meanwhile comes from that.
+    """
+
+    def check(error: Exception | None = None) -> None:
+        if identity(folder) != wanted:
+            raise StorageError(f"cannot write {what}: it is not the folder that it was; is a mount lost?") from error
+
+    check()
+    try:
+        yield
+    except Exception as error:
+        check(error)
+        raise
+    check()
+
+
 def one_line(error: BaseException, most: int = 300) -> str:
     """Spell an error without line breaks."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

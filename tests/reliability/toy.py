@@ -95,6 +95,7 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
     import unimodal.command.runs
     from unimodal.command.runs import mendable
     from unimodal.command.stopping import stoppable
+    from unimodal.training.alone import alone
 
     at, disk = options.pop("at", 3), Path(workdir).parent
     room, limit, vanish, readonly = (options.pop(name, None) for name in ("room", "limit", "vanish", "readonly"))
@@ -117,7 +118,7 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
             subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True)
 
     def train_toy(_arguments: Any, _program: str) -> int:
-        with mendable(), stoppable("before it was under way"):
+        with mendable(), stoppable("before it was under way"), alone(workdir):
             state, fingerprint, done = run(Path(workdir), before=before, **options)
             print(f"step {int(state.step)} {fingerprint}")
             return 0 if done else 75

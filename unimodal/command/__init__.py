@@ -4,6 +4,7 @@
 |---|---|
 | `words` | commands and flags, their help, and a command line as `Words`; needs no JAX |
 | `recipe` | a recipe, or the config.json of a run, as a ConfigDict, with its fields changed |
+| `compiled` | whose the folder of compiled programs is |
 | `runs` | what each command that trains or evaluates does |
 | `use` | what each command that uses a model does |
 | `data`, `inspect`, `data_words` | `data inspect` and `data convert` |

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
+from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
@@ -40,7 +41,7 @@ from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
 from unimodal.training.work import Resumption, Validation, Work
-from unimodal.training.workdir import claim_workdir
+from unimodal.training.workdir import claim_workdir, differences
 
 # Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
 MAY_DIFFER = (
@@ -65,6 +66,7 @@ MAY_DIFFER = (
     # how it is computed
     "backbones.*.attention",
     "backbones.*.remat",
+    "backbones.*.scan",
     "tasks.*.chunk",
     # what evaluation alone reads
     "evaluations",
@@ -119,6 +121,7 @@ def run(arguments: Sequence[str], program: str) -> int:
             return run_use(parse(arguments, program), program)
     order = read(arguments, program)
     require_backend(order.workdir)
+    require_private_cache()
     commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
     try:
         with hosts.as_one(initialise_processes(order)) as lifeline, mendable():
@@ -188,17 +191,17 @@ def train_and_evaluate(
 ) -> int:
     """The run itself, in a workdir that is ours alone; `saved`: the steps of the checkpoints that it may go on from."""
     plain, workdir = order.plain, order.workdir
+    adapt = bool(order.words.adapt and saved)
+    may_differ = ("*",) if adapt else MAY_DIFFER
+    differences(workdir, plain, may_differ=may_differ, meaning=order.meaning)  # before anything is added to its files
     list_skipped(workdir)
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
-    # Adapt only what is there: the first start with --adapt is an ordinary one.
-    adapt = bool(order.words.adapt and saved)
     if adapt:
         prepare_to_adapt(experiment, workdir, max(saved))
-    may_differ = ("*",) if adapt else MAY_DIFFER
     changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
     if jax.process_index() == 0:
         keep_encoders(workdir, plain)

@@ -8,6 +8,7 @@ by. A term that compares examples with each other says what it needs of all of t
 | a scalar | the plain mean: all rows weigh the same |
 | `Mean(total, count)` | totals and counts are added up, then divided |
 | `Sum(total)` (metrics only) | added up |
+| `Summary(finish, sums)` (metrics only) | added up, then `finish`ed, as a perplexity is |
 | `WholeBatch(judge, …)` | judged once, on what all parts give |
 """
 
@@ -39,6 +40,15 @@ class Sum(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Summary:
+    """A metric that is a function of sums over the batch: finish(sums) → a scalar."""
+
+    finish: Callable[[Any], jax.Array] = field(metadata=dict(static=True))  # pure, and closes over no traced array
+    sums: Any  # arrays that are added up over parts
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class WholeBatch:
     """A loss of the batch as a whole, such as one with in-batch negatives: judge(sums, rows, shared) → loss, metrics.
 
@@ -55,7 +65,7 @@ class WholeBatch:
 
 Term: TypeAlias = jax.Array | Mean | WholeBatch
 Loss: TypeAlias = Term | tuple[Term, ...]  # a tuple is the sum of its terms
-TaskMetrics: TypeAlias = Mapping[str, jax.Array | Mean | Sum]
+TaskMetrics: TypeAlias = Mapping[str, jax.Array | Mean | Sum | Summary]
 
 
 def terms(loss: Loss) -> tuple[Term, ...]:
@@ -166,4 +176,6 @@ def _real(x: jax.Array) -> bool:  # an integer has no derivative
 def _scalar(value: Any) -> jax.Array:
     if isinstance(value, Mean):
         return value.value()
+    if isinstance(value, Summary):
+        return value.finish(value.sums)
     return value.total if isinstance(value, Sum) else value

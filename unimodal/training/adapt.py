@@ -12,6 +12,7 @@ from flax import nnx
 
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
+from unimodal.training import layouts
 from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.step import Program, TrainState
 
@@ -49,6 +50,7 @@ def fit(step: int, abstract: TrainState, shapes: Mapping[str, str]) -> Fit:
     if no parameter fits.
     """
     wanted = spelt(named(abstract))
+    shapes = layouts.shapes_as(shapes, wanted)
     groups: dict[str, list[str]] = {}
     parameters = [name.removeprefix("parameters.") for name in wanted if name.startswith("parameters.")]
     for name in {**wanted, **shapes}:

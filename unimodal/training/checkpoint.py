@@ -15,8 +15,8 @@ from etils import epath
 
 from unimodal.errors import StorageError, UsageError
 from unimodal.sharding import path_name
-from unimodal.storage import absolute, is_remote, one_line, writing
-from unimodal.training import earlier
+from unimodal.storage import absolute, identity, is_remote, one_line, same_place, writing
+from unimodal.training import earlier, layouts
 from unimodal.training.aside import move_aside
 from unimodal.training.facts import facts_of, fault
 from unimodal.training.fingerprint import leaf_hashes
@@ -52,6 +52,7 @@ class Checkpoints:
         quiet_store()
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, **self._options)
         self._manager = ocp.CheckpointManager(absolute(self.workdir) / "checkpoints", options=options)
+        self._place = identity(self._manager.directory)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -79,7 +80,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with writing(f"checkpoints in {self.workdir}"):
+            what = f"checkpoints in {self.workdir}"
+            with writing(what), same_place(what, self._manager.directory, self._place):
                 yield
         except StorageError as error:
             self._closed = True  # what is left of the store cannot be closed in good order
@@ -156,10 +158,15 @@ class Checkpoints:
             read = earlier.to_read(wanted, then, facts["shapes"])
             found = earlier.as_now(wanted, then, self.read(step, read))
         else:
-            _check_names(set(wanted), set(facts["hashes"]), step)
-            _check_shapes(spelt(wanted), facts["shapes"], step)
-            found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
-            _check_hashes(found, facts["hashes"], step)
+            there = layouts.held(facts["shapes"], wanted)
+            _check_names(set(wanted), set(there), step)
+            _check_shapes(spelt(wanted), {name: each.shape for name, each in there.items()}, step)
+            if all(each.as_it_is for each in there.values()):
+                found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
+                _check_hashes(found, facts["hashes"], step)
+            else:
+                found = self._read_some(step, wanted, facts)
+        _check_step(found, step)
         structure = jax.tree.structure(abstract)
         state = jax.tree.unflatten(structure, [found[name] for name in wanted])
         return state, facts["iterators"], facts["fingerprint"]
@@ -173,13 +180,20 @@ class Checkpoints:
         return self._facts(step)["iterators"]
 
     def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Some of the arrays by name, in the shapes and shardings of `wanted`. Raises UsageError as `restore` does."""
-        hashes = self._facts(step)["hashes"]
-        places = {name: ocp.ArrayRestoreArgs(sharding=leaf.sharding) for name, leaf in wanted.items()}
-        some = ocp.args.PyTreeRestore(dict(wanted), restore_args=places, partial_restore=True)
-        found = self._read(step, "arrays", some)
-        _check_hashes(found, hashes, step)
-        return found
+        """Some of the arrays by name, in the shapes and shardings of `wanted`. Raises UsageError as `restore` does.
+
+        Layers may be stacked there and unrolled in `wanted`, or the other way round.
+        """
+        return self._read_some(step, wanted, self._facts(step))
+
+    def _read_some(self, step: int, wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, jax.Array]:
+        there = layouts.held(facts["shapes"], wanted)
+        raw = layouts.to_read(wanted, there, facts["shapes"])
+        places = {name: ocp.ArrayRestoreArgs(sharding=leaf.sharding) for name, leaf in raw.items()}
+        found = self._read(step, "arrays", ocp.args.PyTreeRestore(raw, restore_args=places, partial_restore=True))
+        _check_hashes(found, facts["hashes"], step)
+        _check_step(found, step)
+        return layouts.made(wanted, there, found)
 
     def _facts(self, step: int) -> dict[str, Any]:
         facts = self._read(step, "facts", ocp.args.JsonRestore())
@@ -274,10 +288,11 @@ def start_from_workdir(
         raise UsageError(f"no checkpoint in {workdir}; train there first")
     shapes = checkpoints.shapes(step)
     checkpoints.close()
+    ours = spelt({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     there = {n.removeprefix("parameters."): s for n, s in shapes.items() if n.startswith("parameters.")}
+    there = layouts.shapes_as(there, ours)
     if ema and "ema.count" not in shapes:
         raise UsageError(f"{workdir} kept no average of its parameters (ema=0 there); leave out init_ema")
-    ours = spelt({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
     if skip is not None and len(wanted) == len(ours):
         raise UsageError(f"init_skip={skip!r} is found in no parameter's name, such as {next(iter(ours))}")
@@ -291,7 +306,8 @@ def start_from_workdir(
     if not loaded:
         raise UsageError(f"no parameter of {workdir}, such as {next(iter(there))}, is one of this model")
     fresh, unused = tuple(n for n in ours if n not in loaded), tuple(n for n in there if n not in loaded)
-    averaged = tuple(n for n in loaded if ema and f"ema.values.{n}" in shapes)  # the rest were frozen
+    kept = layouts.shapes_as(shapes, [f"ema.values.{name}" for name in ours]) if ema else {}
+    averaged = tuple(n for n in loaded if f"ema.values.{n}" in kept)  # the rest were frozen
     return WorkdirStart(workdir, step, loaded, fresh, unused, averaged)
 
 
@@ -324,6 +340,11 @@ def _check_hashes(found: Mapping[str, jax.Array], hashes: Mapping[str, int], ste
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise DamagedError(f"checkpoint {step} is damaged: {damaged[0]}{more} does not match its fingerprint")
+
+
+def _check_step(found: Mapping[str, jax.Array], step: int) -> None:
+    if "step" in found and int(found["step"]) != step:
+        raise DamagedError(f"checkpoint {step} is damaged: what lies there is that of step {int(found['step'])}")
 
 
 def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int) -> None:

@@ -21,6 +21,7 @@ from unimodal.task import Task
 from unimodal.training.adapt import adapted
 from unimodal.training.balance import BALANCES
 from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.diagnosis import diagnosis
 from unimodal.training.example_losses import ExampleLosses
 from unimodal.training.journal import Journal, go_on
 from unimodal.training.keep import Keep
@@ -178,6 +179,8 @@ def train(
             last = step + 1
             journal.dispatched(last, names, metrics, ids, waited)
             if guard.diverged is not None:
+                losses = {name: by_name[name].loss for name in names}
+                guard.explain(diagnosis(program, state, losses, batch))
                 break
             if config.compare_replicas_every and last % config.compare_replicas_every == 0:
                 status.now(last, "comparing replicas")

@@ -29,6 +29,9 @@ from unimodal.state import Kept, advance, begin, take_pushed
 from unimodal.training.balance import balanced, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.optimizer import apply_updates, averaged
+from unimodal.training.spikes import Spikes, begin_spikes, judge_spikes
+
+SPIKE = -1  # in the metric "bad"
 
 LossFunction = Callable[..., tuple[Loss, TaskMetrics]]
 Batches = Mapping[str, Mapping[str, jax.Array]]
@@ -47,6 +50,7 @@ class TrainState:
         default_factory=lambda: nnx.State({})
     )  # of tasks, advanced once a step: see `unimodal.state`
     ema: Ema | None = None  # the average of the parameters, where the run keeps one
+    spikes: dict[str, Spikes] | None = None  # how each task's numbers were lately, where spikes are skipped
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Program:
     ema: float = 0.0  # decay of an average of the parameters; 0: none
     evaluate_ema: bool = True  # `model` has that average in place of the last parameters
     balance: str = "fixed"  # between the losses of one step, see `training.balance`
+    skip_spikes: float = 0.0  # see `spikes.judge_spikes`; 0: none are skipped
+    tasks: tuple[str, ...] = ()  # whose spikes are judged
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""
@@ -123,6 +129,7 @@ class Program:
             "optimizer": optimizer,
             "kept": self._begin_kept(parameters, variables, kept),
             "ema": begin_ema(parameters, optimizer) if self.ema else None,
+            "spikes": begin_spikes(self.tasks) if self.skip_spikes else None,
         }
 
     def _begin_kept(self, parameters: Any, variables: Any, kept: Any) -> Any:
@@ -135,8 +142,8 @@ class Program:
 
         step(state, batches) → (state, {name: metrics}). The state's buffers are donated. With `accumulate` = A each
         batch is [A, B/A, …], and the gradients are those of the whole batch. Where a loss or the gradient is not finite
-        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`). What the tasks of `losses`
-        keep is advanced once, with the whole batch's rows.
+        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`); likewise for a spike, where
+        they are skipped. What the tasks of `losses` keep is advanced once, with the whole batch's rows.
         """
 
         def run(state: TrainState, batches: Any) -> tuple[TrainState, Any]:
@@ -144,7 +151,12 @@ class Program:
             differentiate = self._at_once if self.accumulate == 1 else self._accumulated
             gradients, metrics, variables, pushed = differentiate(losses, state, batches, key)
             # Judge by the norm, which clipping needs in any case: one number tells whether any gradient is not finite.
-            norm, bad = _judge_numbers({name: task["loss"] for name, task in metrics.items()}, gradients)
+            found = {name: task["loss"] for name, task in metrics.items()}
+            norm, bad = _judge_numbers(found, gradients)
+            spikes = state.spikes
+            if spikes is not None:
+                spikes, odd = judge_spikes(spikes, found, norm, self.skip_spikes)
+                bad = {name: jnp.where(odd[name] & (code == 0), SPIKE, code) for name, code in bad.items()}
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
             parameters = apply_updates(state.parameters, updates)
@@ -155,8 +167,9 @@ class Program:
             after: Any = parameters, variables, optimizer, kept, ema
             before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
             # Choose between before and after inside the compiled step: no host has to wait to undo a bad one.
-            good = sum(bad.values(), jnp.int32(0)) == 0
-            return TrainState(state.step + 1, *jax.tree.map(partial(jnp.where, good), after, before)), metrics
+            good = jnp.stack([code == 0 for code in bad.values()]).all()
+            kept_or_new = jax.tree.map(partial(jnp.where, good), after, before)
+            return TrainState(state.step + 1, *kept_or_new, spikes), metrics
 
         # Pin the shardings of the result: the compiler might lay arrays otherwise, and the next step would compile again.
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
@@ -175,7 +188,8 @@ class Program:
 
     def parameter_names(self) -> list[str]:
         """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a
-        gradient, that of parameter i first, and 2 + their number a gradient so large that its norm is not finite."""
+        gradient, that of parameter i first, and 2 + their number a gradient so large that its norm is not finite. SPIKE is a
+        spike."""
         leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.state(self.abstract_model(), nnx.Param))
         return [path_name(path) for path, _ in leaves]
 
