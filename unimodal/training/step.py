@@ -168,7 +168,7 @@ class Program:
             before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
             # Choose between before and after inside the compiled step: no host has to wait to undo a bad one.
             good = jnp.stack([code == 0 for code in bad.values()]).all()
-            kept_or_new = jax.tree.map(partial(jnp.where, good), after, before)
+            kept_or_new: Any = jax.tree.map(partial(jnp.where, good), after, before)
             return TrainState(state.step + 1, *kept_or_new, spikes), metrics
 
         # Pin the shardings of the result: the compiler might lay arrays otherwise, and the next step would compile again.
