@@ -62,6 +62,7 @@ def text_likelihood(
 
     @jax.jit
     def count(ids: jax.Array, weights: jax.Array) -> jax.Array:
+        # Roll, so that shapes stay; the last place wraps around, and its weight is 0.
         targets = jnp.roll(ids, -1, axis=1)
         _, sums = cross_entropy(logits(ids), targets, weights)
         return sums["nats"]
@@ -85,6 +86,7 @@ def _windows(
         ids = np.concatenate([begin, encoder.encode(text)]).astype(np.int32)
         sizes = np.concatenate([[0] * len(begin), encoder.byte_counts(text)]).astype(np.int32)
         counted = 1  # the first token has nothing before it
+        # Let windows overlap: a token at the start of one would be foretold from nothing.
         for start in range(0, len(ids), stride):
             window = ids[start : start + length]
             if start + len(window) > counted:

@@ -37,6 +37,7 @@ def _rivals(
     similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, columns: np.ndarray, same: np.ndarray | None
 ) -> np.ndarray:
     """Count the keys of `columns` that beat each query's own key; NaN where a similarity is NaN."""
+    # Let ties count against the model: embeddings that have collapsed would otherwise always win.
     beaten = (similarity >= own[:, None]) & (rows[:, None] != columns[None])
     if same is not None:
         beaten &= same[rows][:, None] != same[columns][None]
@@ -80,6 +81,7 @@ class Pairs:
 
     def score(self) -> dict[str, float]:
         first, second = self.all("first"), self.all("second")
+        # Ask the first batch: either all of them have it, or none.
         same = self.all("same") if "same" in self.parts[0] else None
         there, back = ranks(first, second, same), ranks(second, first, same)
         found = _recall(there, back, sorted({1, 5, 10, self.at}))

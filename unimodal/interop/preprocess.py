@@ -116,6 +116,7 @@ def load_preprocessor(path: str | Path) -> Preprocessor:
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}
     parts |= load_steps(directory, model)
+    # Go on without a tokenizer where pictures or sound can be prepared, and remember why.
     try:
         parts["text"] = load_text(directory, model)
     except NoTokenizer as error:

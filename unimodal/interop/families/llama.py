@@ -40,6 +40,7 @@ def decoder(
     """A decoder with these names of tensors. biased: attention matrices with a bias; extra: rows of further layer norms;
     scaled: embeddings times √D; tied: by default; choices: fields of the BackboneConfig."""
     width, vocabulary = config.need("hidden_size"), config.need("vocab_size")
+    # Read heads first: two other sizes default to what follows from them.
     heads = config.need("num_attention_heads")
     fields = dict(
         **config.sizes(),
