@@ -84,4 +84,4 @@ def test_what_is_kept_is_hashed(begun: tuple[Path, Path, str]) -> None:
     index = json.loads((workdir / "encoders" / "index.json").read_text(encoding="utf-8"))
     assert list(index) == [str(vocabulary)] and list(index[str(vocabulary)]["sha256"]) == [vocabulary.name]
     assert (workdir / "encoders" / index[str(vocabulary)]["file"]).read_bytes() == vocabulary.read_bytes()
-    assert np.isfinite(json.loads((workdir / "results.json").read_text(encoding="utf-8"))["gpt"]["value"])
+    assert np.isfinite(json.loads((workdir / "results.json").read_text(encoding="utf-8"))["tasks"]["gpt"]["value"])
