@@ -234,7 +234,8 @@ def test_a_spike_is_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixt
     config = LoopConfig(steps=50, log_every=50, max_bad_steps=2, stop_after=41)
 
     def go(config: LoopConfig) -> Any:
-        return train(made, tasks, {"toy": Leaping({}, True)}, config, tmp_path, tokens={"toy": 1})  # type: ignore[dict-item]
+        work = Work(tasks, {"toy": Leaping({}, True)}, {"toy": 1})  # type: ignore[dict-item]
+        return train(made, work, config, tmp_path)
 
     first, _, _ = go(config)
     state, _, done = go(dataclasses.replace(config, stop_after=None))
