@@ -57,6 +57,7 @@ class Experiment:
     skip_spikes: float = 0.0  # see `settings.GeneralConfig`
     fake_data: bool = False  # train on random batches of the right shapes
     workers: int = 0  # processes for each task that make batches; 0: threads of this one
+    decoded_cache: float = 0.0  # see `settings.GeneralConfig`
     affinity: int = 0  # see `settings.GeneralConfig`
     # evaluations that the config adds to those of tasks, by name
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
@@ -121,7 +122,7 @@ class Experiment:
         # Compare the first example with its spec before anything is compiled: a wrong shape would surface as a puzzle.
         data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
-        epochs = lambda batches: epochs_of(dataset, batches * task.batch_size)  # noqa: E731
+        epochs = lambda batches: epochs_of(dataset, batches * task.batch_size, task.batch_size)  # noqa: E731
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
 
     def task_affinity(self, state: TrainState) -> dict[str, Any]:
@@ -175,6 +176,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     """
     config = with_brought({**config, "fake_data": True} if fake_data else config, task_class)
     found = read_settings(config, task_class)
+    data.STORE.limit(int(found.general.decoded_cache * 2**30))
     mesh = make_mesh(**vars(found.mesh))
     experiment = Experiment(
         **vars(found.general),

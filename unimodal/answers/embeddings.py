@@ -43,12 +43,20 @@ def picture_features(task: Any, model: Any) -> list[Answer]:
     return [embedding_answer(IMAGE, picture_row(images, config), embed)]
 
 
-def sound_features(task: Any) -> Answer:
-    """The mean of the hidden states of a recording's own frames, for a task with `sounds`, a tokenizer and a backbone."""
+def sound_features(task: Any, hidden: Callable[..., jax.Array] | None = None) -> Answer:
+    """The mean of the hidden states of a recording's own frames, for a task with `sounds`, a tokenizer and a backbone.
+
+    hidden: (model, batch) → [B,T,D], for a task that makes them in a way of its own.
+    """
 
     def mean(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        hidden, tokens = model.hidden(task.tokenizer, task.backbone, batch["audio"], lengths=batch["length"])
-        return pool(hidden, "mean", tokens.segment)
+        read, length = model.tokenizers[task.tokenizer], batch["length"]
+        if hidden is None:
+            found, _ = model.hidden(task.tokenizer, task.backbone, batch["audio"], lengths=length)
+        else:
+            found = hidden(model, batch)
+        place = jnp.arange(found.shape[1], dtype=jnp.int32)[None]
+        return pool(found, "mean", (place < read.config.frames(length)[:, None]).astype(jnp.int32))
 
     return embedding_answer(SOUND, sound_row(task.sounds), mean)
 
