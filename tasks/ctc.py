@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import data
-from unimodal.answers import Answer, Asked, sound_features, sound_row, transcript_answer
+from unimodal.answers import Answer, Asked, sound_features, sound_row, sound_windows, transcript_answer
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.packed_speech import PackedSpeech
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
@@ -143,9 +143,13 @@ class Ctc:
         }
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        row, frames_of = sound_row(self.sounds), model.tokenizers[self.tokenizer].config.frames
+        row, config = sound_row(self.sounds), model.tokenizers[self.tokenizer].config
+        # Windows overlap by a third.
+        frames_of, shift = config.frames, max(1, 2 * self.sounds.samples // 3 // config.hop)
         frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
-        said = transcript_answer(lambda: self.letters, row, self.logits, frames, beam=asked.beam or self.beam)
+        windows = sound_windows(self.sounds, shift * config.hop)
+        how: dict[str, Any] = dict(beam=asked.beam or self.beam, windows=windows, shift=shift)
+        said = transcript_answer(lambda: self.letters, row, self.logits, frames, **how)
         return [said, sound_features(self, self.hidden)]
 
     def evaluations(self) -> dict[str, Evaluation]:
