@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from unimodal.data.blocks.patches import PatchRows
 from unimodal.data.filling import Packing
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.pictures import classified_pictures
 from unimodal.heads import Classifier, pool_segments
 from unimodal.model import Model
@@ -105,9 +104,7 @@ class Vit:
         hidden, _ = model.hidden(self.tokenizer, self.backbone, image, key=key, keep=keep)
         return model.heads[self.name]["classify"](hidden)
 
-    def packed_logits(
-        self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None, count: int = 1
-    ) -> jax.Array:
+    def packed_logits(self, model: Model, batch: Batch, key: jax.Array | None = None, count: int = 1) -> jax.Array:
         """Rows of `PatchRows` → [B,count,classes]."""
         inner = None if key is None else jax.random.fold_in(key, 1)
         row = {name: batch[name] for name in ("segment", "position", "register", "place")}
@@ -116,11 +113,11 @@ class Vit:
         pooled = pool_segments(hidden, batch["segment"], count, self.pooling)
         return model.heads[self.name]["classify"].linear(pooled)
 
-    def judged(self, model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def judged(self, model: Model, batch: Batch) -> jax.Array:
         """What evaluations and answers compare: [B,classes]."""
         return self.packed_logits(model, batch)[:, 0] if self.pack.row else self.logits(model, batch["image"])
 
-    def _packed_loss(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[Loss, TaskMetrics]:
+    def _packed_loss(self, model: Model, batch: Batch, key: jax.Array) -> tuple[Loss, TaskMetrics]:
         label = batch["label"].reshape(-1)
         logits = self.packed_logits(model, batch, key, count=self.pack.most).reshape(len(label), -1)
         there = (label >= 0).astype(jnp.float32)
@@ -132,9 +129,7 @@ class Vit:
             "filled": (batch["segment"] != 0).astype(jnp.float32).mean(),  # the share that is no padding
         }
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         if self.pack.row:
             return self._packed_loss(model, batch, key)
         image, label = batch["image"], batch["label"]
