@@ -17,9 +17,10 @@ from etils import epath
 
 from unimodal import storage
 from unimodal.errors import UsageError
-from unimodal.training.checkpoint import Checkpoints, is_workdir, saved_steps
+from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.lease import Lease
 from unimodal.training.workdir import claim_workdir
+from unimodal.training.workdir_start import is_workdir
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs:/bucket/run", "gs://", "gs:///run", "http://host/run"])
