@@ -95,7 +95,7 @@ def sees_imagenet(config: ConfigDict, shape: Mapping[str, int], **optimizer: Any
     """
     still = ("tokenizers.image.position_table", *optimizer.pop("freeze"))
     config.optimizer.update(learning_rate=2.4e-3, warmup=12_500, final=0.0, b1=0.9, clip=0.0, freeze=still, **optimizer)
-    config.backbones.shared = backbone(**shape, dtype="bfloat16")
+    config.backbones.shared = backbone(**shape, dtype="bfloat16", remat="light")
     config.tokenizers.image = every(image.Config, image_size=(224, 224), patch=16, sincos=True)
 
 

@@ -14,6 +14,7 @@ from unimodal import data
 from unimodal.answers import Answer, Asked, continuation_answer
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import document_rows
+from unimodal.data.filling import check_fit
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, on_own_data
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
@@ -33,6 +34,8 @@ class Gpt:
     source: str = "embedded:book"  # a data source, see `data.sources`
     texts: Texts = Texts()  # the texts
     packed: bool = False  # rows hold whole documents with their BOS and EOS, which do not see each other
+    # How they are packed: first_fit (the oldest row with room), or best_fit (the longest first, into the fullest row).
+    fit: str = "first_fit"
     batch_size: int = 16  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "text"  # one of the config's tokenizers, by name
@@ -44,10 +47,15 @@ class Gpt:
     def __post_init__(self) -> None:
         if self.chunk < 0:
             raise UsageError(f"tasks.{self.name}.chunk must be 0 (all logits at once) or more, but is {self.chunk}")
+        check_fit(self.fit, f"tasks.{self.name}.fit")
+        if self.fit != "first_fit" and not self.packed:
+            raise UsageError(
+                f"tasks.{self.name}.fit={self.fit} is for packed documents: set tasks.{self.name}.packed=True"
+            )
 
     def inputs(self, model: Model) -> Inputs:
         vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
-        return document_rows(self.source, self.texts, vocabulary, packed=self.packed)
+        return document_rows(self.source, self.texts, vocabulary, packed=self.packed, fit=self.fit)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width, text = model.backbones[self.backbone].config.width, model.tokenizers[self.tokenizer].config
@@ -82,8 +90,10 @@ class Gpt:
             _, sums = chunked_causal_lm(x, kernel, *text, **options)
         else:
             _, sums = causal_lm(self.logits(model, batch, key), *text, z_loss=self.z_loss)
-        accuracy = Mean(sums["correct"], sums["tokens"])
-        return Mean(sums["objective"], sums["tokens"]), {"accuracy": accuracy}
+        metrics: dict[str, jax.Array | Mean] = {"accuracy": Mean(sums["correct"], sums["tokens"])}
+        if self.packed:
+            metrics["filled"] = (batch["segment"] != 0).astype(jnp.float32).mean()  # the share that is no padding
+        return Mean(sums["objective"], sums["tokens"]), metrics
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         tokenizer, encoder = model.tokenizers[self.tokenizer].config, self.texts.opened

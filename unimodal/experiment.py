@@ -57,6 +57,7 @@ class Experiment:
     skip_spikes: float = 0.0
     fake_data: bool = False
     workers: int = 0
+    decoded_cache: float = 0.0
     affinity: int = 0
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
@@ -118,7 +119,7 @@ class Experiment:
         dataset = inputs.dataset("train")
         data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
-        epochs = lambda batches: epochs_of(dataset, batches * task.batch_size)  # noqa: E731
+        epochs = lambda batches: epochs_of(dataset, batches * task.batch_size, task.batch_size)  # noqa: E731
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
 
     def task_affinity(self, state: TrainState) -> dict[str, Any]:
@@ -172,6 +173,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     """
     config = with_brought({**config, "fake_data": True} if fake_data else config, task_class)
     found = read_settings(config, task_class)
+    data.STORE.limit(int(found.general.decoded_cache * 2**30))
     mesh = make_mesh(**vars(found.mesh))
     experiment = Experiment(
         **vars(found.general),

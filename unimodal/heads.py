@@ -54,6 +54,24 @@ def pool(
     raise UsageError(f"pool {how!r} is not one of {known}")
 
 
+def pool_segments(hidden: jax.Array, segment: jax.Array, count: int, how: str) -> jax.Array:
+    """[B,T,D] → [B,count,D]: `pool` over each of the segments 1 … count of a packed row by itself; zeros for one that is not
+    there. how: first, mean or last. Raises UsageError for another word."""
+    there = segment[:, None, :] == jnp.arange(1, count + 1, dtype=segment.dtype)[None, :, None]
+    if how == "mean":
+        weights = there.astype(jnp.float32)
+        weights = weights / jnp.maximum(weights.sum(axis=2, keepdims=True), 1)
+    elif how in ("first", "last"):
+        length = segment.shape[1]
+        place = jnp.argmax(there, axis=2) if how == "first" else length - 1 - jnp.argmax(there[:, :, ::-1], axis=2)
+        weights = jax.nn.one_hot(place, length, dtype=jnp.float32) * there.any(axis=2, keepdims=True).astype(
+            jnp.float32
+        )
+    else:
+        raise UsageError(f"pooling {how!r} is not for packed rows, whose pictures take first, mean or last")
+    return jnp.einsum("bnt,btd->bnd", weights, hidden.astype(jnp.float32)).astype(hidden.dtype)
+
+
 def unit_length(x: jax.Array) -> jax.Array:
     """[…,D] scaled to length 1, float32. Zeros stay zeros."""
     x = x.astype(jnp.float32)

@@ -24,6 +24,7 @@ from unimodal.answers.answer import (
     picture_row,
     read_any,
     sound_row,
+    sound_windows,
     spoken,
     text_row,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "read_any",
     "sound_features",
     "sound_row",
+    "sound_windows",
     "spoken",
     "text_row",
     "transcript_answer",

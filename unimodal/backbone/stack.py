@@ -12,10 +12,11 @@ import numpy as np
 from flax import nnx
 
 from unimodal.backbone.block import Attention, Block, KVCache, LayerKind
-from unimodal.backbone.config import NO_CACHE, REMAT, BackboneConfig
+from unimodal.backbone.config import NO_CACHE, BackboneConfig
 from unimodal.backbone.positions import relative_bucket, rope_table
 from unimodal.errors import UsageError
 from unimodal.layers import Embedding
+from unimodal.remat import REMAT
 from unimodal.sharding import constrain
 from unimodal.tokens import Tokens
 

@@ -62,6 +62,7 @@ MAY_DIFFER = (
     "profile",
     "example_losses_every",
     "workers",
+    "decoded_cache",
     # how it is computed
     "backbones.*.attention",
     "backbones.*.remat",

@@ -64,6 +64,12 @@ FLAGS = (
     Flag(
         "adapt", "", "go on in a workdir of another config with what fits of its checkpoint, and say what", ("train",)
     ),
+    Flag(
+        "huge_pages",
+        "",
+        "on a CPU, take memory in pages of 2 MB, where the kernel has them (default); false: do not",
+        ("train", "eval"),
+    ),
     Flag("topology", "KIND:SHAPE", "what to compile for, as v5p:8x8x8, cpu:8 or gpu", ("plan",)),
     Flag("mesh", "auto", "try the meshes that divide the topology and the model", ("plan",)),
     Flag("json", "FILE", "where to write the figures", ("plan",)),
@@ -118,6 +124,7 @@ class Words:
     dry_run: bool = False
     step: int | None = None
     adapt: bool = False
+    huge_pages: bool = True
     topology: str | None = None
     mesh: str | None = None
     json: str | None = None

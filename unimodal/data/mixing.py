@@ -28,10 +28,10 @@ class Mixture:
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self.datasets)
 
-    def stream(self, seed: int) -> grain.MapDataset:
+    def stream(self, seed: int, batch: int = 1) -> grain.MapDataset:
         """The endless mixed stream. Part i draws from its own seed, a hash of (seed, i)."""
         words = np.random.SeedSequence(seed).generate_state(len(self.datasets))
-        parts = [dataset.stream(int(word)) for dataset, word in zip(self.datasets, words, strict=True)]
+        parts = [dataset.stream(int(word), batch) for dataset, word in zip(self.datasets, words, strict=True)]
         return grain.MapDataset.mix(parts, self.weights)
 
     def ordered(self) -> grain.MapDataset:

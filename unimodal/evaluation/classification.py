@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unimodal.data.blocks import Inputs
 from unimodal.evaluation.baselines import majority_accuracy
 from unimodal.evaluation.evaluation import Batch, Rows, Shown, Streamed
 from unimodal.evaluation.samples import Sample
@@ -69,12 +70,14 @@ def classification(
     logits: Callable[[Model, Batch], jax.Array],
     *,
     show: Callable[[Model, Shown], Sequence[Sample]],
+    inputs: Callable[[Model], Inputs] | None = None,
     segments: str = "",
 ) -> Classification:
     """Classify the validation split of a task that has `source`, `labels`, `inputs` and `batch_size`.
 
     `logits` gives [B,classes] for a batch with `label` [B]. The baseline is always answering training's commonest class.
-    segments: which segments of recordings have a class; "" where recordings have none.
+    inputs: those of the evaluation, where they are not the task's own. segments: which segments of recordings have a class;
+    "" where recordings have none.
     """
 
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
@@ -82,7 +85,7 @@ def classification(
         return majority_accuracy(train, valid), "majority class"
 
     return Classification(
-        inputs=task.inputs,
+        inputs=inputs or task.inputs,
         predict=lambda model, batch: guesses(logits(model, batch), batch["label"]),
         batch_size=task.batch_size,
         classes=lambda: task.labels.size(task.source, segments),

@@ -35,6 +35,7 @@ def write_report(
     eval_curves: Mapping[str, Curve] | None = None,
     results: Mapping[str, Mapping[str, Any]] | None = None,
     samples: Mapping[str, Sequence[Any]] | None = None,
+    commands: Mapping[str, str] | None = None,
     affinity: Mapping[str, Any] | None = None,
     attention: Sequence[AttentionMap] = (),
     parameters: Sequence[Mapping[str, Any]] = (),
@@ -50,6 +51,7 @@ def write_report(
         results: per task {"metric", "value", "baseline", "higher_is_better"}; other keys are ignored.
         affinity: how tasks' gradients agree, as `training.affinity` gives it.
         samples: per task, what `unimodal.evaluation.samples` defines; the first twelve are shown.
+        commands: per task, the command line that asks the same of the samples again.
         parameters: rows of {"name", "shape", "axes", "spec", "bytes_per_device"}.
         run: facts to show under the title, in order: steps, wall time, device, fingerprint …
     """
@@ -67,6 +69,7 @@ def write_report(
         "charts": chart_views(curves or {}, eval_curves or {}, results),
         "affinity": None if affinity is None else affinity_view(affinity),
         "samples": views,
+        "commands": commands or {},
         "attention": [attention_view(item) for item in attention],
         "parameters": _parameter_views(parameters),
         "total_parameters": total_parameters,

@@ -91,7 +91,7 @@ class Asking:
         return [{name: value[i] for name, value in found.items()} for i in range(len(rows))]
 
 
-Read = tuple[str, Answer, Mapping[str, np.ndarray]]
+Read = tuple[str, Answer, list[Mapping[str, np.ndarray]]]
 
 
 def answered(asking: Asking, entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
@@ -114,7 +114,8 @@ def _read(asking: Asking, entry: Entry) -> Read | dict[str, Any]:
         else:
             record = entry.read()
             answer = asking.answer(modalities(record))
-        return entry.id, answer, answer.row({**record, "id": entry.id})
+        record = {**record, "id": entry.id}
+        return entry.id, answer, [answer.row(record)] if answer.rows is None else list(answer.rows(record))
     except UsageError as error:
         return {"id": entry.id, "error": _line(error)}
     except OSError as error:
@@ -124,18 +125,23 @@ def _read(asking: Asking, entry: Entry) -> Read | dict[str, Any]:
 def _answers(asking: Asking, futures: Sequence[Future[Any]]) -> Iterator[dict[str, Any]]:
     read = [future.result() for future in futures]
     made: dict[int, dict[str, Any]] = {i: one for i, one in enumerate(read) if isinstance(one, dict)}
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Any, list[tuple[int, Mapping[str, np.ndarray]]]] = {}
     for i, one in enumerate(read):
-        if isinstance(one, tuple):
-            shapes = tuple(np.shape(value) for value in one[2].values())
-            groups.setdefault((id(one[1]), shapes), []).append(i)
-    for places in groups.values():
-        answer: Answer = read[places[0]][1]
-        for i, row in zip(places, asking.run(answer, [read[i][2] for i in places]), strict=True):
-            try:
-                made[i] = {"id": read[i][0], **answer.say(row)}
-            except UsageError as error:
-                made[i] = {"id": read[i][0], "error": _line(error)}
+        for row in one[2] if isinstance(one, tuple) else ():
+            shapes = tuple(np.shape(value) for value in row.values())
+            groups.setdefault((id(one[1]), shapes), []).append((i, row))
+    found: dict[int, list[dict[str, np.ndarray]]] = {}
+    for rows in groups.values():
+        answer: Answer = read[rows[0][0]][1]
+        for some in (rows[k : k + asking.batch_size] for k in range(0, len(rows), asking.batch_size)):
+            for (i, _), part in zip(some, asking.run(answer, [row for _, row in some]), strict=True):
+                found.setdefault(i, []).append(part)
+    for i, parts in found.items():
+        name, answer, _ = read[i]
+        try:
+            made[i] = {"id": name, **answer.say(parts[0] if answer.join is None else answer.join(parts))}
+        except UsageError as error:
+            made[i] = {"id": name, "error": _line(error)}
     return iter([made[i] for i in range(len(read))])
 
 

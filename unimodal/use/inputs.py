@@ -127,8 +127,12 @@ def modalities(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _of_source(uri: str, split: str) -> Iterator[Entry]:
+    """All records of a source, or the one whose number stands behind a #, as in the ids of answers."""
+    uri, _, number = uri.rpartition("#") if uri.rpartition("#")[2].isdecimal() else (uri, "", "")
     source = open_source(uri, split)
-    for i in range(len(source)):
+    if number and int(number) >= len(source):
+        raise UsageError(f"{uri} has no record {number} in {split}: there are {len(source)}, counted from 0")
+    for i in [int(number)] if number else range(len(source)):
         yield Entry(f"{uri}#{i}", partial(source.__getitem__, i))
 
 

@@ -20,7 +20,8 @@ def classified_pictures(
 ) -> Callable[[Model, Shown], list[Sample]]:
     """Show the likeliest classes of pictures, and where the last layer of a backbone looks in the first of them.
 
-    Rows: what `classification.guesses` gives. The batch has the pictures under `image`.
+    Rows: what `classification.guesses` gives. The batch has the pictures under `image`; of
+    rows of patches no attention is shown.
     """
 
     def show(model: Model, shown: Shown) -> list[Sample]:
@@ -33,6 +34,8 @@ def classified_pictures(
             )
             note, truth = str(record.get("name", record["id"])), names[int(shown.rows["label"][i])]
             found.append(ImageSample(images.read(record), best, truth, note=note))
+        if "image" not in shown.batch:  # rows of patches, which have proportions of their own
+            return found
         return [*found, attention_in(model, shown.batch["image"][:1], images, tokenizer, backbone)]
 
     return show
