@@ -18,8 +18,8 @@ def workdir(folder: Path, config: Mapping[str, Any], *, learned: bool = True, no
 
     noise: standard deviation of what is added to every parameter, so that none stays the zero that it begins as.
     """
+    from unimodal.kept import keep_encoders, keep_learned
     from unimodal.training.checkpoint import Checkpoints
-    from unimodal.use.kept import keep_learned
 
     experiment = tiny.build(config)
     state = experiment.program.init()
@@ -32,5 +32,6 @@ def workdir(folder: Path, config: Mapping[str, Any], *, learned: bool = True, no
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(state, {})
     if learned:
+        keep_encoders(folder, config)
         keep_learned(folder, experiment.tasks)
     return experiment, state

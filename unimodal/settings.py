@@ -31,7 +31,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class GeneralConfig:
-    """What a config says beside its groups of fields."""
+    """Fields of a config that belong to no group."""
 
     seed: int = 0  # of weights, data order and dropout
     eval_limit: int | None = None  # batches of each evaluation during training; None: all

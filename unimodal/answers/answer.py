@@ -25,7 +25,7 @@ Row = Mapping[str, Any]  # numpy arrays and numbers, by name
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a user may say along with a question. Whoever has no use for a field ignores it."""
+    """Options that go along with a question. An answer that has no use for a field ignores it."""
 
     classes: tuple[str, ...] = ()  # names to choose among, for a model that compares pictures with words
     template: str = "{}"  # the sentence that such a name is put into, as "a photo of a {}."

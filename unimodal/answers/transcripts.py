@@ -1,4 +1,4 @@
-"""What was said in a recording, by connectionist temporal classification (Graves 2006)."""
+"""Transcripts of recordings by connectionist temporal classification (Graves 2006)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import jax
 import numpy as np
 
 from unimodal.answers.answer import SOUND, Answer, Record, Row
-from unimodal.data.transcripts import Alphabet
 from unimodal.errors import UsageError
-from unimodal.evaluation.transcription import frame_labels, heard
+from unimodal.evaluation.transcription import Letters, frame_labels, heard
 
 
 def transcript_answer(
-    letters: Callable[[], Alphabet],
+    letters: Callable[[], Letters],
     row: Callable[[Record], Row],
     logits: Callable[..., jax.Array],
     frames: Callable[..., jax.Array],

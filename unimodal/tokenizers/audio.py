@@ -20,7 +20,7 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """How a waveform becomes frames."""
+    """Options of the tokenizer that turns a waveform into frames."""
 
     channels: int = 512  # of each convolution
     # length of each convolution: the first in samples, the others in frames of the one before
@@ -60,7 +60,7 @@ class Config:
         return math.prod(self.strides)
 
     def frames(self, samples: jax.Array | int) -> jax.Array | int:
-        """How many frames the convolutions make of so many samples; 0 if too short for one."""
+        """Count the frames that the convolutions make of so many samples; 0 if too short for one."""
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return jnp.maximum(samples, 0) if isinstance(samples, jax.Array) else max(samples, 0)

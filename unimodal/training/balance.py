@@ -1,4 +1,4 @@
-"""How the losses of tasks that train in one step are balanced.
+"""Balance between the losses of tasks that train in one step.
 
 | balance | what a step follows |
 |---|---|
@@ -28,7 +28,7 @@ class Uncertainty(nnx.Module):
 
 
 def with_uncertainty(make: Callable[..., Mapping[str, nnx.Module]]) -> Callable[..., Mapping[str, nnx.Module]]:
-    """What makes a task's heads → what makes an `Uncertainty` with them."""
+    """Extend a function that makes a task's heads so that it makes an `Uncertainty` with them."""
     return lambda model, rngs: {**make(model, rngs), HEAD: Uncertainty()}
 
 

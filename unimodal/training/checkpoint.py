@@ -55,7 +55,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Of those that are complete, in order."""
+        """The steps of complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, iterators: Mapping[str, Any], score: float | None = None) -> str:
@@ -64,6 +64,7 @@ class Checkpoints:
         score: what the best checkpoint is told by. Raises StorageError if this one, or the last, cannot be written.
         """
         arrays, step = named(state), int(state.step)
+        # Hash on the devices: only one number of each array comes to the host.
         hashes = {name: int(value) for name, value in jax.device_get(leaf_hashes(arrays)).items()}
         facts = facts_of(hashes, spelt(arrays), iterators, score)
         if score is not None:
@@ -96,6 +97,7 @@ class Checkpoints:
         step = self._known(step)
         try:
             return self._restore(abstract, step)
+        # Look for an older one that is whole, so that the error says which step to go on from.
         except DamagedError as error:
             older = self._whole_before(abstract, step)
             more = (
@@ -106,6 +108,7 @@ class Checkpoints:
     def set_aside(self, step: int) -> list[epath.Path]:
         """Move the checkpoints after `step` out of the way, so that a run can go on from it; returns where they are now."""
         later = [each for each in self.steps() if each > step]
+        # Close the store first, as it keeps a list of steps of its own.
         self._manager.close()
         moved = move_aside(absolute(self.workdir), later)
         self._open()
@@ -144,6 +147,7 @@ class Checkpoints:
     def _restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any], str]:
         facts = self._facts(step)
         wanted = named(abstract)
+        # Read checkpoints from before arrays had their names of today by the names of then.
         if then := earlier.names_then(wanted, facts["shapes"]):
             _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
             same = {name: shape for name, shape in spelt(wanted).items() if then[name] == name}
@@ -165,7 +169,7 @@ class Checkpoints:
         return state, facts["iterators"], facts["fingerprint"]
 
     def shapes(self, step: int) -> dict[str, str]:
-        """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
+        """Name the arrays in the checkpoint of `step`, each with its type and shape as "float32[3, 4]". Reads no arrays."""
         return self._facts(step)["shapes"]
 
     def iterators(self, step: int) -> dict[str, Any]:

@@ -18,15 +18,14 @@ from unimodal.training.checkpoint import Checkpoints, spelt
 
 @dataclass(frozen=True)
 class WorkdirStart:
-    """Which parameters of a model the checkpoint of another run fills. loaded, fresh (ours that stay as initialised)
-    and unused (parameters of the checkpoint that the model lacks), and those of which its average is taken, all by name."""
+    """Parameters of a model that the checkpoint of another run fills, all by name."""
 
-    workdir: epath.PathLike
-    step: int
-    loaded: tuple[str, ...]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-    averaged: tuple[str, ...] = ()
+    workdir: epath.PathLike  # of that run
+    step: int  # of its checkpoint
+    loaded: tuple[str, ...]  # those that it fills
+    fresh: tuple[str, ...]  # those that stay as initialised
+    unused: tuple[str, ...]  # those of the checkpoint that the model lacks
+    averaged: tuple[str, ...] = ()  # those of which its average is taken
     inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
 
     def report(self) -> str:
@@ -53,7 +52,7 @@ class WorkdirStart:
 
 
 def is_workdir(path: epath.PathLike) -> bool:
-    """Whether a run of ours left its config and checkpoints there."""
+    """True if a run of ours left its config and checkpoints there."""
     path = epath.Path(path)
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 

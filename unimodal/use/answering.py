@@ -21,18 +21,15 @@ READERS = 4  # threads that read files and decode pictures and sounds
 
 @dataclass
 class Asking:
-    """A loaded model with a question: which task, what it is to give. Compiled functions stay for later batches.
-
-    task: None for the only one that reads what comes. gives: None for the first of the task's answers that reads it.
-    """
+    """A loaded model with a question. Compiled functions stay for later batches."""
 
     loaded: Any  # a `Loaded`
-    asked: Asked = Asked()
-    task: str | None = None
-    gives: str | None = None
-    batch_size: int = 32
-    _answers: dict[str, Sequence[Answer]] = field(default_factory=dict)
-    _compiled: dict[Any, Any] = field(default_factory=dict)
+    asked: Asked = Asked()  # options of the question
+    task: str | None = None  # None: the only one that reads what comes
+    gives: str | None = None  # None: the first of the task's answers that reads it
+    batch_size: int = 32  # inputs at a time
+    _answers: dict[str, Sequence[Answer]] = field(default_factory=dict)  # by task
+    _compiled: dict[Any, Any] = field(default_factory=dict)  # by answer
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -57,11 +54,11 @@ class Asking:
         return found
 
     def reads(self, modality: str) -> bool:
-        """Whether some answer reads this, such as "image" or "image+text"."""
+        """True if some answer reads this, such as "image" or "image+text"."""
         return any(answer.reads == modality for found in self._answers.values() for answer in found)
 
     def answer(self, reads: Sequence[str]) -> Answer:
-        """Who answers an input of one of these modalities. Raises UsageError where nobody does, or several might."""
+        """The answer for an input of one of these modalities. Raises UsageError where there is none, or several."""
         able = {name: [a for a in found if a.reads in reads] for name, found in self._answers.items()}
         able = {name: found for name, found in able.items() if found}
         if len(able) > 1:
@@ -74,7 +71,7 @@ class Asking:
         raise UsageError(f"{who} {there}{asked}, not {' or '.join(reads) or 'this'}")
 
     def run(self, answer: Answer, rows: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """What the model makes of rows. They are filled up to a power of two, so that few shapes are compiled."""
+        """Run the model on rows. They are filled up to a power of two, so that few shapes are compiled."""
         model, mesh = self.loaded.model, self.loaded.mesh
         parts = batch_parts(mesh)
         size = min(-(-self.batch_size // parts) * parts, max(parts, 1 << (len(rows) - 1).bit_length()))

@@ -21,10 +21,10 @@ FORMS = ("huggingface", "stablehlo")
 
 @dataclass(frozen=True)
 class Target:
-    """Where an export goes: huggingface:DIR or stablehlo:DIR."""
+    """The target of an export: huggingface:DIR or stablehlo:DIR."""
 
-    form: str
-    directory: Path
+    form: str  # huggingface or stablehlo
+    directory: Path  # that is written
 
     @classmethod
     def parse(cls, text: str) -> Target:

@@ -234,7 +234,7 @@ ARCHITECTURES: tuple[Callable[[Handed], Offer | None], ...] = (bert, gpt2, llama
 
 
 def _writer(handed: Handed) -> Part | None:
-    """What writes text, if it is that."""
+    """The part that writes text, or None for a model that does not."""
     if set(handed.inputs) != {"text"} or not any(isinstance(h, LanguageModel) for h in handed.heads.values()):
         return None
     return handed.inputs["text"]
@@ -254,7 +254,7 @@ def _sizes(b: BackboneConfig) -> dict[str, Any]:
 
 
 def _encoder(b: BackboneConfig) -> dict[str, Any]:
-    """What the encoders that follow BERT call a backbone's options."""
+    """A backbone's options under the names of encoders that follow BERT."""
     return dict(**_sizes(b), hidden_act=activation(b.activation), layer_norm_eps=b.norm_epsilon)
 
 

@@ -24,13 +24,13 @@ from unimodal.interop.stages import Decoded
 
 @dataclass(frozen=True)
 class Exported:
-    """What a model is elsewhere. names: the architecture's parameter → ours; left: parameters of ours that it has not."""
+    """A model of ours as a published architecture."""
 
-    offer: Offer
-    description: Description
-    abstract: Pretrained
-    names: Mapping[str, str]
-    left: tuple[str, ...]
+    offer: Offer  # the architecture and its config.json
+    description: Description  # of the checkpoint that would be written
+    abstract: Pretrained  # the shapes of that checkpoint
+    names: Mapping[str, str]  # the architecture's parameter → ours
+    left: tuple[str, ...]  # parameters of ours that it has not
 
 
 def match(handed: Handed, model: Any) -> Exported:
@@ -144,7 +144,7 @@ def _shown(value: Any) -> str:
 
 
 def _of(handed: Handed, name: str) -> bool:
-    """Whether a parameter belongs to the task."""
+    """True if a parameter belongs to the task."""
     prefixes = [f"heads.{handed.task}."]
     for part in handed.inputs.values():
         prefixes += [f"tokenizers.{part.tokenizer}.", f"backbones.{part.backbone}."]
@@ -172,7 +172,7 @@ def _names(handed: Handed, offer: Offer, description: Description, model: Any, t
 
 
 class _OnlyTask:
-    """What `head_names` looks at: the heads of one task."""
+    """The heads of one task, for `head_names` to look at."""
 
     def __init__(self, handed: Handed):
         self.heads = {handed.task: handed.heads}
