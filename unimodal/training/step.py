@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -158,18 +158,12 @@ class Program:
                 spikes, odd = judge_spikes(spikes, found, norm, self.skip_spikes)
                 bad = {name: jnp.where(odd[name] & (code == 0), SPIKE, code) for name, code in bad.items()}
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
-            updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            parameters = apply_updates(state.parameters, updates)
-            model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
-            advance(model, list(losses), pushed, state.step, self.steps)
-            _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
-            ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
-            after: Any = parameters, variables, optimizer, kept, ema
-            before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
-            # Choose between before and after inside the compiled step: no host has to wait to undo a bad one.
             good = jnp.stack([code == 0 for code in bad.values()]).all()
-            kept_or_new: Any = jax.tree.map(partial(jnp.where, good), after, before)
-            return TrainState(state.step + 1, *kept_or_new, spikes), metrics
+            # Choose inside the compiled step: no host has to wait to undo a bad one. Take one way or the other, as a choice
+            # between two whole states costs as much memory traffic as an optimizer does.
+            advanced = partial(self._advanced, tuple(losses))
+            done = jax.lax.cond(good, advanced, lambda state, *_: state, state, gradients, variables, pushed)
+            return replace(done, step=state.step + 1, spikes=spikes), metrics
 
         # Pin the shardings of the result: the compiler might lay arrays otherwise, and the next step would compile again.
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
@@ -185,6 +179,18 @@ class Program:
             return self._at_once({name: (loss, 1.0)}, state, {name: batch}, key)[0]
 
         return jax.jit(run)
+
+    def _advanced(
+        self, names: Sequence[str], state: TrainState, gradients: Any, variables: Any, pushed: Any
+    ) -> TrainState:
+        """The state after the gradients of the losses `names`, but for its step."""
+        updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = apply_updates(state.parameters, updates)
+        model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
+        advance(model, list(names), pushed, state.step, self.steps)
+        _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
+        ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
+        return replace(state, parameters=parameters, variables=variables, optimizer=optimizer, kept=kept, ema=ema)
 
     def parameter_names(self) -> list[str]:
         """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a
