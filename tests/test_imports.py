@@ -57,7 +57,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.moved": "data.sources",
     "unimodal.settings": "moved training.loop training.meters training.optimizer task model backbone configuration errors",
     "unimodal.kept": "data storage errors",
-    "unimodal.brought": "kept settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
+    "unimodal.brought": "kept settings interop training.workdir_start evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training data sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
