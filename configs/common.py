@@ -1,4 +1,4 @@
-"""What recipes have in common: the shape of a config, with its defaults."""
+"""Shared parts of recipes: the shape of a config, with its defaults."""
 
 import dataclasses
 import typing
@@ -73,7 +73,7 @@ def sized(
 
 
 def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) -> None:
-    """What the smallest language models share: bytes of the embedded book, three layers, some minutes on a CPU."""
+    """Set up what the smallest language models share: bytes of the embedded book, three layers, some minutes on a CPU."""
     config.update(steps=steps, log_every=50, eval_every=evaluate, checkpoint_every=evaluate, eval_limit=8)
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     small: dict[str, Any] = dict(width=192, depth=3, heads=6, rope_theta=10_000.0, scan=False)
@@ -82,7 +82,7 @@ def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) 
 
 
 def on_enwik8(config: ConfigDict) -> str:
-    """What the small language models share: 50,000 steps on enwik8, the source that is returned."""
+    """Set up what the small language models share, 50,000 steps on enwik8, and return that source."""
     config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
     return "array_record:data/enwik8"
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal import data
+from unimodal import data, packed
 from unimodal.answers import IMAGE, Answer, Asked, class_answer, picture_features, picture_row
 from unimodal.data.blocks import Images, Inputs, Labels, columns
+from unimodal.data.filling import Packing
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.pictures import classified_pictures
 from unimodal.heads import Classifier
 from unimodal.model import Model
@@ -40,6 +41,9 @@ class Vit:
     mixup: float = 0.0  # α of Beta(α, α), by which two pictures of a batch are blended (Zhang 2018); 0: never
     cutmix: float = 0.0  # the same for the area of a rectangle of another picture (Yun 2019); both: either, by chance
     patch_dropout: float = 0.0  # share of the patches that training leaves out (Liu 2023)
+    # Several pictures in one row of patches, each in its own proportions (Dehghani 2023); row: its tokens, 0: one of the
+    # tokenizer's size a row. A picture has no more patches than the tokenizer's image_size.
+    pack: Packing = Packing()
     size: tuple[int, ...] = ()  # height and width of pictures, for a tokenizer with resize=True; (): the tokenizer's
 
     def __post_init__(self) -> None:
@@ -47,14 +51,18 @@ class Vit:
             raise UsageError(f"tasks.{self.name}.size must be height and width, but is {self.size}")
         if not 0 <= self.patch_dropout < 1:
             raise UsageError(f"tasks.{self.name}.patch_dropout must be below 1, but is {self.patch_dropout}")
+        packed.check_pictures(self)
 
     def inputs(self, model: Model) -> Inputs:
+        if self.pack.row:
+            return packed.picture_rows(self, model).inputs()
         c = model.tokenizers[self.tokenizer].config
         height, width = self.size or c.image_size
         parts = self.images.part((height, width), c.channels), self.labels.part(self.source)
-        return columns(self.source, *parts, open_split=self._open)
+        return columns(self.source, *parts, open_split=self.open_split)
 
-    def _open(self, split: str) -> data.Source:
+    def open_split(self, split: str) -> data.Source:
+        """The records of a split, or `labelled` of them to train on."""
         source = data.open_source(self.source, split)
         return data.evenly(source, self.labelled) if self.labelled and split == "train" else source
 
@@ -71,9 +79,13 @@ class Vit:
         hidden, _ = model.hidden(self.tokenizer, self.backbone, image, key=key, keep=keep)
         return model.heads[self.name]["classify"](hidden)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def judged(self, model: Model, batch: Batch) -> jax.Array:
+        """What evaluations and answers compare: [B,classes]."""
+        return packed.picture_logits(self, model, batch)[:, 0] if self.pack.row else self.logits(model, batch["image"])
+
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
+        if self.pack.row:
+            return packed.picture_loss(self, model, batch, key)
         image, label = batch["image"], batch["label"]
         if self.mixup or self.cutmix:
             classes, inner = self.labels.size(self.source), jax.random.fold_in(key, 3)
@@ -87,14 +99,19 @@ class Vit:
         return visible_first(jax.random.uniform(key, (examples, patches), jnp.float32), count)[0]
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
-        names, logits = self.labels.given_names(self.source), lambda m, batch: self.logits(m, batch["image"])
-        return [class_answer(IMAGE, names, row, logits, top=asked.top), *picture_features(self, model)]
+        row: Any = picture_row(self.images, model.tokenizers[self.tokenizer].config)
+        if self.pack.row:
+            row = packed.picture_rows(self, model).alone
+        names = self.labels.given_names(self.source)
+        return [class_answer(IMAGE, names, row, self.judged, top=asked.top), *picture_features(self, model)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
             self,
-            lambda model, batch: self.logits(model, batch["image"]),
+            self.judged,
+            inputs=(lambda model: packed.picture_rows(self, model).inputs(single=True))
+            if self.pack.row
+            else self.inputs,
             show=classified_pictures(self.source, self.images, self.labels, self.tokenizer, self.backbone),
         )
         return {self.name: found}

@@ -18,9 +18,10 @@ from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.interop.preparation import Preparation
 from unimodal.interop.start import preparation_of
+from unimodal.kept import with_encoders
 from unimodal.moved import renewed
 from unimodal.settings import read_settings
-from unimodal.training.checkpoint import is_workdir
+from unimodal.training.workdir_start import is_workdir
 
 Readers = Mapping[str, Any]  # dotted place in the config ("tasks.vit") → the task or evaluation that stands there
 
@@ -82,7 +83,7 @@ def _filled(
 
 
 def _of_tasks(config: Mapping[str, Any], reader: Any, tasks: Readers) -> dict[str, Any]:
-    """What the tasks of a config say of the tokenizer that an evaluation reads."""
+    """Collect what the tasks of a config say of the tokenizer that an evaluation reads."""
     found: dict[str, Any] = {}
     for where, task in tasks.items():
         if set(_tokenizers(reader)) & set(_tokenizers(task)):
@@ -115,12 +116,12 @@ def preparation_of_init(
     tokenizers: Mapping[str, tuple[str, Any]],
     backbones: Mapping[str, BackboneConfig],
 ) -> Preparation:
-    """What comes with the weights of `init_from`: a published checkpoint, or a workdir of ours."""
+    """Find what comes with the weights of `init_from`: a published checkpoint, or a workdir of ours."""
     if init_from is None:
         return Preparation("")
     if is_workdir(init_from):
         config = renewed(json.loads((epath.Path(init_from) / "config.json").read_text(encoding="utf-8")))
-        return Preparation(init_from, _of_config(config))
+        return Preparation(init_from, _of_config(with_encoders(init_from, config, missing=True)))
     return preparation_of(init_from, tokenizers, backbones, skip=skip)
 
 

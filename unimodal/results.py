@@ -108,7 +108,7 @@ def command_of(experiment: Experiment, name: str, shown: Shown | None, workdir: 
 def _score_untrained(
     program: Program, evaluations: Mapping[str, Evaluation], reader: Reader, say: Callable[[str], None]
 ) -> dict[str, Mapping[str, float]]:
-    """What each evaluation gives before the first step; with random weights if what training started from is gone since."""
+    """Score each evaluation before the first step; with random weights if what training started from is gone since."""
     try:
         model = program.first_model()
     except UsageError as error:

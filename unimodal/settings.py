@@ -31,7 +31,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class GeneralConfig:
-    """What a config says beside its groups of fields."""
+    """Fields of a config that belong to no group."""
 
     seed: int = 0  # of weights, data order and dropout
     eval_limit: int | None = None  # batches of each evaluation during training; None: all
@@ -45,6 +45,8 @@ class GeneralConfig:
     skip_spikes: float = 0.0
     fake_data: bool = False  # train on random batches of the right shapes
     workers: int = 0  # processes for each task that read, decode and augment; 0: threads of this one
+    # GiB on disk for decoded pictures and sounds, which later runs and other processes read; 0: memory alone
+    decoded_cache: float = 0.0
     # batches of each task whose gradients are compared with the other tasks' at the end (`training.affinity`); 0: none
     affinity: int = 0
 
@@ -53,6 +55,8 @@ class GeneralConfig:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+        if self.decoded_cache < 0:
+            raise UsageError(f"decoded_cache must be 0 or more, but is {self.decoded_cache}")
         if self.workers < 0:
             raise UsageError(f"workers must be 0 or more, but is {self.workers}")
         if self.affinity < 0:

@@ -63,7 +63,7 @@ class FolderFiles:
         return {**record, **{name: self._beside(path, name) for name in self._columns()}}
 
     def class_names(self, column: str) -> tuple[str, ...]:
-        """What the numbers under `column` stand for, () if they stand for nothing."""
+        """The names that the numbers under `column` stand for, () if they stand for nothing."""
         return self.classes if column == "label" else ()
 
     def column(self, name: str) -> list[Any]:
@@ -74,7 +74,12 @@ class FolderFiles:
 
     def id_at(self, index: int) -> str:
         """The file's path below the folder."""
-        return self.files[index].relative_to(self.root).as_posix()
+        return self._id(self.files[index])
+
+    def _id(self, path: Path) -> str:
+        whole, before = str(path), str(self.root) + os.sep
+        # In a tenth of the time of `relative_to`, which matters beside a small picture.
+        return whole[len(before) :] if whole.startswith(before) else path.relative_to(self.root).as_posix()
 
     def keys(self) -> np.ndarray:
         """A hash of each file's path without its ending."""
@@ -89,7 +94,7 @@ class FolderFiles:
         if path in self.rows and name in self.rows[path]:
             return self.rows[path][name]
         if name == "id":
-            return path.relative_to(self.root).as_posix()
+            return self._id(path)
         if name == "text":
             return _read_text(path) if self.kind == "text" else _read_text(path.with_suffix(".txt")).strip()
         found = _class_of(self.root, path, self.splits)
@@ -210,6 +215,7 @@ def _classes(root: Path, files: list[Path], splits: tuple[str, ...]) -> tuple[st
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=64)  # a record asks three times
 def _class_of(root: Path, path: Path, splits: tuple[str, ...]) -> str | None:
     parts = path.relative_to(root).parts
     below = parts[1:] if parts[0] in splits else parts
