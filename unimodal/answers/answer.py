@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ class Answer:
     say: Callable[[Row], dict[str, Any]]  # a row of what was predicted → values that JSON knows
     once: Callable[[Any], Mapping[str, jax.Array]] | None = None  # model → arrays that every batch is given
     rows: Callable[[Record], list[Row]] | None = None  # in place of `row`, for a record that takes several rows
-    join: Callable[[list[Row]], Row] | None = None  # what was predicted for these, as one row for `say`
+    join: Callable[[Sequence[Row]], Row] | None = None  # what was predicted for these, as one row for `say`
 
 
 def read_any(block: Any, record: Record) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ def transcript_answer(
     return Answer("transcript", SOUND, row, predict, say, rows=windows, join=join)
 
 
-def joined_frames(parts: list[Row], shift: int) -> Row:
+def joined_frames(parts: Sequence[Row], shift: int) -> Row:
     """The frames of windows that overlap, one after another. In the middle of an overlap the next window takes over: a frame
     at the edge of a window has heard only half of what is around it."""
     found: dict[str, list[np.ndarray]] = {"path": [], "log_probabilities": []}

@@ -34,7 +34,7 @@ def held(shapes: Mapping[str, str], wanted: Iterable[str]) -> dict[str, Held]:
     What nobody wants, and what fits neither way, stays under its own name.
     """
     wanted = set(wanted)
-    ways = {found[1] + "." + found[3]: found for name in wanted - shapes.keys() if (found := _UNROLLED.fullmatch(name))}
+    ways = {f"{way[1]}.{way[3]}": way for name in wanted - shapes.keys() if (way := _UNROLLED.fullmatch(name))}
     found: dict[str, Held] = {}
     layers: dict[str, dict[int, str]] = {}
     for name, shape in shapes.items():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -67,7 +68,7 @@ def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path, 
     sizes, function = _exported(answer, arrays, dtypes, structure, row)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "function.stablehlo").write_bytes(function.serialize())
-    np.savez(directory / "weights.npz", **arrays)
+    np.savez(directory / "weights.npz", **cast(dict[str, Any], arrays))
     spec = {n: dict(shape=[sizes, *np.shape(v)], dtype=str(np.asarray(v).dtype)) for n, v in row.items()}
     said = dict(task=name, gives=answer.gives, reads=answer.reads, inputs=spec)
     (directory / "function.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
@@ -82,7 +83,7 @@ def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path, 
     return lines
 
 
-def _named(kept: list[np.ndarray | Int8]) -> dict[str, np.ndarray]:
+def _named(kept: Sequence[np.ndarray | Int8]) -> dict[str, np.ndarray]:
     """The arrays as weights.npz has them: `w` and a number, and `s` and the number for the scale of one in eight bits."""
     arrays: dict[str, np.ndarray] = {}
     for i, array in enumerate(kept):

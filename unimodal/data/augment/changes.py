@@ -35,8 +35,8 @@ def tinted(picture: Image.Image, hue: int) -> Image.Image:
     """Give every pixel one hue. Its brightness stays, and it is strongly coloured."""
     h, s, v = picture.convert("HSV").split()
     h = h.point(lambda _: round(hue * 255 / 360))
-    s = s.point(lambda x: max(x, 150))
-    v = v.point(lambda x: max(x, 60))  # black has no hue that could be seen
+    s = s.point([max(x, 150) for x in range(256)])
+    v = v.point([max(x, 60) for x in range(256)])  # black has no hue that could be seen
     coloured = Image.merge("HSV", (h, s, v)).convert("RGB")
     pixels, darkest = np.asarray(picture), np.asarray(picture).min(axis=-1, keepdims=True)
     return Image.fromarray(np.where(darkest > WHITE, pixels, np.asarray(coloured)))

@@ -107,8 +107,9 @@ def _differences(handed: Handed, description: Description) -> list[str]:
             found.append(
                 f"its {tower.input} sees only {sees}; --config.tasks.{handed.task}.causal={tower.causal} would fit"
             )
-    for decoder in _decoders(description) if handed.decoder is not None else ():
-        found += _differing(f"backbones.{handed.decoder[0]}", handed.decoder[1], decoder.config)
+    if handed.decoder is not None:
+        for decoder in _decoders(description):
+            found += _differing(f"backbones.{handed.decoder[0]}", handed.decoder[1], decoder.config)
     return found
 
 
