@@ -16,20 +16,28 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
-from unimodal.brought import check_codebooks, compared, preparation_of_init, readers_of, with_brought
+from unimodal.brought import (
+    check_codebooks,
+    compared,
+    config_of_run,
+    preparation_of_init,
+    readers_of,
+    with_brought,
+)
 from unimodal.data.epochs import epochs_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
+from unimodal.ledger.start import SCHEME, LedgerStart, start_from_ledger
 from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
 from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
-from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
+from unimodal.training.checkpoint import WorkdirStart, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program, TrainState
@@ -86,14 +94,16 @@ class Experiment:
         return self.program.abstract_model()
 
     @cached_property
-    def start(self) -> Start | WorkdirStart:
+    def start(self) -> Start | WorkdirStart | LedgerStart:
         """What the model takes from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
         assert self.init_from is not None
         require_backend(self.init_from)
-        if is_workdir(self.init_from):
-            check_codebooks(self.init_from, self.tokenizers)
+        config = config_of_run(self.init_from)
+        if config is not None:
+            check_codebooks(self.init_from, config, self.tokenizers)
             parameters = nnx.state(self.model, nnx.Param)
-            found = start_from_workdir(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
+            run = start_from_ledger if self.init_from.startswith(SCHEME) else start_from_workdir
+            found = run(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
         elif self.init_ema:
             raise UsageError(f"init_ema is for workdirs, but {self.init_from} is none: leave it out")
         else:

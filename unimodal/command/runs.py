@@ -106,6 +106,11 @@ def run(arguments: Sequence[str], program: str) -> int:
     if arguments[:1] == ["data"]:
         with mendable():
             return run_data(arguments[1:], program)
+    if arguments[:1] == ["ledger"]:
+        from unimodal.command.ledger import run_ledger  # only here: training need not wait for it
+
+        with mendable():
+            return run_ledger(arguments[1:], program)
     if arguments[:1] == ["pod"]:
         return run_pod(arguments, program)
     if arguments and arguments[0] in USE:

@@ -164,6 +164,10 @@ class Checkpoints:
         """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
         return self._facts(step)["shapes"]
 
+    def fingerprint(self, step: int) -> str:
+        """The fingerprint of the state in the checkpoint of `step`."""
+        return self._facts(step)["fingerprint"]
+
     def iterators(self, step: int) -> dict[str, Any]:
         """The states of the tasks' data iterators in the checkpoint of `step`."""
         return self._facts(step)["iterators"]

@@ -160,6 +160,12 @@ class Program:
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(run, donate_argnums=0, out_shardings=(state_shardings, replicated))
 
+    def gradients(
+        self, losses: Mapping[str, tuple[LossFunction, float]], state: TrainState, batches: Any, key: Any
+    ) -> Any:
+        """The gradient of the weighted sum of `losses` of whole batches; nothing is advanced."""
+        return self._at_once(losses, state, batches, key)[0]
+
     def parameter_names(self) -> list[str]:
         """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a
         gradient, that of parameter i first, and 2 + their number a gradient so large that its norm is not finite."""
