@@ -72,6 +72,12 @@ OBJECTIVES = {
     "sigmoid": lambda x: sigmoid_classification(x["hidden"][:, 0], x["ids"][:, :D] > 3, x["segment"][:, :D] > 0),
     "clip": lambda x: clip(x["hidden"][:, 0], x["other"][:, 0], 10.0, ids_B=x["ids"][:, 0], valid_B=x["frames"] > 0),
     "siglip": lambda x: siglip(x["hidden"][:, 0], x["other"][:, 0], 10.0, -10.0, valid_B=x["frames"] > 0),
+    "clip_in_chunks": lambda x: clip(
+        x["hidden"][:, 0], x["other"][:, 0], 10.0, ids_B=x["ids"][:, 0], valid_B=x["frames"] > 0, chunk=2
+    ),
+    "siglip_in_chunks": lambda x: siglip(
+        x["hidden"][:, 0], x["other"][:, 0], 10.0, -10.0, valid_B=x["frames"] > 0, chunk=2
+    ),
     "nt_xent": lambda x: nt_xent(x["hidden"][:, 0], x["other"][:, 0], 0.5, valid_B=x["frames"] > 0),
     "nt_xent_in_chunks": lambda x: nt_xent(
         x["hidden"][:, 0], x["other"][:, 0], 0.5, ids_B=x["ids"][:, 0], valid_B=x["frames"] > 0, chunk=2

@@ -31,6 +31,19 @@ def test_equals_the_reference(name):
 
 
 @each
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_equals_the_reference_in_chunks(name, chunk):
+    objective, more = {"clip": (clip, ()), "siglip": (siglip, ()), "nt_xent": (nt_xent, (0.2,))}[name]
+    step = jax.value_and_grad(
+        lambda *xs: objective(*xs, *more, chunk=chunk)[0].mean(), argnums=range(len(INPUTS[name]))
+    )
+    loss, grads = jax.jit(step)(*ARGUMENTS[name])
+    np.testing.assert_allclose(loss, REFERENCE[f"{name}_loss"], rtol=1e-5)
+    for key, grad in zip(INPUTS[name], grads, strict=True):
+        np.testing.assert_allclose(grad, REFERENCE[f"{name}_grad_{key}"], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+@each
 def test_accuracy_both_ways(name):
     _, sums = LOSS[name](*ARGUMENTS[name])
     a, b = (np.asarray(x) / np.linalg.norm(x, axis=1, keepdims=True) for x in (A, B))

@@ -12,7 +12,16 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unimodal.evaluation.spread import deviation, effective_rank
-from unimodal.objectives import feature_deviation, info_nce, nt_xent, prototype_use, sinkhorn, swapped_prediction
+from unimodal.objectives import (
+    clip,
+    feature_deviation,
+    info_nce,
+    nt_xent,
+    prototype_use,
+    siglip,
+    sinkhorn,
+    swapped_prediction,
+)
 from unimodal.objectives.contrastive import unit
 
 REFERENCE = {
@@ -108,10 +117,12 @@ def test_collapse_meters() -> None:
     "loss",
     [
         lambda a, b: nt_xent(a, b)[0].mean(),
+        lambda a, b: clip(a, b, 10.0)[0].mean(),
+        lambda a, b: siglip(a, b, 10.0, -10.0)[0].mean(),
         lambda a, b: info_nce(a, b)[0].mean(),
         lambda a, b: swapped_prediction([sinkhorn(a[:, :64])], [a[:, :64], b[:, :64]])[0].mean(),
     ],
-    ids=["nt_xent", "info_nce", "sinkhorn"],
+    ids=["nt_xent", "clip", "siglip", "info_nce", "sinkhorn"],
 )
 def test_memory_does_not_grow_with_the_square_of_the_batch(loss: Any) -> None:
     def temporary(batch: int) -> int:

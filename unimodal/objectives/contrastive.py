@@ -32,15 +32,6 @@ def _products(a_BD: jax.Array, b_BD: jax.Array) -> jax.Array:
     return jnp.einsum("id,jd->ij", a_BD, b_BD, precision=jax.lax.Precision.HIGHEST)
 
 
-def _masks(ids_B: jax.Array | None, valid_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Give two boolean `[B,B]`: the diagonal, and the pairs that are negatives (symmetric, without the diagonal)."""
-    same = jnp.eye(valid_B.shape[0], dtype=bool)
-    negative = ~same & valid_B[:, None] & valid_B[None, :]
-    if ids_B is not None:
-        negative = negative & (ids_B[:, None] != ids_B[None, :])
-    return same, negative
-
-
 def _all_valid(a_BD: jax.Array, valid_B: jax.Array | None) -> jax.Array:
     return jnp.ones(a_BD.shape[:1], bool) if valid_B is None else valid_B.astype(bool)
 
@@ -63,6 +54,31 @@ def _report(loss_B: jax.Array, a_hit_B: jax.Array, b_hit_B: jax.Array, valid_B: 
     }
 
 
+def _both_ways(
+    a_BD: jax.Array,
+    b_BD: jax.Array,
+    ids_B: jax.Array | None,
+    valid_B: jax.Array,
+    judge: Callable[[jax.Array, jax.Array, jax.Array], Any],
+    chunk: int,
+) -> Any:
+    """Run `judge(cosines [C,B], same [C,B], negative [C,B])` on the rows of a against all of b, and of b against all of a.
+
+    `same` marks each row's own partner, `negative` what it must be told from. Rows come `chunk` at a time, so memory
+    does not grow with B².
+    """
+    a, b = _embed(a_BD, valid_B), _embed(b_BD, valid_B)
+    place = jnp.arange(a.shape[0])
+    ids = place if ids_B is None else ids_B
+
+    def judge_some(some: Mapping[str, jax.Array]) -> Any:
+        same = some["place"][:, None] == place[None]
+        negative = ~same & some["valid"][:, None] & valid_B[None] & (some["ids"][:, None] != ids[None])
+        return tuple(judge(_products(some[mine], other), same, negative) for mine, other in (("a", b), ("b", a)))
+
+    return rows_in_chunks(judge_some, {"a": a, "b": b, "place": place, "ids": ids, "valid": valid_B}, chunk)
+
+
 def clip(
     a_BD: jax.Array,
     b_BD: jax.Array,
@@ -70,6 +86,7 @@ def clip(
     *,
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[jax.Array, Metrics]:
     """Compute symmetric InfoNCE (Radford et al. 2021, figure 3).
 
@@ -79,17 +96,20 @@ def clip(
         scale: inverse temperature, already exponentiated (the paper learns its logarithm and clips the scale at 100).
         ids_B: integers. Examples with equal ids, such as a repeated caption, are not each other's negatives.
         valid_B: False marks padding.
+        chunk: rows compared with all others at a time. Memory grows with chunk·B, not with B².
 
     Returns:
         loss `[B]` float32 in nats, half from each direction, and sums `objective`, `examples`, `correct_a_to_b`,
         `correct_b_to_a` (a tie counts as wrong, so collapsed embeddings score 0).
     """
     valid = _all_valid(a_BD, valid_B)
-    same, negative = _masks(ids_B, valid)
-    logits = _products(_embed(a_BD, valid), _embed(b_BD, valid)) * as_scalar(scale)
-    positive = jnp.where(same, logits, 0.0).sum(axis=1)
-    a_nats, a_hit = _choose(logits, positive, same | negative, axis=1)
-    b_nats, b_hit = _choose(logits, positive, same | negative, axis=0)
+
+    def judge(cosines: jax.Array, same: jax.Array, negative: jax.Array) -> Any:
+        logits = cosines * as_scalar(scale)
+        positive = jnp.where(same, logits, 0.0).sum(axis=1)
+        return _choose(logits, positive, same | negative, axis=1)
+
+    (a_nats, a_hit), (b_nats, b_hit) = _both_ways(a_BD, b_BD, ids_B, valid, judge, chunk)
     return _report(0.5 * (a_nats + b_nats), a_hit, b_hit, valid)
 
 
@@ -101,6 +121,7 @@ def siglip(
     *,
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
+    chunk: int = CHUNK,
 ) -> tuple[jax.Array, Metrics]:
     """Compute the pairwise sigmoid loss (Zhai et al. 2023, algorithm 1): each of the B² pairs counts by itself.
 
@@ -108,13 +129,17 @@ def siglip(
     already (paper: starts at 10) and `bias` is added (paper: starts at -10). Other arguments, metrics: see `clip`.
     """
     valid = _all_valid(a_BD, valid_B)
-    same, negative = _masks(ids_B, valid)
-    logits = _products(_embed(a_BD, valid), _embed(b_BD, valid)) * as_scalar(scale) + as_scalar(bias)
-    nats = jax.nn.softplus(jnp.where(same, -logits, logits))
-    positive = jnp.where(same, logits, 0.0).sum(axis=1)
-    _, a_hit = _choose(logits, positive, same | negative, axis=1)
-    _, b_hit = _choose(logits, positive, same | negative, axis=0)
-    return _report(jnp.where(same | negative, nats, 0.0).sum(axis=1), a_hit, b_hit, valid)
+
+    def judge(cosines: jax.Array, same: jax.Array, negative: jax.Array) -> Any:
+        logits = cosines * as_scalar(scale) + as_scalar(bias)
+        nats = jax.nn.softplus(jnp.where(same, -logits, logits))
+        positive = jnp.where(same, logits, 0.0).sum(axis=1)
+        _, hit = _choose(logits, positive, same | negative, axis=1)
+        return jnp.where(same | negative, nats, 0.0).sum(axis=1), hit
+
+    # The rows of b see the same pairs again: they count for the accuracy alone.
+    (nats, a_hit), (_, b_hit) = _both_ways(a_BD, b_BD, ids_B, valid, judge, chunk)
+    return _report(nats, a_hit, b_hit, valid)
 
 
 def nt_xent(
