@@ -11,6 +11,7 @@ from ml_collections.config_dict import placeholder
 
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import is_brought
+from unimodal.continual import ContinualConfig
 from unimodal.tokenizers import text
 from unimodal.training.optimizer import OptimizerConfig
 
@@ -88,6 +89,7 @@ def base() -> ConfigDict:
             seed=0,
             steps=1000,
             schedule="sum",
+            sequence=(),
             log_every=10,
             eval_every=0,
             eval_limit=placeholder(int),
@@ -97,6 +99,9 @@ def base() -> ConfigDict:
             ema=0.0,
             evaluate_ema=placeholder(bool),
             checkpoint_every=0,
+            ledger=placeholder(str),
+            ledger_branch="main",
+            commit_every=0,
             keep_checkpoints=2,
             keep_every=0,
             keep_best=placeholder(str),
@@ -105,6 +110,7 @@ def base() -> ConfigDict:
             profile=dict(steps=placeholder(str)),
             mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
             optimizer=every(OptimizerConfig),
+            continual=every(ContinualConfig),
             tokenizers=dict(),
             backbones=dict(),
             tasks=dict(),

@@ -50,13 +50,14 @@ ALLOWED: dict[str, str] = {
     "unimodal.dual_encoder": "answers evaluation model heads tokens objectives data errors",
     "unimodal.task": "answers model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.pipeline configuration storage errors",
+    "unimodal.continual": "training task state objectives sharding data.pipeline errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "generate model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.ledger": "sharding configuration storage errors",
     "unimodal.moved": "data.sources",
-    "unimodal.settings": "moved training.loop training.meters training.optimizer task model backbone configuration errors",
+    "unimodal.settings": "moved continual training.loop training.meters training.optimizer task model backbone configuration errors",
     "unimodal.brought": "settings ledger.start interop training.checkpoint evaluation.attached moved backbone configuration errors",
-    "unimodal.experiment": "brought ledger.start settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
+    "unimodal.experiment": "brought ledger.start continual settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "experiment report evaluation training sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
     "unimodal.use": "experiment places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
@@ -65,7 +66,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task answers state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
-    "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
+    "configs": "tasks interop backbone tokenizers data configuration continual training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal history ledger use answers sharding places inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command places",

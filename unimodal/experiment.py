@@ -24,6 +24,8 @@ from unimodal.brought import (
     readers_of,
     with_brought,
 )
+from unimodal.continual import ContinualConfig
+from unimodal.continual.plan import Plan, planned, states
 from unimodal.data.epochs import epochs_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
@@ -40,6 +42,7 @@ from unimodal.task import Task
 from unimodal.training.checkpoint import WorkdirStart, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
+from unimodal.training.sequence import InSequence, in_sequence
 from unimodal.training.step import Program, TrainState
 
 
@@ -62,6 +65,9 @@ class Experiment:
     evaluate_ema: bool | None = None
     fake_data: bool = False
     workers: int = 0
+    ledger: str | None = None
+    ledger_branch: str = "main"
+    continual: ContinualConfig = ContinualConfig()
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
@@ -71,10 +77,10 @@ class Experiment:
             tokenizers=self.tokenizers,
             backbones=self.backbones,
             heads={task.name: task.heads for task in self.tasks},
-            states=_states(self.tasks),
+            states=_states(self.tasks) | ({} if self.sequence is None else states(self.continual)),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
-        optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
+        optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule != "sum")
         start = None if self.init_from is None else lambda parameters: self.start.fill(parameters)
         return Program(
             make,
@@ -124,6 +130,19 @@ class Experiment:
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
 
     @cached_property
+    def sequence(self) -> InSequence | None:
+        """Which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
+        if self.loop.schedule != "sequence":
+            return None
+        return in_sequence([task.name for task in self.tasks], self.loop.steps, self.loop.sequence)
+
+    def plan(self) -> Plan:
+        """What the loop is given where one task comes after the other. Raises UsageError for data that do not suit it."""
+        assert self.sequence is not None
+        dataset = None if self.fake_data else lambda task: task.inputs(self.model).dataset("train")
+        return planned(self.continual, self.sequence, self.program, self.tasks, self.train_batches, dataset)
+
+    @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
         """Every evaluation by name: those that tasks offer, then those that the config attaches."""
         found: dict[str, Evaluation] = {}
@@ -142,9 +161,10 @@ class Experiment:
         return MeshReader(self.mesh)
 
     def scores(self, model: Model, step: int) -> dict[str, Mapping[str, float]]:
-        """What the evaluations give during training, on `eval_limit` batches each."""
+        """What the evaluations give during training, on `eval_limit` batches each, or on all where a task has ended."""
+        limit = self.eval_limit if self.sequence is None or self.sequence.ended(step) is None else None
         return {
-            name: evaluation.measure(model, self.reader, limit=self.eval_limit).score
+            name: evaluation.measure(model, self.reader, limit=limit).score
             for name, evaluation in self.evaluations.items()
             if _due(evaluation, step)
         }
@@ -169,6 +189,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     experiment = Experiment(
         **vars(found.general),
         loop=found.loop,
+        continual=found.continual,
         optimizer=found.optimizer,
         mesh=mesh,
         tokenizers=found.tokenizers,
@@ -178,6 +199,12 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     )
     if found.general.ema and found.optimizer.name == "schedule_free":
         raise UsageError("schedule_free keeps an average of its own, which is evaluated; leave ema at 0")
+    if found.loop.commit_every and found.general.ledger is None:
+        raise UsageError(
+            f"commit_every={found.loop.commit_every} needs a ledger to commit to, such as ledger=runs/ledger"
+        )
+    if experiment.sequence is None and found.continual != ContinualConfig():
+        raise UsageError(f"continual is for schedule='sequence', but schedule is {found.loop.schedule!r}")
     check_batches(found.tasks, experiment.program)
     with _sizes():
         shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now

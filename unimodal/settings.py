@@ -10,6 +10,7 @@ from typing import Any
 
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import group, typed
+from unimodal.continual import ContinualConfig
 from unimodal.errors import UsageError
 from unimodal.model import tokenizer_module
 from unimodal.moved import renewed
@@ -19,7 +20,8 @@ from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
 _GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data", "workers")
-_GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
+_GENERAL += ("ledger", "ledger_branch")
+_GROUPS = (*_GENERAL, "continual", "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class GeneralConfig:
 
     seed: int = 0  # of weights, data order and dropout
     eval_limit: int | None = None  # batches of each evaluation during training; None: all
-    # a published checkpoint's directory, or another run's workdir, to start from (see `interop.start`)
+    # a published checkpoint's directory, another run's workdir, or ledger:PATH@REF, to start from (see `interop.start`)
     init_from: str | None = None
     init_skip: str | None = None  # a regular expression: parameters in whose path it is found start afresh all the same
     init_ema: bool = False  # take the average that the run of that workdir kept
     ema: float = 0.0  # decay of an average of the parameters, such as 0.999; 0: none
     evaluate_ema: bool | None = None  # evaluations see the average (None: if there is one), or the last parameters
     fake_data: bool = False  # train on random batches of the right shapes
+    ledger: str | None = None  # a ledger that the run commits its weights to, made if it is not there
+    ledger_branch: str = "main"  # the branch that it commits to
     workers: int = 0  # processes for each task that read, decode and augment; 0: threads of this one
 
     def __post_init__(self) -> None:
@@ -71,6 +75,7 @@ class Settings:
     general: GeneralConfig  # fields that belong to no group
     loop: LoopConfig  # steps, logging, checkpoints
     optimizer: OptimizerConfig  # and its schedule
+    continual: ContinualConfig  # what is done against forgetting
     mesh: MeshConfig  # how devices are laid out
     tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
     backbones: Mapping[str, BackboneConfig]  # by name
@@ -84,6 +89,7 @@ class Settings:
             **asdict(self.general),
             **asdict(self.loop),
             "optimizer": asdict(self.optimizer),
+            "continual": asdict(self.continual),
             "mesh": asdict(self.mesh),
             "tokenizers": {name: {"kind": kind, **asdict(c)} for name, (kind, c) in self.tokenizers.items()},
             "backbones": {name: asdict(c) for name, c in self.backbones.items()},
@@ -117,6 +123,7 @@ def read_settings(config: Mapping[str, Any], task_class: Callable[[str], type[An
         general=typed(GeneralConfig, general, "config"),
         loop=replace(typed(LoopConfig, loop, "config"), profile=profile),
         optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
+        continual=typed(ContinualConfig, config.get("continual", {}), "continual"),
         mesh=typed(MeshConfig, config.get("mesh", {}), "mesh"),
         tokenizers=tokenizers,
         backbones=backbones,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from unimodal import hosts
@@ -29,6 +30,8 @@ from unimodal.configuration import nearest, typed
 from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
+from unimodal.ledger import Ledger
+from unimodal.ledger.start import pinned
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
@@ -50,6 +53,9 @@ MAY_DIFFER = (
     "eval_limit",
     "evaluate_ema",
     "checkpoint_every",
+    "commit_every",
+    "ledger",
+    "ledger_branch",
     "keep_checkpoints",
     "verify_checkpoints",
     "keep_every",
@@ -90,7 +96,7 @@ class Order:
         plain["fake_data"] = bool(self.words.fake_data or plain.get("fake_data"))
         goes_on = self.words.workdir is not None and (self.workdir / "config.json").is_file()
         there = as_plain(config_of_workdir(self.workdir)) if goes_on else None
-        return with_brought(plain, self.places.task_class, there)
+        return with_brought(pinned(plain, there), self.places.task_class, there)
 
     def meaning(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """A config with every field that there is, so that two that mean the same are equal."""
@@ -188,7 +194,12 @@ def train_and_evaluate(
     """The run itself, in a workdir that is ours alone; `saved`: the steps of the checkpoints that it may go on from."""
     plain, workdir = order.plain, order.workdir
     list_skipped(workdir)
-    batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
+    tasks, schedule = experiment.tasks, None
+    if experiment.sequence is None:
+        batches = {task.name: experiment.train_batches(task) for task in tasks}
+    else:
+        plan = experiment.plan()
+        tasks, schedule, batches = plan.tasks, plan.schedule, plan.batches
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
@@ -207,7 +218,7 @@ def train_and_evaluate(
     began = time.monotonic()
     state, fingerprint, done = train(
         experiment.program,
-        experiment.tasks,
+        tasks,
         batches,
         experiment.loop,
         workdir,
@@ -218,6 +229,8 @@ def train_and_evaluate(
         from_step=order.words.step,
         adapt=anew | ({task.name for task in experiment.tasks} if "seed" in changed else set()) if adapt else None,
         higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
+        commit=committer(order, experiment),
+        sequence=schedule,
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")
@@ -232,6 +245,20 @@ def train_and_evaluate(
     if line := LEDGER.report():
         say(line)
     return 0
+
+
+def committer(order: Order, experiment: Experiment) -> Any:
+    """What puts the weights of a run into its ledger; None where the config names none. Makes a ledger that is not there."""
+    if experiment.ledger is None:
+        return None
+    from unimodal.history.runs import Committer  # only here: other runs need not wait for it
+
+    path = Path(experiment.ledger)
+    if jax.process_index() == 0 and not (path.exists() and any(path.iterdir())):
+        Ledger.create(path)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("ledger")
+    return Committer(Ledger(path), experiment.ledger_branch, str(order.workdir), experiment, order.plain, say)
 
 
 def prepare_to_adapt(experiment: Experiment, workdir: epath.Path, step: int) -> None:

@@ -21,7 +21,8 @@ class Line:
 def lanes(commits: Sequence[Commit]) -> tuple[list[int], list[Line]]:
     """The lane of each commit, children before parents, and the lines to parents that are among them.
 
-    A lane waits for one commit: its first child's. A second parent that nobody waits for yet opens a new lane.
+    A lane waits for the first parent of its last commit, and lanes that wait for the same one meet there in the first of
+    them. A second parent that nobody waits for yet opens a new lane.
     """
     place = {commit.id: row for row, commit in enumerate(commits)}
     waiting: list[str | None] = []
@@ -32,7 +33,7 @@ def lanes(commits: Sequence[Commit]) -> tuple[list[int], list[Line]]:
         waiting += [None] * (lane + 1 - len(waiting))
         found.append(lane)
         for number, parent in enumerate(commit.parents):
-            if parent not in place or parent in waiting:
+            if parent not in place or (number and parent in waiting):
                 continue
             where = lane if number == 0 else _free(waiting)
             waiting += [None] * (where + 1 - len(waiting))

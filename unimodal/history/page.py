@@ -78,7 +78,6 @@ def _row(step: Step, tasks: Sequence[str], largest: Mapping[str, float]) -> dict
         "effects": [_shown(effect) for effect in step.effects],
         "changes": [_change(change) for change in step.changes[:TENSORS]],
         "more": max(0, len(step.changes) - TENSORS),
-        "widest": max((c.relative for c in step.changes if math.isfinite(c.relative)), default=0),
     }
 
 
@@ -128,7 +127,6 @@ def _change(change: Change) -> dict[str, Any]:
         "relative": words.percent(change.relative),
         "cosine": words.short(change.cosine, 4),
         "rank": "" if change.rank is None else f"{change.rank:.1f}",
-        "width": round(min(100.0, 100 * change.relative), 1) if math.isfinite(change.relative) else 0,
     }
 
 

@@ -150,8 +150,9 @@ class Committer:
     workdir: str
     experiment: Experiment
     config: Mapping[str, Any]
+    say: Callable[[str], None] = lambda _: None  # told of each commit
 
-    def __call__(self, state: TrainState, positions: Mapping[str, Any], fingerprint: str = "") -> Commit | None:
+    def __call__(self, state: TrainState, positions: Mapping[str, Any]) -> Commit | None:
         """Commit the state; None where the branch has it already, as after a run that was killed and goes on.
 
         Every process must call it. Process 0 writes.
@@ -161,17 +162,19 @@ class Committer:
             for _ in arrays:
                 pass
             return None
-        made = {"commit": self.workdir, "fingerprint": fingerprint}
+        made_by = {"commit": self.workdir}
         files = {
             CONFIG: json.dumps(self.config, indent=2).encode(),
             FROM_DATA: json.dumps(learned(self.experiment.tasks), indent=2, sort_keys=True).encode(),
         }
         with held(self.ledger.path, alone=False):
             tensors = self.ledger.add(arrays)
-            draft = Draft(Manifest(tensors, "run", step, data_of(self.experiment, positions), made), files)
+            draft = Draft(Manifest(tensors, "run", step, data_of(self.experiment, positions), made_by), files)
             if self._there(step, draft):
                 return None
-            return self.ledger.record(draft, f"{self.workdir} after step {step}", self.branch)
+            made = self.ledger.record(draft, f"{Path(self.workdir).name} after step {step}", self.branch)
+        self.say(f"committed {made.short} to {self.branch} of {self.ledger.path} after step {step}")
+        return made
 
     def _there(self, step: int, draft: Draft) -> bool:
         for commit in self.ledger.history([f"refs/heads/{self.branch}"]) if self.branch in self.ledger.heads() else []:

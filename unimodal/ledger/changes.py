@@ -211,6 +211,9 @@ def merge(
     if len({commit.id for commit in commits}) < len(commits):
         raise UsageError(f"{branch} and {', '.join(refs)} are not different commits: there is nothing to merge")
     start = ledger.base([c.id for c in commits]) if base is None else ledger.commit(base)
+    for ref, commit in zip(refs, commits[1:], strict=True):
+        if base is None and ledger.base([commits[0].id, commit.id]) == commit:
+            raise UsageError(f"{branch} has {ref} in it already: there is nothing to merge")
     with ledger.writing():
         draft, conflicts = merged(commits, start, how)
         said = message or f"Merge {', '.join(refs)} into {branch} by {how.method}"

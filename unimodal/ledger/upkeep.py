@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from unimodal.errors import UsageError
 from unimodal.ledger.git import GitError
 from unimodal.ledger.ledger import Commit, Ledger
-from unimodal.ledger.locks import held
+from unimodal.ledger.locks import PATIENCE, held
 from unimodal.ledger.manifest import DamagedError
 from unimodal.ledger.store import WRITING
 
@@ -73,15 +73,15 @@ class Removed:
     torn: int
 
 
-def gc(ledger: Ledger) -> Removed:
-    """Remove tensors that no commit of a branch or tag names, and what killed writers left. Waits for those that write.
+def gc(ledger: Ledger, patience: float = PATIENCE) -> Removed:
+    """Remove tensors that no commit of a branch or tag names, and what killed writers left. Waits for those that write, `patience` seconds at most.
 
     Raises UsageError, with nothing removed, where a manifest cannot be read, since what it names would then be lost, and
     for a store in a bucket, in which other machines may be writing.
     """
     if ledger.store.folder is None:
         raise UsageError(f"{ledger.store.root} is a bucket, in which others may be writing: gc works on folders only")
-    with held(ledger.path, alone=True):
+    with held(ledger.path, alone=True, patience=patience):
         named = {chunk for commit in ledger.history() for chunk in commit.manifest.chunks()}
         files, others = ledger.store.listed()
         unnamed, torn = sorted(files.keys() - named), [path for path in others if path.endswith(WRITING)]

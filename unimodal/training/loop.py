@@ -24,12 +24,13 @@ from unimodal.training.journal import RECENT, Journal, from_json
 from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.replicas import differing
+from unimodal.training.sequence import InSequence
 from unimodal.training.status import TRAINING, WAITING, Status
 from unimodal.training.step import Program, TrainState
 from unimodal.training.stopping import StopSignal, Together
 from unimodal.training.turns import name_sets, turns
 
-SCHEDULES = ("sum", "alternate")
+SCHEDULES = ("sum", "alternate", "sequence")
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,14 @@ class LoopConfig:
     """How long a run trains, and what it does now and then."""
 
     steps: int  # in all
-    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights
+    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights; "sequence": one
+    # task after the other, each evaluated when one has ended
     schedule: str = "sum"
+    sequence: tuple[int, ...] = ()  # steps of each task, for schedule="sequence"; (): equal shares
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     checkpoint_every: int = 0  # steps; 0: only at the end
+    commit_every: int = 0  # steps between commits to the run's ledger; 0: only at the end
     keep_checkpoints: int = 2  # how many of the latest stay
     stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
     # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
@@ -58,16 +62,21 @@ class LoopConfig:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
-        least["keep_every"] = least["compare_replicas_every"] = least["example_losses_every"] = 0
+        least["commit_every"] = least["keep_every"] = least["compare_replicas_every"] = least[
+            "example_losses_every"
+        ] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
 
 
 def compile_steps(
-    program: Program, tasks: Mapping[str, Task], config: LoopConfig
+    program: Program, tasks: Mapping[str, Task], config: LoopConfig, sequence: InSequence | None = None
 ) -> dict[tuple[str, ...], Callable[..., Any]]:
     """One step for each set of tasks that trains together. Where tasks take turns, turns stand for their weights."""
+    if sequence is not None:
+        sets = sequence.weights().items()
+        return {names: program.step({n: (tasks[n].loss, w) for n, w in weights.items()}) for names, weights in sets}
     weigh = config.schedule == "sum"
     return {
         names: program.step({name: (tasks[name].loss, tasks[name].weight if weigh else 1.0) for name in names})
@@ -112,15 +121,19 @@ def train(
     from_step: int | None = None,
     adapt: Collection[str] | None = None,
     higher_is_better: Mapping[str, bool] = {},
+    commit: Callable[[TrainState, Mapping[str, Any]], Any] | None = None,
+    sequence: InSequence | None = None,
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
 
     `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
     `adapt`: take what fits of a checkpoint of another config, with the data of these tasks begun anew. `together`: how
-    several processes agree when to stop. Returns the state, its fingerprint, and whether all steps are done.
+    several processes agree when to stop. `commit(state, iterators)` puts the weights into a ledger.
+    `sequence`: who trains when, if one task comes after the other. Returns the state, its fingerprint, and whether all steps are done.
     """
     by_name = {task.name: task for task in tasks}
-    who, compiled = turns(tasks, config.schedule), compile_steps(program, by_name, config)
+    who = turns(tasks, config.schedule) if sequence is None else sequence.who
+    compiled = compile_steps(program, by_name, config, sequence)
 
     # --- start, or go on --------------------------------------------------------------------------------------------
     best = None if config.keep_best is None else higher_is_better[config.keep_best]
@@ -141,15 +154,17 @@ def train(
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
     differ: ReplicasDifferError | None = None
-    last, saved_at, scored = start, start, (-1, 0.0)
+    last, saved_at, committed_at, scored = start, start, start, (-1, 0.0)
 
     def save() -> str:
         status.now(last, "saving")
-        states = {name: iterator.get_state() for name, iterator in batches.items()} | journal.kept()
-        saved = checkpoints.save(state, states, scored[1] if scored[0] == last else None)
+        saved = checkpoints.save(state, positions() | journal.kept(), scored[1] if scored[0] == last else None)
         if config.verify_checkpoints:
             checkpoints.verify(state)
         return saved
+
+    def positions() -> dict[str, Any]:
+        return {name: iterator.get_state() for name, iterator in batches.items()}
 
     # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
     with jax.set_mesh(program.mesh), journal, stop, status, checkpoints:
@@ -177,7 +192,12 @@ def train(
                 if (where := differing(named(state), program.mesh)) is not None:
                     differ = ReplicasDifferError(where, last)
                     break
-            if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
+            ended = sequence.ended(last) if sequence is not None and last < config.steps else None
+            if ended is not None and sequence is not None and sequence.between is not None:
+                status.now(last, "between tasks")
+                state = sequence.between(ended, state)
+            due = ended is not None or (config.eval_every and last % config.eval_every == 0)
+            if evaluate is not None and due and last < config.steps:
                 note(f"evaluating after step {last:,} …")
                 status.now(last, "evaluating")
                 scores = evaluate(program.model(state), last)
@@ -188,10 +208,18 @@ def train(
                 journal.settle(last)  # a run that resumes from the checkpoint has the numbers of every step before it
                 if guard.in_a_row == 0:  # a checkpoint from amid bad steps would push out one from before them
                     fingerprint, saved_at = save(), last
+            if commit is not None and config.commit_every and last % config.commit_every == 0:
+                journal.settle(last)
+                if guard.in_a_row == 0:
+                    status.now(last, "committing")
+                    commit(state, positions())
+                    committed_at = last
         journal.settle(last)
         profiler.close(state)
         if last > saved_at and guard.diverged is None and differ is None:
             fingerprint = save()
+        if commit is not None and last > committed_at and guard.diverged is None and differ is None:
+            commit(state, positions())
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
     if failed := differ or guard.diverged:
         raise failed
