@@ -36,20 +36,15 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
+    source = common.on_enwik8(config)
     config.optimizer.update(learning_rate=5e-4, warmup=2_000, b2=0.98, weight_decay=0.01)
     config.backbones.shared = common.backbone(
         width=512, depth=6, heads=8, rope_theta=10_000.0, dtype="bfloat16", dropout=0.1
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=16_384, types=2, dropout=0.1)
-    config.tasks.bert = common.every(
-        Bert,
-        source="array_record:data/enwik8",
-        texts=dict(encoder="data/wordpiece", length=256),
-        batch_size=128,
-        whole_words=True,
-        next_sentence=True,
-    )
+    texts = dict(encoder="data/wordpiece", length=256)
+    pairs = dict(whole_words=True, next_sentence=True)
+    config.tasks.bert = common.every(Bert, source=source, texts=texts, batch_size=128, **pairs)
 
 
 def paper(config: ConfigDict, size: str) -> None:
@@ -58,13 +53,8 @@ def paper(config: ConfigDict, size: str) -> None:
         learning_rate=1e-4, warmup=10_000, decay="linear", final=0.0, b1=0.9, b2=0.999, epsilon=1e-6, weight_decay=0.01
     )
     model(config, **SHAPES[size])
-    config.tasks.bert = common.every(
-        Bert,
-        source="folder:data/books",
-        texts=dict(encoder="data/bert", length=512),
-        batch_size=256,
-        next_sentence=True,
-    )
+    texts = dict(encoder="data/bert", length=512)
+    config.tasks.bert = common.every(Bert, source="folder:data/books", texts=texts, batch_size=256, next_sentence=True)
 
 
 def model(config: ConfigDict, **shape: int) -> None:

@@ -12,7 +12,7 @@ from ml_collections.config_dict import placeholder
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import is_brought
 from unimodal.continual import ContinualConfig
-from unimodal.tokenizers import text
+from unimodal.tokenizers import image, text
 from unimodal.training.optimizer import OptimizerConfig
 
 
@@ -82,6 +82,24 @@ def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) 
     config.tokenizers.text = every(text.Config, vocabulary=264)
 
 
+def on_enwik8(config: ConfigDict) -> str:
+    """What the small language models share: 50,000 steps on enwik8, the source that is returned."""
+    config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
+    return "array_record:data/enwik8"
+
+
+def sees_imagenet(config: ConfigDict, shape: Mapping[str, int], **optimizer: Any) -> None:
+    """A ViT of a paper's shape that learns without labels from pictures of 224 pixels, in batches of 4096.
+
+    Patches have 16 pixels, positions are sines and cosines that stay as they are. The rate is 1.5e-4 for each 256
+    examples, after 12,500 steps of warm-up.
+    """
+    still = ("tokenizers.image.position_table", *optimizer.pop("freeze"))
+    config.optimizer.update(learning_rate=2.4e-3, warmup=12_500, final=0.0, b1=0.9, clip=0.0, freeze=still, **optimizer)
+    config.backbones.shared = backbone(**shape, dtype="bfloat16")
+    config.tokenizers.image = every(image.Config, image_size=(224, 224), patch=16, sincos=True)
+
+
 def base() -> ConfigDict:
     """A config without tokenizers, backbones and tasks. Every key is a field of a dataclass in `launch.py`'s reach."""
     return ConfigDict(
@@ -98,6 +116,7 @@ def base() -> ConfigDict:
             init_ema=False,
             ema=0.0,
             evaluate_ema=placeholder(bool),
+            affinity=0,
             checkpoint_every=0,
             ledger=placeholder(str),
             ledger_branch="main",

@@ -26,6 +26,8 @@ Utterances of more than 16 s are left out. Set init_from to a pre-trained workdi
 with transcripts belong into data/transcribed.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common, wav2vec2
@@ -62,34 +64,16 @@ def tiny(config: ConfigDict) -> None:
 def small(config: ConfigDict) -> None:
     config.steps = 20_000
     config.optimizer.update(learning_rate=2e-4, warmup=2_000, hold=8_000, decay="linear", final=0.05)
-    fine_tune(config)
-    config.tasks.ctc = common.every(
-        Ctc,
-        source="array_record:data/transcribed",
-        sounds=dict(seconds=16.0),
-        backbone="audio",
-        batch_size=32,
-        beam=16,
-    )
+    fine_tune(config, batch_size=32)
 
 
 def paper(config: ConfigDict) -> None:
     config.steps = 50_000
     config.optimizer.update(learning_rate=3e-5, warmup=5_000, hold=20_000, decay="linear", final=0.05)
     config.optimizer.update(b2=0.98, epsilon=1e-8, weight_decay=0.0, clip=0.0)
-    fine_tune(config)
+    english = dict(alphabet=ENGLISH, characters=400)
+    fine_tune(config, batch_size=100, transcripts=english, mask=0.5, channel_mask=0.5)
     config.optimizer.freeze += ("backbones.audio=10000",)
-    config.tasks.ctc = common.every(
-        Ctc,
-        source="array_record:data/transcribed",
-        sounds=dict(seconds=16.0),
-        transcripts=dict(alphabet=ENGLISH, characters=400),
-        backbone="audio",
-        batch_size=100,
-        mask=0.5,
-        channel_mask=0.5,
-        beam=16,
-    )
 
 
 def paper_large(config: ConfigDict) -> None:
@@ -97,7 +81,10 @@ def paper_large(config: ConfigDict) -> None:
     config.tasks.ctc.batch_size = 120
 
 
-def fine_tune(config: ConfigDict) -> None:
-    """The convolutions stay as pre-training left them, and cost no backward pass."""
+def fine_tune(config: ConfigDict, **given: Any) -> None:
+    """Transcribe data/transcribed. The convolutions stay as pre-training left them, and cost no backward pass."""
+    config.tasks.ctc = common.every(
+        Ctc, source="array_record:data/transcribed", sounds=dict(seconds=16.0), backbone="audio", beam=16, **given
+    )
     config.tokenizers.audio.feature_gradient = 0.0
     config.optimizer.freeze = ("tokenizers.audio.convolutions",)

@@ -40,10 +40,7 @@ def after(config: ConfigDict, size: Any) -> None:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1000
-    config.log_every = 50
-    config.eval_every = 250
-    config.eval_limit = 4
+    config.update(steps=1000, log_every=50, eval_every=250, eval_limit=4)
     config.optimizer.update(learning_rate=2e-3, warmup=100)
     config.backbones.shared = common.backbone(width=128, depth=4, heads=4, rope_theta=10_000.0, scan=False)
     config.tokenizers.text = common.every(text.Config, vocabulary=264, max_length=32)
@@ -52,10 +49,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict) -> None:
-    config.steps = 430_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 5_000
-    config.eval_limit = 20
+    config.update(steps=430_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=20)
     config.optimizer.update(
         learning_rate=4.5e-4, warmup=5_000, final=0.0, b1=0.9, b2=0.96, epsilon=1e-8, weight_decay=4.5e-2, clip=4.0
     )

@@ -37,9 +37,7 @@ def codes(config: ConfigDict, **given: object) -> None:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1000
-    config.log_every = 50
-    config.eval_every = 250
+    config.update(steps=1000, log_every=50, eval_every=250)
     config.optimizer.update(learning_rate=3e-3, warmup=50, weight_decay=1e-4)
     codes(config, **TINY)
     # Emoji are mostly white: a divergence as strong as the paper's would leave them few bits.
@@ -49,19 +47,14 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 10_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 1_000
+    config.update(steps=10_000, log_every=100, eval_every=1_000, checkpoint_every=1_000)
     config.optimizer.update(learning_rate=2e-4, warmup=0, weight_decay=0.0)
     codes(config, image_size=(32, 32), vocabulary=512, hidden=64, groups=3, blocks=2, code_size=64, quantiser="vq")
     config.tasks.dvae = common.every(Dvae, source="array_record:data/cifar10", batch_size=128)
 
 
 def paper(config: ConfigDict) -> None:
-    config.steps = 3_000_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 10_000
-    config.ema = 0.999
+    config.update(steps=3_000_000, log_every=100, eval_every=10_000, checkpoint_every=10_000, ema=0.999)
     config.optimizer.update(
         learning_rate=1e-4, warmup=5_000, final=0.0125, b1=0.9, b2=0.999, epsilon=1e-8, weight_decay=1e-4, clip=0.0
     )

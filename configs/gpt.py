@@ -33,13 +33,13 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
+    source = common.on_enwik8(config)
     config.optimizer.update(learning_rate=1e-3, warmup=1_000, b2=0.95, weight_decay=0.1)
     config.backbones.shared = common.backbone(
         width=512, depth=8, heads=8, activation="gelu_tanh", rope_theta=10_000.0, dtype="bfloat16", dropout=0.1
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=264)
-    config.tasks.gpt = common.every(Gpt, source="array_record:data/enwik8", batch_size=64, texts=dict(length=512))
+    config.tasks.gpt = common.every(Gpt, source=source, batch_size=64, texts=dict(length=512))
 
 
 def paper(config: ConfigDict, size: str) -> None:

@@ -15,8 +15,6 @@ which one it ended with is not in the paper. Otherwise than there, crops have ha
 made of the data that is trained on, and weights begin as all of ours do.
 """
 
-from functools import partial
-
 from ml_collections import ConfigDict
 
 from configs import common
@@ -33,14 +31,11 @@ LIKE_IGPT = dict(norm="rms", norm_epsilon=1e-5, activation="quick_gelu")
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in SHAPES}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
+    return common.sized(argument, {"tiny": tiny, "small": small}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1000
-    config.log_every = 50
-    config.eval_every = 500
+    config.update(steps=1000, log_every=50, eval_every=500)
     config.optimizer.update(learning_rate=3e-3, warmup=100, b2=0.95)
     config.backbones.shared = common.backbone(width=128, depth=4, heads=4, scan=False, **LIKE_IGPT)
     config.tokenizers.text = common.every(text.Config, vocabulary=65, max_length=256)
@@ -59,10 +54,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 20_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 2_000
-    config.eval_limit = 50
+    config.update(steps=20_000, log_every=100, eval_every=2_000, checkpoint_every=2_000, eval_limit=50)
     config.optimizer.update(learning_rate=3e-3, warmup=500, b2=0.95)
     config.backbones.shared = common.backbone(width=256, depth=12, heads=4, dtype="bfloat16", **LIKE_IGPT)
     config.tokenizers.text = common.every(text.Config, vocabulary=513, max_length=1024)
@@ -72,10 +64,7 @@ def small(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict, size: str) -> None:
-    config.steps = 1_000_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 10_000
-    config.eval_limit = 100
+    config.update(steps=1_000_000, log_every=100, eval_every=10_000, checkpoint_every=10_000, eval_limit=100)
     config.optimizer.update(learning_rate=1e-3, warmup=10_000, final=0.0, b1=0.9, b2=0.95, weight_decay=0.0, clip=0.0)
     config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16", remat="full", **LIKE_IGPT)
     config.tokenizers.text = common.every(text.Config, vocabulary=513, max_length=1024)

@@ -17,8 +17,6 @@ there, weights begin as all of ours do, and pictures are cropped bilinearly. The
 copy of facebook/vit-mae-base. Fine-tune a run as a classifier by configs/vit.py, with --config.init_from=runs/mae.
 """
 
-from functools import partial
-
 from ml_collections import ConfigDict
 
 from configs import common
@@ -29,14 +27,11 @@ SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_large": dict(widt
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in SHAPES}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
+    return common.sized(argument, {"tiny": tiny, "small": small}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 1500
-    config.log_every = 50
-    config.eval_every = 500
+    config.update(steps=1500, log_every=50, eval_every=500)
     config.optimizer.update(learning_rate=2e-3, warmup=100, b2=0.95, weight_decay=0.05)
     config.backbones.shared = common.backbone(width=128, depth=4, heads=4, scan=False)
     config.backbones.decoder = common.backbone(width=64, depth=2, heads=4, scan=False)
@@ -48,9 +43,8 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 20_000  # 205 epochs
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 2_000
+    # 205 epochs.
+    config.update(steps=20_000, log_every=100, eval_every=2_000, checkpoint_every=2_000)
     config.optimizer.update(learning_rate=1.2e-3, warmup=2_000, final=0.0, b2=0.95, weight_decay=0.05)
     config.backbones.shared = common.backbone(width=192, depth=12, heads=3)
     config.backbones.decoder = common.backbone(width=192, depth=4, heads=3)
@@ -62,16 +56,9 @@ def small(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict, size: str) -> None:
-    config.steps = 250_000  # 800 epochs of 1.28 million images
-    config.log_every = 100
-    config.checkpoint_every = 5_000
-    config.eval_every = 25_000
-    config.optimizer.update(
-        learning_rate=2.4e-3, warmup=12_500, final=0.0, b1=0.9, b2=0.95, weight_decay=0.05, clip=0.0
-    )
-    config.optimizer.freeze = ("tokenizers.image.position_table", "heads.mae.decoder_position")
-    config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16")
+    # 800 epochs of 1.28 million images.
+    config.update(steps=250_000, log_every=100, checkpoint_every=5_000, eval_every=25_000)
+    common.sees_imagenet(config, SHAPES[size], b2=0.95, weight_decay=0.05, freeze=("heads.mae.decoder_position",))
     config.backbones.decoder = common.backbone(width=512, depth=8, heads=16, dtype="bfloat16")
-    config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16, sincos=True)
     crop = dict(crop=(0.2, 1.0), flip=0.5)
     config.tasks.mae = common.every(Mae, source="folder:data/imagenet", images=crop, batch_size=4096)

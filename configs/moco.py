@@ -18,7 +18,6 @@ predictor of two, 4096 wide, temperature 0.2, a momentum that rises from 0.99 to
 6), positions that are sines and cosines and a patch projection that stays as it begins, and 12 heads in ViT-S.
 """
 
-from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -28,8 +27,8 @@ from tasks.moco import Moco
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in simclr.SHAPES}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers, "tiny_v2": tiny_v2})
+    sizes = {"tiny": tiny, "small": small, "tiny_v2": tiny_v2}
+    return common.sized(argument, sizes, paper=paper, shapes=simclr.SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
@@ -47,15 +46,8 @@ def tiny_v2(config: ConfigDict) -> None:
 
 def small(config: ConfigDict) -> None:
     simclr.small_encoder(config)
-    wide: dict[str, Any] = dict(hidden=512, size=128)
-    config.tasks.moco = common.every(
-        Moco,
-        source="array_record:data/cifar10",
-        views=simclr.SMALL_PICTURES | dict(crop=(0.08, 1.0)),
-        batch_size=512,
-        projector=wide,
-        predictor=wide["hidden"],
-    )
+    views = dict(crop=(0.08, 1.0)) | simclr.PALE
+    config.tasks.moco = common.every(Moco, views=views, predictor=512, **simclr.CIFAR10)
 
 
 def paper(config: ConfigDict, size: str) -> None:

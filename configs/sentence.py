@@ -15,6 +15,8 @@ hard negatives, and its extra layer without the tanh. data/pairs: ArrayRecord fi
 `hypothesis`; data/bert: as for configs/bert_finetune.py.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import bert, common
@@ -41,15 +43,8 @@ def small(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=5e-5, warmup=100, final=0.0, b2=0.999, weight_decay=0.01)
     config.init_from = "data/weights/minilm"
     bert.model(config, width=384, depth=6, heads=12)
-    config.tasks.sentence = common.every(
-        Sentence,
-        source="array_record:data/quran",
-        texts=dict(column="text_en", encoder="data/weights/minilm", length=64),
-        second="text_es",
-        distinct=False,
-        batch_size=64,
-        size=384,
-    )
+    english = dict(column="text_en", encoder="data/weights/minilm", length=64)
+    sentences(config, "quran", texts=english, second="text_es", batch_size=64, size=384)
 
 
 def paper(config: ConfigDict) -> None:
@@ -57,13 +52,10 @@ def paper(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=5e-5, warmup=0, final=0.0, b2=0.999, weight_decay=0.0)
     config.init_from = "data/bert"
     bert.model(config, **bert.SHAPES["paper"])
-    config.tasks.sentence = common.every(
-        Sentence,
-        source="array_record:data/pairs",
-        texts=dict(column="premise", encoder="data/bert", length=32),
-        second="hypothesis",
-        distinct=False,
-        batch_size=512,
-        size=768,
-        pooling="first",
-    )
+    premise = dict(column="premise", encoder="data/bert", length=32)
+    sentences(config, "pairs", texts=premise, second="hypothesis", batch_size=512, size=768, pooling="first")
+
+
+def sentences(config: ConfigDict, name: str, **given: Any) -> None:
+    """Learn from the pairs of whole sentences in data/NAME, which may share words."""
+    config.tasks.sentence = common.every(Sentence, source=f"array_record:data/{name}", distinct=False, **given)

@@ -16,7 +16,6 @@ are sines and cosines and a patch projection that stays as it begins, and 12 hea
 paper has for CIFAR-10: half the colour jitter, no blur, temperature 0.5 (appendix B.9).
 """
 
-from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -26,20 +25,19 @@ from tasks.simclr import Simclr
 from unimodal.tokenizers import image
 
 SHAPES = {"paper_small": dict(width=384, depth=12, heads=12), "paper": dict(width=768, depth=12, heads=12)}
-# Views for pictures of 32 pixels.
-SMALL_PICTURES: dict[str, Any] = dict(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur=(0.0,))
+# What the small recipes share, and what their views do to colours.
+CIFAR10: dict[str, Any] = dict(source="array_record:data/cifar10", batch_size=512, projector=dict(hidden=512, size=128))
+PALE: dict[str, Any] = dict(jitter=(0.4, 0.4, 0.4, 0.1), blur=(0.0,))
 # Mild, as for so small a model in so few steps; and the group of an emoji is also told by its colours.
 MILD: dict[str, Any] = dict(crop=(0.3, 1.0), jitter=(0.2, 0.2, 0.2, 0.05), grey=0.1, blur=(0.0,))
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in SHAPES}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
+    return common.sized(argument, {"tiny": tiny, "small": small}, paper=paper, shapes=SHAPES)
 
 
 def tiny_encoder(config: ConfigDict) -> None:
-    config.steps = 300
-    config.log_every = 50
+    config.update(steps=300, log_every=50)
     config.optimizer.update(learning_rate=2e-3, warmup=30)
     config.backbones.shared = common.backbone(width=128, depth=3, heads=4, scan=False)
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=8, init_std=0.5)
@@ -47,25 +45,18 @@ def tiny_encoder(config: ConfigDict) -> None:
 
 
 def small_encoder(config: ConfigDict) -> None:
-    config.steps = 19_500  # 200 epochs of 50,000 pictures
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 2_000
+    # 200 epochs of 50,000 pictures.
+    config.update(steps=19_500, log_every=100, eval_every=2_000, checkpoint_every=2_000)
     config.optimizer.update(learning_rate=1e-3, warmup=1_000, final=0.0, b1=0.9, b2=0.999, weight_decay=0.1)
     config.backbones.shared = common.backbone(width=192, depth=12, heads=3)
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=4)
-    look(config, "array_record:data/cifar10", every=2_000)
+    look(config, CIFAR10["source"], every=2_000)
 
 
 def paper_encoder(config: ConfigDict, size: str) -> None:
-    config.steps = 93_800  # 300 epochs of 1.28 million images
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 5_000
-    config.optimizer.update(
-        learning_rate=2.4e-3, warmup=12_500, final=0.0, b1=0.9, b2=0.999, weight_decay=0.1, clip=0.0
-    )
-    config.optimizer.freeze = ("tokenizers.image.position_table", "tokenizers.image.projection")
-    config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16")
-    config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16, sincos=True)
+    # 300 epochs of 1.28 million images.
+    config.update(steps=93_800, log_every=100, eval_every=5_000, checkpoint_every=5_000)
+    common.sees_imagenet(config, SHAPES[size], b2=0.999, weight_decay=0.1, freeze=("tokenizers.image.projection",))
 
 
 def look(config: ConfigDict, source: str, **options: Any) -> None:
@@ -84,15 +75,7 @@ def tiny(config: ConfigDict) -> None:
 
 def small(config: ConfigDict) -> None:
     small_encoder(config)
-    views = SMALL_PICTURES | dict(crop=(0.08, 1.0))
-    config.tasks.simclr = common.every(
-        Simclr,
-        source="array_record:data/cifar10",
-        views=views,
-        batch_size=512,
-        temperature=0.5,
-        projector=dict(hidden=512, size=128),
-    )
+    config.tasks.simclr = common.every(Simclr, views=dict(crop=(0.08, 1.0)) | PALE, temperature=0.5, **CIFAR10)
 
 
 def paper(config: ConfigDict, size: str) -> None:

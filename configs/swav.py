@@ -16,8 +16,6 @@ with 3 rounds, temperature 0.1 and batch 4096 (§4.1 and appendix A). It trains 
 see configs/simclr.py.
 """
 
-from functools import partial
-
 from ml_collections import ConfigDict
 
 from configs import common, simclr
@@ -25,8 +23,7 @@ from tasks.swav import Swav
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    papers = {size: partial(paper, size=size) for size in simclr.SHAPES}
-    return common.sized(argument, {"tiny": tiny, "small": small, **papers})
+    return common.sized(argument, {"tiny": tiny, "small": small}, paper=paper, shapes=simclr.SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
@@ -39,16 +36,8 @@ def tiny(config: ConfigDict) -> None:
 def small(config: ConfigDict) -> None:
     simclr.small_encoder(config)
     config.tokenizers.image.resize = True
-    views = simclr.SMALL_PICTURES | dict(crop=(0.3, 1.0), small=4, small_size=(16, 16), small_crop=(0.05, 0.3))
-    config.tasks.swav = common.every(
-        Swav,
-        source="array_record:data/cifar10",
-        views=views,
-        batch_size=512,
-        prototypes=512,
-        queue=2048,
-        projector=dict(hidden=512, size=128),
-    )
+    views = dict(crop=(0.3, 1.0), small=4, small_size=(16, 16), small_crop=(0.05, 0.3)) | simclr.PALE
+    config.tasks.swav = common.every(Swav, views=views, prototypes=512, queue=2048, **simclr.CIFAR10)
 
 
 def paper(config: ConfigDict, size: str) -> None:

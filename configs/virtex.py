@@ -26,10 +26,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-    config.steps = 800
-    config.log_every = 50
-    config.eval_every = 200
-    config.eval_limit = 4
+    config.update(steps=800, log_every=50, eval_every=200, eval_limit=4)
     config.optimizer.update(learning_rate=2e-3, warmup=100)
     config.backbones.shared = common.backbone(width=128, depth=3, heads=4, scan=False)
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=8, init_std=0.5)
@@ -40,9 +37,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def paper(config: ConfigDict) -> None:
-    config.steps = 500_000
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 10_000
+    config.update(steps=500_000, log_every=100, eval_every=10_000, checkpoint_every=10_000)
     config.optimizer.update(learning_rate=1e-3, warmup=10_000, final=0.0, weight_decay=0.05, clip=10.0)
     config.backbones.shared = common.backbone(width=768, depth=12, heads=12, dtype="bfloat16")
     config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16)

@@ -24,6 +24,7 @@ run with --config.init_from=runs/mae.
 """
 
 from functools import partial
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -36,6 +37,9 @@ SHAPES = {
     "paper_large": dict(width=1024, depth=24, heads=16),
     "paper_huge": dict(width=1280, depth=32, heads=16),
 }
+# What DeiT does to each picture, and to two at a time.
+AUGMENTED: dict[str, Any] = dict(flip=0.5, randaugment=(2, 9.0), erase=0.25)
+MIXED: dict[str, Any] = dict(mixup=0.8, cutmix=1.0)
 DEIT = {"deit_small": dict(width=384, depth=12, heads=6), "deit": SHAPES["paper"]}
 
 
@@ -55,20 +59,14 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 20_000  # 205 epochs
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 2_000
+    # 205 epochs.
+    config.update(steps=20_000, log_every=100, eval_every=2_000, checkpoint_every=2_000)
     config.optimizer.update(learning_rate=1e-3, warmup=1_000, final=0.0, weight_decay=0.05)
     config.backbones.shared = common.backbone(width=192, depth=12, heads=3, stochastic_depth=0.1)
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=4, sincos=True)
+    images, labels = dict(crop=(0.5, 1.0), **AUGMENTED), dict(count=10)
     config.tasks.vit = common.every(
-        Vit,
-        source="array_record:data/cifar10",
-        images=dict(crop=(0.5, 1.0), flip=0.5, randaugment=(2, 9.0), erase=0.25),
-        labels=dict(count=10),
-        batch_size=512,
-        mixup=0.8,
-        cutmix=1.0,
+        Vit, source="array_record:data/cifar10", images=images, labels=labels, batch_size=512, **MIXED
     )
 
 
@@ -80,31 +78,21 @@ def paper(config: ConfigDict, size: str) -> None:
     config.tokenizers.image = common.every(
         image.Config, image_size=(224, 224), patch=14 if size == "paper_huge" else 16, dropout=0.1
     )
-    config.tasks.vit = common.every(
-        Vit,
-        source="folder:data/imagenet",
-        images=dict(crop=(0.05, 1.0), flip=0.5),
-        labels=dict(count=1000),
-        batch_size=4096,
-        pooling="first",
-        label_smoothing=0.0,
-    )
+    imagenet(config, dict(crop=(0.05, 1.0), flip=0.5), batch_size=4096, label_smoothing=0.0)
 
 
 def deit(config: ConfigDict, size: str) -> None:
-    config.steps = 375_000  # 300 epochs of 1.28 million images
-    config.log_every = 100
-    config.eval_every = config.checkpoint_every = 12_500
+    # 300 epochs of 1.28 million images.
+    config.update(steps=375_000, log_every=100, eval_every=12_500, checkpoint_every=12_500)
     config.optimizer.update(learning_rate=1e-3, warmup=6_250, final=0.01, b1=0.9, b2=0.999, weight_decay=0.05, clip=0.0)
     config.backbones.shared = common.backbone(**DEIT[size], stochastic_depth=0.1, dtype="bfloat16")
     config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16)
+    imagenet(config, dict(crop=(0.08, 1.0), **AUGMENTED), batch_size=1024, **MIXED)
+
+
+def imagenet(config: ConfigDict, images: dict[str, Any], **given: Any) -> None:
+    """Tell the thousand classes of data/imagenet apart by the class token."""
+    labels = dict(count=1000)
     config.tasks.vit = common.every(
-        Vit,
-        source="folder:data/imagenet",
-        images=dict(crop=(0.08, 1.0), flip=0.5, randaugment=(2, 9.0), erase=0.25),
-        labels=dict(count=1000),
-        batch_size=1024,
-        pooling="first",
-        mixup=0.8,
-        cutmix=1.0,
+        Vit, source="folder:data/imagenet", images=images, labels=labels, pooling="first", **given
     )

@@ -33,6 +33,18 @@ def encoder(config: ConfigDict, tokenizer: dict[str, Any], backbone: dict[str, A
     config.backbones.audio = common.backbone(**backbone, dtype=dtype)
 
 
+def recordings(config: ConfigDict, seconds: float, **given: Any) -> None:
+    """Learn from one's own recordings in data/speech, in crops of so many seconds."""
+    config.tasks.wav2vec2 = common.every(
+        Wav2vec2,
+        source="folder:data/speech",
+        backbone="audio",
+        sounds=dict(seconds=seconds),
+        feature_penalty=10.0,
+        **given,
+    )
+
+
 def tiny(config: ConfigDict) -> None:
     config.update(steps=700, eval_every=200, eval_limit=2)
     config.optimizer.update(learning_rate=2e-3, warmup=70, weight_decay=0.01)
@@ -44,8 +56,7 @@ def tiny(config: ConfigDict) -> None:
 
 
 def small(config: ConfigDict) -> None:
-    config.steps = 50_000
-    config.eval_every = config.checkpoint_every = 5_000
+    config.update(steps=50_000, eval_every=5_000, checkpoint_every=5_000)
     config.optimizer.update(
         learning_rate=5e-4, warmup=4_000, decay="linear", final=0.0, epsilon=1e-6, weight_decay=0.01
     )
@@ -54,19 +65,11 @@ def small(config: ConfigDict) -> None:
         dict(channels=384, feature_gradient=0.1, dropout=0.1),
         dict(width=384, depth=8, heads=6, norm_position="post", norm_epsilon=1e-5, final_norm=False, dropout=0.1),
     )
-    config.tasks.wav2vec2 = common.every(
-        Wav2vec2,
-        source="folder:data/speech",
-        backbone="audio",
-        batch_size=32,
-        sounds=dict(seconds=10.0),
-        feature_penalty=10.0,
-    )
+    recordings(config, 10.0, batch_size=32)
 
 
 def paper(config: ConfigDict) -> None:
-    config.steps = 400_000
-    config.eval_every = config.checkpoint_every = 10_000
+    config.update(steps=400_000, eval_every=10_000, checkpoint_every=10_000)
     config.optimizer.update(learning_rate=5e-4, warmup=32_000, decay="linear", final=0.0)
     config.optimizer.update(b2=0.98, epsilon=1e-6, weight_decay=0.01, clip=0.0)
     encoder(
@@ -83,15 +86,7 @@ def paper(config: ConfigDict) -> None:
             stochastic_depth=0.1,
         ),
     )
-    config.tasks.wav2vec2 = common.every(
-        Wav2vec2,
-        source="folder:data/speech",
-        backbone="audio",
-        batch_size=368,
-        sounds=dict(seconds=15.625),
-        feature_penalty=10.0,
-        code_dropout=0.1,
-    )
+    recordings(config, 15.625, batch_size=368, code_dropout=0.1)
 
 
 def paper_large(config: ConfigDict) -> None:

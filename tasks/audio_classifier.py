@@ -33,15 +33,15 @@ class AudioClassifier:
     sounds: Sounds = Sounds(segments="phones", normalize=False)  # the recordings
     labels: Labels = Labels()  # the classes
     batch_size: int = 32  # examples of one global batch
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "spectrogram"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
     mean: float = brought(-4.27)  # of the log-mel values, which become (x - mean) / (2·deviation)
     deviation: float = brought(4.57)  # standard deviation of the log-mel values
     shift: float = 0.0  # seconds by which training moves a stretch, at most
     blank: tuple[int, int] = (0, 0)  # bins and frames that training blanks, at most (Park 2019)
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
     pooling: str = "mean"  # of the tokens: first, mean or last
-    weight: float = 1.0  # of the loss among the tasks'
-    tokenizer: str = "spectrogram"  # one of the config's tokenizers, by name
-    backbone: str = "shared"  # one of the config's backbones, by name
 
     @property
     def classes(self) -> int:
@@ -85,11 +85,8 @@ class AudioClassifier:
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
-            self.labels,
-            self.source,
+            self,
             lambda model, batch: self.logits(model, batch["spectrogram"]),
-            inputs=self.inputs,
-            batch_size=self.batch_size,
             show=classified_sounds(self.source, self.sounds, self.labels, lambda m: self.spectrograms(m).samples),
             segments=self.sounds.segments,
         )

@@ -15,7 +15,7 @@ from unimodal.answers import TEXT, Answer, Asked, embedding_answer, masked_answe
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import masked_rows
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Evaluation, on_own_data
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import filled_gaps
 from unimodal.evaluation.summed import Summed
@@ -32,10 +32,10 @@ class Bert:
     name: str = "bert"  # logged under it; the heads are `model.heads[name]`
     source: str = "embedded:book"  # a data source, see `data.sources`
     texts: Texts = Texts()  # the texts
-    batch_size: int = 16  # examples of one global batch
     rate: float = 0.15  # of the ids are predicted: 80 % hidden, 10 % replaced, 10 % as they are
     whole_words: bool = False  # all of a word's ids are hidden, or none
     next_sentence: bool = False  # rows are `[CLS] a [SEP] b [SEP]`; whether b follows a is a second loss
+    batch_size: int = 16  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "text"  # for next sentences, one with two `types`
     backbone: str = "shared"  # one of the config's backbones, by name
@@ -108,10 +108,8 @@ class Bert:
         likelihood = Summed(
             metric="bits per masked byte",
             higher_is_better=False,
-            inputs=self.inputs,
-            predict=self.predict,
+            **on_own_data(self),
             finish=self._score,
-            batch_size=self.batch_size,
             against=bigram(self.source, self.texts),
             show=filled_gaps(self.texts),
         )

@@ -14,7 +14,7 @@ from unimodal.answers import Answer, Asked, sound_features, sound_row, transcrip
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
 from unimodal.evaluation.error_rates import constant_answer
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Evaluation, on_own_data
 from unimodal.evaluation.show.sounds import transcribed_sounds
 from unimodal.evaluation.transcription import Transcription, frame_labels
 from unimodal.layers import Linear, dropout, split_key
@@ -34,17 +34,17 @@ class Ctc:
     source: str = "embedded:speech"  # a data source, see `data.sources`
     sounds: Sounds = Sounds(seconds=10.0)  # the recordings
     transcripts: Transcripts = Transcripts()  # what is said in them
-    batch_size: int = 8  # examples of one global batch
     labelled: int = 0  # use so many training examples only, to see what few labels do; 0: all
     mask: float = 0.0  # share of frames that spans would cover if they never overlapped
     span: int = 10  # frames
     channel_mask: float = 0.0  # the same for channels of the backbone's width
     channel_span: int = 64  # channels
-    dropout: float = 0.0  # before the last layer
-    beam: int = 0  # width of the prefix beam search that is scored too; 0: greedy only
+    batch_size: int = 8  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "audio"  # one of the config's tokenizers, by name
     backbone: str = "shared"  # one of the config's backbones, by name
+    dropout: float = 0.0  # before the last layer
+    beam: int = 0  # width of the prefix beam search that is scored too; 0: greedy only
 
     @property
     def letters(self) -> data.Alphabet:
@@ -104,11 +104,9 @@ class Ctc:
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(
-            inputs=self.inputs,
-            predict=self.predict,
+            **on_own_data(self),
             letters=lambda: self.letters,
             beam=self.beam,
-            batch_size=self.batch_size,
             against=self._against,
             show=transcribed_sounds(self.sounds, lambda: self.letters, self.beam),
         )

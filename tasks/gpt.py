@@ -15,7 +15,7 @@ from unimodal.answers import Answer, Asked, continuation_answer
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import document_rows
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Evaluation, on_own_data
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import continued_texts
 from unimodal.evaluation.summed import Summed
@@ -104,10 +104,8 @@ class Gpt:
         likelihood = Summed(
             metric="bits per byte",
             higher_is_better=False,
-            inputs=self.inputs,
-            predict=self.predict,
+            **on_own_data(self),
             finish=bits_per_byte,
-            batch_size=self.batch_size,
             against=bigram(self.source, self.texts, packed=self.packed),
             show=continued_texts(self.texts, parts, packed=self.packed),
         )

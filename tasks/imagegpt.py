@@ -13,7 +13,7 @@ from flax import nnx
 from unimodal.data.blocks import Inputs, Pixels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.colours import completed, nats_per_pixel, unigram
-from unimodal.evaluation.evaluation import Evaluation, Shown
+from unimodal.evaluation.evaluation import Evaluation, Shown, on_own_data
 from unimodal.evaluation.samples import Sample
 from unimodal.evaluation.summed import Summed
 from unimodal.generate import generate
@@ -63,10 +63,8 @@ class Imagegpt:
         found = Summed(
             metric="nats per pixel",
             higher_is_better=False,
-            inputs=self.inputs,
-            predict=self.predict,
+            **on_own_data(self),
             finish=partial(nats_per_pixel, pixels=math.prod(self.size)),
-            batch_size=self.batch_size,
             against=unigram(columns(self.source, self.pixels.row(self.source, self.size)), self.pixels.count),
             show=self.samples,
         )

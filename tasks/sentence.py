@@ -12,7 +12,7 @@ from unimodal.answers import TEXT, Answer, Asked, embedding_answer, pair_text_ro
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.pairs import TextPairs
 from unimodal.evaluation.baselines import chance_recall
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Evaluation, on_own_data
 from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.show.texts import near_texts
 from unimodal.heads import Embed, Projection
@@ -35,11 +35,11 @@ class Sentence:
     distinct: bool = True  # leave out phrases of the second that share a word with the first: spelling gives them away
     keep: float = 0.7  # in training, lists of phrases are shuffled, and each phrase is kept with this probability
     batch_size: int = 64  # examples of one global batch
-    size: int = 128  # of the embeddings, projected without bias
     weight: float = 1.0  # of the loss among the tasks'
-    temperature: float = 0.05  # fixed (Gao 2021, §3)
     tokenizer: str = "text"  # one of the config's tokenizers, by name
     backbone: str = "shared"  # one of the config's backbones, by name
+    size: int = 128  # of the embeddings, projected without bias
+    temperature: float = 0.05  # fixed (Gao 2021, §3)
     pooling: str = "mean"  # of the tokens: mean, first or last
 
     @property
@@ -72,9 +72,7 @@ class Sentence:
 
     def evaluations(self) -> dict[str, Evaluation]:
         retrieval = Retrieval(
-            inputs=self.inputs,
-            predict=self.predict,
-            batch_size=self.batch_size,
+            **on_own_data(self),
             against=self._against,
             show=near_texts(self.pairs.rows),
         )

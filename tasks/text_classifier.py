@@ -76,12 +76,5 @@ class TextClassifier:
         return [classes, embedding_answer(TEXT, row, mean)]
 
     def evaluations(self) -> dict[str, Evaluation]:
-        found = classification(
-            self.labels,
-            self.source,
-            self.logits,
-            inputs=self.inputs,
-            batch_size=self.batch_size,
-            show=classified_texts(self.source, self.texts, self.labels),
-        )
-        return {self.name: found}
+        shown = classified_texts(self.source, self.texts, self.labels)
+        return {self.name: classification(self, self.logits, show=shown)}

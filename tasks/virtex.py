@@ -35,10 +35,10 @@ class Virtex:
     texts: Texts = Texts(length=32)  # the captions; longer ones are cut
     batch_size: int = 32  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
-    backward: bool = True  # captions are also written from their end, with a start token of its own (§3)
     image_tokenizer: str = "image"  # one of the config's tokenizers, by name
     text_tokenizer: str = "text"  # one of the config's tokenizers, by name
     backbone: str = "shared"  # one of the config's backbones, by name
+    backward: bool = True  # captions are also written from their end, with a start token of its own (§3)
     tied: bool = True  # the embedding table serves as output weights, too
     beams: int = 5  # of the captions that are written for evaluation
 

@@ -93,11 +93,8 @@ class Vit:
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
-            self.labels,
-            self.source,
+            self,
             lambda model, batch: self.logits(model, batch["image"]),
-            inputs=self.inputs,
-            batch_size=self.batch_size,
             show=classified_pictures(self.source, self.images, self.labels, self.tokenizer, self.backbone),
         )
         return {self.name: found}

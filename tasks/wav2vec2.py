@@ -16,7 +16,7 @@ from unimodal.data.blocks.speech import with_masks
 from unimodal.data.blocks.used import warn_of_short
 from unimodal.errors import UsageError
 from unimodal.evaluation.distractors import picked, picking_score
-from unimodal.evaluation.evaluation import Evaluation, untrained_value
+from unimodal.evaluation.evaluation import Evaluation, on_own_data, untrained_value
 from unimodal.evaluation.show.sounds import masked_sounds
 from unimodal.evaluation.summed import Summed
 from unimodal.heads import Quantiser
@@ -41,9 +41,12 @@ class Wav2vec2:
     name: str = "wav2vec2"  # logged under it; the heads are `model.heads[name]`
     source: str = "embedded:speech"  # a data source, see `data.sources`
     sounds: Sounds = Sounds()  # the recordings
-    batch_size: int = 8  # examples of one global batch
     mask: float = 0.65  # share of frames that spans would cover if they never overlapped (the paper's p is mask/span)
     span: int = 10  # frames
+    batch_size: int = 8  # examples of one global batch
+    weight: float = 1.0  # of the loss among the tasks'
+    tokenizer: str = "audio"  # one of the config's tokenizers, by name
+    backbone: str = "shared"  # one of the config's backbones, by name
     groups: int = 2  # codebooks
     codes: int = 320  # in each codebook
     code_size: int = 256  # of all groups' codes together
@@ -57,9 +60,6 @@ class Wav2vec2:
     feature_penalty: float = 0.0  # weight of the mean square of the last convolution's output
     code_dropout: float = 0.0  # on the frames that the quantiser sees
     perplexity_floor: float = 4.0  # a codebook that uses fewer codes has collapsed, and the score says so
-    weight: float = 1.0  # of the loss among the tasks'
-    tokenizer: str = "audio"  # one of the config's tokenizers, by name
-    backbone: str = "shared"  # one of the config's backbones, by name
 
     def inputs(self, model: Model) -> Inputs:
         frames, why = model.tokenizers[self.tokenizer].config.frames, f"of less than span={self.span} frames"
@@ -140,10 +140,8 @@ class Wav2vec2:
         picking = Summed(
             metric="accuracy among distractors",
             higher_is_better=True,
-            inputs=self.inputs,
-            predict=self.predict,
+            **on_own_data(self),
             finish=lambda sums: picking_score(sums, self.perplexity_floor),
-            batch_size=self.batch_size,
             against=untrained_value,
             show=masked_sounds(self.sounds),
         )

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from unimodal.training.metrics import MetricsWriter, curves, finite_only, read_m
 
 
 def _write(workdir, steps, resume_step=None):
-    with MetricsWriter(workdir, resume_step=resume_step) as writer:
+    with closing(MetricsWriter(workdir, resume_step=resume_step)) as writer:
         for step in steps:
             writer.write(step, "gpt", {"loss": 1.0 / step})
             writer.write(step, "vit", {"loss": 2.0 / step, "accuracy": 0.5})
@@ -95,13 +96,13 @@ def test_broken_middle_line_is_named_and_kept(tmp_path):
 
 
 def test_separators_inside_a_name_do_not_split_a_line(tmp_path):
-    with MetricsWriter(tmp_path) as writer:
+    with closing(MetricsWriter(tmp_path)) as writer:
         writer.write(1, "a\u2028b", {"x\x85y": 1.0})
     assert read_metrics(tmp_path) == [{"step": 1, "task": "a\u2028b", "x\x85y": 1.0}]
 
 
 def test_not_finite(tmp_path):
-    with MetricsWriter(tmp_path) as writer:
+    with closing(MetricsWriter(tmp_path)) as writer:
         writer.write(7, "gpt", {"loss": math.nan, "norm": math.inf, "rate": 0.1})
     text = (tmp_path / "metrics.jsonl").read_text()
     assert "NaN" not in text and "Infinity" not in text
@@ -134,7 +135,7 @@ def test_tensorboard_keeps_earlier_run_and_marks_the_resume(tmp_path):
 
 
 def test_disabled_touches_nothing(tmp_path):
-    with MetricsWriter(tmp_path / "run", enabled=False, resume_step=0) as writer:
+    with closing(MetricsWriter(tmp_path / "run", enabled=False, resume_step=0)) as writer:
         writer.write(1, "gpt", {"loss": 1.0})
     assert not (tmp_path / "run").exists()
     assert read_metrics(tmp_path / "run") == []
@@ -144,7 +145,7 @@ def test_bad_workdir_and_reserved_name(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write metrics"):
         MetricsWriter(tmp_path / "file")
-    with MetricsWriter(tmp_path / "run") as writer, pytest.raises(ValueError, match="'step'.*reserved"):
+    with closing(MetricsWriter(tmp_path / "run")) as writer, pytest.raises(ValueError, match="'step'.*reserved"):
         writer.write(1, "gpt", {"step": 1.0})
 
 

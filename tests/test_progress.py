@@ -2,6 +2,7 @@
 
 import io
 import math
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -67,7 +68,7 @@ def test_live_rate_follows_a_change_but_the_mean_remembers():
 
 def test_quiet_without_a_terminal():
     clock, (console, file) = Clock(), _console(False)
-    with Progress(1000, console=console, clock=clock) as progress:
+    with closing(Progress(1000, console=console, clock=clock)) as progress:
         _run(progress, clock, range(1, 1001), 0.1)  # 100 seconds
     lines = file.getvalue().splitlines()
     assert 4 <= len(lines) <= 6
@@ -115,7 +116,7 @@ def test_losses_are_smoothed():
 
 def test_terminal_shows_a_bar_and_notes_stay():
     clock, (console, file) = Clock(), _console(True)
-    with Progress(100, console=console, clock=clock) as progress:
+    with closing(Progress(100, console=console, clock=clock)) as progress:
         _run(progress, clock, [10, 20], 1.0, {"gpt": 2.5, "vit": 1.25})
         progress.note("saved [bold]checkpoint[/bold] 20")
     output = file.getvalue()
@@ -128,7 +129,7 @@ def test_terminal_shows_a_bar_and_notes_stay():
 def test_time_left_is_whole_at_80_columns():
     clock, (console, _) = Clock(), _console(True)
     console.width = 80
-    with Progress(1_000_000, console=console, clock=clock, chips=8, peak=1e12) as progress:
+    with closing(Progress(1_000_000, console=console, clock=clock, chips=8, peak=1e12)) as progress:
         _run(progress, clock, [10, 20], 10.0)
         progress.update(20, {"gpt": 2.0}, 0, 0, waited=100.0)
         text = _lines(progress, console)
@@ -144,7 +145,7 @@ def _lines(progress, console):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_remarks_stand_beside_the_loss(terminal):
     clock, (console, file) = Clock(), _console(terminal)
-    with Progress(10, console=console, clock=clock) as progress:
+    with closing(Progress(10, console=console, clock=clock)) as progress:
         progress.update(1, {"ctc": 2.5, "vit": 1.0}, 1, 1, remarks={"ctc": "3 of 8 skipped"})
         shown = " ".join(_lines(progress, console)) if terminal else file.getvalue()
     assert "ctc 2.5 (3 of 8 skipped)" in shown and "vit 1" in shown
@@ -153,7 +154,7 @@ def test_remarks_stand_beside_the_loss(terminal):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_disabled_says_nothing(terminal):
     clock, (console, file) = Clock(), _console(terminal)
-    with Progress(10, enabled=False, console=console, clock=clock) as progress:
+    with closing(Progress(10, enabled=False, console=console, clock=clock)) as progress:
         _run(progress, clock, [1, 2], 60.0)
         progress.note("hello")
     assert file.getvalue() == ""

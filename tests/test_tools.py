@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-SCRIPTS = sorted((tiny.ROOT / "tools").glob("*.py"))
+SCRIPTS = [
+    path for path in sorted((tiny.ROOT / "tools").glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")
+]
 FETCHING = [path for path in SCRIPTS if path.stem.startswith("fetch")]
 
 

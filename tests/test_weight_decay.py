@@ -21,7 +21,7 @@ MATRICES = """
     tokenizers.text.{position_table,table}.table
     heads.simclr.projector.linear.kernel heads.moco.projector.linear.kernel
     heads.moco.predictor.linear.kernel heads.swav.projector.linear.kernel heads.swav.prototypes.table
-    heads.virtex.start.table heads.dalle.start.table
+    heads.composed.embed.linear.kernel heads.virtex.start.table heads.dalle.start.table
     heads.dalle.{words,codes}.linear.kernel tokenizers.codes.{embedding,rows,columns}.table tokenizers.codes.vectors
     tokenizers.codes.encoder.first.kernel tokenizers.codes.{encoder,decoder}.last.kernel
     tokenizers.codes.{encoder,decoder}.groups.{skip,convolutions}.kernel
@@ -35,7 +35,7 @@ VECTORS = """
     heads.bert.language.decoder.bias heads.clip.temperature.log_scale heads.ctc.characters.bias
     heads.text_classifier.classify.{pooler,linear}.bias heads.vit.classify.linear.bias heads.wav2vec2.{context,target}.bias
     heads.wav2vec2.quantiser.scores.bias tokenizers.audio.convolutions.bias tokenizers.audio.convolutions.norm.{scale,bias}
-    heads.mae.{decoder_embed,patches}.bias
+    heads.mae.{decoder_embed,patches}.bias heads.composed.temperature.log_scale
     tokenizers.audio.{feature_norm,norm}.{scale,bias} tokenizers.audio.mask_embedding
     heads.{simclr,swav}.projector.linear.bias heads.moco.projector.linear.bias heads.moco.predictor.linear.bias
     heads.{simclr,swav,moco}.projector.norm.{scale,bias}

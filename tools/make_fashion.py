@@ -8,19 +8,14 @@ and test files. Fetches the Debian package dataset-fashion-mnist; needs `apt-get
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import io
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fetch import fetch_debian
-from PIL import Image
-
-from unimodal.data.sources import write_array_record
+from labelled_pictures import make, png
 
 PACKAGE, FOLDER = "dataset-fashion-mnist", Path("usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -41,30 +36,12 @@ def records(folder: Path, split: str, count: int) -> Iterator[dict[str, Any]]:
     pictures = read_idx(folder / f"{name}-images-idx3-ubyte.gz")[:count]
     labels = read_idx(folder / f"{name}-labels-idx1-ubyte.gz")[:count]
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        out = io.BytesIO()
-        Image.fromarray(picture).save(out, format="PNG")
-        yield {"id": f"{name}-{i}", "image": out.getvalue(), "label": int(label)}
+        yield {"id": f"{name}-{i}", "image": png(picture), "label": int(label)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the files")
-    parser.add_argument("--train", type=int, default=2000, help="training pictures (at most 60000)")
-    parser.add_argument("--validation", type=int, default=2000, help="validation pictures (at most 10000)")
-    parser.add_argument("--raw", type=Path, help="keep the package here (default: nowhere)")
-    given = parser.parse_args()
-    for split, (_, most) in FILES.items():
-        if not 1 <= getattr(given, split) <= most:
-            parser.error(f"--{split} must be from 1 to {most}, but is {getattr(given, split)}")
-    given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        raw = given.raw or Path(scratch)
-        raw.mkdir(parents=True, exist_ok=True)
-        folder = fetch_debian(PACKAGE, raw) / FOLDER
-        for split in FILES:
-            path = given.out / f"{split}.array_record"
-            print(f"{path}: {write_array_record(path, records(folder, split, getattr(given, split)))} pictures")
-    (given.out / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+    sizes = {split: (2000, most) for split, (_, most) in FILES.items()}
+    make(__doc__, sizes, CLASSES, lambda raw: fetch_debian(PACKAGE, raw) / FOLDER, records)
 
 
 if __name__ == "__main__":

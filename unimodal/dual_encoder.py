@@ -28,7 +28,7 @@ from unimodal.answers import (
 from unimodal.data.blocks import Images, Inputs, Part, Sounds, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import chance_recall
-from unimodal.evaluation.evaluation import Shown
+from unimodal.evaluation.evaluation import Shown, on_own_data
 from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.samples import Sample
 from unimodal.evaluation.show.found import found_samples
@@ -176,9 +176,7 @@ class DualEncoder:
             )
 
         return Retrieval(
-            inputs=self.inputs,
-            predict=self.predict,
-            batch_size=self.batch_size,
+            **on_own_data(self),
             against=lambda _: (chance_recall(len(data.open_source(self.source, "validation")), 5), "chance"),
             show=show,
         )

@@ -36,9 +36,10 @@ from unimodal.ledger.start import SCHEME, LedgerStart, start_from_ledger
 from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
-from unimodal.sharding import local_rows, make_mesh, parameter_count, parameter_table, shardings
+from unimodal.sharding import from_local_rows, local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
+from unimodal.training.affinity import affinity
 from unimodal.training.checkpoint import WorkdirStart, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
@@ -68,6 +69,7 @@ class Experiment:
     ledger: str | None = None
     ledger_branch: str = "main"
     continual: ContinualConfig = ContinualConfig()
+    affinity: int = 0
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
@@ -128,6 +130,15 @@ class Experiment:
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
         epochs = lambda batches: epochs_of(dataset, batches * task.batch_size)  # noqa: E731
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
+
+    def task_affinity(self, state: TrainState) -> dict[str, Any]:
+        """How the tasks pull at the weights they share (see `training.affinity`), on the first batches of training."""
+
+        def batches(name: str) -> Iterator[Mapping[str, jax.Array]]:
+            task = next(task for task in self.tasks if task.name == name)
+            return (from_local_rows(batch, self.mesh) for batch in self.train_batches(task))
+
+        return affinity(self.program, {task.name: task for task in self.tasks}, state, batches, self.affinity)
 
     @cached_property
     def sequence(self) -> InSequence | None:

@@ -49,10 +49,14 @@ def finish(
         results[name] = result(evaluation, measured.score, untrained[name])
         shown = measured.shown if jax.process_count() == 1 else None
         samples[name] = [] if shown is None else list(evaluation.samples(model, shown))
+    compared = experiment.affinity and len(experiment.tasks) > 1 and not experiment.fake_data
+    affinity = experiment.task_affinity(state) if compared else None
     if jax.process_index() != 0:
         return
     rows = {name: result.as_dict() for name, result in results.items()}
-    summary = {"tasks": rows, "step": step, "fingerprint": fingerprint}
+    summary: dict[str, Any] = {"tasks": rows, "step": step, "fingerprint": fingerprint}
+    if affinity is not None:
+        summary["affinity"] = affinity
     write_whole(workdir / "results.json", json.dumps(finite_only(summary), indent=2, allow_nan=False))
     logged = read_metrics(workdir)
     table = parameter_table(experiment.model, experiment.mesh)
@@ -64,6 +68,7 @@ def finish(
         curves=curves(logged),
         eval_curves=curves(logged, "validation/value"),
         results=rows,
+        affinity=affinity,
         samples={n: [s for s in found if not isinstance(s, AttentionMap)] for n, found in samples.items()},
         attention=[s for found in samples.values() for s in found if isinstance(s, AttentionMap)],
         parameters=table,

@@ -20,7 +20,7 @@ from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
 _GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data", "workers")
-_GENERAL += ("ledger", "ledger_branch")
+_GENERAL += ("ledger", "ledger_branch", "affinity")
 _GROUPS = (*_GENERAL, "continual", "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
@@ -50,6 +50,8 @@ class GeneralConfig:
     ledger: str | None = None  # a ledger that the run commits its weights to, made if it is not there
     ledger_branch: str = "main"  # the branch that it commits to
     workers: int = 0  # processes for each task that read, decode and augment; 0: threads of this one
+    # batches of each task whose gradients are compared with the other tasks' at the end (`training.affinity`); 0: none
+    affinity: int = 0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -58,6 +60,8 @@ class GeneralConfig:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
         if self.workers < 0:
             raise UsageError(f"workers must be 0 or more, but is {self.workers}")
+        if self.affinity < 0:
+            raise UsageError(f"affinity must be 0 or more, but is {self.affinity}")
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be at least 0 and below 1, but is {self.ema}")
         if self.evaluate_ema and not self.ema:

@@ -106,7 +106,7 @@ def test_events_end_and_nobody_waits(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_metrics_that_do_not_fit_leave_no_half_line_behind(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path, resume_step=0) as writer:
+    with contextlib.closing(MetricsWriter(tmp_path, resume_step=0)) as writer:
         writer.write(1, "toy", {"loss": 1.0})
         size = (tmp_path / "metrics.jsonl").stat().st_size
         with (
@@ -114,7 +114,7 @@ def test_metrics_that_do_not_fit_leave_no_half_line_behind(tmp_path: Path) -> No
             pytest.raises(StorageError, match="cannot write metrics of step 2 .*File too large"),
         ):
             writer.write(2, "toy", {"loss": 1.0})
-    with MetricsWriter(tmp_path, resume_step=1) as writer:
+    with contextlib.closing(MetricsWriter(tmp_path, resume_step=1)) as writer:
         writer.write(2, "toy", {"loss": 0.5})
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5)]
 

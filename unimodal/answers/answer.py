@@ -57,7 +57,7 @@ class Answer:
     """
 
     gives: str  # "class", "transcript", "continuation", "caption", "masked words", "embedding"
-    reads: str  # IMAGE, TEXT or SOUND
+    reads: str  # IMAGE, TEXT or SOUND, or two of them in one question, as "image+text"
     row: Callable[[Record], Row]  # a record → the arrays of one row; raises UsageError for what it cannot read
     predict: Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # model, batch → one row per input
     say: Callable[[Row], dict[str, Any]]  # a row of what was predicted → values that JSON knows
@@ -117,6 +117,11 @@ def spoken(texts: Texts, record: Record) -> str:
     if not text.strip():
         raise UsageError("the text is empty")
     return text
+
+
+def both_rows(first: Callable[[Record], Row], second: Callable[[Record], Row]) -> Callable[[Record], Row]:
+    """The arrays of two modalities of one record, for an answer that reads "image+text"."""
+    return lambda record: {**first(record), **second(record)}
 
 
 def sound_row(sounds: Sounds) -> Callable[[Record], Row]:

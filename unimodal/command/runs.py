@@ -52,6 +52,7 @@ MAY_DIFFER = (
     "eval_every",
     "eval_limit",
     "evaluate_ema",
+    "affinity",
     "checkpoint_every",
     "commit_every",
     "ledger",

@@ -11,27 +11,19 @@ from unimodal.errors import RecordError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class _First:
+class _Some:
+    """`count` records of a source: the first ones, or `spread` over all of it at even distances."""
+
     source: Source
     count: int
+    spread: bool = False
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[range(self.count)[index]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Evenly:
-    source: Source
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[range(self.count)[index] * len(self.source) // self.count]
+        place = range(self.count)[index]
+        return self.source[place * len(self.source) // self.count if self.spread else place]
 
 
 def first(source: Source, count: int) -> Source:
@@ -39,7 +31,7 @@ def first(source: Source, count: int) -> Source:
     if not 1 <= count <= len(source):
         raise UsageError(f"the first {count} records were asked for, of {len(source)}")
     refuse_weights(source, "its first records")
-    return _First(source, count)
+    return _Some(source, count)
 
 
 def evenly(source: Source, count: int) -> Source:
@@ -48,7 +40,7 @@ def evenly(source: Source, count: int) -> Source:
     if not 1 <= count <= len(source):
         raise UsageError(f"{count} records were asked for, of {len(source)}")
     refuse_weights(source, "some of its records")
-    return _Evenly(source, count)
+    return _Some(source, count, spread=True)
 
 
 def class_names(source: Source, column: str = "label") -> tuple[str, ...]:
@@ -65,7 +57,7 @@ def class_names(source: Source, column: str = "label") -> tuple[str, ...]:
 def id_at(source: Source, index: int) -> str:
     """The id of a record, read or not: as far as its source knows it without reading, else its place."""
     found: Any = source
-    if isinstance(found, _First):
+    if isinstance(found, _Some) and not found.spread:
         found = found.source
     known = getattr(found, "id_at", None)
     return str(index) if known is None else known(index)
@@ -88,7 +80,7 @@ def column(source: Source, name: str) -> list[Any]:
 
     Raises UsageError for a record without, naming it and what it has.
     """
-    if isinstance(source, _First):
+    if isinstance(source, _Some) and not source.spread:
         return column(source.source, name)[: source.count]
     reader = getattr(source, "column", None)
     if reader is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.data.blocks import Inputs, Labels
 from unimodal.evaluation.baselines import majority_accuracy
 from unimodal.evaluation.evaluation import Batch, Rows, Shown, Streamed
 from unimodal.evaluation.samples import Sample
@@ -71,27 +71,27 @@ def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 
 
 def classification(
-    labels: Labels,
-    source: str,
+    task: Any,
     logits: Callable[[Model, Batch], jax.Array],
     *,
-    inputs: Callable[[Model], Inputs],
-    batch_size: int,
     show: Callable[[Model, Shown], Sequence[Sample]],
     segments: str = "",
 ) -> Classification:
-    """The Classification of a source by what gives logits [B,classes] of a batch with `label` [B], against always answering
-    training's commonest class."""
+    """Classify the validation split of a task that has `source`, `labels`, `inputs` and `batch_size`.
+
+    `logits` gives [B,classes] for a batch with `label` [B]. The baseline is always answering training's commonest class.
+    segments: which segments of recordings have a class; "" where recordings have none.
+    """
 
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
-        train, valid = (labels.known(source, split, segments) for split in ("train", "validation"))
+        train, valid = (task.labels.known(task.source, split, segments) for split in ("train", "validation"))
         return majority_accuracy(train, valid), "majority class"
 
     return Classification(
-        inputs=inputs,
+        inputs=task.inputs,
         predict=lambda model, batch: guesses(logits(model, batch), batch["label"]),
-        batch_size=batch_size,
-        classes=lambda: labels.size(source, segments),
+        batch_size=task.batch_size,
+        classes=lambda: task.labels.size(task.source, segments),
         against=against,
         show=show,
     )

@@ -102,8 +102,17 @@ class Result:
 
 
 def result(evaluation: Evaluation, score: Mapping[str, float], untrained: Mapping[str, float]) -> Result:
-    """The score of an evaluation beside its baseline."""
-    baseline, what = evaluation.baseline(untrained)
+    """The score of an evaluation beside its baseline.
+
+    An evaluation may have `rivals`: numbers of its score that other ways of asking the same model come to, with what each
+    is. Then the best of them is the baseline.
+    """
+    rivals: Mapping[str, str] = getattr(evaluation, "rivals", {})
+    if rivals:
+        best = (max if evaluation.higher_is_better else min)(rivals, key=lambda name: score[name])
+        baseline, what = score[best], rivals[best]
+    else:
+        baseline, what = evaluation.baseline(untrained)
     details = {name: float(value) for name, value in score.items() if name != "value"}
     details["untrained"] = float(untrained["value"])
     return Result(evaluation.metric, float(score["value"]), float(baseline), what, evaluation.higher_is_better, details)
@@ -152,6 +161,22 @@ class Streamed:
 
     def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
         return [] if self.show is None else self.show(model, shown)
+
+
+class Predicting(Protocol):
+    """What predicts one row for each of its own examples, as most tasks do."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def inputs(self, model: Model) -> Inputs: ...
+
+    def predict(self, model: Model, batch: Batch) -> Mapping[str, jax.Array]: ...
+
+
+def on_own_data(task: Predicting) -> dict[str, Any]:
+    """The fields of a `Streamed` evaluation that a task answers itself: `inputs`, `predict` and `batch_size`."""
+    return dict(inputs=task.inputs, predict=task.predict, batch_size=task.batch_size)
 
 
 def _examples(examples: Examples, index: np.ndarray) -> Rows:

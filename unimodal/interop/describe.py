@@ -102,6 +102,17 @@ class Fields:
             raise UsageError(f"{self.where}: {key} should be a whole number above 0, but is {shown(value)}")
         return value
 
+    def sizes(
+        self,
+        width: str = "hidden_size",
+        depth: str = "num_hidden_layers",
+        heads: str = "num_attention_heads",
+        mlp_width: str = "intermediate_size",
+    ) -> dict[str, Any]:
+        """The four sizes of a backbone, each from the key that a family has for it."""
+        keys = dict(width=width, depth=depth, heads=heads, mlp_width=mlp_width)
+        return {name: self.need(key) for name, key in keys.items()}
+
     def count(self, key: str, default: int) -> int:
         """A count of at least one."""
         return default if self.values.get(key) is None else self.need(key)

@@ -4,8 +4,8 @@ class that a task trains, so that `start` can give it to the task as it is."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -139,8 +139,14 @@ class Normed(Headed):
 class _OverIds(Headed):
     """Logits over the ids, which may share the tokenizer's table."""
 
+    head: ClassVar[Any]  # a class of `unimodal.heads`
     width: int
     vocabulary: int
+
+    def module(self, rngs: nnx.Rngs) -> nnx.Module:
+        # What a subclass adds are options of its head.
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        return self.head(**options, rngs=rngs)
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return context.heads[self.name](x, context.tokenizer.table)
@@ -150,26 +156,20 @@ class _OverIds(Headed):
 class Vocabulary(_OverIds):
     """Logits over the ids."""
 
+    head = LanguageModel
     tied: bool = True
     bias: bool = False
     soft_cap: float | None = None
-
-    def module(self, rngs: nnx.Rngs) -> nnx.Module:
-        options: dict[str, Any] = dict(tied=self.tied, bias=self.bias, soft_cap=self.soft_cap)
-        return LanguageModel(self.width, self.vocabulary, **options, rngs=rngs)
 
 
 @dataclass(frozen=True)
 class MaskedVocabulary(_OverIds):
     """Logits over the ids of masked tokens."""
 
+    head = MaskedLanguageModel
     activation: str
-    epsilon: float
+    norm_epsilon: float
     tied: bool = True
-
-    def module(self, rngs: nnx.Rngs) -> nnx.Module:
-        options: dict[str, Any] = dict(activation=self.activation, norm_epsilon=self.epsilon, tied=self.tied)
-        return MaskedLanguageModel(self.width, self.vocabulary, **options, rngs=rngs)
 
 
 @dataclass(frozen=True)

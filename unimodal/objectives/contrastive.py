@@ -61,20 +61,32 @@ def _both_ways(
     valid_B: jax.Array,
     judge: Callable[[jax.Array, jax.Array, jax.Array], Any],
     chunk: int,
+    more_ND: jax.Array | None = None,
 ) -> Any:
     """Run `judge(cosines [C,B], same [C,B], negative [C,B])` on the rows of a against all of b, and of b against all of a.
 
     `same` marks each row's own partner, `negative` what it must be told from. Rows come `chunk` at a time, so memory
-    does not grow with B².
+    does not grow with B². more_ND: further negatives of a, which stand behind those of b.
     """
     a, b = _embed(a_BD, valid_B), _embed(b_BD, valid_B)
+    more = None if more_ND is None else unit(more_ND)
     place = jnp.arange(a.shape[0])
     ids = place if ids_B is None else ids_B
 
     def judge_some(some: Mapping[str, jax.Array]) -> Any:
         same = some["place"][:, None] == place[None]
         negative = ~same & some["valid"][:, None] & valid_B[None] & (some["ids"][:, None] != ids[None])
-        return tuple(judge(_products(some[mine], other), same, negative) for mine, other in (("a", b), ("b", a)))
+        there, back = _products(some["a"], b), judge(_products(some["b"], a), same, negative)
+        if more is None:
+            return judge(there, same, negative), back
+        others = jnp.broadcast_to(some["valid"][:, None], (there.shape[0], more.shape[0]))
+        there = jnp.concatenate([there, _products(some["a"], more)], axis=1)
+        found = judge(
+            there,
+            jnp.concatenate([same, jnp.zeros_like(others)], axis=1),
+            jnp.concatenate([negative, others], axis=1),
+        )
+        return found, back
 
     return rows_in_chunks(judge_some, {"a": a, "b": b, "place": place, "ids": ids, "valid": valid_B}, chunk)
 
@@ -86,6 +98,7 @@ def clip(
     *,
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
+    more_ND: jax.Array | None = None,
     chunk: int = CHUNK,
 ) -> tuple[jax.Array, Metrics]:
     """Compute symmetric InfoNCE (Radford et al. 2021, figure 3).
@@ -96,6 +109,7 @@ def clip(
         scale: inverse temperature, already exponentiated (the paper learns its logarithm and clips the scale at 100).
         ids_B: integers. Examples with equal ids, such as a repeated caption, are not each other's negatives.
         valid_B: False marks padding.
+        more_ND: further embeddings that are negatives of every row of the first view.
         chunk: rows compared with all others at a time. Memory grows with chunk·B, not with B².
 
     Returns:
@@ -109,7 +123,7 @@ def clip(
         positive = jnp.where(same, logits, 0.0).sum(axis=1)
         return _choose(logits, positive, same | negative, axis=1)
 
-    (a_nats, a_hit), (b_nats, b_hit) = _both_ways(a_BD, b_BD, ids_B, valid, judge, chunk)
+    (a_nats, a_hit), (b_nats, b_hit) = _both_ways(a_BD, b_BD, ids_B, valid, judge, chunk, more_ND)
     return _report(0.5 * (a_nats + b_nats), a_hit, b_hit, valid)
 
 

@@ -47,12 +47,7 @@ class Memory:
         return None if self.capacity is None else self.total <= self.capacity
 
     def as_json(self) -> dict[str, float | None]:
-        return {
-            "arguments": self.arguments,
-            "temporaries": self.temporaries,
-            "total": self.total,
-            "capacity": self.capacity,
-        }
+        return {name: getattr(self, name) for name in ("arguments", "temporaries", "total", "capacity")}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from unimodal.pods import gke, local, sky, slurm, tpu_vm
 from unimodal.pods.description import Pod, device_count, split_flags
 from unimodal.pods.volume import volume
 
-CLOUDS = {"tpu-vm": tpu_vm, "gke": gke, "slurm": slurm, "sky": sky}
+CLOUDS = {"tpu-vm": tpu_vm, "gke": gke.CLOUD, "slurm": slurm.CLOUD, "sky": sky.CLOUD}
 SHIPPING = ("tpu-vm", "sky")  # these copy the repository to the machines
 
 
@@ -40,11 +40,11 @@ def launch_pod(arguments: Sequence[str], check: Callable[[str, list[str], int], 
         if pod.action != "run":
             raise UsageError("--platform=local runs in the foreground: there is nothing to follow or to delete")
         return _show(local.dry_run(pod, program)) if pod.dry_run else local.run(pod, program, root)
-    module = CLOUDS[pod.platform]
+    cloud = CLOUDS[pod.platform]
     if pod.dry_run:
-        return _show(module.dry_run(pod, program))
+        return _show(cloud.dry_run(pod, program))
     try:
-        return module.launch(pod, program, root)
+        return cloud.launch(pod, program, root)
     except KeyboardInterrupt:  # the way to leave a log that is followed
         print(
             f"\nnothing of {pod.name} was stopped; --action=logs follows it, --action=delete ends it", file=sys.stderr

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_DIVERGED, EXIT_STOPPED, EXIT_USAGE
+from unimodal.pods.cloud import Cloud
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import environment
-from unimodal.pods.tools import Step, follow_or_end, must, spell, to_yaml
+from unimodal.pods.tools import Step, to_yaml
 from unimodal.pods.volume import Volume, check_workdir, volume
 
 REASONS = (
@@ -28,22 +28,6 @@ REASONS = (
     (r"forbidden", "the account may not do this in the cluster"),
 )
 SELECTOR = "jobset.sigs.k8s.io/jobset-name"
-
-
-def dry_run(pod: Pod, program: Sequence[str]) -> str:
-    """The manifest and the commands."""
-    if pod.action != "run":
-        return spell(_logs(pod) if pod.action == "logs" else _delete(pod))
-    return spell(_create(pod, program))
-
-
-def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
-    """Submit it, follow its logs or delete it."""
-    if (code := follow_or_end(pod.action, _logs(pod), _delete(pod), REASONS, f"deleted {pod.name}")) is not None:
-        return code
-    must(_create(pod, program), REASONS)
-    print(f"submitted {pod.name}; follow it with --action=logs, end it with --action=delete")
-    return 0
 
 
 def manifest(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
@@ -180,3 +164,6 @@ def _logs(pod: Pod) -> Step:
 
 def _delete(pod: Pod) -> Step:
     return Step(("kubectl", "delete", "jobset", pod.name))
+
+
+CLOUD = Cloud(_create, _logs, _delete, "delete", REASONS)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_LOST, EXIT_STOPPED
+from unimodal.pods.cloud import Cloud
 from unimodal.pods.description import Pod, chosen, gpus, tpu_slice
 from unimodal.pods.environment import PYTHON, environment
-from unimodal.pods.tools import Step, explain, follow_or_end, must, run, spell, to_yaml
+from unimodal.pods.tools import Step, explain, run, to_yaml
 from unimodal.pods.volume import check_workdir, in_bucket, volume
 
 REASONS = (
@@ -20,25 +20,6 @@ REASONS = (
     (r"quota", "the cloud's quota does not allow this"),
     (r"failed to provision|resourcesunavailable|no launchable resource", "no cloud has these machines at the moment"),
 )
-
-
-def dry_run(pod: Pod, program: Sequence[str]) -> str:
-    """The task file and the commands."""
-    if pod.action != "run":
-        return spell(_logs(pod) if pod.action == "logs" else _delete(pod))
-    return spell(_launch(pod, program))
-
-
-def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
-    """Hand it over, follow its logs or end it."""
-    if (code := follow_or_end(pod.action, _logs(pod), _delete(pod), REASONS, f"ended {pod.name}")) is not None:
-        return code
-    step = _launch(pod, program)  # what is wrong with the description is said before sky is asked
-    if _taken(pod):  # sky itself would run the task beside what is there
-        raise UsageError(f"the name is in use: sky has a {pod.name}; choose another --name, or --action=delete first")
-    must(step, REASONS)
-    print(f"submitted {pod.name}; follow it with --action=logs, end it with --action=delete")
-    return 0
 
 
 def task(pod: Pod, program: Sequence[str]) -> dict[str, Any]:
@@ -101,11 +82,13 @@ def _present(pod: Pod) -> Step:
     return Step(("sky", "jobs", "queue", "--skip-finished") if pod.spot else ("sky", "status", pod.name))
 
 
-def _taken(pod: Pod) -> bool:
+def _refuse_taken(pod: Pod) -> None:
+    # Sky itself would run the task beside what is there.
     there = run(_present(pod))
     if there.code and "not found" not in there.output + there.errors:
         raise UsageError(explain(_present(pod), there, REASONS))
-    return any(pod.name in line.split() for line in there.output.splitlines() if "not found" not in line)
+    if any(pod.name in line.split() for line in there.output.splitlines() if "not found" not in line):
+        raise UsageError(f"the name is in use: sky has a {pod.name}; choose another --name, or --action=delete first")
 
 
 def _logs(pod: Pod) -> Step:
@@ -115,3 +98,6 @@ def _logs(pod: Pod) -> Step:
 def _delete(pod: Pod) -> Step:
     words = ("sky", "jobs", "cancel", "--yes", f"--name={pod.name}") if pod.spot else ("sky", "down", "--yes", pod.name)
     return Step(words)
+
+
+CLOUD = Cloud(_launch, _logs, _delete, "end", REASONS, _refuse_taken)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from unimodal.errors import UsageError
 from unimodal.hosts.peer import EXIT_STOPPED
+from unimodal.pods.cloud import Cloud
 from unimodal.pods.description import Pod, gpus
 from unimodal.pods.environment import environment
-from unimodal.pods.tools import Step, follow_or_end, must, spell
+from unimodal.pods.tools import Step, must
 from unimodal.pods.volume import volume
 
 REASONS = (
@@ -20,27 +20,6 @@ REASONS = (
     (r"node configuration is not available|invalid generic resource", "no node has these GPUs: check --accelerator"),
     (r"unable to contact|connection (refused|timed out)", "the Slurm controller does not answer"),
 )
-
-
-def dry_run(pod: Pod, program: Sequence[str]) -> str:
-    """The script and the command."""
-    if pod.action != "run":
-        return spell(_logs(pod) if pod.action == "logs" else _cancel(pod))
-    return spell(_submit(pod, program))
-
-
-def launch(pod: Pod, program: Sequence[str], _root: Path) -> int:
-    """Submit it, follow its log or cancel it."""
-    if (code := follow_or_end(pod.action, _logs(pod), _cancel(pod), REASONS, f"cancelled {pod.name}")) is not None:
-        return code
-    step = _submit(pod, program)  # what is wrong with the description is said before the cluster is asked
-    if there := must(_queue(pod), REASONS).split():
-        raise UsageError(
-            f"the name is in use: job {there[0]} of yours is called {pod.name}; choose another --name, or --action=delete"
-        )
-    number = must(step, REASONS).strip().split(";")[0]
-    print(f"submitted job {number}; follow it with --action=logs, cancel it with --action=delete")
-    return 0
 
 
 def script(pod: Pod, program: Sequence[str]) -> str:
@@ -81,8 +60,12 @@ def _submit(pod: Pod, program: Sequence[str]) -> Step:
     return Step(("sbatch", "--parsable"), stdin=script(pod, program))
 
 
-def _queue(pod: Pod) -> Step:
-    return Step(("squeue", "--me", "--noheader", f"--name={pod.name}", "--format=%i"))
+def _refuse_taken(pod: Pod) -> None:
+    queue = Step(("squeue", "--me", "--noheader", f"--name={pod.name}", "--format=%i"))
+    if there := must(queue, REASONS).split():
+        raise UsageError(
+            f"the name is in use: job {there[0]} of yours is called {pod.name}; choose another --name, or --action=delete"
+        )
 
 
 def _logs(pod: Pod) -> Step:
@@ -91,3 +74,11 @@ def _logs(pod: Pod) -> Step:
 
 def _cancel(pod: Pod) -> Step:
     return Step(("scancel", "--me", f"--name={pod.name}"))
+
+
+def _number(said: str) -> str:
+    # With --parsable, sbatch writes NUMBER or NUMBER;CLUSTER.
+    return f"job {said.strip().split(';')[0]}"
+
+
+CLOUD = Cloud(_submit, _logs, _cancel, "cancel", REASONS, _refuse_taken, _number)

@@ -106,17 +106,6 @@ def must(step: Step, reasons: Sequence[tuple[str, str]]) -> str:
     return outcome.output
 
 
-def follow_or_end(action: str, logs: Step, end: Step, reasons: Sequence[tuple[str, str]], ended: str) -> int | None:
-    """Do what is asked of something that runs: show its `logs`, or `end` it and say so. None where it is to be started."""
-    if action == "logs":
-        return run(logs, show=True).code
-    if action == "delete":
-        must(end, reasons)
-        print(ended)
-        return 0
-    return None
-
-
 def explain(step: Step, outcome: Outcome, reasons: Sequence[tuple[str, str]]) -> str:
     """One line: what we know the failure to mean, and what the tool said."""
     said = " ".join(f"{outcome.output} {outcome.errors}".split())

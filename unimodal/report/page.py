@@ -13,6 +13,7 @@ from etils import epath
 from jinja2 import Environment, StrictUndefined
 
 from unimodal.evaluation.samples import AttentionMap
+from unimodal.report.views.affinity import affinity_view
 from unimodal.report.views.attention import attention_view
 from unimodal.report.views.curves import CHART, Curve, chart_views
 from unimodal.report.views.samples import sample_view
@@ -34,6 +35,7 @@ def write_report(
     eval_curves: Mapping[str, Curve] | None = None,
     results: Mapping[str, Mapping[str, Any]] | None = None,
     samples: Mapping[str, Sequence[Any]] | None = None,
+    affinity: Mapping[str, Any] | None = None,
     attention: Sequence[AttentionMap] = (),
     parameters: Sequence[Mapping[str, Any]] = (),
     total_parameters: int = 0,
@@ -46,6 +48,7 @@ def write_report(
         curves: training loss per task as (step, value), in nats; NaN is allowed and counted on the chart.
         eval_curves: the metric named in `results`, measured during training, per task as (step, value).
         results: per task {"metric", "value", "baseline", "higher_is_better"}; other keys are ignored.
+        affinity: how tasks' gradients agree, as `training.affinity` gives it.
         samples: per task, what `unimodal.evaluation.samples` defines; the first twelve are shown.
         parameters: rows of {"name", "shape", "axes", "spec", "bytes_per_device"}.
         run: facts to show under the title, in order: steps, wall time, device, fingerprint …
@@ -62,6 +65,7 @@ def write_report(
         "run": {name: fact(value) for name, value in (run or {}).items()},
         "results": [_result_view(task, result) for task, result in results.items()],
         "charts": chart_views(curves or {}, eval_curves or {}, results),
+        "affinity": None if affinity is None else affinity_view(affinity),
         "samples": views,
         "attention": [attention_view(item) for item in attention],
         "parameters": _parameter_views(parameters),

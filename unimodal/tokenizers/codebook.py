@@ -7,6 +7,7 @@ embeddings, with a position for their row and one for their column.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +78,7 @@ class Encoder(nnx.Module):
         self.last = Conv(width, outputs, 1, rngs=rngs)
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        x = self.first(pixels)
-        for number, group in enumerate(self.groups):
-            x = pooled(x) if number else x
-            for block in group:
-                x = block(x)
-        return self.last(activate("relu", x))
+        return self.last(_through(self.groups, self.first(pixels), between=pooled))
 
 
 class Decoder(nnx.Module):
@@ -99,11 +95,16 @@ class Decoder(nnx.Module):
         self.last = Conv(width, 2 * c.channels, 1, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for number, group in enumerate(self.groups):
-            x = doubled(x) if number else x
-            for block in group:
-                x = block(x)
-        return self.last(activate("relu", x))
+        return self.last(_through(self.groups, x, between=doubled))
+
+
+def _through(groups: nnx.List, x: jax.Array, between: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Run groups of blocks one after the other. `between` changes the size of the picture from group to group."""
+    for number, group in enumerate(groups):
+        x = between(x) if number else x
+        for block in group:
+            x = block(x)
+    return activate("relu", x)
 
 
 class Tokenizer(nnx.Module):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,25 +24,18 @@ def squared_gradients(
     square of one example's gradient (Kirkpatrick 2017, equation 3, with the data's own labels). The data of `count`
     batches of each task is taken from `batches`.
     """
-    total = None
+    total = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32, device=p.sharding), state.parameters)
     for task in tasks:
-        add = _adder(program, task)
+        gradient = program.gradient(task.name, task.loss)
         for number in range(count):
             batch = {name: rows for name, rows in next(batches[task.name]).items() if name != "id"}
             key = jax.random.fold_in(jax.random.key(program.seed + 1), number)
-            if total is None:
-                total = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32, device=p.sharding), state.parameters)
             with jax.set_mesh(program.mesh):
-                total = add(
-                    total, state, from_local_rows(batch, program.mesh), key, jnp.float32(task.batch_size / count)
-                )
+                found = gradient(state, from_local_rows(batch, program.mesh), key)
+                total = _added(total, found, jnp.float32(task.batch_size / count))
     return total
 
 
-def _adder(program: Program, task: Task) -> Callable[..., Any]:
-    def add(total: Any, state: TrainState, batch: Any, key: jax.Array, share: jax.Array) -> Any:
-        key = jax.random.fold_in(key, zlib.crc32(task.name.encode()))
-        gradients = program.gradients({task.name: (task.loss, 1.0)}, state, {task.name: batch}, key)
-        return jax.tree.map(lambda t, g: t + share * jnp.square(g.astype(jnp.float32)), total, gradients)
-
-    return jax.jit(add)
+@partial(jax.jit, donate_argnums=0)
+def _added(total: Any, gradients: Any, share: jax.Array) -> Any:
+    return jax.tree.map(lambda t, g: t + share * jnp.square(g.astype(jnp.float32)), total, gradients)

@@ -103,15 +103,13 @@ class Journal:
             self.progress.note(f"validation of {name} after step {step:,}: {_listed(values)}")
 
     def __enter__(self) -> Journal:
-        self._writer.__enter__()
-        self.progress.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.__exit__(kind, error, trace)
-        self._writer.__exit__(kind, error, trace)
+        self.progress.close()
+        self._writer.close()
 
     def _is_logged(self, step: int) -> bool:
         return step % self._log_every == 0 or step == self._steps

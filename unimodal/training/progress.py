@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -130,14 +129,6 @@ class Progress:
         elif self._enabled and self._printed_step != self.step and self._newest:
             self._print_line(self._clock())
         self._enabled = False
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _rates(self, total: _Interval) -> Rates:
         if total.seconds <= 0:

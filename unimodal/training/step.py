@@ -160,11 +160,15 @@ class Program:
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(run, donate_argnums=0, out_shardings=(state_shardings, replicated))
 
-    def gradients(
-        self, losses: Mapping[str, tuple[LossFunction, float]], state: TrainState, batches: Any, key: Any
-    ) -> Any:
-        """The gradient of the weighted sum of `losses` of whole batches; nothing is advanced."""
-        return self._at_once(losses, state, batches, key)[0]
+    def gradient(
+        self, name: str, loss: LossFunction
+    ) -> Callable[[TrainState, Mapping[str, jax.Array], jax.Array], Any]:
+        """Compile the gradient of one task's loss, unweighted, by all parameters: (state, whole batch, key) → gradients."""
+
+        def run(state: TrainState, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
+            return self._at_once({name: (loss, 1.0)}, state, {name: batch}, key)[0]
+
+        return jax.jit(run)
 
     def parameter_names(self) -> list[str]:
         """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a

@@ -56,6 +56,10 @@ class Asking:
             raise UsageError(f"the task {task!r} gives no {self.gives or 'answer'}, but {there}")
         return found
 
+    def reads(self, modality: str) -> bool:
+        """Whether some answer reads this, such as "image" or "image+text"."""
+        return any(answer.reads == modality for found in self._answers.values() for answer in found)
+
     def answer(self, reads: Sequence[str]) -> Answer:
         """Who answers an input of one of these modalities. Raises UsageError where nobody does, or several might."""
         able = {name: [a for a in found if a.reads in reads] for name, found in self._answers.items()}

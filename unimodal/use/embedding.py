@@ -15,15 +15,23 @@ from unimodal.use.inputs import Entry, read_file
 
 
 def query_of(asking: Asking, parts: Mapping[str, str]) -> np.ndarray:
-    """The sum of the embeddings of its parts (image, text, sound), of unit length. Raises UsageError for one that cannot be
-    read."""
+    """The embedding of a query's parts (image, text, sound), of unit length. Raises UsageError for one that cannot be read.
+
+    A model that reads several modalities in one question is asked so. Else it is the sum of the parts' embeddings.
+    """
     read = {
         kind: partial(lambda text: {"id": "text", "text": text}, value)
         if kind == "text"
         else partial(read_file, Path(value))
         for kind, value in parts.items()
     }
-    rows = list(answered(asking, [Entry(value, read[kind], (kind,)) for kind, value in parts.items()]))
+    together = "+".join(parts)  # as `Answer.reads` spells it: in the order image, text, sound
+    if len(parts) > 1 and asking.reads(together):
+        whole = lambda: {name: value for part in read.values() for name, value in part().items()}  # noqa: E731
+        asked = [Entry(" and ".join(parts.values()), whole, (together,))]
+    else:
+        asked = [Entry(value, read[kind], (kind,)) for kind, value in parts.items()]
+    rows = list(answered(asking, asked))
     if bad := [row for row in rows if "error" in row]:
         raise UsageError(f"{bad[0]['id']}: {bad[0]['error']}")
     total = np.sum([np.asarray(row["embedding"], np.float32) for row in rows], axis=0)

@@ -97,25 +97,10 @@ def byte_tokenizer(directory: Path) -> list[str]:
     ]
     whole = dict(
         version="1.0",
-        truncation=None,
-        padding=None,
         added_tokens=special,
-        normalizer=None,
         pre_tokenizer=dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False),
-        post_processor=None,
         decoder=dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True),
-        model=dict(
-            type="BPE",
-            dropout=None,
-            unk_token=None,
-            continuing_subword_prefix=None,
-            end_of_word_suffix=None,
-            fuse_unk=False,
-            byte_fallback=False,
-            ignore_merges=False,
-            vocab=pieces,
-            merges=[],
-        ),
+        model=dict(type="BPE", vocab=pieces, merges=[]),
     )
     _json(directory, "tokenizer.json", whole)
     settings = dict(tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", mask_token="[MASK]")

@@ -9,6 +9,7 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 |---|---|---|
 | `Images` | a picture | float32 `[H, W, C]`, augmented in training |
 | `Views` | a picture | several views of it, float32 `[views, H, W, C]`, each drawn at random |
+| `Changes` | a picture | it, and several that are made of it or come with it, with the words for what is different |
 | `Pixels` | a picture | numbers of colours int32 `[H·W]` |
 | `Texts` | a text, or several columns joined | ids int32 `[length]` |
 | `Sounds` | a recording, or marked stretches of it | float32 `[samples]` and its true length |
@@ -16,6 +17,7 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 | `Labels` | a class, by name or number | int32 |
 """
 
+from unimodal.data.blocks.changes import Changes
 from unimodal.data.blocks.images import Images
 from unimodal.data.blocks.inputs import Inputs, Part, brought, columns, noise
 from unimodal.data.blocks.labels import Labels
@@ -26,6 +28,7 @@ from unimodal.data.blocks.transcripts import Transcripts
 from unimodal.data.blocks.views import Views
 
 __all__ = [
+    "Changes",
     "Images",
     "Inputs",
     "Labels",

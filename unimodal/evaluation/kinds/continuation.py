@@ -18,7 +18,7 @@ from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.pipeline import ArraySpec
 from unimodal.errors import UsageError
 from unimodal.evaluation.answers import METRICS, Answered
-from unimodal.evaluation.evaluation import Measured, Reader, Shown
+from unimodal.evaluation.evaluation import Measured, Reader, Shown, on_own_data
 from unimodal.evaluation.likelihood import likelihood_rows
 from unimodal.evaluation.samples import Sample, TextSample
 from unimodal.generate import Sampling, generate
@@ -133,9 +133,7 @@ class Continuation:
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         answered = Answered(
-            inputs=self.inputs,
-            predict=self.predict,
-            batch_size=self.batch_size,
+            **on_own_data(self),
             against=self.baseline,
             matches=self.matches,
             main=self.score,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from unimodal.backbone import BackboneConfig
 from unimodal.heads import Classifier, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection, Quantiser
 from unimodal.interop.export.handed import Handed, Offer, Part, activation, labelled, side
 from unimodal.layers import Linear
@@ -37,12 +38,7 @@ def bert(handed: Handed) -> Offer | None:
         model_type="bert",
         architectures=[kind],
         vocab_size=c.vocabulary,
-        hidden_size=width,
-        num_hidden_layers=b.depth,
-        num_attention_heads=b.heads,
-        intermediate_size=b.M,
-        hidden_act=activation(b.activation),
-        layer_norm_eps=b.norm_epsilon,
+        **_encoder(b),
         max_position_embeddings=c.max_length or 512,
         type_vocab_size=c.types or 2,
         hidden_dropout_prob=b.dropout,
@@ -87,10 +83,7 @@ def llama(handed: Handed) -> Offer | None:
         model_type="llama",
         architectures=["LlamaForCausalLM"],
         vocab_size=c.vocabulary,
-        hidden_size=b.width,
-        intermediate_size=b.M,
-        num_hidden_layers=b.depth,
-        num_attention_heads=b.heads,
+        **_sizes(b),
         num_key_value_heads=b.G,
         head_dim=b.K,
         hidden_act="silu",
@@ -172,12 +165,7 @@ def wav2vec2(handed: Handed) -> Offer | None:
     c, b = part.config, part.layers
     config: dict[str, Any] = dict(
         model_type="wav2vec2",
-        hidden_size=b.width,
-        num_hidden_layers=b.depth,
-        num_attention_heads=b.heads,
-        intermediate_size=b.M,
-        hidden_act=activation(b.activation),
-        layer_norm_eps=b.norm_epsilon,
+        **_encoder(b),
         hidden_dropout=b.dropout,
         attention_dropout=0.0,
         activation_dropout=0.0,
@@ -235,18 +223,22 @@ def _ends(vocabulary: int) -> dict[str, Any]:
     return dict(bos_token_id=None, eos_token_id=None, pad_token_id=0) if vocabulary else {}
 
 
+def _sizes(b: BackboneConfig) -> dict[str, Any]:
+    return dict(hidden_size=b.width, num_hidden_layers=b.depth, num_attention_heads=b.heads, intermediate_size=b.M)
+
+
+def _encoder(b: BackboneConfig) -> dict[str, Any]:
+    """What the encoders that follow BERT call a backbone's options."""
+    return dict(**_sizes(b), hidden_act=activation(b.activation), layer_norm_eps=b.norm_epsilon)
+
+
 def _viewer(part: Part) -> dict[str, Any]:
     c, b = part.config, part.layers
     return dict(
         image_size=side(c.image_size),
         patch_size=c.patch,
         num_channels=c.channels,
-        hidden_size=b.width,
-        num_hidden_layers=b.depth,
-        num_attention_heads=b.heads,
-        intermediate_size=b.M,
-        hidden_act=activation(b.activation),
-        layer_norm_eps=b.norm_epsilon,
+        **_encoder(b),
     )
 
 
@@ -263,12 +255,7 @@ def _two_towers(handed: Handed, kind: str) -> dict[str, Any] | None:
         model_type=f"{kind}_text_model",
         vocab_size=c.vocabulary,
         max_position_embeddings=c.max_length or 77,
-        hidden_size=b.width,
-        num_hidden_layers=b.depth,
-        num_attention_heads=b.heads,
-        intermediate_size=b.M,
-        hidden_act=activation(b.activation),
-        layer_norm_eps=b.norm_epsilon,
+        **_encoder(b),
         bos_token_id=None,
         attention_dropout=0.0,
     )

@@ -48,10 +48,7 @@ def tower(config: Fields, *, first_position: int = 0, pad_id: int | None = None)
         dropout=config.get("hidden_dropout_prob", 0.1),
     )
     backbone = BackboneConfig(
-        width=config.need("hidden_size"),
-        depth=config.need("num_hidden_layers"),
-        heads=config.need("num_attention_heads"),
-        mlp_width=config.need("intermediate_size"),
+        **config.sizes(),
         norm_position="post",
         norm_epsilon=epsilon,
         activation=config.activation("hidden_act", "gelu"),

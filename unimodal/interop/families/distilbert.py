@@ -59,10 +59,7 @@ def _tower(config: Fields) -> Tower:
         dropout=dropout,
     )
     backbone = BackboneConfig(
-        width=config.need("dim"),
-        depth=config.need("n_layers"),
-        heads=config.need("n_heads"),
-        mlp_width=config.need("hidden_dim"),
+        **config.sizes("dim", "n_layers", "n_heads", "hidden_dim"),
         norm_position="post",
         norm_epsilon=EPSILON,
         activation=config.activation("activation", "gelu"),

@@ -42,12 +42,9 @@ def decoder(
     width, vocabulary = config.need("hidden_size"), config.need("vocab_size")
     heads = config.need("num_attention_heads")
     fields = dict(
-        width=width,
-        depth=config.need("num_hidden_layers"),
-        heads=heads,
+        **config.sizes(),
         kv_heads=config.get("num_key_value_heads", heads),
         head_size=config.get("head_dim", width // heads),
-        mlp_width=config.need("intermediate_size"),
         norm="rms",
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
         rope_theta=rope_theta(config),

@@ -42,10 +42,7 @@ def _tower(config: Fields) -> Tower:
         dropout=config.get("embedding_dropout", 0.0),
     )
     backbone = BackboneConfig(
-        width=config.need("hidden_size"),
-        depth=depth,
-        heads=config.need("num_attention_heads"),
-        mlp_width=config.need("intermediate_size"),
+        **config.sizes(),
         norm_epsilon=epsilon,
         norm_bias=config.get("norm_bias", False),
         first_attention_norm=False,

@@ -78,10 +78,7 @@ def tower(config: Fields) -> Tower:
         dropout=dropout,
     )
     backbone = BackboneConfig(
-        width=config.need("hidden_size"),
-        depth=config.need("num_hidden_layers"),
-        heads=config.need("num_attention_heads"),
-        mlp_width=config.need("intermediate_size"),
+        **config.sizes(),
         norm_position="pre" if stable else "post",
         norm_epsilon=epsilon,
         activation=config.activation("hidden_act", "gelu"),

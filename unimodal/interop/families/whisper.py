@@ -19,10 +19,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
     config.only("is_causal", None, False)
     prefix, activation = f"{names.prefix('model.')}encoder.", config.activation("activation_function", "gelu")
     backbone = BackboneConfig(
-        width=config.need("d_model"),
-        depth=config.need("encoder_layers"),
-        heads=config.need("encoder_attention_heads"),
-        mlp_width=config.need("encoder_ffn_dim"),
+        **config.sizes("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim"),
         norm_epsilon=1e-5,
         activation=activation,
         key_bias=False,
