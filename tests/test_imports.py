@@ -58,7 +58,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.settings": "moved continual training.loop training.meters training.optimizer task model backbone configuration errors",
     "unimodal.brought": "settings ledger.start interop training.checkpoint evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought ledger.start continual settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
-    "unimodal.results": "experiment report evaluation training sharding storage errors",
+    "unimodal.results": "continual experiment report evaluation training sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
     "unimodal.use": "experiment places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
     "unimodal.history": "ledger use experiment places interop training evaluation model sharding data.pipeline configuration storage errors",

@@ -113,6 +113,31 @@ def test_a_history_is_git_s_own(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
     assert commit(ledger, moved(BASE, 2, "parameters.head")).author == "Ada"
 
 
+def test_tensors_may_lie_in_a_bucket(tmp_path: Path) -> None:
+    import fsspec
+
+    ledger = Ledger.create(tmp_path / "ledger", tensors="memory://weights")
+    made = commit(ledger, BASE)
+    np.testing.assert_array_equal(made.read("parameters.trunk"), BASE["parameters.trunk"])
+    assert verify(ledger).faults == [] and Ledger(ledger.path).store.listed() == ledger.store.listed()
+    chunk = made.manifest.tensors["parameters.head"].chunks[0]
+    system = fsspec.filesystem("memory")
+    path = f"/weights/{chunk[:2]}/{chunk}.safetensors"
+    system.pipe_file(path, system.cat_file(path)[:-1])
+    assert verify(ledger).faults == [
+        f"memory://weights/{chunk[:2]}/{chunk}.safetensors is damaged: it is not what its name says; parameters.head of "
+        f"commit {made.short} is in it"
+    ]
+    system.rm_file(path)
+    with pytest.raises(UsageError, match="is missing; parameters.head"):
+        made.read("parameters.head")
+    with pytest.raises(UsageError, match="is a bucket, in which others may be writing"):
+        gc(ledger)
+    with pytest.raises(UsageError, match="cannot open gs2://x: give a folder, gs://… or s3://…"):
+        Ledger.create(tmp_path / "other", tensors="gs2://x")
+    assert not (tmp_path / "other").exists()
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ from unimodal.training.affinity import affinity
 from unimodal.training.checkpoint import WorkdirStart, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
-from unimodal.training.sequence import InSequence, in_sequence
+from unimodal.training.sequence import InSequence
 from unimodal.training.step import Program, TrainState
 
 
@@ -143,9 +143,7 @@ class Experiment:
     @cached_property
     def sequence(self) -> InSequence | None:
         """Which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
-        if self.loop.schedule != "sequence":
-            return None
-        return in_sequence([task.name for task in self.tasks], self.loop.steps, self.loop.sequence)
+        return self.loop.in_sequence([task.name for task in self.tasks])
 
     def plan(self) -> Plan:
         """What the loop is given where one task comes after the other. Raises UsageError for data that do not suit it."""

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
+from unimodal.command.committing import committer
 from unimodal.command.data import run_data
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
@@ -30,7 +30,6 @@ from unimodal.configuration import nearest, typed
 from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
-from unimodal.ledger import Ledger
 from unimodal.ledger.start import pinned
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
@@ -230,7 +229,7 @@ def train_and_evaluate(
         from_step=order.words.step,
         adapt=anew | ({task.name for task in experiment.tasks} if "seed" in changed else set()) if adapt else None,
         higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
-        commit=committer(order, experiment),
+        commit=committer(experiment, str(workdir), plain, say),
         sequence=schedule,
     )
     if not done:
@@ -246,20 +245,6 @@ def train_and_evaluate(
     if line := LEDGER.report():
         say(line)
     return 0
-
-
-def committer(order: Order, experiment: Experiment) -> Any:
-    """What puts the weights of a run into its ledger; None where the config names none. Makes a ledger that is not there."""
-    if experiment.ledger is None:
-        return None
-    from unimodal.history.runs import Committer  # only here: other runs need not wait for it
-
-    path = Path(experiment.ledger)
-    if jax.process_index() == 0 and not (path.exists() and any(path.iterdir())):
-        Ledger.create(path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("ledger")
-    return Committer(Ledger(path), experiment.ledger_branch, str(order.workdir), experiment, order.plain, say)
 
 
 def prepare_to_adapt(experiment: Experiment, workdir: epath.Path, step: int) -> None:

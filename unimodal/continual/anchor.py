@@ -44,7 +44,11 @@ class Anchor(TaskState):
         had a gradient so far."""
         for name, p in parameters_of(model).items():
             before, new = self.importance[name].get_value(), squares[name]
-            after = config.decay * before + new if config.strategy == "ewc" else jnp.maximum(before, (new > 0) * 1.0)
+            after = (
+                config.decay * before + new
+                if config.strategy == "ewc"
+                else jnp.maximum(before, (new > 0).astype(jnp.float32))
+            )
             self.importance[name].set_value(after.astype(jnp.float32))
             self.weights[name].set_value(_wide(p))
 

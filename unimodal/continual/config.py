@@ -19,9 +19,7 @@ class ContinualConfig:
     """
 
     strategy: str = "fine_tuning"  # one of STRATEGIES
-    strength: float = (
-        1.0  # of l2's and ewc's penalty, or of the loss on remembered examples beside that of the new task
-    )
+    strength: float = 1.0  # of the penalty of l2 and ewc, or of the loss on what replay remembers
     decay: float = 1.0  # ewc: what earlier importance counts after another task; 1 is a sum over tasks
     batches: int = 16  # ewc and l2: batches of a task by which importance is told when it has ended
     memory: int = 200  # replay: examples kept of each task

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
+
+from unimodal.training.sequence import InSequence
+
+Curve = Sequence[tuple[int, float]]
 
 
 def metrics(matrix: np.ndarray, untrained: Sequence[float], higher_is_better: Sequence[bool]) -> dict[str, float]:
@@ -29,14 +34,26 @@ def metrics(matrix: np.ndarray, untrained: Sequence[float], higher_is_better: Se
 
 
 def matrix_of(
-    rows: Sequence[Mapping[str, float]], names: Sequence[str], untrained: Mapping[str, float], ways: Mapping[str, bool]
-) -> dict[str, Any]:
-    """Scores by task after each task, in their order, as plain values for results.json."""
-    table = np.asarray([[row[name] for name in names] for row in rows], np.float64)
-    before = [untrained[name] for name in names]
+    schedule: InSequence, scored: Mapping[str, Curve], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """R of a run, as plain values for results.json; None where the scores of a step are missing.
+
+    scored: what each evaluation gave during training, as (step, value). results: by evaluation, as results.json has them.
+    """
+    names, rows = schedule.names, []
+    for end in list(accumulate(schedule.steps))[:-1]:
+        found = [dict(scored.get(name, ())).get(end) for name in names]
+        if None in found:
+            return None
+        rows.append(found)
+    rows.append([results[name]["value"] for name in names])
+    table, before = np.asarray(rows, np.float64), [results[name]["details"]["untrained"] for name in names]
+    ways = [results[name]["higher_is_better"] for name in names]
+    what = {"tasks": list(names), "steps": list(schedule.steps), "metric": [results[n]["metric"] for n in names]}
     return {
-        "tasks": list(names),
+        **what,
+        "higher_is_better": ways,
         "matrix": table.tolist(),
         "untrained": before,
-        **metrics(table, before, [ways[name] for name in names]),
+        **metrics(table, before, ways),
     }

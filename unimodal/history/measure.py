@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,14 +39,22 @@ class Measurement:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        columns = {name: [float(v) for v in values] for name, values in self.columns.items()}
-        return {**vars(self), "ids": list(self.ids), "columns": columns}
+        columns = {name: [_finite(v) for v in values] for name, values in self.columns.items()}
+        return {**vars(self), "value": _finite(self.value), "ids": list(self.ids), "columns": columns}
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Measurement:
-        columns = {name: np.asarray(values, np.float64) for name, values in found.get("columns", {}).items()}
-        value = float("nan") if found["value"] is None else float(found["value"])
-        return cls(found["metric"], value, found["higher_is_better"], tuple(found.get("ids", ())), columns)
+        number = lambda value: math.nan if value is None else float(value)  # noqa: E731
+        given = found.get("columns", {}).items()
+        columns = {name: np.asarray([number(v) for v in values], np.float64) for name, values in given}
+        return cls(
+            found["metric"], number(found["value"]), found["higher_is_better"], tuple(found.get("ids", ())), columns
+        )
+
+
+def _finite(value: float) -> float | None:
+    """A number as JSON has it; what is not finite is None, and NaN when it comes back."""
+    return float(value) if math.isfinite(value) else None
 
 
 class Measuring:
@@ -149,11 +158,13 @@ class _Recorder:
 
 
 def _ids(examples: Examples, index: np.ndarray) -> tuple[str, ...]:
-    """The ids of records; of examples that are made of several records, their places."""
+    """The ids of records; of examples that are made of several records, or share an id, their places."""
     source = getattr(examples, "source", None)
     with contextlib.suppress(KeyError, TypeError):
         if source is not None and len(source) == len(examples):
-            return tuple(str(source[int(place)]["id"]) for place in index)
+            found = tuple(str(source[int(place)]["id"]) for place in index)
+            if len(set(found)) == len(found):
+                return found
     return tuple(str(int(place)) for place in index)
 
 

@@ -103,8 +103,9 @@ def pinned(config: Mapping[str, Any], there: Mapping[str, Any] | None) -> dict[s
     config, address = dict(config), config.get("init_from")
     if not isinstance(address, str) or not address.startswith(SCHEME):
         return config
+    if parse_address(address)[2] is not None:
+        return config
     before = None if there is None else there.get("init_from")
-    if isinstance(before, str) and before.partition("=")[0] == address:
+    if isinstance(before, str) and re.fullmatch(re.escape(address) + "=[0-9a-f]{40}", before):
         return {**config, "init_from": before}
-    commit = commit_of(address)
-    return {**config, "init_from": f"{address.partition('=')[0]}={commit.id}"}
+    return {**config, "init_from": f"{address}={commit_of(address).id}"}

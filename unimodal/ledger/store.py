@@ -104,7 +104,7 @@ class Store:
         content = self.read(chunk, name)
         header = _header(dtype, shape)
         if content[: len(header)] != header:
-            raise DamagedError(f"{self.file(chunk)} holds another type or shape than {name} has in its commit")
+            raise DamagedError(f"{self.shown(chunk)} holds another type or shape than {name} has in its commit")
         return np.frombuffer(content, dtype, offset=len(header)).reshape(shape)
 
     def read(self, chunk: str, name: str) -> bytes:
@@ -112,9 +112,9 @@ class Store:
         try:
             content = self._fs.cat_file(self._path(chunk)) if self.folder is None else self.file(chunk).read_bytes()
         except FileNotFoundError:
-            raise DamagedError(f"{self.file(chunk)} is missing; {name} is in it") from None
+            raise DamagedError(f"{self.shown(chunk)} is missing; {name} is in it") from None
         if hashlib.sha256(content).hexdigest() != chunk:
-            raise DamagedError(f"{self.file(chunk)} is damaged: it is not what its name says; {name} is in it")
+            raise DamagedError(f"{self.shown(chunk)} is damaged: it is not what its name says; {name} is in it")
         return content
 
     def size(self, chunk: str) -> int | None:
@@ -154,8 +154,12 @@ class Store:
             self._fs.rm_file(where)
 
     def file(self, chunk: str) -> Path:
-        """The file of a chunk, as it is shown to a person."""
-        return Path(self.root) / chunk[:2] / f"{chunk}{SUFFIX}"
+        """The file of a chunk in a folder."""
+        return Path(self._path(chunk))
+
+    def shown(self, chunk: str) -> str:
+        """The file of a chunk as a person would look for it."""
+        return f"{self.root}/{chunk[:2]}/{chunk}{SUFFIX}"
 
     def _path(self, chunk: str) -> str:
         return f"{self._base}/{chunk[:2]}/{chunk}{SUFFIX}"

@@ -24,7 +24,7 @@ from unimodal.training.journal import RECENT, Journal, from_json
 from unimodal.training.keep import Keep
 from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.replicas import differing
-from unimodal.training.sequence import InSequence
+from unimodal.training.sequence import InSequence, in_sequence
 from unimodal.training.status import TRAINING, WAITING, Status
 from unimodal.training.step import Program, TrainState
 from unimodal.training.stopping import StopSignal, Together
@@ -68,6 +68,10 @@ class LoopConfig:
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
+
+    def in_sequence(self, names: Sequence[str]) -> InSequence | None:
+        """Which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
+        return in_sequence(names, self.steps, self.sequence) if self.schedule == "sequence" else None
 
 
 def compile_steps(
