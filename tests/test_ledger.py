@@ -152,6 +152,7 @@ def test_slips_are_one_line(ledger: Ledger, tmp_path: Path) -> None:
         "is not empty": lambda: Ledger.create(tmp_path),
         "has no branch, tag or commit 'spech'; did you mean speech?": lambda: ledger.commit("spech"),
         "has no branch, tag or commit '--all'": lambda: ledger.commit("--all"),
+        "has no branch, tag or commit 'mian'; did you mean main?": lambda: changes.revert(ledger, "main", "mian"),
         "has a branch 'speech' already": lambda: ledger.branch("speech", "main"),
         "'a b' is no name of a branch; 'a-b' would be": lambda: ledger.branch("a b", "main"),
         "a commit needs a message": lambda: commit(ledger, BASE, " "),

@@ -8,5 +8,5 @@
 | `effects` | what a change did to each task, with a paired interval |
 | `search` | which commit broke a task; which coefficient merges best |
 | `importance` | the diagonal of the Fisher information, for merging |
-| `words`, `page` | all of it as lines, and as a page |
+| `words`, `graph`, `page` | all of it as lines, and as a page |
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -204,9 +204,8 @@ def merge(
     *,
     message: str | None = None,
     base: str | None = None,
-    check: Callable[[Draft], Draft] = lambda draft: draft,
 ) -> tuple[Commit, list[Conflict]]:
-    """Merge refs into a branch; returns the commit, and where the branches disagree. `check` sees the draft before."""
+    """Merge refs into a branch; returns the commit, and where the branches disagree."""
     commits = [ledger.commit(f"refs/heads/{branch}"), *(ledger.commit(ref) for ref in refs)]
     if len({commit.id for commit in commits}) < len(commits):
         raise UsageError(f"{branch} and {', '.join(refs)} are not different commits: there is nothing to merge")
@@ -217,5 +216,5 @@ def merge(
     with ledger.writing():
         draft, conflicts = merged(commits, start, how)
         said = message or f"Merge {', '.join(refs)} into {branch} by {how.method}"
-        made = ledger.record(check(draft), said, branch, merged=[c.id for c in commits[1:]], on=commits[0].id)
+        made = ledger.record(draft, said, branch, merged=[c.id for c in commits[1:]], on=commits[0].id)
     return made, conflicts

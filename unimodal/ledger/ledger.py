@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -126,7 +127,7 @@ class Ledger:
         if ref and not ref.startswith("-"):
             found = self.git.where(ref)
         if found is None:
-            known = [name.split("/", 2)[-1] for name in self.git.refs()]
+            ref, known = ref.removeprefix("refs/heads/"), [name.split("/", 2)[-1] for name in self.git.refs()]
             hint = nearest(ref, known) if known else "nothing is committed yet"
             raise UsageError(f"{self.path} has no branch, tag or commit {ref!r}; {hint}")
         return found
@@ -203,7 +204,7 @@ class Ledger:
                     raise
         raise AssertionError("unreachable")
 
-    def writing(self) -> Any:
+    def writing(self) -> AbstractContextManager[None]:
         """Hold off gc while tensors are written that no commit names yet."""
         return held(self.path, alone=False)
 
