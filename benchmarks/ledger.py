@@ -2,6 +2,7 @@
 
     python -m benchmarks.ledger damage [--count=1000]    flips, cuts and deletions of files in the store: is each one named?
     python -m benchmarks.ledger kills [--count=50]       kill -9 amid commit, merge and gc: is `verify` clean, is all there?
+    python -m benchmarks.ledger writers [--count=20]     four processes that commit so often beside a gc: is no commit lost?
     python -m benchmarks.ledger cost [--millions=100]    bytes, time of a commit beside one file of the same weights, memory of a diff
 
 Each prints its numbers, and exits with 1 where damage went unnamed, a commit was lost, or a limit was passed: a commit at most
@@ -133,6 +134,27 @@ def _received(pipe: Any) -> Iterator[str]:
         return
 
 
+def writer(path: str, seed: int, count: int) -> None:
+    ledger, rng = Ledger(path), np.random.default_rng(seed)
+    for number in range(count):
+        commit(ledger, weights(rng, 4), f"writer {seed}, {number}")
+
+
+def writers(count: int, folder: Path) -> bool:
+    """Four processes commit to one branch while this one collects garbage; every commit must be in its history."""
+    ledger, context = Ledger.create(folder / "ledger"), multiprocessing.get_context("fork")
+    busy = [context.Process(target=writer, args=(str(ledger.path), seed, count)) for seed in range(4)]
+    for one in busy:
+        one.start()
+    while any(one.is_alive() for one in busy):
+        gc(ledger)  # takes nothing that somebody is about to name
+    wanted = {f"writer {seed}, {number}" for seed in range(4) for number in range(count)}
+    lost = wanted - {each.subject for each in ledger.history(["main"])}
+    faults = verify(ledger).faults
+    print(f"4 writers, {len(wanted)} commits: {len(lost)} lost, {len(faults)} faults")
+    return not lost and not faults and not any(one.exitcode for one in busy)
+
+
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +229,7 @@ def _seconds(run: Any) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("damage", "kills", "cost"))
+    parser.add_argument("what", choices=("damage", "kills", "writers", "cost"))
     parser.add_argument("--count", type=int)
     parser.add_argument("--millions", type=int, default=100)
     given = parser.parse_args()
@@ -216,6 +238,8 @@ def main() -> int:
             fine = damage(given.count or 1000, Path(folder))
         elif given.what == "kills":
             fine = kills(given.count or 50, Path(folder))
+        elif given.what == "writers":
+            fine = writers(given.count or 20, Path(folder))
         else:
             fine = cost(given.millions, Path(folder))
     return 0 if fine else 1

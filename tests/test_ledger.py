@@ -1,13 +1,11 @@
-"""A ledger of plain arrays: what is stored, what is refused, and that nothing is lost. Long form: benchmarks/ledger_damage.py."""
+"""A ledger of plain arrays: what is stored, what is refused, and that nothing is lost. Long form: benchmarks/ledger.py."""
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-import signal
+import re
 import subprocess
-import time
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import tiny
 
 from unimodal.errors import UsageError
 from unimodal.ledger import Commit, Draft, Ledger, Manifest, arithmetic, changes, compare, exchange, manifest
@@ -339,23 +338,20 @@ def test_merges_of_branches(ledger: Ledger, method: str) -> None:
 # --- two writers, and a gc among them ----------------------------------------------------------------------------------
 
 
-def _writer(path: str, seed: int, count: int) -> None:
-    ledger = Ledger(path)
-    for number in range(count):
-        commit(ledger, moved(BASE, 100 * seed + number, "parameters.head"), f"writer {seed}, {number}")
+def benchmark(*words: str) -> subprocess.CompletedProcess[str]:
+    """Processes that write, and are killed, are forked where JAX has started no threads."""
+    command = [sys.executable, "-m", "benchmarks.ledger", *words]
+    return subprocess.run(command, cwd=tiny.ROOT, env=tiny.environment(1), capture_output=True, text=True)
 
 
-def test_writers_do_not_lose_each_other_s_commits(ledger: Ledger) -> None:
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_writer, args=(str(ledger.path), seed, 5)) for seed in range(4)]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        gc(ledger)  # takes nothing that somebody is about to name
-    assert [writer.exitcode for writer in writers] == [0] * 4
-    subjects = {c.subject for c in ledger.history(["main"])}
-    assert subjects == {f"writer {seed}, {number}" for seed in range(4) for number in range(5)}
-    assert verify(ledger).faults == []
+def test_writers_do_not_lose_each_other_s_commits() -> None:
+    done = benchmark("writers", "--count=5")
+    assert done.returncode == 0 and "4 writers, 20 commits: 0 lost, 0 faults" in done.stdout, done.stdout + done.stderr
+
+
+def test_kills_leave_a_clean_ledger() -> None:
+    done = benchmark("kills", "--count=5")
+    assert done.returncode == 0 and re.search(r"5 kills: .* 0 lost; 0 faults", done.stdout), done.stdout + done.stderr
 
 
 def test_a_merge_of_what_has_moved_is_refused(ledger: Ledger) -> None:
@@ -428,40 +424,6 @@ def test_a_foreign_file_in_the_store_is_told(ledger: Ledger) -> None:
     commit(ledger, BASE)
     (ledger.path / "tensors" / "notes.txt").write_text("mine")
     assert verify(ledger).foreign == ["notes.txt"]
-
-
-def _killed(path: str, ready: Any) -> None:
-    os.setpgrp()
-    ledger = Ledger(path)
-    arrays = BASE
-    ready.set()
-    for number in range(1000):
-        arrays = moved(arrays, number, "parameters.trunk", "parameters.head")
-        commit(ledger, arrays, f"commit {number}", branch="work")
-        if number:
-            changes.merge(ledger, ["work"], "main", changes.Merging("mean"))
-        gc(ledger)
-
-
-def test_kills_leave_a_clean_ledger(ledger: Ledger) -> None:
-    commit(ledger, BASE)
-    ledger.branch("work", "main")
-    context = multiprocessing.get_context("fork")
-    for number in range(4):
-        ready = context.Event()
-        child = context.Process(target=_killed, args=(str(ledger.path), ready))
-        child.start()
-        ready.wait()
-        time.sleep(0.15 + 0.11 * number)
-        heads = ledger.heads()
-        os.killpg(child.pid or 0, signal.SIGKILL)
-        child.join()
-        found = verify(ledger)
-        assert found.faults == [] and found.foreign == []
-        for name, before in heads.items():
-            assert before in {c.id for c in ledger.history([name])}
-        ledger.git.run("fsck", "--strict")
-        commit(ledger, moved(BASE, number, "parameters.head"), branch="work")  # nothing is locked
 
 
 # --- push and pull -----------------------------------------------------------------------------------------------------------
