@@ -12,13 +12,31 @@ program is `unimodal/command/`: it reads a config, builds Task objects, hands th
 results.json and report.html.
 """
 
-from unimodal.command import main, program
-from unimodal.command.recipe import as_plain
-from unimodal.places import places_of
+from typing import TYPE_CHECKING, Any
 
-task_class = places_of(None).task_class
+from unimodal.command import main, program
+
+if TYPE_CHECKING:
+    from unimodal.command.recipe import as_plain
+    from unimodal.places import places_of
+
+    task_class = places_of(None).task_class
 
 __all__ = ["as_plain", "main", "task_class"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only for those who import this file: the program sets its process up before it imports anything large.
+    if name == "as_plain":
+        from unimodal.command.recipe import as_plain as found
+
+        return found
+    if name == "task_class":
+        from unimodal.places import places_of as places
+
+        return places(None).task_class
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 if __name__ == "__main__":
     program()

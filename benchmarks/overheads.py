@@ -1,12 +1,16 @@
-"""Host pipeline against what a step eats, import time, and compile time by depth.
+"""What there is beside the step: the loop, the start, the input pipeline, imports, and compile time by depth.
 
 python benchmarks/overheads.py
+python benchmarks/overheads.py loop starts imports      # some of them
 """
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,13 +22,59 @@ sys.path.insert(0, str(ROOT))
 from configs import demo  # noqa: E402
 from launch import as_plain, task_class  # noqa: E402
 from unimodal.experiment import build  # noqa: E402
-from unimodal.training.loop import to_device  # noqa: E402
+from unimodal.training.loop import to_device, train  # noqa: E402
 
 
 def imports(rounds: int = 5) -> None:
-    program = "import time; t = time.perf_counter(); import unimodal; print(time.perf_counter() - t)"
-    found = sorted(float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(rounds))
-    print(f"import unimodal: {found[len(found) // 2]:.2f} s (of {rounds}: {found[0]:.2f} to {found[-1]:.2f})")
+    for line in ("import unimodal", "from unimodal import Backbone"):
+        program = f"import time; t = time.perf_counter(); {line}; print(time.perf_counter() - t)"
+        found = sorted(float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(rounds))
+        print(f"{line}: {found[len(found) // 2]:.2f} s (of {rounds}: {found[0]:.2f} to {found[-1]:.2f})")
+
+
+def loop(steps: int = 600, rounds: int = 3) -> None:
+    """A step of some milliseconds by itself, and within the loop that logs, guards and fetches metrics."""
+    config = dict(
+        steps=steps,
+        log_every=10,
+        backbones=dict(shared=dict(width=64, depth=2, heads=2)),
+        tokenizers=dict(text=dict(vocabulary=264, max_length=64)),
+        tasks=dict(gpt=dict(batch_size=8)),
+    )
+    for _ in range(rounds):
+        experiment = build(config, task_class, fake_data=True)
+        (task,), program = experiment.tasks, experiment.program
+        batches = {task.name: experiment.train_batches(task)}
+        with jax.set_mesh(program.mesh):
+            state, step = program.init(), program.step({task.name: (task.loss, 1.0)})
+            batch = {task.name: to_device(next(batches[task.name]), program)}
+            state, _ = jax.block_until_ready(step(state, batch))
+            began = time.perf_counter()
+            for _ in range(steps):
+                state, _ = step(state, batch)
+            jax.block_until_ready(state)
+            alone = (time.perf_counter() - began) / steps
+        with tempfile.TemporaryDirectory() as workdir:
+            train(program, experiment.tasks, batches, experiment.loop, Path(workdir), tokens=experiment.tokens)
+            within = 1 / json.loads(Path(workdir, "meters.json").read_text())["steps_per_second"]
+        print(
+            f"step {1e3 * alone:.2f} ms, in the loop {1e3 * within:.2f} ms: {1e3 * (within - alone):+.2f} ms",
+            flush=True,
+        )
+
+
+def starts() -> None:
+    """The command's time to the end of two steps, with an empty cache of compiled programs and with a full one."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "XDG_CACHE_HOME": folder, "PYTHONPATH": str(ROOT)}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        for number, name in enumerate(("first", "second", "third")):
+            line = ["launch.py", "train", "--config=demo", f"--workdir={folder}/{number}", "--fake_data"]
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *line, "--config.steps=5"], cwd=ROOT, env=environment, check=True, capture_output=True
+            )
+            print(f"{name} start of the demo, to its fifth step: {time.perf_counter() - began:.1f} s", flush=True)
 
 
 def pipeline(seconds: float = 3.0) -> None:
@@ -76,7 +126,8 @@ def compiles() -> None:
         )
 
 
+PARTS = dict(imports=imports, loop=loop, starts=starts, pipeline=pipeline, compiles=compiles)
+
 if __name__ == "__main__":
-    imports()
-    pipeline()
-    compiles()
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()

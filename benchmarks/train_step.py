@@ -40,6 +40,7 @@ from unimodal.errors import UsageError
 from unimodal.experiment import Experiment
 from unimodal.plan.compile import abstract_arguments
 from unimodal.plan.model_flops import model_flops
+from unimodal.remat import REMAT
 
 
 def synthetic(experiment: Experiment) -> dict[str, dict[str, jax.Array]]:
@@ -172,7 +173,7 @@ def arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, 
     parser.add_argument("--length", type=int, help="tokens of a text, at most")
     parser.add_argument("--seconds", type=float, help="of sound, at most")
     parser.add_argument("--chunk", type=int, help="positions whose logits exist at a time, 0 for all")
-    parser.add_argument("--remat", choices=("none", "dots", "full"))
+    parser.add_argument("--remat", choices=tuple(REMAT))
     parser.add_argument("--dp", action="store_true", help="all devices, by fsdp; without torch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1 if cpu else 10, help="of a round")

@@ -64,7 +64,9 @@ def paper(config: ConfigDict) -> None:
     config.optimizer.update(learning_rate=2.5e-4, warmup=1_000, b2=0.999, weight_decay=5e-7, clip=0.0)
     patches = dict(image_size=(128, 128), patch=16, channels=1, stride=(10, 10), registers=2)
     config.tokenizers.spectrogram = spectrogram(**patches)
-    config.backbones.audio = common.backbone(width=768, depth=12, heads=12, norm_epsilon=1e-12, dtype="bfloat16")
+    config.backbones.audio = common.backbone(
+        width=768, depth=12, heads=12, norm_epsilon=1e-12, dtype="bfloat16", remat="light"
+    )
     config.tasks.audio_classifier = common.every(
         AudioClassifier,
         source="folder:data/speech_commands",

@@ -60,7 +60,13 @@ def paper(config: ConfigDict, size: str) -> None:
 def model(config: ConfigDict, **shape: int) -> None:
     """BERT's tokenizer and backbone (§3), of a given width, depth and number of heads."""
     config.backbones.shared = common.backbone(
-        **shape, norm_position="post", norm_epsilon=1e-12, final_norm=False, dropout=0.1, dtype="bfloat16"
+        **shape,
+        norm_position="post",
+        norm_epsilon=1e-12,
+        final_norm=False,
+        dropout=0.1,
+        dtype="bfloat16",
+        remat="light",
     )
     config.tokenizers.text = common.every(
         text.Config, vocabulary=30_522, max_length=512, types=2, norm=True, norm_epsilon=1e-12, dropout=0.1

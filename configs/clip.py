@@ -58,7 +58,7 @@ def paper(config: ConfigDict, size: str) -> None:
     config.optimizer.update(
         learning_rate=rate, warmup=2_000, final=0.0, b1=0.9, b2=0.98, epsilon=1e-6, weight_decay=0.2, clip=0.0
     )
-    common_to_both: dict[str, Any] = dict(activation="quick_gelu", norm_epsilon=1e-5, dtype="bfloat16")
+    common_to_both: dict[str, Any] = dict(activation="quick_gelu", norm_epsilon=1e-5, dtype="bfloat16", remat="light")
     config.backbones.image = common.backbone(**vision, final_norm=False, **common_to_both)
     config.backbones.text = common.backbone(**language, **common_to_both)
     config.tokenizers.image = common.every(

@@ -1,4 +1,4 @@
-"""What recipes have in common: the shape of a config, with its defaults."""
+"""Shared parts of recipes: the shape of a config, with its defaults."""
 
 import dataclasses
 import typing
@@ -74,7 +74,7 @@ def sized(
 
 
 def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) -> None:
-    """What the smallest language models share: bytes of the embedded book, three layers, some minutes on a CPU."""
+    """Set up what the smallest language models share: bytes of the embedded book, three layers, some minutes on a CPU."""
     config.update(steps=steps, log_every=50, eval_every=evaluate, checkpoint_every=evaluate, eval_limit=8)
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     small: dict[str, Any] = dict(width=192, depth=3, heads=6, rope_theta=10_000.0, scan=False)
@@ -83,7 +83,7 @@ def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) 
 
 
 def on_enwik8(config: ConfigDict) -> str:
-    """What the small language models share: 50,000 steps on enwik8, the source that is returned."""
+    """Set up what the small language models share, 50,000 steps on enwik8, and return that source."""
     config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
     return "array_record:data/enwik8"
 
@@ -96,7 +96,7 @@ def sees_imagenet(config: ConfigDict, shape: Mapping[str, int], **optimizer: Any
     """
     still = ("tokenizers.image.position_table", *optimizer.pop("freeze"))
     config.optimizer.update(learning_rate=2.4e-3, warmup=12_500, final=0.0, b1=0.9, clip=0.0, freeze=still, **optimizer)
-    config.backbones.shared = backbone(**shape, dtype="bfloat16")
+    config.backbones.shared = backbone(**shape, dtype="bfloat16", remat="light")
     config.tokenizers.image = every(image.Config, image_size=(224, 224), patch=16, sincos=True)
 
 
@@ -116,6 +116,7 @@ def base() -> ConfigDict:
             init_ema=False,
             ema=0.0,
             evaluate_ema=placeholder(bool),
+            skip_spikes=0.0,
             affinity=0,
             checkpoint_every=0,
             ledger=placeholder(str),
@@ -126,6 +127,10 @@ def base() -> ConfigDict:
             keep_best=placeholder(str),
             stop_after=placeholder(int),
             max_bad_steps=10,
+            verify_checkpoints=False,
+            compare_replicas_every=0,
+            example_losses_every=0,
+            workers=0,
             profile=dict(steps=placeholder(str)),
             mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
             optimizer=every(OptimizerConfig),

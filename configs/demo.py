@@ -18,6 +18,12 @@ from unimodal.tokenizers import audio, image, text
 
 def get_config() -> ConfigDict:
     config = common.base()
+    five_tasks(config)
+    return config
+
+
+def five_tasks(config: ConfigDict) -> None:
+    """Fill in a trunk, its tokenizers, and the tasks that take turns with it."""
     config.update(schedule="alternate", steps=2000, log_every=25, eval_every=500, checkpoint_every=500, eval_limit=4)
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 100
@@ -49,4 +55,3 @@ def get_config() -> ConfigDict:
             weight=2.0,
         ),
     )
-    return config

@@ -53,7 +53,7 @@ def paper(config: ConfigDict, size: str) -> None:
         norm_epsilon=1e-5,
         dropout=0.1,
         dtype="bfloat16",
-        remat="full" if size == "paper_xl" else "none",
+        remat="full" if size == "paper_xl" else "light",
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=50_257, max_length=1024, dropout=0.1)
     config.tasks.gpt = common.every(

@@ -59,6 +59,6 @@ def paper(config: ConfigDict, size: str) -> None:
     # 800 epochs of 1.28 million images.
     config.update(steps=250_000, log_every=100, checkpoint_every=5_000, eval_every=25_000)
     common.sees_imagenet(config, SHAPES[size], b2=0.95, weight_decay=0.05, freeze=("heads.mae.decoder_position",))
-    config.backbones.decoder = common.backbone(width=512, depth=8, heads=16, dtype="bfloat16")
+    config.backbones.decoder = common.backbone(width=512, depth=8, heads=16, dtype="bfloat16", remat="light")
     crop = dict(crop=(0.2, 1.0), flip=0.5)
     config.tasks.mae = common.every(Mae, source="folder:data/imagenet", images=crop, batch_size=4096)

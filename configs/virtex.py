@@ -39,7 +39,7 @@ def tiny(config: ConfigDict) -> None:
 def paper(config: ConfigDict) -> None:
     config.update(steps=500_000, log_every=100, eval_every=10_000, checkpoint_every=10_000)
     config.optimizer.update(learning_rate=1e-3, warmup=10_000, final=0.0, weight_decay=0.05, clip=10.0)
-    config.backbones.shared = common.backbone(width=768, depth=12, heads=12, dtype="bfloat16")
+    config.backbones.shared = common.backbone(width=768, depth=12, heads=12, dtype="bfloat16", remat="light")
     config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16)
     config.tokenizers.text = common.every(text.Config, vocabulary=10_000, max_length=30, norm=True, dropout=0.1)
     config.tasks.virtex = common.every(

@@ -74,7 +74,7 @@ def paper(config: ConfigDict, size: str) -> None:
     # 300 epochs of 1.28 million images.
     config.update(steps=93_800, log_every=100, eval_every=5_000, checkpoint_every=5_000)
     config.optimizer.update(learning_rate=3e-3, warmup=10_000, final=0.0, b1=0.9, b2=0.999, weight_decay=0.3, clip=1.0)
-    config.backbones.shared = common.backbone(**SHAPES[size], dropout=0.1, dtype="bfloat16")
+    config.backbones.shared = common.backbone(**SHAPES[size], dropout=0.1, dtype="bfloat16", remat="light")
     config.tokenizers.image = common.every(
         image.Config, image_size=(224, 224), patch=14 if size == "paper_huge" else 16, dropout=0.1
     )
@@ -85,7 +85,7 @@ def deit(config: ConfigDict, size: str) -> None:
     # 300 epochs of 1.28 million images.
     config.update(steps=375_000, log_every=100, eval_every=12_500, checkpoint_every=12_500)
     config.optimizer.update(learning_rate=1e-3, warmup=6_250, final=0.01, b1=0.9, b2=0.999, weight_decay=0.05, clip=0.0)
-    config.backbones.shared = common.backbone(**DEIT[size], stochastic_depth=0.1, dtype="bfloat16")
+    config.backbones.shared = common.backbone(**DEIT[size], stochastic_depth=0.1, dtype="bfloat16", remat="light")
     config.tokenizers.image = common.every(image.Config, image_size=(224, 224), patch=16)
     imagenet(config, dict(crop=(0.08, 1.0), **AUGMENTED), batch_size=1024, **MIXED)
 

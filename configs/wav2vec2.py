@@ -84,6 +84,7 @@ def paper(config: ConfigDict) -> None:
             final_norm=False,
             dropout=0.1,
             stochastic_depth=0.1,
+            remat="light",
         ),
     )
     recordings(config, 15.625, batch_size=368, code_dropout=0.1)

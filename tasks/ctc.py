@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import data
-from unimodal.answers import Answer, Asked, sound_features, sound_row, transcript_answer
+from unimodal.answers import Answer, Asked, sound_features, sound_row, sound_windows, transcript_answer
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
+from unimodal.data.blocks.packed_speech import PackedSpeech
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
+from unimodal.data.filling import Packing
+from unimodal.errors import UsageError
 from unimodal.evaluation.error_rates import constant_answer
-from unimodal.evaluation.evaluation import Evaluation, on_own_data
+from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.show.sounds import transcribed_sounds
 from unimodal.evaluation.transcription import Transcription, frame_labels
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
+from unimodal.tokenizers.audio import Recordings
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class Ctc:
     tokenizer: str = "audio"  # one of the config's tokenizers, by name
     backbone: str = "shared"  # one of the config's backbones, by name
     dropout: float = 0.0  # before the last layer
+    # Several recordings in one row of sound, which training then has little padding in; row: its seconds, 0: one a row.
+    pack: Packing = Packing()
+    # Seconds. Batches of recordings of like length, each cut to the shortest of these that holds it, or left whole; (): none.
+    buckets: tuple[float, ...] = ()
     beam: int = 0  # width of the prefix beam search that is scored too; 0: greedy only
 
     @property
@@ -51,60 +60,101 @@ class Ctc:
         """The alphabet. Reads the training transcripts unless the config gives it."""
         return self.transcripts.letters(self.source, self.sounds.segments)
 
+    def __post_init__(self) -> None:
+        if self.pack.row and self.buckets:
+            raise UsageError(f"tasks.{self.name}: pack and buckets are two ways to the same end; leave one of them out")
+        if min(self.buckets, default=1) <= 0:
+            raise UsageError(f"tasks.{self.name}.buckets are seconds above 0, but are {self.buckets}")
+
     def inputs(self, model: Model) -> Inputs:
+        if not self.pack.row:
+            return self.single(model)
+        c, width = model.tokenizers[self.tokenizer].config, model.backbones[self.backbone].config.width
+        masks: dict[str, Any] = dict(time=(self.mask, self.span), channel=(self.channel_mask, self.channel_span))
+        return PackedSpeech(self._speech, self.pack, c.frames, c.hop, **masks, width=width).inputs
+
+    @property
+    def _speech(self) -> TranscribedSpeech:
+        data = self.source, self.sounds, self.transcripts, self.letters
+        return TranscribedSpeech(f"tasks.{self.name}", *data, self.labelled, self.buckets)
+
+    def single(self, model: Model) -> Inputs:
+        """One recording a row."""
         frames, width = model.tokenizers[self.tokenizer].config.frames, model.backbones[self.backbone].config.width
-        where = f"tasks.{self.name}"
-        speech = TranscribedSpeech(where, self.source, self.sounds, self.transcripts, self.letters, self.labelled)
         masks = (self.mask, self.span), (self.channel_mask, self.channel_span)
-        return with_masks(speech.inputs(frames), frames, *masks, width=width)
+        return with_masks(self._speech.inputs(frames), frames, *masks, width=width)
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
         return {"characters": Linear((width,), (self.letters.classes,), ("embed", "classes"), rngs=rngs)}
 
-    def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,samples] → [B,T,classes]."""
         keys = split_key(key, 3)
         return model.heads[self.name]["characters"](dropout(self.hidden(model, batch, keys), self.dropout, keys[2]))
 
-    def hidden(
-        self, model: Model, batch: Mapping[str, jax.Array], keys: Sequence[jax.Array | None] = (None, None)
-    ) -> jax.Array:
-        """[B,samples] → [B,T,D]. Only training masks."""
-        tokenizer = model.tokenizers[self.tokenizer]
+    def hidden(self, model: Model, batch: Batch, keys: Sequence[jax.Array | None] = (None, None)) -> jax.Array:
+        """[B,samples] → [B,T,D]. Only training masks. With `pack` every recording is normalised by itself, one a row, too."""
+        tokenizer, recordings = model.tokenizers[self.tokenizer], self._recordings(batch)
         tokens = tokenizer.embed(
-            tokenizer.features(batch["audio"]),
-            lengths=batch["length"],
+            tokenizer.features(batch["audio"], recordings),
+            lengths=batch["length"] if recordings is None else None,
+            recordings=recordings,
             masked=batch.get("masked") if self.mask else None,
             silenced=batch.get("silenced") if self.channel_mask else None,
             key=keys[0],
         )
         return model.backbones[self.backbone](tokens, key=keys[1])[0]
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
-        known = (batch["text"] > 0) & (batch["text"] < self.letters.classes)
+    def _recordings(self, batch: Batch) -> Recordings | None:
+        """Where recordings lie in a row; None where a row is one, and its padding."""
+        if not self.pack.row:
+            return None
+        length = batch["length"].reshape(len(batch["audio"]), -1)
+        return Recordings(batch["start"] if "start" in batch else jnp.zeros_like(length), length)
+
+    def each(self, model: Model, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Logits [B,T,classes], frames [B] and text [B,characters] of each recording. Of packed rows B counts the recordings
+        of all of them, with no frames where there is none."""
+        c, logits = model.tokenizers[self.tokenizer].config, self.logits(model, batch, key)
+        if "start" not in batch:
+            return logits, c.frames(batch["length"]), batch["text"]
+        longest, count = c.frames(self.sounds.samples), batch["start"].shape[1]
+        place = (batch["start"] // c.hop)[:, :, None] + jnp.arange(longest, dtype=jnp.int32)[None, None]
+        place = jnp.minimum(place, logits.shape[1] - 1).reshape(len(logits), -1, 1)
+        apart = jnp.take_along_axis(logits, place, axis=1).reshape(-1, longest, logits.shape[2])
+        text = batch["text"].reshape(len(logits) * count, -1)
+        return apart, c.frames(batch["length"]).reshape(-1), text
+
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
+        logits, frames, text = self.each(model, batch, key)
+        known = (text > 0) & (text < self.letters.classes)
         # Characters that the alphabet lacks cannot be learned: the known ones close up over them.
         order = jnp.argsort(~known, axis=1, stable=True)
-        labels = jnp.take_along_axis(batch["text"], order, axis=1)
-        frames = model.tokenizers[self.tokenizer].config.frames(batch["length"])
-        _, sums = ctc_loss(self.logits(model, batch, key), labels, frames, known.sum(axis=1, dtype=jnp.int32))
+        labels = jnp.take_along_axis(text, order, axis=1)
+        _, sums = ctc_loss(logits, labels, frames, known.sum(axis=1, dtype=jnp.int32))
+        filled = batch["length"].sum().astype(jnp.float32) / batch["audio"].size
+        there = (batch["length"] > 0).sum() if self.pack.row else len(batch["length"])
         return Mean(sums["objective"], sums["examples"]), {
             "nats_per_character": Mean(sums["nats"], sums["labels"]),
-            "skipped": Sum(jnp.float32(len(batch["length"])) - sums["examples"]),
-            "unknown_characters": Sum(((batch["text"] > 0) & ~known).astype(jnp.float32).sum()),
+            "skipped": Sum(jnp.float32(there) - sums["examples"]),
+            "unknown_characters": Sum(((text > 0) & ~known).astype(jnp.float32).sum()),
+            **({"filled": filled} if self.pack.row or self.buckets else {}),  # the share that is no padding
         }
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        row, frames_of = sound_row(self.sounds), model.tokenizers[self.tokenizer].config.frames
+        row, config = sound_row(self.sounds), model.tokenizers[self.tokenizer].config
+        # Windows overlap by a third.
+        frames_of, shift = config.frames, max(1, 2 * self.sounds.samples // 3 // config.hop)
         frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
-        said = transcript_answer(lambda: self.letters, row, self.logits, frames, beam=asked.beam or self.beam)
-        return [said, sound_features(row, self.hidden, frames_of)]
+        windows = sound_windows(self.sounds, shift * config.hop)
+        how: dict[str, Any] = dict(beam=asked.beam or self.beam, windows=windows, shift=shift)
+        said = transcript_answer(lambda: self.letters, row, self.logits, frames, **how)
+        return [said, sound_features(self, self.hidden)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(
-            **on_own_data(self),
+            **{**on_own_data(self), "inputs": self.single},
             letters=lambda: self.letters,
             beam=self.beam,
             against=self._against,
@@ -112,7 +162,7 @@ class Ctc:
         )
         return {self.name: transcription}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         frames = model.tokenizers[self.tokenizer].config.frames(batch["length"])
         found = frame_labels(self.logits(model, batch), frames, whole=self.beam > 0)
         return {**found, "text": batch["text"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,17 @@ from flax import nnx
 from unimodal.data.blocks import Images, Inputs, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.coded_pictures import coded_pictures
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.model import Model
-from unimodal.objectives import Loss, TaskMetrics, cosine_between, logit_laplace, relaxed_codes, uniform_divergence
+from unimodal.objectives import (
+    Loss,
+    Summary,
+    TaskMetrics,
+    cosine_between,
+    logit_laplace,
+    relaxed_codes,
+    uniform_divergence,
+)
 from unimodal.state import RunningCodebook
 from unimodal.tokenizers import codebook
 
@@ -57,15 +64,13 @@ class Dvae:
             return {}
         return {"codes": RunningCodebook(model, self.tokenizer, self.decay, self.revive)}
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         tokenizer, image = model.tokenizers[self.tokenizer], batch["image"].astype(jnp.float32)
         judge = self.relaxed if tokenizer.config.quantiser == "gumbel" else self.nearest
         features, noise = tokenizer.features(image), jax.random.split(key)
         loss, metrics = judge(model, image, features, noise, step)
-        use = jax.nn.one_hot(tokenizer.nearest(features), tokenizer.config.vocabulary).mean(axis=(0, 1, 2))
-        return loss, {**metrics, "code_perplexity": jnp.exp(-(use * jnp.log(use + 1e-10)).sum())}
+        use = jax.nn.one_hot(tokenizer.nearest(features), tokenizer.config.vocabulary).sum(axis=(0, 1, 2))
+        return loss, {**metrics, "code_perplexity": Summary(_perplexity, use)}
 
     def relaxed(
         self, model: Model, image: jax.Array, scores: jax.Array, keys: jax.Array, step: jax.Array
@@ -97,3 +102,9 @@ class Dvae:
     def evaluations(self) -> dict[str, Evaluation]:
         shared: dict[str, Any] = dict(inputs=self.inputs, batch_size=self.batch_size)
         return {self.name: coded_pictures(self.images, self.tokenizer, **shared)}
+
+
+def _perplexity(counts: jax.Array) -> jax.Array:
+    """How many codes are in use, exp(entropy), of how often each was."""
+    share = counts / counts.sum()
+    return jnp.exp(-(share * jnp.log(share + 1e-10)).sum())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,24 @@ from flax import nnx
 from unimodal import data
 from unimodal.answers import IMAGE, Answer, Asked, class_answer, picture_features, picture_row
 from unimodal.data.blocks import Images, Inputs, Labels, columns
+from unimodal.data.blocks.patches import PatchRows
+from unimodal.data.filling import Packing
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.pictures import classified_pictures
-from unimodal.heads import Classifier
+from unimodal.heads import Classifier, pool_segments
 from unimodal.model import Model
-from unimodal.objectives import Loss, TaskMetrics, classification_loss, mixed, visible_first
+from unimodal.objectives import (
+    Loss,
+    Mean,
+    Sum,
+    TaskMetrics,
+    classification_loss,
+    mixed,
+    softmax_classification,
+    visible_first,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,9 @@ class Vit:
     mixup: float = 0.0  # α of Beta(α, α), by which two pictures of a batch are blended (Zhang 2018); 0: never
     cutmix: float = 0.0  # the same for the area of a rectangle of another picture (Yun 2019); both: either, by chance
     patch_dropout: float = 0.0  # share of the patches that training leaves out (Liu 2023)
+    # Several pictures in one row of patches, each in its own proportions (Dehghani 2023); row: its tokens, 0: one of the
+    # tokenizer's size a row. A picture has no more patches than the tokenizer's image_size.
+    pack: Packing = Packing()
     size: tuple[int, ...] = ()  # height and width of pictures, for a tokenizer with resize=True; (): the tokenizer's
 
     def __post_init__(self) -> None:
@@ -47,8 +61,27 @@ class Vit:
             raise UsageError(f"tasks.{self.name}.size must be height and width, but is {self.size}")
         if not 0 <= self.patch_dropout < 1:
             raise UsageError(f"tasks.{self.name}.patch_dropout must be below 1, but is {self.patch_dropout}")
+        self._check_pack()
+
+    def _check_pack(self) -> None:
+        """Raises UsageError for what a row of several pictures cannot have."""
+        if not self.pack.row:
+            return
+        wrong = dict(mixup=self.mixup, cutmix=self.cutmix, patch_dropout=self.patch_dropout, size=self.size)
+        wrong |= {"images.resize": self.images.resize, "pooling=attention": self.pooling == "attention"}
+        if found := next((name for name, value in wrong.items() if value), None):
+            raise UsageError(f"tasks.{self.name}.pack goes without {found}: leave one of them out")
+
+    def rows(self, model: Model) -> PatchRows:
+        """Rows of several pictures, for `pack`."""
+        c = model.tokenizers[self.tokenizer].config
+        registers = c.registers + c.plain_registers
+        shape: dict[str, Any] = dict(patch=c.patch, channels=c.channels, grid=c.grid, registers=registers)
+        return PatchRows(self.source, self.images, self.labels, self.pack, **shape, open_split=self._open)
 
     def inputs(self, model: Model) -> Inputs:
+        if self.pack.row:
+            return self.rows(model).inputs()
         c = model.tokenizers[self.tokenizer].config
         height, width = self.size or c.image_size
         parts = self.images.part((height, width), c.channels), self.labels.part(self.source)
@@ -71,9 +104,34 @@ class Vit:
         hidden, _ = model.hidden(self.tokenizer, self.backbone, image, key=key, keep=keep)
         return model.heads[self.name]["classify"](hidden)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def packed_logits(self, model: Model, batch: Batch, key: jax.Array | None = None, count: int = 1) -> jax.Array:
+        """Rows of `PatchRows` → [B,count,classes]."""
+        inner = None if key is None else jax.random.fold_in(key, 1)
+        row = {name: batch[name] for name in ("segment", "position", "register", "place")}
+        tokens = model.tokenizers[self.tokenizer].packed(batch["patches"], **row, key=inner)
+        hidden, _ = model.backbones[self.backbone](tokens, key=key)
+        pooled = pool_segments(hidden, batch["segment"], count, self.pooling)
+        return model.heads[self.name]["classify"].linear(pooled)
+
+    def judged(self, model: Model, batch: Batch) -> jax.Array:
+        """What evaluations and answers compare: [B,classes]."""
+        return self.packed_logits(model, batch)[:, 0] if self.pack.row else self.logits(model, batch["image"])
+
+    def _packed_loss(self, model: Model, batch: Batch, key: jax.Array) -> tuple[Loss, TaskMetrics]:
+        label = batch["label"].reshape(-1)
+        logits = self.packed_logits(model, batch, key, count=self.pack.most).reshape(len(label), -1)
+        there = (label >= 0).astype(jnp.float32)
+        smoothing = self.label_smoothing
+        _, sums = softmax_classification(logits, jnp.maximum(label, 0), there, label_smoothing=smoothing)
+        return Mean(sums["objective"], sums["examples"]), {
+            "accuracy": Mean(sums["correct"], sums["examples"]),
+            "pictures": Sum(there.sum()),
+            "filled": (batch["segment"] != 0).astype(jnp.float32).mean(),  # the share that is no padding
+        }
+
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
+        if self.pack.row:
+            return self._packed_loss(model, batch, key)
         image, label = batch["image"], batch["label"]
         if self.mixup or self.cutmix:
             classes, inner = self.labels.size(self.source), jax.random.fold_in(key, 3)
@@ -87,14 +145,17 @@ class Vit:
         return visible_first(jax.random.uniform(key, (examples, patches), jnp.float32), count)[0]
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
-        names, logits = self.labels.given_names(self.source), lambda m, batch: self.logits(m, batch["image"])
-        return [class_answer(IMAGE, names, row, logits, top=asked.top), *picture_features(self, model)]
+        row: Any = picture_row(self.images, model.tokenizers[self.tokenizer].config)
+        if self.pack.row:
+            row = self.rows(model).alone
+        names = self.labels.given_names(self.source)
+        return [class_answer(IMAGE, names, row, self.judged, top=asked.top), *picture_features(self, model)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         found = classification(
             self,
-            lambda model, batch: self.logits(model, batch["image"]),
+            self.judged,
+            inputs=(lambda model: self.rows(model).inputs(single=True)) if self.pack.row else self.inputs,
             show=classified_pictures(self.source, self.images, self.labels, self.tokenizer, self.backbone),
         )
         return {self.name: found}

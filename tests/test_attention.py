@@ -178,5 +178,7 @@ def test_kernel_is_chosen_by_platform_and_shape():
 
 
 def test_unknown_implementation():
-    with pytest.raises(ValueError, match="'magic' is not one of auto, xla, blockwise, cudnn, splash, ring, ulysses"):
+    with pytest.raises(
+        ValueError, match="'magic' is not one of auto, xla, lean, blockwise, cudnn, splash, ring, ulysses"
+    ):
         attention(*inputs(), (Span(T),), implementation="magic")

@@ -12,8 +12,9 @@ from quick import named, quick
 from scipy.special import erf, expit
 
 from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError
-from unimodal.backbone import MLP_ACTIVATIONS, REMAT, relative_bucket, rope_table, rotate
+from unimodal.backbone import MLP_ACTIVATIONS, relative_bucket, rope_table, rotate
 from unimodal.layers import dropout
+from unimodal.remat import REMAT
 from unimodal.sharding import make_mesh, path_name
 from unimodal.tokens import tokens
 
@@ -446,9 +447,9 @@ def test_shared_layers_are_one_layer_used_over_and_over(scan):
 
 
 def test_every_remat_policy_gives_the_same_gradients():
-    assert set(REMAT) == {"none", "full", "dots"}
+    assert set(REMAT) == {"none", "light", "dots", "full"}
     results = {}
-    for remat, scan in (("none", True), ("full", True), ("dots", True), ("full", False)):
+    for remat, scan in (("none", True), ("light", True), ("full", True), ("dots", True), ("full", False)):
         backbone = lively(**RICH, remat=remat, dropout=0.1)
         backbone = backbone if scan else backbone.unstacked()
         results[remat, scan] = value_and_grads(backbone, given(), jax.random.key(0))
@@ -462,7 +463,7 @@ def test_remat_keeps_less():
     def held(remat):
         return sum(leaf.size for leaf in kept(jnp.ones((2, 6, 8)), remat=remat))
 
-    assert held("full") < held("dots") < held("none")
+    assert held("full") < held("light") <= held("dots") < held("none")
 
 
 @pytest.mark.parametrize("activation", [name for name in MLP_ACTIVATIONS if name != "relu"])
@@ -567,8 +568,8 @@ BAD = {
     "backbone.stochastic_depth must be at least 0 and below 1, but is -0.1": dict(stochastic_depth=-0.1),
     "backbone.norm_position='both' is not one of pre, post, sandwich": dict(norm_position="both"),
     "backbone.norm='batch' is not one of layer, rms": dict(norm="batch"),
-    "backbone.remat='some' is not one of none, full, dots": dict(remat="some"),
-    "backbone.attention='magic' is not one of auto, xla, blockwise, cudnn, splash, ring, ulysses": dict(
+    "backbone.remat='lite' is not one of none, light, dots, full; did you mean light?": dict(remat="lite"),
+    "backbone.attention='magic' is not one of auto, xla, lean, blockwise, cudnn, splash, ring, ulysses": dict(
         attention="magic"
     ),
     "backbone.dtype='float64' is not one of float32, bfloat16, float16": dict(dtype="float64"),
@@ -587,7 +588,9 @@ BAD = {
         first_attention_norm=False, norm_position="post"
     ),
     "backbone.relative_buckets must be a multiple of 4 below relative_distance=128, but is 6": dict(relative_buckets=6),
-    "backbone.attention='ring' has no relative_buckets: choose auto or xla": dict(relative_buckets=8, attention="ring"),
+    "backbone.attention='ring' has no relative_buckets: choose auto, xla or lean": dict(
+        relative_buckets=8, attention="ring"
+    ),
     "backbone.attention_soft_cap must be above 0, but is 0.0": dict(attention_soft_cap=0.0),
     "backbone.attention_scale must be above 0, but is -1.0": dict(attention_scale=-1.0),
 }

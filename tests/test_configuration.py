@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections import Counter
@@ -16,6 +17,7 @@ import tiny
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import nearest, typed
 from unimodal.errors import UsageError
+from unimodal.settings import GeneralConfig
 from unimodal.training.loop import LoopConfig, turns
 from unimodal.training.optimizer import OptimizerConfig
 
@@ -270,3 +272,18 @@ def test_two_tasks_of_one_kind() -> None:
     experiment = build(tasks__second=dict(kind="gpt", batch_size=8, texts=dict(length=8)))
     assert [type(task).__name__ for task in experiment.tasks] == ["Gpt", "Vit", "Gpt"]
     assert set(experiment.model.heads) == {"gpt", "vit", "second"}
+
+
+def test_every_field_of_a_run_can_be_set_on_a_command_line() -> None:
+    """Recipes are locked: what the base lacks is an unknown field."""
+    from configs import common
+    from unimodal.command.recipe import change
+
+    config = common.base()
+    for each in [one for kind in (GeneralConfig, LoopConfig) for one in dataclasses.fields(kind)]:
+        if each.name not in ("fake_data", "profile"):  # a flag of its own, and a group
+            assert each.name in config, each.name
+            assert config[each.name] == each.default or each.name == "steps", each.name
+    change(config, "workers", "4")
+    change(config, "compare_replicas_every", "1000")
+    assert (config.workers, config.compare_replicas_every) == (4, 1000)

@@ -106,3 +106,30 @@ def test_histograms_and_usage() -> None:
         with pytest.raises(UsageError) as caught:
             run_data(words, "unimodal")
         assert message in str(caught.value)
+
+
+def test_packed_rows_are_told_and_shown(tmp_path: Path) -> None:
+    """How full rows are, how many share one, and each picture of a row in its own proportions."""
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        place = tmp_path / "ab"[i % 2] / f"{i}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, ((16, 8, 3), (8, 16, 3))[i % 2], np.uint8)).save(place)
+    packed: dict[str, Any] = dict(source=f"folder:{tmp_path}?stratify=label", pack=dict(row=14, most=4), batch_size=8)
+    gpt: dict[str, Any] = dict(source="embedded:emoji", packed=True, texts=dict(length=16, column="name"))
+    experiment = tiny.build(tiny.plain("vit", "gpt", tasks__vit=packed, tasks__gpt={**gpt, "batch_size": 8}))
+    vit, texts = (look(task, experiment.model, limit=40) for task in experiment.tasks)
+    train = vit.splits[0]
+    count = sum(train.labels["label"].values())
+    assert count == 30 - sum(vit.splits[1].labels["label"].values()) > 20
+    assert train.lengths["tokens of each"].tolist() == [3] * count and train.lengths["how many in a row"].max() == 4
+    np.testing.assert_allclose(train.filled, count * 3 / (-(-count // 4) * 14))
+    views = {view.name: view for view in vit.shown[0][1]}
+    assert set(views) == {"patches", "label"} and set(views["label"].text.split(", ")) <= {"0: a", "1: b"}
+    sizes = [Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2]))).size for p in views["patches"].pictures]
+    assert set(sizes) == {(8, 16), (16, 8)}
+    rows = {view.name: view.text for view in texts.shown[0][1]}
+    assert "padding: " in rows["segment"] and set(rows) == {"ids", "segment"}
+    assert texts.splits[0].filled and 0.3 < texts.splits[0].filled <= 1
+    assert "of each row, the rest is padding" in "\n".join(vit.lines())
+    assert "of each row is filled" in write_page(tmp_path / "page.html", [vit, texts], "x").read_text("utf-8")

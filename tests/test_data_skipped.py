@@ -27,7 +27,9 @@ from unimodal.data import (
     text_windows,
     train_batches,
 )
+from unimodal.data.audio import sound_length
 from unimodal.data.blocks import Images, Labels, Sounds, Texts, columns
+from unimodal.data.pictures import picture_size
 from unimodal.data.pipeline import STAND_IN
 from unimodal.data.schemes.csv import cells_of
 from unimodal.data.schemes.jsonl import parse
@@ -255,16 +257,16 @@ def test_a_run_says_what_it_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["picture", "sound", "json", "csv"])
+@pytest.mark.parametrize("kind", ["picture", "sound", "picture header", "sound header", "json", "csv"])
 def test_decoders_outlive_any_bytes(kind: str) -> None:
     """Random bytes, and files of each format with some bytes changed, cut or repeated: decoded or refused, never a crash."""
     rng = np.random.default_rng(1)
     pixels, wave = rng.integers(0, 256, (9, 7, 3), np.uint8), rng.standard_normal(400) * 0.1
     seeds: list[bytes] = []
-    if kind == "picture":
+    if kind.startswith("picture"):
         seeds = [saved(pixels, form) for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO")]
         seeds.append(saved(pixels, "GIF", "P"))
-    elif kind == "sound":
+    elif kind.startswith("sound"):
         for form, code in (
             ("WAV", "ULAW"),
             ("WAV", "PCM_24"),
@@ -281,6 +283,8 @@ def test_decoders_outlive_any_bytes(kind: str) -> None:
     decoders: dict[str, Any] = {
         "picture": lambda data: decode_image(data, name="x"),
         "sound": lambda data: decode_audio(data, 16_000, name="x"),
+        "picture header": lambda data: picture_size(data, "x"),
+        "sound header": lambda data: sound_length(data, 16_000, "x"),
         "json": lambda data: parse(data, "x"),
         "csv": lambda data: cells_of(data, ",", True, "x"),
     }
@@ -295,6 +299,7 @@ def test_decoders_outlive_any_bytes(kind: str) -> None:
             made = decoders[kind](bytes(data))
             outcomes["decoded"] += 1
             assert kind != "picture" or (made.dtype == np.uint8 and made.shape[2] == 3)
+            assert "header" not in kind or np.min(made) >= 0
             assert kind != "sound" or (made.dtype == np.float32 and np.isfinite(made).all())
         except RecordError as error:
             assert "\n" not in str(error)

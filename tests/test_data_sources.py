@@ -268,6 +268,34 @@ def test_folders_of_sound_and_text(tmp_path: Path) -> None:
         open_source(f"folder:{tmp_path}/sound", "train")[0]
 
 
+def test_links_that_lead_elsewhere_are_said_and_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder from the net must not read this machine's files; one's own folder of links says so."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key.txt").write_text("do not tell")
+    root = tmp_path / "texts"
+    root.mkdir()
+    for i in range(20):
+        (root / f"{i}.txt").write_text(f"no. {i}")
+    (root / "same.txt").symlink_to(root / "3.txt")
+    (root / "out.txt").symlink_to(tmp_path / "secret" / "key.txt")
+    (root / "more").symlink_to(tmp_path / "secret")
+    (root / "round").symlink_to(root)
+    (root / "gone.txt").symlink_to(tmp_path / "nothing")
+
+    def texts(uri: str) -> list[str]:
+        parts = [open_source(uri, split) for split in ("train", "validation")]
+        return sorted(part[i]["text"] for part in parts for i in range(len(part)))
+
+    plain = [f"no. {i}" for i in range(20)]
+    assert texts(f"folder:{root}") == sorted([*plain, "no. 3"])
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and f"4 links in {root} lead elsewhere and are not read, such as gone.txt → " in said[0]
+    (root / "more").unlink()  # else files lie beside class folders
+    assert texts(f"folder:{root}?links=follow") == sorted([*plain, "no. 3", "do not tell"])
+    with pytest.raises(UsageError, match="links=yes should be follow, or be left out"):
+        open_source(f"folder:{root}?links=yes", "train")
+
+
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     refused(f"folder:{tmp_path}/none", "train", "no folder .*none: expected one with images")
     refused(f"folder:{tmp_path}", "train", "no data in .*: expected files ending in .png")

@@ -107,6 +107,12 @@ def _page(tmp_path, **content):
     return Page(path.read_text(encoding="utf-8"))
 
 
+def test_the_command_beside_samples_is_text(tmp_path):
+    command = "unimodal predict 'a <b>' --task=x"
+    page = _page(tmp_path, samples=FULL["samples"], commands={next(iter(FULL["samples"])): command})
+    assert "unimodal predict 'a <b>' --task=x" in page.text
+
+
 def _plot_points(page):
     return [json.loads(element["data-points"]) for element in page.all("svg") if "data-points" in element]
 

@@ -96,14 +96,17 @@ def test_accuracy_by_hand() -> None:
     assert tally.score() == {"value": 0.5, "balanced_accuracy": pytest.approx((1 / 2 + 0 + 1) / 3)}
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_nan_weights_score_nan(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "changes"), [*((k, {}) for k in tiny.KINDS), ("bert", dict(next_sentence=True))])
+def test_nan_weights_score_nan(kind: str, changes: dict[str, Any]) -> None:
     """A model that is all NaN has no score: not the share of class 0, and no recall of 1."""
-    experiment = tiny.build(tiny.plain(kind))
+    experiment = tiny.build(tiny.plain(kind, **{f"tasks__{kind}__{name}": value for name, value in changes.items()}))
     model = experiment.program.model(experiment.program.init())
     model = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x, model)
     score = experiment.evaluations[kind].measure(model, experiment.reader, limit=1).score
     assert np.isnan(score["value"]), score
+    # Beside the value: what other models would reach, and what collapses; but nothing that is praise.
+    known = {"common_codes", "mean_picture", "one_colour", "mean_patch", "collapsed", "code_perplexity", "codes_used"}
+    assert not {name: number for name, number in score.items() if name not in known and number > 0}
 
 
 # ---- What a config attaches ----------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def make(name: str) -> tuple[Any, Any, Path]:
         if name not in done:
-            experiment, state = used.workdir(root / name, config_of(name))
+            experiment, state = used.workdir(root / name, config_of(name), noise=0.05)
             target = root / f"{name}_hf"
             assert main(["unimodal", "export", str(root / name), f"huggingface:{target}"]) == 0
             done[name] = experiment, experiment.program.model(state), target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -18,10 +19,13 @@ from flax import nnx
 
 from unimodal.errors import DivergedError
 from unimodal.layers import Linear
-from unimodal.sharding import make_mesh
+from unimodal.sharding import make_mesh, path_name
 from unimodal.training.checkpoint import Checkpoints
+from unimodal.training.diagnosis import diagnosis
 from unimodal.training.loop import LoopConfig, train
+from unimodal.training.spikes import LEAST, begin_spikes, judge_spikes
 from unimodal.training.step import Program
+from unimodal.training.work import Work
 
 ROWS = 4
 
@@ -81,7 +85,7 @@ def run(workdir: Path, bad: dict[str, dict[int, str]], steps: int, made: Program
     ids = more.pop("ids", False)
     batches: Any = {name: Stream(at, ids) for name, at in bad.items()}
     config = LoopConfig(steps=steps, **{"log_every": 1, **more})
-    return train(made or program(), tasks, batches, config, workdir, tokens=dict.fromkeys(bad, 1))
+    return train(made or program(), Work(tasks, batches, dict.fromkeys(bad, 1)), config, workdir)
 
 
 def host(state: Any) -> list[np.ndarray]:
@@ -186,3 +190,91 @@ def test_launch_says_one_line_and_its_own_exit_code(tmp_path: Path) -> None:
     assert code == 3, err
     assert "step 2 changed nothing: gpt: " in out
     assert "Traceback" not in err and err.count("error: 2 steps in a row had numbers that are not finite") == 1
+
+
+# --- spikes ---------------------------------------------------------------------------------------------------------
+
+
+def test_spikes_by_hand() -> None:
+    """A leap is told, the mean takes it in only as far as the limit, and a level that stays is no spike for long."""
+    rng = np.random.default_rng(0)
+    losses = 5 + 0.1 * rng.standard_normal(400)
+    losses[90] = 50.0
+    losses[[60, 61]] = np.nan, np.inf
+    losses[200:] += 2.0
+    step = jax.jit(lambda spikes, loss: judge_spikes(spikes, {"a": loss}, jnp.float32(1.0), 6.0))
+    spikes, told = begin_spikes(["a", "b"]), []
+    for number, loss in enumerate(losses):
+        spikes, found = step(spikes, jnp.float32(loss))
+        if bool(found["a"]):
+            told.append(number)
+    assert int(spikes["a"].count) == 398 and int(spikes["b"].count) == 0
+    late = [number for number in told if number >= 200]
+    assert told == [90, *late] and late[:5] == [200, 201, 202, 203, 204] and late[-1] < 230
+    # Of 200 steps at the new level each counts 1/128: 1 - e^-1.56 of the way.
+    assert float(spikes["a"].mean[0]) == pytest.approx(5 + 2 * (1 - math.exp(-200 / 128)), abs=0.15)
+    early = begin_spikes(["a"])
+    for number in range(LEAST):
+        early, found = step(early, jnp.float32(50.0 if number == LEAST - 1 else 5.0))
+        assert not bool(found["a"])  # before so many there is no telling
+
+
+def test_a_spike_is_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Leaping(Stream):
+        def __next__(self) -> dict[str, Any]:
+            batch = super().__next__()
+            if self.at - 1 in (40, 41, 44):
+                batch["x"] *= 1e4
+            return batch
+
+    made = Program(
+        lambda key: Toy(nnx.Rngs(key)), optax.sgd(1e-3), make_mesh(data=1), seed=0, skip_spikes=6.0, tasks=("toy",)
+    )
+    tasks: Any = [SimpleNamespace(name="toy", batch_size=ROWS, weight=1.0, loss=loss)]
+    config = LoopConfig(steps=50, log_every=50, max_bad_steps=2, stop_after=41)
+
+    def go(config: LoopConfig) -> Any:
+        work = Work(tasks, {"toy": Leaping({}, True)}, {"toy": 1})  # type: ignore[dict-item]
+        return train(made, work, config, tmp_path)
+
+    first, _, _ = go(config)
+    state, _, done = go(dataclasses.replace(config, stop_after=None))
+    assert done and int(state.step) == 50 and all(np.isfinite(leaf).all() for leaf in host(state))
+    out = capsys.readouterr().out
+    for step in (41, 42, 45):
+        ids = ", ".join(f"{step - 1}/{row}" for row in range(ROWS))
+        line = (
+            f"step {step} changed nothing: toy: the loss or the gradient leapt far above what it was, of examples {ids}"
+        )
+        assert line in out.splitlines()
+    assert out.count("changed nothing") == 3
+    assert int(first.spikes["toy"].count) == 41 and int(state.spikes["toy"].count) == 50
+
+
+# --- what it was ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_the_first_module_at_fault_is_named(scan: bool) -> None:
+    experiment = tiny.build(tiny.plain("vit", backbones__shared__scan=scan, backbones__shared__remat="full"))
+    program, (task,) = experiment.program, experiment.tasks
+    batch = {k: v for k, v in next(experiment.train_batches(task)).items() if k != "id"}
+    with jax.set_mesh(program.mesh):
+        state = program.init()
+        assert diagnosis(program, state, {"vit": task.loss}, {"vit": batch}) is None
+
+        def spoil(path: Any, leaf: Any) -> Any:
+            name = path_name(path)
+            if scan and name == "backbones.shared.layers.mlp.up.kernel":
+                return leaf.at[1, 0, 0].set(jnp.nan)
+            return leaf.at[0, 0].set(jnp.nan) if name == "backbones.shared.layers.1.mlp.up.kernel" else leaf
+
+        sick = dataclasses.replace(state, parameters=jax.tree_util.tree_map_with_path(spoil, state.parameters))
+        found = diagnosis(program, sick, {"vit": task.loss}, {"vit": batch})
+        assert found == "in vit the first that is not finite is what backbones.shared.layers.1.mlp.up gives"
+        fed = {**batch, "image": np.where(np.arange(16)[:, None, None] == 3, np.nan, batch["image"])}
+        found = diagnosis(program, state, {"vit": task.loss}, {"vit": fed})
+        assert found == "what vit is fed with as 'image' is not finite"
+        objective = lambda *args, **more: (task.loss(*args, **more)[0] / 0.0, {})  # noqa: E731
+        found = diagnosis(program, state, {"vit": objective}, {"vit": batch})
+        assert found == "all that the modules give vit is finite, and its objective is not"

@@ -38,6 +38,17 @@ def reference(name: str) -> tuple[Arrays, Arrays, Arrays, np.ndarray | None]:
         return groups["in"], groups["out"], groups["grad"], file.get("valid")
 
 
+def test_every_family_has_a_reference() -> None:
+    """Outputs, and a digest of every gradient: `test_outputs_gradients_and_round_trip` then asks for them."""
+    there = {json.loads((REFERENCES / name / "config.json").read_text())["model_type"] for name in NAMES}
+    assert {kind.replace("-", "_") for kind in there} >= {kind.replace("-", "_") for kind in families()}
+    assert len(families()) >= 36
+    for name in NAMES:
+        with np.load(REFERENCES / name / "reference.npz") as file:
+            assert len(file["digested"]) == len(file["digests"]) > 0, name
+    assert sum(path.stat().st_size for path in REFERENCES.rglob("*") if path.is_file()) < 8_000_000
+
+
 def at_real_tokens(value: Any, valid: np.ndarray | None) -> Any:
     return value if valid is None or value.shape[:2] != valid.shape else value * valid[:, :, None].astype(value.dtype)
 

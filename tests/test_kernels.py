@@ -109,6 +109,29 @@ def test_blockwise_equals_dense(name, packed):
     compare(found, with_gradients(dense(pattern), arrays, segment))
 
 
+@pytest.mark.parametrize(("name", "packed"), [("full", False), ("mixed", True), ("longformer", True)])
+def test_lean_equals_dense(name, packed):
+    """Values and gradients; grouped heads, queries that see nothing, a cap and a bias with a gradient of its own."""
+    pattern, arrays, segment = PATTERNS[name], inputs(), jnp.asarray(PACKED) if packed else None
+    options: Any = dict(
+        layout=pattern.layout, window=pattern.window, global_tokens=pattern.global_tokens, segment=segment
+    )
+    weigh, bias = jnp.cos(jnp.arange(arrays[0].size, dtype=jnp.float32)), inputs(T, heads=(T,), batch=H)[0][..., 0]
+
+    def total(q, k, v, bias, kernel):
+        out = attention(q, k, v, **options, implementation=kernel, soft_cap=0.7, bias=bias)
+        return (out * weigh.reshape(out.shape)).sum(), out
+
+    found = []
+    for kernel in ("lean", "xla"):
+        step = jax.value_and_grad(partial(total, kernel=kernel), argnums=(0, 1, 2, 3), has_aux=True)
+        (_, out), gradients = quick(step)(*arrays, bias)
+        found.append([np.asarray(x) for x in (out, *gradients)])
+    for ours, theirs in zip(*found, strict=True):
+        assert np.abs(theirs).max() > 0.01
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
 RINGS: dict[str, Any] = {
     "sequence=4": (dict(data=1, sequence=4), ["longformer", "window"]),
     "data=2,sequence=2,tensor=2": (dict(data=2, sequence=2, tensor=2), ["mixed"]),
@@ -318,7 +341,7 @@ def test_kernels_are_chosen_by_platform_pattern_and_mesh():
     for platform, pattern, kernel in (
         ("tpu", causal, "splash"),
         ("tpu", both, "splash"),
-        ("tpu", short, "xla"),
+        ("tpu", short, "lean"),
         ("gpu", causal, "cudnn"),
         ("gpu", narrow, "cudnn"),
         ("gpu", both, "blockwise"),
@@ -333,6 +356,7 @@ def test_kernels_are_chosen_by_platform_pattern_and_mesh():
     assert _choose("auto", "cpu", "float32", 64, causal, False, 4) == ("blockwise", "ring")
     assert _choose("auto", "tpu", "bfloat16", 64, causal, False, 4) == ("splash", "ulysses")
     assert _choose("auto", "tpu", "bfloat16", 64, causal, False, 4, False) == ("blockwise", "ring")
+    assert _choose("auto", "tpu", "bfloat16", 64, Pattern((Span(197),)), False, 4) == ("splash", "ulysses")
     assert _choose("xla", "cpu", "float32", 64, causal, False, 4) == ("xla", "")
     assert [tile_size(p) for p in (causal, narrow, Pattern((Span(4096),), window=300))] == [512, 128, 512]
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,42 @@ def test_a_wrong_process_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("JAX_PROCESS_ID", "two")
     with pytest.raises(UsageError, match="cannot join the other processes"):
         hosts.join(tiny.ROOT, {}, "run")
+
+
+DIFFER = """
+import sys
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+address, number = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(number))
+from unimodal.sharding import make_mesh
+from unimodal.training.replicas import differing
+
+mesh = make_mesh(data=4)
+value, parts = np.arange(6, dtype=np.float32), []
+for device in mesh.local_devices:
+    own = value.copy()
+    own[3] += (device.id == jax.devices()[-1].id) * np.float32(2**-20)
+    parts.append(jax.device_put(own, device))
+spoilt = jax.make_array_from_single_device_arrays((6,), NamedSharding(mesh, PartitionSpec()), parts)
+print(jax.devices()[-1].id, differing({"kernel": spoilt}, mesh))
+"""
+
+
+def test_the_host_of_a_copy_that_differs_is_named_by_all(tmp_path: Path) -> None:
+    script = tmp_path / "differ.py"
+    script.write_text(DIFFER)
+    place, pipe = f"127.0.0.1:{free_port()}", subprocess.PIPE
+    children = [
+        subprocess.Popen(
+            [sys.executable, str(script), place, str(number)],
+            env=tiny.environment(2), cwd=tiny.ROOT, stdout=pipe, stderr=pipe, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    for out in outputs_of(children):
+        (line,) = [line for line in out.splitlines() if "kernel" in line]  # among what the processes say of meeting
+        device, told = line.split(" ", 1)
+        assert told == f"device {device} (process 1 on {socket.gethostname()}): kernel"

@@ -20,7 +20,16 @@ import tiny
 PAGE = (tiny.ROOT / "docs" / "add_a_task.md").read_text(encoding="utf-8")
 TASK, CONFIG = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SOURCES = ("unimodal", "tasks", "configs")
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "launch.py", "constraints.txt")
+FILES = (
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "launch.py",
+    "constraints.txt",
+    "constraints-3.13.txt",
+)
 
 
 @pytest.fixture(scope="module")

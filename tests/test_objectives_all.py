@@ -20,6 +20,8 @@ from unimodal.objectives import (
     ctc_loss,
     diversity,
     gumbel_codes,
+    info_nce,
+    logit_laplace,
     masked_lm,
     masked_pixels,
     nt_xent,
@@ -27,7 +29,10 @@ from unimodal.objectives import (
     sample_negatives,
     siglip,
     sigmoid_classification,
+    sinkhorn,
     softmax_classification,
+    swapped_prediction,
+    uniform_divergence,
     wav2vec2_contrastive,
 )
 
@@ -156,6 +161,27 @@ def test_one_nan_among_the_rivals_spoils_the_answer():
         assert objective(a, b, *more)[1]["correct_a_to_b"] == 4
         b[3] = np.nan
         assert objective(a, b, *more)[1]["correct_a_to_b"] == 0  # each had it as a rival
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_objectives_without_padding_praise_no_nan(bad):
+    rng = np.random.default_rng(0)
+    a, b, queue = (rng.standard_normal((n, 8), dtype=np.float32) for n in (4, 4, 9))
+    good = {
+        "info_nce": (lambda x: info_nce(x, b), 4),
+        "queue": (lambda x: info_nce(x, b, queue_ND=queue), 4),
+        "swapped": (lambda x: swapped_prediction([sinkhorn(b)], [b, x]), 4),
+        "swapped codes": (lambda x: swapped_prediction([sinkhorn(x)], [x, b]), 4),
+    }
+    for name, (objective, most) in good.items():
+        loss, sums = objective(b)
+        right = {"correct", "agree"} & sums.keys()
+        assert np.isfinite(loss).all() and all(0 < sums[key] <= most for key in right), name
+        loss, sums = objective(np.full_like(a, bad))
+        assert np.isnan(loss).all() and right and all(sums[key] == 0 for key in right), (name, sums)
+    sick = jnp.full((2, 8), bad)
+    assert np.isnan(uniform_divergence(sick)).all()
+    assert not np.isfinite(logit_laplace(jnp.full((2, 8), 0.3), sick, jnp.zeros((2, 8)))).any()
 
 
 def test_a_count_that_is_nan_gives_nan():

@@ -19,6 +19,9 @@ LOSS = {
 }
 ARGUMENTS = {name: [jnp.asarray(REFERENCE[key]) for key in keys] for name, keys in INPUTS.items()}
 each = pytest.mark.parametrize("name", LOSS)
+# A loss is the difference of two numbers of about the largest logit, which is the scale: float32 rounds each of them, and
+# the logit itself, by half a unit in the last place.
+ROUNDING = 2 * np.finfo(np.float32).eps * max(float(SCALE), 1 / 0.2)
 
 
 @each
@@ -62,7 +65,7 @@ def test_collapsed_embeddings_score_nothing(name):
     loss, sums = LOSS[name](same, same, *ARGUMENTS[name][2:])
     assert sums["correct_a_to_b"] == sums["correct_b_to_a"] == 0
     if name == "clip":
-        np.testing.assert_allclose(loss, np.log(6), rtol=1e-6)
+        np.testing.assert_allclose(loss, np.log(6), rtol=0, atol=ROUNDING)
 
 
 @each
@@ -115,4 +118,4 @@ def test_one_example_alone(name):
     loss, grad = step(np.asarray(A)[:1])
     assert np.isfinite(loss) and np.isfinite(grad).all()
     if name != "siglip":
-        assert loss == 0
+        assert abs(loss) <= ROUNDING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ sys.path.insert(0, str(tiny.ROOT / "benchmarks"))
 
 import paper_models
 import train_step
+import waiting
 
 from unimodal.errors import UsageError
 from unimodal.plan.compile import abstract_arguments
@@ -55,3 +57,30 @@ def test_a_field_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit):
             train_step.arguments(["--models=gpt2", wrong])
     assert "no model gpt3" in capsys.readouterr().err
+
+
+def test_what_waits_for_an_accelerator_fits_into_ten_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scripts are there, what fails is written down and does not stop the others."""
+    assert sum(one.seconds for one in waiting.WAITING) <= 600
+    assert all((waiting.ROOT / line[0]).is_file() for one in waiting.WAITING for line in (one.command, one.dry))
+    toys = {
+        "good": "print('said'); print('| 1 | 2 |')",
+        "bad": "raise SystemExit('no such chip')",
+        "slow": "import time; time.sleep(60)",
+    }
+    toys["absent"] = "print('never')"
+    made = []
+    for name, program in toys.items():
+        needs = ("no_such_package",) if name == "absent" else ()
+        made.append(
+            waiting.Waiting(name, "a toy", ("-c", program), ("-c", program), 2 if name == "slow" else 20, needs)
+        )
+    monkeypatch.setattr(waiting, "WAITING", tuple(made))
+    out = tmp_path / "waiting.md"
+    monkeypatch.setattr(sys, "argv", ["waiting.py", f"--out={out}", "--dry"])
+    assert waiting.main() == 1
+    text = out.read_text()
+    assert "| 1 | 2 |" in text and "no such chip" in text and "stopped after 2 s" in text
+    assert "absent: left out, no_such_package not installed" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -47,6 +48,28 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_command_that_asks_again(run: tuple[Path, Any, Any], loaded: Any, capsys: Any) -> None:
+    """What the report prints beside a task's samples gives the answers of those records."""
+    from unimodal.results import command_of
+
+    folder, experiment, _ = run
+    shown: Any = SimpleNamespace(index=np.array([0, 5]))
+    command = command_of(experiment, "vit", shown, folder)
+    assert command == f"unimodal predict {folder} 'embedded:emoji#0' 'embedded:emoji#5' --task=vit"
+    assert main(shlex.split(command)) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    records = [open_source("embedded:emoji", "validation")[i] for i in (0, 5)]
+    assert [a["id"] for a in answers] == ["embedded:emoji#0", "embedded:emoji#5"]
+    for answer, record in zip(answers, records, strict=True):
+        assert answer["classes"] == pytest.approx(loaded.predict(record, task="vit")[0]["classes"], abs=1e-5)
+    # Windows of a book are no records, and the discrete VAE says nothing of what it can be asked.
+    assert (
+        command_of(experiment, "gpt", shown, folder) is None and command_of(experiment, "dvae", shown, folder) is None
+    )
+    assert main(["unimodal", "predict", str(folder), "embedded:emoji#999", "--task=vit"]) == 2
+    assert "has no record 999 in validation: there are 152, counted from 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_every_task_answers(kind: str, loaded: Any, files: Path) -> None:
     try:
@@ -54,7 +77,7 @@ def test_every_task_answers(kind: str, loaded: Any, files: Path) -> None:
     except UsageError as error:  # a task that says nothing of it, and reads no pictures
         assert not hasattr(loaded.tasks[kind], "answers") and "nothing can be asked of it" in str(error)
         return
-    for reads in dict.fromkeys(answer.reads for answer in answers):
+    for reads in dict.fromkeys(answer.reads for answer in answers if "+" not in answer.reads):
         (found,) = loaded.predict(files / GIVES[reads], task=kind, steps=3, batch_size=1)
         assert "error" not in found, found
         assert json.loads(json.dumps(found)) == found and len(found) > 1
@@ -81,6 +104,51 @@ def test_names_come_from_the_workdir_and_not_from_the_data(run: tuple[Path, Any,
     (tmp_path / "from_data.json").write_text(json.dumps({"tasks.vit.labels.classes": list("abcdefghi")}))
     found = unimodal.load(tmp_path).predict(np.zeros((20, 20, 3), np.uint8))[0]
     assert found["class"] in "abcdefghi"
+
+
+@pytest.mark.parametrize("length", [3, 9, 10, 16, 17, 40])
+def test_windows_of_a_recording_are_joined_without_a_seam(length: int) -> None:
+    """Windows of ten frames, one every six, of a known sequence: all of it comes back, each frame once."""
+    from unimodal.answers.transcripts import joined_frames
+
+    whole, scores = np.arange(length), np.random.default_rng(0).random((length, 3))
+    starts = range(0, max(1, length - 10 + 6), 6)
+    parts = []
+    for start in starts:
+        path, frames = whole[start : start + 10], min(10, length - start)
+        padded = dict(
+            path=np.pad(path, (0, 10 - frames)),
+            log_probabilities=np.pad(scores[start : start + 10], ((0, 10 - frames), (0, 0))),
+        )
+        parts.append({**padded, "frames": np.int32(frames), "likeliest": np.float32(-frames)})
+    found = joined_frames(parts, 6)
+    np.testing.assert_array_equal(found["path"], whole)
+    np.testing.assert_array_equal(found["log_probabilities"], scores)
+    assert found["frames"] == length
+    parts[-1]["likeliest"] = np.float32(np.nan)
+    assert np.isnan(joined_frames(parts, 6)["likeliest"])
+
+
+def test_a_long_recording_is_heard_to_its_end(loaded: Any) -> None:
+    """In windows: their samples are those of the recording, and the transcript is that of all their frames."""
+    rate, (answer, *_) = 16_000, loaded.answers("ctc")
+    audio = np.random.default_rng(0).standard_normal(6 * rate).astype(np.float32)
+    record = {"id": "x", "audio": audio, "rate": rate}
+    rows, task = answer.rows(record), loaded.tasks["ctc"]
+    normal = task.sounds.read(record)
+    size, shift = task.sounds.samples, (len(normal) - int(rows[-1]["length"])) // (len(rows) - 1)
+    assert len(rows) > 2 and shift < size and [int(row["length"]) for row in rows[:-1]] == [size] * (len(rows) - 1)
+    for i, row in enumerate(rows):
+        np.testing.assert_array_equal(row["audio"][: row["length"]], normal[i * shift : i * shift + size])
+    whole = loaded.predict(record, task="ctc", batch_size=2)[0]["transcript"]
+    parts = [
+        {
+            k: np.asarray(v)[0]
+            for k, v in jax.jit(answer.predict)(loaded.model, {n: np.asarray(a)[None] for n, a in row.items()}).items()
+        }
+        for row in rows
+    ]
+    assert answer.say(answer.join(parts)) == {"transcript": whole}
 
 
 def test_classes_by_their_names_alone(loaded: Any, files: Path) -> None:

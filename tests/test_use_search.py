@@ -214,12 +214,43 @@ def malformed(pictures: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
     yield post, dict(files={"file": ("a.wav", picture)}, data={"task": "vit"}), 400
     yield post, dict(files=[("file", ("a.png", picture)), ("file", ("b.png", picture))], data={"task": "vit"}), 400
     yield post, dict(files={"file": ("a.png", b"x" * 200_000)}), 413
+    numbers = ("top", "steps", "temperature", "top_p", "seed", "beam")
+    bad: tuple[Any, ...] = (
+        -1,
+        "-7",
+        "nan",
+        "inf",
+        "1e400",
+        2**70,
+        [],
+        {"a": 1},
+        "\0",
+        "x" * 5000,
+        "1;drop",
+        "0x10",
+        "1 2",
+        ["1"],
+    )
+    for name in numbers:
+        for value in bad:
+            if (name, value) != ("temperature", 2**70):  # which is a number, and finite
+                yield post, dict(json={"text": "x", "task": "clip", name: value}), 400
+    for name in ("task", "gives", "template"):
+        for value in (7, [], {"a": 1}, ["x"] * 300, True, "x" * 60_000):
+            yield post, dict(json={"text": "x", "task": "clip", name: value}), 400
+    for value in (7, {"a": 1}, True, [1, 2], [["a"]], [None], [f"class {i}" for i in range(300)]):
+        yield post, dict(json={"text": "x", "task": "clip", "classes": value}), 400
+    for number in range(40):  # pictures that are cut, or have a byte changed where it matters
+        broken = picture[: len(picture) * number // 40] if number % 2 else picture[:12] + bytes(8) + picture[20:]
+        yield post, dict(files={"file": (f"{number}.png", broken)}, data={"task": "vit"}), 400
     yield "/v1/search", dict(json={}), 400
     yield "/v1/search", dict(json={"text": "x", "task": "vit"}), 400
 
 
 def test_malformed_requests_are_refused_in_one_line(client: Any, pictures: Path) -> None:
-    for path, request, status in malformed(pictures):
+    everything = list(malformed(pictures))
+    assert len(everything) > 180  # and the twenty or so below
+    for path, request, status in everything:
         answer = client.post(path, **request)
         assert answer.status_code == status, (request, answer.status_code, answer.text[:200])
         assert set(answer.json()) == {"error"} and "\n" not in answer.json()["error"]

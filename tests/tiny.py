@@ -122,14 +122,14 @@ def build(config: Mapping[str, Any], *, fake_data: bool = False) -> Any:
 def train(config: Mapping[str, Any], workdir: Path, *, wrap: Any = None, fake_data: bool = False) -> Run:
     """Train in this process; `wrap(name, batches)` may stand between the data and the loop."""
     from unimodal.training.loop import train as run
+    from unimodal.training.work import Work
 
     experiment = build(config, fake_data=fake_data)
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     if wrap is not None:
         batches = {name: wrap(name, iterator) for name, iterator in batches.items()}
-    state, fingerprint, done = run(
-        experiment.program, experiment.tasks, batches, experiment.loop, workdir, tokens=experiment.tokens
-    )
+    work = Work(experiment.tasks, batches, experiment.tokens)
+    state, fingerprint, done = run(experiment.program, work, experiment.loop, workdir)
     return Run(experiment, state, fingerprint, done, logged(workdir))
 
 

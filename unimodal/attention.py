@@ -6,13 +6,14 @@ and `visibility.py`). So the kernel is chosen while tracing:
 | `implementation` | what runs |
 |---|---|
 | `xla` | all logits at once, with a dense mask unless all see all |
+| `lean` | the same, but the backward pass computes the weights again; no forward-mode derivative |
 | `blockwise` | tile by tile, in memory linear in T; tiles that nobody sees are skipped |
 | `cudnn` | GPU; flags for causality and windows, lengths; a dense mask where these are not enough |
 | `splash` | TPU; any pattern, by blocks, except global tokens of several documents in a row |
 | `ring` | `blockwise` as a ring over the mesh axis `sequence`, in a zigzag where that pays |
 | `ulysses` | heads exchanged for tokens over `sequence`, around the kernel that suits the platform |
-| `auto` | splash on TPUs and cudnn on GPUs where they fit, blockwise for windows and long rows, else xla; over |
-| | `sequence`, ulysses around splash where the heads divide, else ring |
+| `auto` | lean for short rows and splash for others on TPUs, cudnn on GPUs where it fits, blockwise for windows and long |
+| | rows, else xla; over `sequence`, ulysses around splash where the heads divide, else ring |
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ from unimodal.kernels import placed
 from unimodal.kernels.blockwise import tiling
 from unimodal.kernels.cudnn import cudnn, needs_mask
 from unimodal.kernels.dense import attend
+from unimodal.kernels.lean import lean
+from unimodal.remat import KERNEL, named
 from unimodal.tokens import Layout
 from unimodal.visibility import Pattern, visible
 
 logger = logging.getLogger(__name__)
 
-IMPLEMENTATIONS = ("auto", "xla", "blockwise", "cudnn", "splash", "ring", "ulysses")
+IMPLEMENTATIONS = ("auto", "xla", "lean", "blockwise", "cudnn", "splash", "ring", "ulysses")
 LONG = 8192  # rows from which T² logits take too much memory
+# On TPUs, rows below it are faster dense: splash pads them to whole blocks and heads of 64 to 128 lanes, and moving that
+# takes longer than moving T² weights (docs/scaling.md, "Short rows").
+SHORT = 384
 
 
 def attention(
@@ -57,7 +63,7 @@ def attention(
     window, global_tokens: see `visibility.Pattern`.
     implementation: see the table at the top of this file.
     scale, soft_cap: of the logits, see `kernels.dense.attend`. cuDNN has no soft_cap.
-    bias: [H,T,T], added to the logits. Only the kernel "xla" has it.
+    bias: [H,T,T], added to the logits. Only the kernels "xla" and "lean" have it.
     right_padded: the promise of `Tokens` about `segment`.
 
     Raises ValueError for an unknown implementation, and UsageError for one that the mesh, the heads or the pattern rule out.
@@ -66,9 +72,9 @@ def attention(
     factor = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
     parts = placed.sequence_parts()
     if bias is not None:
-        if implementation not in ("auto", "xla"):
-            raise UsageError(f"attention {implementation!r} has no bias on the logits: choose 'xla' or 'auto'")
-        implementation = "xla"
+        if implementation not in ("auto", "xla", "lean"):
+            raise UsageError(f"attention {implementation!r} has no bias on the logits: choose 'xla', 'lean' or 'auto'")
+        implementation = "xla" if implementation == "auto" else implementation
     local, spread = _choose(
         implementation,
         placed.platform(),
@@ -99,9 +105,11 @@ def attention(
             tile = tile_size(pattern)
             given: dict[str, Any] = dict(scale=factor, soft_cap=soft_cap, right_padded=right_padded)
             return placed.ring(q, k, v, segment, pattern, tile=tile, **given)
-        if local == "xla":
+        if local in ("xla", "lean"):
             mask = visible(layout, segment, window=window, global_tokens=global_tokens)
-            return attend(q, k, v, mask, scale=scale, soft_cap=soft_cap, bias=bias)[0]
+            if local == "lean":
+                return lean(q, k, v, mask, scale=factor, soft_cap=soft_cap, bias=bias)
+            return named(attend(q, k, v, mask, scale=scale, soft_cap=soft_cap, bias=bias)[0], KERNEL)
         if local == "cudnn":
             return cudnn(q, k, v, segment, pattern, scale=factor, right_padded=right_padded)
         # Import late: Pallas for TPUs takes long to import, and few machines have one.
@@ -140,6 +148,8 @@ def _choose(
     local = implementation
     if implementation in ("auto", "ulysses"):
         local = _suited(platform, dtype, head_size, pattern, packed, capped)
+        if parts > 1 and local == "lean":  # that a fused kernel waits behind it makes dealing out heads pay
+            local = "splash" if pattern.length >= 128 else "xla"
     spread = ""
     if implementation == "ring":
         local = "blockwise"
@@ -160,7 +170,7 @@ def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed:
     """Choose the kernel for whole rows. packed: segments are more than padding at row ends; capped: with a soft_cap."""
     T = pattern.length
     if platform == "tpu" and not _beyond_splash(pattern, packed):
-        return "splash" if T >= 128 else "xla"
+        return "lean" if T < SHORT else "splash"
     size, count = tiling(T, 1, tile_size(pattern))
     # A dense mask makes any kernel quadratic again. With a window, tiles are faster once most of them are empty.
     sparse = T >= LONG or (pattern.narrow and pattern.tiles(size, count).mean() <= 0.5)

@@ -54,6 +54,24 @@ def pool(
     raise UsageError(f"pool {how!r} is not one of {known}")
 
 
+def pool_segments(hidden: jax.Array, segment: jax.Array, count: int, how: str) -> jax.Array:
+    """[B,T,D] → [B,count,D]: `pool` over each of the segments 1 … count of a packed row by itself; zeros for one that is not
+    there. how: first, mean or last. Raises UsageError for another word."""
+    there = segment[:, None, :] == jnp.arange(1, count + 1, dtype=segment.dtype)[None, :, None]
+    if how == "mean":
+        weights = there.astype(jnp.float32)
+        weights = weights / jnp.maximum(weights.sum(axis=2, keepdims=True), 1)
+    elif how in ("first", "last"):
+        length = segment.shape[1]
+        place = jnp.argmax(there, axis=2) if how == "first" else length - 1 - jnp.argmax(there[:, :, ::-1], axis=2)
+        weights = jax.nn.one_hot(place, length, dtype=jnp.float32) * there.any(axis=2, keepdims=True).astype(
+            jnp.float32
+        )
+    else:
+        raise UsageError(f"pooling {how!r} is not for packed rows, whose pictures take first, mean or last")
+    return jnp.einsum("bnt,btd->bnd", weights, hidden.astype(jnp.float32)).astype(hidden.dtype)
+
+
 def unit_length(x: jax.Array) -> jax.Array:
     """[…,D] scaled to length 1, float32. Zeros stay zeros."""
     x = x.astype(jnp.float32)
@@ -102,7 +120,7 @@ class PooledClassifier(nnx.Module):
 
 @dataclass(frozen=True)
 class Embed:
-    """How hidden states become one embedding of unit length."""
+    """Options of the head that turns hidden states into one embedding of unit length."""
 
     pooling: str = "mean"  # of the tokens: first, mean, last, final or end (see `pool`), or attention
     end: int | None = None  # for "end", the id of the token that ends a text; None: the largest id of the text
@@ -156,7 +174,7 @@ class Projection(nnx.Module):
 
 
 class LogitScale(nnx.Module):
-    """What similarities are multiplied by, learned as its logarithm, and a bias that is learned too, if `bias` says where
+    """A factor on similarities, learned as its logarithm, and a bias that is learned too, if `bias` says where
     it starts: x → x·exp(log_scale) + bias. Updates do not lead beyond a scale of `most`."""
 
     def __init__(self, start: float = 1.0, *, most: float | None = None, bias: float | None = None):
@@ -204,7 +222,7 @@ class LanguageModel(nnx.Module):
         return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
 
     def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """What the logits are made of, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
+        """The factors of the logits, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
         bias [V] or None of `logits = x·kernel + bias`."""
         if self.linear is None:
             table.check(hidden)
@@ -244,7 +262,7 @@ class MaskedLanguageModel(nnx.Module):
         return self.decoder(self._transformed(hidden), table)
 
     def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """As `LanguageModel.factors`, of the transformed hidden states."""
+        """The factors of the logits, as in `LanguageModel.factors`, of the transformed hidden states."""
         return self.decoder.factors(self._transformed(hidden), table)
 
     def _transformed(self, hidden: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from unimodal.errors import UsageError
+from unimodal.remat import named
 
 Initializer = Callable[..., jax.Array]
 
@@ -179,7 +180,7 @@ def dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per
         return x
     shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_example else x.shape
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
-    kept = jax.random.bernoulli(key, keep, shape)
+    kept = named(jax.random.bernoulli(key, keep, shape), "dropout")
     return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
 
 

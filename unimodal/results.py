@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,8 +12,9 @@ import jax
 from etils import epath
 
 from unimodal.continual.matrix import matrix_of
+from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation, Reader, Result, result
+from unimodal.evaluation.evaluation import Evaluation, Reader, Result, Shown, result
 from unimodal.evaluation.samples import AttentionMap
 from unimodal.experiment import Experiment
 from unimodal.report import write_report
@@ -45,11 +47,14 @@ def finish(
     model = program.model(state)
     results: dict[str, Result] = {}
     samples: dict[str, list[Any]] = {}
+    commands: dict[str, str] = {}
     for name, evaluation in evaluations.items():
         measured = evaluation.measure(model, reader)
         results[name] = result(evaluation, measured.score, untrained[name])
         shown = measured.shown if jax.process_count() == 1 else None
         samples[name] = [] if shown is None else list(evaluation.samples(model, shown))
+        if samples[name] and (command := command_of(experiment, name, shown, workdir)):
+            commands[name] = command
     compared = experiment.affinity and len(experiment.tasks) > 1 and not experiment.fake_data
     affinity = experiment.task_affinity(state) if compared else None
     if jax.process_index() != 0:
@@ -74,6 +79,7 @@ def finish(
         results=rows,
         affinity=affinity,
         forgetting=forgetting,
+        commands=commands,
         samples={n: [s for s in found if not isinstance(s, AttentionMap)] for n, found in samples.items()},
         attention=[s for found in samples.values() for s in found if isinstance(s, AttentionMap)],
         parameters=table,
@@ -91,10 +97,23 @@ def finish(
     say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")
 
 
+def command_of(experiment: Experiment, name: str, shown: Shown | None, workdir: epath.Path) -> str | None:
+    """The command that answers the records of a task's samples again. None where its examples are not a source's records,
+    such as windows of documents and stretches of recordings, or where the task says nothing of what it can be asked."""
+    task: Any = next((task for task in experiment.tasks if task.name == name), None)
+    if shown is None or not hasattr(task, "answers") or not hasattr(task, "source"):
+        return None
+    records = open_source(task.source, "validation")
+    if len(records) != len(task.inputs(experiment.model).dataset("validation")):
+        return None
+    inputs = " ".join(shlex.quote(f"{task.source}#{int(i)}") for i in shown.index)
+    return f"unimodal predict {shlex.quote(str(workdir))} {inputs} --task={shlex.quote(name)}"
+
+
 def _score_untrained(
     program: Program, evaluations: Mapping[str, Evaluation], reader: Reader, say: Callable[[str], None]
 ) -> dict[str, Mapping[str, float]]:
-    """What each evaluation gives before the first step; with random weights if what training started from is gone since."""
+    """Score each evaluation before the first step; with random weights if what training started from is gone since."""
     try:
         model = program.first_model()
     except UsageError as error:

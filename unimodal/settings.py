@@ -19,10 +19,6 @@ from unimodal.training.loop import LoopConfig
 from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
-_GENERAL = ("seed", "eval_limit", "init_from", "init_skip", "init_ema", "ema", "evaluate_ema", "fake_data", "workers")
-_GENERAL += ("ledger", "ledger_branch", "affinity")
-_GROUPS = (*_GENERAL, "continual", "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
-
 
 @dataclass(frozen=True)
 class MeshConfig:
@@ -36,7 +32,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class GeneralConfig:
-    """What a config says beside its groups of fields."""
+    """Fields of a config that belong to no group."""
 
     seed: int = 0  # of weights, data order and dropout
     eval_limit: int | None = None  # batches of each evaluation during training; None: all
@@ -46,10 +42,14 @@ class GeneralConfig:
     init_ema: bool = False  # take the average that the run of that workdir kept
     ema: float = 0.0  # decay of an average of the parameters, such as 0.999; 0: none
     evaluate_ema: bool | None = None  # evaluations see the average (None: if there is one), or the last parameters
+    # leave out steps whose loss or gradient lies so many standard deviations above their running means, such as 6; 0: none
+    skip_spikes: float = 0.0
     fake_data: bool = False  # train on random batches of the right shapes
     ledger: str | None = None  # a ledger that the run commits its weights to, made if it is not there
     ledger_branch: str = "main"  # the branch that it commits to
     workers: int = 0  # processes for each task that read, decode and augment; 0: threads of this one
+    # GiB on disk for decoded pictures and sounds, which later runs and other processes read; 0: memory alone
+    decoded_cache: float = 0.0
     # batches of each task whose gradients are compared with the other tasks' at the end (`training.affinity`); 0: none
     affinity: int = 0
 
@@ -58,18 +58,26 @@ class GeneralConfig:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
+        if self.decoded_cache < 0:
+            raise UsageError(f"decoded_cache must be 0 or more, but is {self.decoded_cache}")
         if self.workers < 0:
             raise UsageError(f"workers must be 0 or more, but is {self.workers}")
         if self.affinity < 0:
             raise UsageError(f"affinity must be 0 or more, but is {self.affinity}")
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be at least 0 and below 1, but is {self.ema}")
+        if not 0 <= self.skip_spikes < math.inf:
+            raise UsageError(f"skip_spikes must be 0 or more and finite, but is {self.skip_spikes}")
         if self.evaluate_ema and not self.ema:
             raise UsageError(
                 "evaluate_ema=True, but this run keeps no average (ema=0); train with ema, such as ema=0.999"
             )
         if self.init_ema and self.init_from is None:
             raise UsageError("init_ema=True needs init_from, the workdir of a run that has kept an average")
+
+
+_GENERAL = tuple(field.name for field in fields_of(GeneralConfig))
+_GROUPS = (*_GENERAL, "continual", "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
 @dataclass(frozen=True)

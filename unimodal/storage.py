@@ -124,12 +124,12 @@ _REFUSALS = "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|NOT_FOUND|DATA_LOS
 
 
 def lost(error: OSError) -> bool:
-    """Whether the disk is at fault, and not a path."""
+    """True if the disk is at fault, and not a path."""
     return error.errno in _LOST
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """What a disk or bucket said, if that is what `error`, or an error behind it, comes from; None for another error."""
+    """Quote what a disk or bucket said, if `error` or an error behind it comes from there; None for another error."""
     while error is not None:
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and error.errno is not None:
@@ -153,6 +153,35 @@ def writing(what: str, hint: str = "") -> Iterator[None]:
         if (reason := refusal(error)) is None:
             raise
         raise StorageError(f"cannot write {what}: {reason}{hint}") from error
+
+
+def identity(folder: epath.PathLike) -> tuple[int, int] | None:
+    """What tells a folder from another one of its name: device and number. None in a bucket, and where there is none."""
+    with contextlib.suppress(OSError):
+        if not is_remote(folder):
+            found = os.stat(folder)
+            return found.st_dev, found.st_ino
+    return None
+
+
+@contextlib.contextmanager
+def same_place(what: str, folder: epath.PathLike, wanted: tuple[int, int] | None) -> Iterator[None]:
+    """Raises StorageError if `folder` is no longer the one that had the identity `wanted`: a mount is lost, say.
+
+    What is written then would lie elsewhere, and whatever went wrong meanwhile comes from that.
+    """
+
+    def check(error: Exception | None = None) -> None:
+        if identity(folder) != wanted:
+            raise StorageError(f"cannot write {what}: it is not the folder that it was; is a mount lost?") from error
+
+    check()
+    try:
+        yield
+    except Exception as error:
+        check(error)
+        raise
+    check()
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

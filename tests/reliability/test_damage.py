@@ -124,6 +124,16 @@ def test_no_whole_one_is_said(copy: Path) -> None:
         toy.run(copy)
 
 
+def test_checkpoints_under_each_other_s_names_are_damage(copy: Path) -> None:
+    folder = copy / "checkpoints"
+    for old, new in (("5", "x"), ("6", "5"), ("x", "6")):
+        (folder / old).rename(folder / new)
+    with pytest.raises(
+        DamagedError, match="checkpoint 6 is damaged: what lies there is that of step 5; .*--step=4 takes it"
+    ):
+        toy.run(copy)
+
+
 def test_a_step_that_is_not_there(copy: Path) -> None:
     with pytest.raises(UsageError, match=r"no checkpoint of step 9 in \S+, only of 1, 2, 3, 4, 5, 6"):
         toy.run(copy, from_step=9)

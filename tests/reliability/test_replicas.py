@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ def test_a_flipped_bit_names_its_device(sizes: dict[str, int]) -> None:
     for name, spec in specs.items():
         found = differing({**good, name: placed(mesh, spec, flip=(5,))}, mesh)
         assert found is not None and found.endswith(f": {name}")
-        assert "5 (process 0)" in found
+        assert f"5 (process 0 on {socket.gethostname()})" in found
         if name == "copied":  # seven agree, so one is named alone
-            assert found.startswith("device 5 (process 0)")
+            assert found.startswith("device 5 (process 0 on ")
 
 
 def test_what_one_device_holds_has_no_copy() -> None:

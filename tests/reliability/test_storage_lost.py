@@ -6,6 +6,7 @@ import contextlib
 import logging
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,28 @@ def test_checkpoints_that_vanish_are_one_line(whole: str, tmp_path: Path) -> Non
         toy.run(tmp_path, steps=8, before=before)
     (tmp_path / "checkpoints").unlink()
     assert toy.run(tmp_path, steps=8)[1] == whole
+
+
+@quiet
+@pytest.mark.parametrize("every", [1, 4])  # amid a save, and between two
+@pytest.mark.parametrize("empty", [True, False])  # what lies below a mount, or nothing
+def test_a_workdir_that_is_gone_is_one_line(every: int, empty: bool, whole: str, tmp_path: Path) -> None:
+    run, gone = tmp_path / "run", tmp_path / "gone"
+
+    def before(k: int) -> None:
+        if k == 6 and not gone.exists():
+            while every == 4 and not saved_steps(run):
+                time.sleep(0.01)
+            run.rename(gone)
+            if empty:
+                run.mkdir()
+
+    with pytest.raises(StorageError, match="it is not the folder that it was; is a mount lost") as caught:
+        toy.run(run, steps=8, checkpoint_every=every, before=before)
+    assert "\n" not in str(caught.value)
+    assert saved_steps(gone)[-1] >= 4
+    assert not saved_steps(run)  # nothing is left where nobody looks for it
+    assert toy.run(gone, steps=8)[1] == whole  # mounted elsewhere: threads of the store may still be busy here
 
 
 def test_the_program_says_it_and_exits_with_74(

@@ -25,6 +25,7 @@ from unimodal.layers import Linear
 from unimodal.sharding import make_mesh
 from unimodal.training.loop import LoopConfig, train
 from unimodal.training.step import Program
+from unimodal.training.work import Resumption, Validation, Work
 
 WIDTH = 64  # 16 KiB of parameters, and as much of momentum
 
@@ -78,8 +79,10 @@ def run(workdir: Path, steps: int = 6, before: Callable[[int], object] = lambda 
     names = {field.name for field in dataclasses.fields(LoopConfig)}
     loop = {"log_every": 1, "checkpoint_every": 1, **{k: v for k, v in more.items() if k in names}}
     rest = {k: v for k, v in more.items() if k not in names}
-    batches = {"toy": Batches(before)}
-    return train(program(), [Task()], batches, LoopConfig(steps, **loop), workdir, tokens={"toy": 1}, **rest)
+    validation = Validation(rest.pop("evaluate", None), rest.pop("higher_is_better", {}))
+    rest |= dict(validation=validation, resumption=Resumption(rest.pop("from_step", None)))
+    work = Work([Task()], {"toy": Batches(before)}, {"toy": 1})
+    return train(program(), work, LoopConfig(steps, **loop), workdir, **rest)
 
 
 def program_of(workdir: str, options: dict[str, Any]) -> None:
@@ -92,6 +95,7 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
     import unimodal.command.runs
     from unimodal.command.runs import mendable
     from unimodal.command.stopping import stoppable
+    from unimodal.training.alone import alone
 
     at, disk = options.pop("at", 3), Path(workdir).parent
     room, limit, vanish, readonly = (options.pop(name, None) for name in ("room", "limit", "vanish", "readonly"))
@@ -114,7 +118,7 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
             subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True)
 
     def train_toy(_arguments: Any, _program: str) -> int:
-        with mendable(), stoppable("before it was under way"):
+        with mendable(), stoppable("before it was under way"), alone(workdir):
             state, fingerprint, done = run(Path(workdir), before=before, **options)
             print(f"step {int(state.step)} {fingerprint}")
             return 0 if done else 75

@@ -9,13 +9,12 @@
 """
 
 from unimodal.backbone.block import Attention, Block, KVCache, LayerKind, Mlp
-from unimodal.backbone.config import MLP_ACTIVATIONS, REMAT, BackboneConfig
+from unimodal.backbone.config import MLP_ACTIVATIONS, BackboneConfig
 from unimodal.backbone.positions import relative_bucket, rope_table, rotate
 from unimodal.backbone.stack import Backbone
 
 __all__ = [
     "MLP_ACTIVATIONS",
-    "REMAT",
     "Attention",
     "Backbone",
     "BackboneConfig",

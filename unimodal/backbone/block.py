@@ -16,6 +16,7 @@ from unimodal.backbone.config import MLP_ACTIVATIONS, BackboneConfig
 from unimodal.backbone.positions import rotate
 from unimodal.kernels.dense import attend
 from unimodal.layers import Linear, activate, dropout
+from unimodal.remat import named
 from unimodal.sharding import constrain
 from unimodal.tokens import Layout
 from unimodal.visibility import visible
@@ -24,22 +25,23 @@ from unimodal.visibility import visible
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of what came before, for generation: k, v [B,S,G,K] (stacked [L,B,S,G,K] for a backbone)."""
+    """Keys and values of what came before, for generation."""
 
-    k: jax.Array
-    v: jax.Array
+    k: jax.Array  # [B,S,G,K], or [L,B,S,G,K] for a backbone
+    v: jax.Array  # as k
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LayerKind:
-    """What is not alike in all layers, and None where it is: which of the rotations a layer takes, whether the window holds
-    for it, whether its attention has no norm before it. One value a layer in numpy arrays, which an unrolled backbone
-    can read while tracing."""
+    """Options that differ between layers, None where they do not.
 
-    rope: Any = None
-    windowed: Any = None
-    bare: Any = None
+    Each is a numpy array with one value a layer, which an unrolled backbone can read while tracing.
+    """
+
+    rope: Any = None  # which of the rotations
+    windowed: Any = None  # the window holds
+    bare: Any = None  # attention has no norm before it
 
 
 class Attention(nnx.Module):
@@ -71,7 +73,9 @@ class Attention(nnx.Module):
         self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Query [B,T,H,K], key and value [B,T,G,K], normed and rotated."""
-        q, k, v = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        q = named(self.query(x_BTD), "query", flat=2)
+        k = named(self.key(x_BTD), "key", flat=2)
+        v = named(self.value(x_BTD), "value", flat=2)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if rope is not None:
@@ -148,8 +152,11 @@ class Mlp(nnx.Module):
         self.down = Linear((c.M,), (c.width,), ("mlp", "embed"), init_scale=(2 * c.depth) ** -0.5, **make)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        up = self.up(x_BTD)
-        hidden = activate(self.activation, up) if self.gate is None else activate(self.activation, self.gate(x_BTD), up)
+        up = named(self.up(x_BTD), "mlp_up")
+        if self.gate is None:
+            hidden = activate(self.activation, up)
+        else:
+            hidden = activate(self.activation, named(self.gate(x_BTD), "mlp_gate"), up)
         return self.down(constrain(hidden, "batch", "tokens", "mlp"))
 
 

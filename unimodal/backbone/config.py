@@ -1,19 +1,18 @@
-"""What a backbone is: every option, in one frozen dataclass."""
+"""Options of a backbone, in one frozen dataclass."""
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.attention import IMPLEMENTATIONS
 from unimodal.errors import UsageError
 from unimodal.layers import Norm
+from unimodal.remat import REMAT
 from unimodal.visibility import Pattern
 
 # name → (activation, gated). Gated MLPs (Shazeer 2020) multiply the activation by a second projection.
@@ -22,12 +21,6 @@ MLP_ACTIVATIONS: dict[str, tuple[str, bool]] = {
     "swiglu": ("silu", True),
     "geglu": ("gelu_tanh", True),
     "geglu_erf": ("gelu", True),
-}
-
-REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,  # keep every intermediate for the backward pass
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep only what passes between the layers
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the weight products, redo attention
 }
 
 NO_CACHE = "backbone.relative_buckets has no cache, so nothing can be generated with it"
@@ -65,7 +58,7 @@ class BackboneConfig:
     attention_soft_cap: float | None = None  # c: logits z become c·tanh(z/c), so none is beyond ±c (Bello 2016)
     # Buckets of a learned bias on the attention logits, by distance, for each head and shared by all layers (Raffel
     # 2020, §2.1). Half are for earlier keys, half for later ones. Near distances have a bucket each, further ones
-    # share. Needs the kernel "xla", and has no cache.
+    # share. Needs the kernel "xla" or "lean", and has no cache.
     relative_buckets: int | None = None
     relative_distance: int = 128  # from here on all distances share the last bucket
     layer_scale: float | None = None  # start of a learned scale on each branch (Touvron 2021); None: no scale
@@ -118,7 +111,12 @@ class BackboneConfig:
             ("param_dtype", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in allowed:
-                raise UsageError(f"backbone.{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+                # Another number of bits is a choice, and no slip of the pen.
+                near = [] if "dtype" in name else difflib.get_close_matches(str(getattr(self, name)), allowed, n=1)
+                raise UsageError(
+                    f"backbone.{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}"
+                    + (f"; did you mean {near[0]}?" if near else "")
+                )
         self._check_layers()
 
     def _check_layers(self) -> None:
@@ -136,8 +134,10 @@ class BackboneConfig:
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise UsageError(f"backbone.{name} means nothing without {needed}: set both, or neither")
         if self.relative_buckets is not None:
-            if self.attention not in ("auto", "xla"):
-                raise UsageError(f"backbone.attention={self.attention!r} has no relative_buckets: choose auto or xla")
+            if self.attention not in ("auto", "xla", "lean"):
+                raise UsageError(
+                    f"backbone.attention={self.attention!r} has no relative_buckets: choose auto, xla or lean"
+                )
             if (
                 self.relative_buckets < 4
                 or self.relative_buckets % 4
@@ -182,7 +182,7 @@ class BackboneConfig:
 
     @property
     def rotations(self) -> tuple[tuple[float, tuple[float, ...] | None] | None, ...]:
-        """How each layer rotates: (theta, scaling), or None for not at all."""
+        """The rotation of each layer: (theta, scaling), or None for not at all."""
         if self.rope_theta is None:
             return (None,) * self.depth
         usual = self.rope_theta, self.rope_scaling

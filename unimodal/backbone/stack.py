@@ -12,10 +12,11 @@ import numpy as np
 from flax import nnx
 
 from unimodal.backbone.block import Attention, Block, KVCache, LayerKind
-from unimodal.backbone.config import NO_CACHE, REMAT, BackboneConfig
+from unimodal.backbone.config import NO_CACHE, BackboneConfig
 from unimodal.backbone.positions import relative_bucket, rope_table
 from unimodal.errors import UsageError
 from unimodal.layers import Embedding
+from unimodal.remat import REMAT
 from unimodal.sharding import constrain
 from unimodal.tokens import Tokens
 
@@ -128,7 +129,7 @@ class Backbone(nnx.Module):
         return (x if self.final_norm is None else self.final_norm(x)), cache
 
     def _relative_bias(self, length: int) -> jax.Array | None:
-        """What distance adds to each head's logits, [H,T,T]."""
+        """The bias that distance adds to each head's logits, [H,T,T]."""
         c, place = self.config, np.arange(length)
         if self.relative is None or c.relative_buckets is None:
             return None

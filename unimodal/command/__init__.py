@@ -3,7 +3,9 @@
 | module | what it does |
 |---|---|
 | `words` | commands and flags, their help, and a command line as `Words`; needs no JAX |
+| `process` | the process itself, before JAX is imported: large pages, a cache of compiled programs |
 | `recipe` | a recipe, or the config.json of a run, as a ConfigDict, with its fields changed |
+| `compiled` | whose the folder of compiled programs is |
 | `runs` | what each command that trains or evaluates does |
 | `use` | what each command that uses a model does |
 | `data`, `inspect`, `data_words` | `data inspect` and `data convert` |
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from unimodal.command import words
+from unimodal.command.process import prepare
 from unimodal.errors import DivergedError, ReplicasDifferError, Stopped, StorageError, UsageError
 
 EXIT_STORAGE = 74
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """Run this process's own command line and end with its exit code."""
+    prepare(sys.argv[1:])
     code = main()
     if code == EXIT_STORAGE:  # the store's threads would each add a traceback on their way out
         for stream in (sys.stdout, sys.stderr):

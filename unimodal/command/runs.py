@@ -1,4 +1,4 @@
-"""What each command does: a recipe becomes an Experiment, which is trained, evaluated, planned or handed to a pod."""
+"""Commands that take a config: a recipe becomes an Experiment, which is trained, evaluated, planned or given to a pod."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
 from unimodal.command.committing import committer
+from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
@@ -30,7 +31,7 @@ from unimodal.configuration import nearest, typed
 from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
-from unimodal.ledger.start import pinned
+from unimodal.kept import check_encoders, keep_encoders, keep_learned, with_encoders
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
@@ -40,8 +41,8 @@ from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
-from unimodal.training.workdir import claim_workdir
-from unimodal.use.kept import keep_learned
+from unimodal.training.work import Resumption, Validation, Work
+from unimodal.training.workdir import claim_workdir, differences
 
 # Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
 MAY_DIFFER = (
@@ -66,9 +67,11 @@ MAY_DIFFER = (
     "profile",
     "example_losses_every",
     "workers",
+    "decoded_cache",
     # how it is computed
     "backbones.*.attention",
     "backbones.*.remat",
+    "backbones.*.scan",
     "tasks.*.chunk",
     # what evaluation alone reads
     "evaluations",
@@ -82,10 +85,10 @@ MAY_DIFFER = (
 class Order:
     """A command line with what it names: the config, the workdir, and where tasks are looked up."""
 
-    words: Words
-    config: ConfigDict
-    workdir: epath.Path
-    places: Places
+    words: Words  # as they were parsed
+    config: ConfigDict  # with the fields that the words change
+    workdir: epath.Path  # the current folder where none is named
+    places: Places  # where tasks are looked up
 
     @cached_property
     def plain(self) -> dict[str, Any]:
@@ -93,6 +96,7 @@ class Order:
         plain = as_plain(self.config)
         if not plain:
             return plain
+        # Note in the config that data was made up, so that nobody evaluates such a run by mistake.
         plain["fake_data"] = bool(self.words.fake_data or plain.get("fake_data"))
         goes_on = self.words.workdir is not None and (self.workdir / "config.json").is_file()
         there = as_plain(config_of_workdir(self.workdir)) if goes_on else None
@@ -103,7 +107,8 @@ class Order:
         return read_settings(plain, self.places.task_class).as_plain()
 
     def build(self, **changes: Any) -> Experiment:
-        return build({**self.plain, **changes}, self.places.task_class)
+        plain = self.plain if self.words.workdir is None else with_encoders(self.workdir, self.plain)
+        return build({**plain, **changes}, self.places.task_class)
 
 
 def run(arguments: Sequence[str], program: str) -> int:
@@ -126,6 +131,7 @@ def run(arguments: Sequence[str], program: str) -> int:
             return run_use(parse(arguments, program), program)
     order = read(arguments, program)
     require_backend(order.workdir)
+    require_private_cache()
     commands = {"train": run_train, "eval": run_eval, "plan": run_plan, "doctor": run_doctor}
     try:
         with hosts.as_one(initialise_processes(order)) as lifeline, mendable():
@@ -139,7 +145,7 @@ def run(arguments: Sequence[str], program: str) -> int:
 
 
 def read(arguments: Sequence[str], program: str) -> Order:
-    """What a command line names, with its fields changed. Raises UsageError."""
+    """Find what a command line names, and change its fields. Raises UsageError."""
     words = parse(arguments, program)
     workdir = folder(words.workdir or ".")
     recipe = None
@@ -165,6 +171,7 @@ def read(arguments: Sequence[str], program: str) -> Order:
 
 def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
     workdir = order.workdir
+    check_encoders(workdir, order.plain)
     experiment = order.build()
     saved = saved_steps(workdir)
     if (first := order.words.step) is not None:
@@ -183,6 +190,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
             f"{workdir} has been trained for {max(saved)} steps, more than steps={experiment.loop.steps}: "
             f"give at least as many, or another workdir"
         )
+    # Check before training that results can be written: after days it would be too late.
     check_results(workdir)
     with alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         return train_and_evaluate(order, experiment, saved, lifeline)
@@ -193,6 +201,9 @@ def train_and_evaluate(
 ) -> int:
     """The run itself, in a workdir that is ours alone; `saved`: the steps of the checkpoints that it may go on from."""
     plain, workdir = order.plain, order.workdir
+    adapt = bool(order.words.adapt and saved)
+    may_differ = ("*",) if adapt else MAY_DIFFER
+    differences(workdir, plain, may_differ=may_differ, meaning=order.meaning)  # before anything is added to its files
     list_skipped(workdir)
     tasks, schedule = experiment.tasks, None
     if experiment.sequence is None:
@@ -204,33 +215,30 @@ def train_and_evaluate(
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
-    adapt = bool(order.words.adapt and saved)
     if adapt:
         prepare_to_adapt(experiment, workdir, max(saved))
-    may_differ = ("*",) if adapt else MAY_DIFFER
     changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
-    if not experiment.fake_data and jax.process_index() == 0:
-        keep_learned(workdir, experiment.tasks)
+    if jax.process_index() == 0:
+        keep_encoders(workdir, plain)
+        if not experiment.fake_data:
+            keep_learned(workdir, experiment.tasks)
     # Where a task reads its data in another way, a place in them means nothing.
     anew = {task.name for task in experiment.tasks if any(field.startswith(f"tasks.{task.name}.") for field in changed)}
+    if "seed" in changed:  # the order of all data follows from it
+        anew |= {task.name for task in experiment.tasks}
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
+    directions = {name: each.higher_is_better for name, each in evaluations.items()}
     began = time.monotonic()
     state, fingerprint, done = train(
         experiment.program,
-        tasks,
-        batches,
+        Work(tasks, batches, experiment.tokens, cost(experiment), schedule),
         experiment.loop,
         workdir,
-        tokens=experiment.tokens,
-        evaluate=experiment.scores if evaluations else None,
+        validation=Validation(experiment.scores if evaluations else None, directions),
+        resumption=Resumption(order.words.step, anew if adapt else None),
         together=lifeline,
-        cost=cost(experiment),
-        from_step=order.words.step,
-        adapt=anew | ({task.name for task in experiment.tasks} if "seed" in changed else set()) if adapt else None,
-        higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
         commit=committer(experiment, str(workdir), plain, say),
-        sequence=schedule,
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")
@@ -275,7 +283,7 @@ def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str
 
 
 def cost(experiment: Experiment) -> Cost:
-    """What the meters make MFU of; nothing where no peak of the chip is known."""
+    """The cost that MFU is computed from; empty where no peak of the chip is known."""
     peak = peak_flops(experiment.mesh.devices.flat[0].device_kind)
     if peak is None:
         return Cost()

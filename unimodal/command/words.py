@@ -40,12 +40,12 @@ USE = {
 
 @dataclass(frozen=True)
 class Flag:
-    """name; value: what stands after the "=" ("": a switch); help; commands: which take it."""
+    """One flag of the command line."""
 
-    name: str
-    value: str
-    help: str
-    commands: tuple[str, ...]
+    name: str  # without the dashes
+    value: str  # what stands after the "="; "": nothing, for a switch
+    help: str  # one line, for --help
+    commands: tuple[str, ...]  # those that take it
 
 
 EVERY = ("train", "eval", "plan", "doctor")
@@ -64,6 +64,12 @@ FLAGS = (
     ),
     Flag(
         "adapt", "", "go on in a workdir of another config with what fits of its checkpoint, and say what", ("train",)
+    ),
+    Flag(
+        "huge_pages",
+        "",
+        "on a CPU, take memory in pages of 2 MB, where the kernel has them (default); false: do not",
+        ("train", "eval"),
     ),
     Flag("topology", "KIND:SHAPE", "what to compile for, as v5p:8x8x8, cpu:8 or gpu", ("plan",)),
     Flag("mesh", "auto", "try the meshes that divide the topology and the model", ("plan",)),
@@ -110,25 +116,27 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Words:
-    """A command line. changes: dotted config fields with the text they are set to, in order."""
+    """A command line, parsed."""
 
-    command: str
-    config: str | None = None
-    workdir: str | None = None
-    fake_data: bool = False
-    dry_run: bool = False
-    step: int | None = None
-    adapt: bool = False
-    topology: str | None = None
-    mesh: str | None = None
-    json: str | None = None
+    command: str  # the first word
+    config: str | None = None  # a recipe, by name or path; None: not given
+    workdir: str | None = None  # a folder or a bucket; None: not given
+    fake_data: bool = False  # train on random batches
+    dry_run: bool = False  # only describe what would run
+    step: int | None = None  # of the checkpoint; None: the latest
+    adapt: bool = False  # take what fits of a checkpoint of another config
+    huge_pages: bool = True  # see FLAGS
+    topology: str | None = None  # of chips that a plan is for
+    mesh: str | None = None  # axes that a plan compares
+    json: str | None = None  # file that a plan is written to
+    # dotted config fields with the text they are set to, in order
     changes: tuple[tuple[str, str], ...] = field(default=())
     inputs: tuple[str, ...] = ()  # of a command that uses a model: its path, and what it is given
     more: Mapping[str, Any] = field(default_factory=dict)  # the flags of such a command
 
 
 def answer(arguments: Sequence[str], program: str) -> str | None:
-    """What to print for --help and --version; None for a command line that asks for neither."""
+    """The text to print for --help or --version, or None where neither is asked for."""
     if "--version" in arguments:
         return f"unimodal {unimodal.__version__}"
     if list(arguments[:1]) != ["help"] and not {"-h", "--help"} & set(arguments):
@@ -195,6 +203,7 @@ def parse(arguments: Sequence[str], program: str) -> Words:
     changes: list[tuple[str, str]] = []
     while waiting:
         word = waiting.pop(0)
+        # Take anything without dashes as an input, which may be a text of several words.
         if command in USE and (word == "--" or not word.startswith("--")):
             inputs += waiting if word == "--" else [word]  # behind a "--", whatever it looks like
             waiting = [] if word == "--" else waiting
@@ -203,10 +212,12 @@ def parse(arguments: Sequence[str], program: str) -> Words:
             hint = f"did you mean --config.{word}?" if re.match(r"[\w.]+=", word) else usage(program)
             raise UsageError(f"unexpected argument {word!r}; {hint}")
         name, equals, value = word.removeprefix("--").partition("=")
+        # Leave fields to commands that build a config; a trained model has its own.
         change = name.startswith("config.") and command not in USE
         if not change and name not in known:
             raise UsageError(f"{command} has no flag --{name}; {nearest(name, list(known))}")
         switch = not change and not known[name].value
+        # Accept --name value, too, but not before an input, which would be taken for the value.
         if not equals and not switch:
             if waiting and not waiting[0].startswith("--") and command not in USE:
                 value = waiting.pop(0)

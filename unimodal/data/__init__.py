@@ -4,7 +4,7 @@
 |---|---|
 | `sources` | `open_source(uri, split)`: records from any source; every record has an id |
 | `schemes` | one module for each scheme of a URI: folders, tables, tar files, ArrayRecord, TFDS, embedded sets |
-| `address`, `dividing`, `joined`, `weights` | a URI's parts; splits by a hash; several sources in one; their shares |
+| `address`, `dividing`, `joined`, `weights`, `shares` | a URI's parts; splits by a hash; several sources in one; their shares |
 | `records`, `metadata`, `tables`, `cells`, `files`, `line_index` | what schemes have in common; `write_array_record` |
 | `values` | one column of a source, its first records, the names of its classes |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
@@ -19,9 +19,9 @@
 | `spectrogram` | waveform to log-mel frames, Whisper's and Kaldi's |
 | `marked` | marked stretches of recordings as records of their own |
 | `transcripts` | one plain spelling of a transcript; `Alphabet`, characters as ids |
-| `packing` | several documents in one row |
+| `packing`, `filling`, `bucketing` | several documents in one row; what shares a row; batches of like length |
 | `pipeline` | `Dataset` = source + transform; `train_batches`, `eval_batches`, `fake_batches`; the iterator's state |
-| `cache` | `cached(source, decode)`: decoded records in memory, within a budget |
+| `cache`, `stored` | `cached(source, decode)`: decoded records in memory, within a budget; decoded arrays on disk |
 | `skipped` | records that cannot be used: left out, counted, listed |
 | `mixing` | several datasets in fixed shares |
 
@@ -76,6 +76,7 @@ from unimodal.data.schemes.embedded import EMOJI_GROUPS
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import open_source
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
+from unimodal.data.stored import STORE
 from unimodal.data.text import (
     ByteEncoder,
     all_ids,
@@ -92,6 +93,7 @@ __all__ = [
     "EMOJI_GROUPS",
     "LEDGER",
     "NO_ID",
+    "STORE",
     "Alphabet",
     "ArraySpec",
     "Augmentation",

@@ -16,7 +16,8 @@ OPTIONS = {
     "train": "the source's own name of the split `train`",
     "by": "a column: records of one value stay in one split (a speaker, a patient)",
     "stratify": "a column: every split gets the same share of each of its values (a class)",
-    "weight": "the share of examples in training that comes from here, among several sources",
+    "weight": "the share of examples in training that comes from here, among several sources: a number, size, 2*size, "
+    "size^0.5, or STEP:VALUE,STEP:VALUE",
     "bad": "the share of records that may be damaged before the run stops (0.05)",
 }
 """Options of every scheme."""
@@ -26,11 +27,11 @@ _OPTIONS = re.compile(r"\?((?:\w+=[^&?]*)(?:&\w+=[^&?]*)*)$")
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """One source. `path` is what stands between the scheme and the options."""
+    """One source."""
 
-    scheme: str
-    path: str
-    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    scheme: str  # before the colon
+    path: str  # between the scheme and the options
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # behind the question mark
 
     def __str__(self) -> str:
         return f"{self.scheme}:{self.path}"

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unimodal.data.pipeline import STAND_IN, Source
+from unimodal.data.shares import Weight
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.values import id_at
 from unimodal.data.weights import parts_of
@@ -69,7 +71,7 @@ class _Cached:
         return len(self.source)
 
     @property
-    def parts(self) -> tuple[tuple[int, float], ...]:
+    def parts(self) -> tuple[tuple[int, float | Weight], ...]:
         """The weights of joined sources."""
         return parts_of(self.source)
 
@@ -134,6 +136,8 @@ def _bytes_of(value: Any) -> int:
         while isinstance(value.base, np.ndarray):  # a view keeps all of what it looks at
             value = value.base
         return value.nbytes + _OVERHEAD
+    if isinstance(value, Image.Image):
+        return value.width * value.height * (4 if value.mode == "RGB" else len(value.getbands())) + _OVERHEAD
     if isinstance(value, Mapping):
         return _OVERHEAD + sum(_OVERHEAD + _bytes_of(inner) for inner in value.values())
     if isinstance(value, list | tuple):

@@ -28,9 +28,9 @@ def resize(
     return np.asarray(Image.fromarray(image).resize((width, height), resample))
 
 
-def with_shorter_side(image: np.ndarray, side: int) -> tuple[int, int]:
+def with_shorter_side(image: np.ndarray | Image.Image, side: int) -> tuple[int, int]:
     """(height, width) of the image scaled so that its shorter side has so many pixels; the longer is rounded down."""
-    height, width = image.shape[:2]
+    height, width = (image.height, image.width) if isinstance(image, Image.Image) else image.shape[:2]
     longer = int(side * max(height, width) / min(height, width))
     return (side, longer) if height <= width else (longer, side)
 
@@ -61,7 +61,8 @@ def to_float(image: np.ndarray, *, mean: Sequence[float] | float = 0.5, std: Seq
     """uint8 `[…, 3]` to float32: `(image / 255 - mean) / std`, so [-1, 1] by default; per channel if lists."""
     scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(std, np.float32))
     offset = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
-    return image * scale - offset
+    out = image * scale
+    return np.subtract(out, offset, out=out)
 
 
 def to_uint8(image: np.ndarray, *, mean: Sequence[float] | float = 0.5, std: Sequence[float] | float = 0.5):
@@ -103,9 +104,21 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
     """A rectangle from `random_box`, resized to [height, width, C]."""
-    box = random_box(image.shape[0], image.shape[1], rng, scale=scale, ratio=ratio)
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(picture)
+    return np.asarray(cropped(Image.fromarray(image), rng, height, width, scale=scale, ratio=ratio))
+
+
+def cropped(
+    picture: Image.Image,
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Image.Image:
+    """`random_resized_crop` of a Pillow picture."""
+    box = random_box(picture.height, picture.width, rng, scale=scale, ratio=ratio)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
 def random_shift(image: np.ndarray, rng: np.random.Generator, pixels: int, *, fill: int = 255) -> np.ndarray:
@@ -153,29 +166,29 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The augmentations above in one go, for uint8 images; a step that would do nothing is skipped.
+    """The augmentations above in one go, for uint8 images. A step that would do nothing is skipped."""
 
-    `size` (height, width) of the result; `scale` is the crop's range of areas, `(1, 1)` for none; `shift` in pixels;
-    `flip` a probability; `jitter` the range of brightness, contrast and saturation.
-    """
+    size: tuple[int, int]  # height and width of the result
+    scale: tuple[float, float] = (0.5, 1.0)  # range of the crop's area, as a share; (1, 1): no crop
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width over its height
+    shift: int = 0  # pixels, at most, each way
+    flip: float = 0.5  # probability of a mirror image
+    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # ranges of brightness, contrast and saturation
+    fill: int = 255  # value of pixels from outside
 
-    size: tuple[int, int]
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    shift: int = 0
-    flip: float = 0.5
-    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    fill: int = 255
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8 `[H, W, 3]` to uint8 `[*size, 3]`."""
+    def __call__(self, image: np.ndarray | Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """uint8 `[H, W, 3]`, or a Pillow picture in RGB, to uint8 `[*size, 3]`."""
         if self.scale != (1, 1):
-            image = random_resized_crop(image, rng, *self.size, scale=self.scale, ratio=self.ratio)
+            picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+            picture = cropped(picture, rng, *self.size, scale=self.scale, ratio=self.ratio)
+            if self.flip and not self.shift and rng.random() < self.flip:  # Pillow mirrors ten times as fast as numpy
+                picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image = np.asarray(picture)
         else:
-            image = resize(image, *self.size)
+            image = resize(np.asarray(image), *self.size)
         if self.shift:
             image = random_shift(image, rng, self.shift, fill=self.fill)
-        if self.flip:
+        if self.flip and (self.shift or self.scale == (1, 1)):
             image = random_flip(image, rng, self.flip)
         if any(self.jitter):
             brightness, contrast, saturation = self.jitter

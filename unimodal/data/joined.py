@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.pipeline import Source
+from unimodal.data.shares import Weight
 from unimodal.data.values import class_names, column, id_at
 from unimodal.errors import UsageError
 
@@ -18,13 +19,12 @@ from unimodal.errors import UsageError
 class Joined:
     """The records of all sources, one source after the other; ids begin with their source's name.
 
-    weights: shares of the examples in training, () where every record counts the same. Numbers of classes are those of
-    `classes`, the names of all sources together.
+    Numbers of classes are those of `classes`, the names of all sources together.
     """
 
-    names: tuple[str, ...]
-    sources: tuple[Source, ...]
-    weights: tuple[float, ...]
+    names: tuple[str, ...]  # of the sources
+    sources: tuple[Source, ...]  # in order
+    weights: tuple[float | Weight, ...]  # shares of the examples in training; (): every record counts the same
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -39,7 +39,7 @@ class Joined:
         return {**record, "id": f"{self.names[which]}/{record['id']}"}
 
     @property
-    def parts(self) -> tuple[tuple[int, float], ...]:
+    def parts(self) -> tuple[tuple[int, float | Weight], ...]:
         """Records and weight of each source, () where nothing is weighed."""
         return tuple((len(s), w) for s, w in zip(self.sources, self.weights, strict=True)) if self.weights else ()
 
@@ -79,7 +79,7 @@ class Joined:
         return np.cumsum([len(source) for source in self.sources])
 
 
-def joined(names: Sequence[str], sources: Sequence[Source], weights: Sequence[float | None]) -> Joined:
+def joined(names: Sequence[str], sources: Sequence[Source], weights: Sequence[float | Weight | None]) -> Joined:
     """Join sources. Raises UsageError where some have a weight and some have none."""
     given = [weight for weight in weights if weight is not None]
     if given and len(given) < len(names):

@@ -22,16 +22,16 @@ class Mixture:
     short. Evaluation goes through all parts one after the other, each once.
     """
 
-    datasets: tuple[Dataset, ...]
-    weights: tuple[float, ...]
+    datasets: tuple[Dataset, ...]  # in order
+    weights: tuple[float, ...]  # one for each
 
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self.datasets)
 
-    def stream(self, seed: int) -> grain.MapDataset:
+    def stream(self, seed: int, batch: int = 1) -> grain.MapDataset:
         """The endless mixed stream. Part i draws from its own seed, a hash of (seed, i)."""
         words = np.random.SeedSequence(seed).generate_state(len(self.datasets))
-        parts = [dataset.stream(int(word)) for dataset, word in zip(self.datasets, words, strict=True)]
+        parts = [dataset.stream(int(word), batch) for dataset, word in zip(self.datasets, words, strict=True)]
         return grain.MapDataset.mix(parts, self.weights)
 
     def ordered(self) -> grain.MapDataset:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from unimodal.data.filling import check_fit, filled
 from unimodal.data.pipeline import Dataset, Source
 from unimodal.data.text import Encode
 from unimodal.data.weights import refuse_weights
@@ -15,19 +16,23 @@ from unimodal.errors import UsageError
 Row = dict[str, np.ndarray]
 
 
-def pack(documents: Iterable[np.ndarray], length: int, *, open_rows: int = 16, pad_id: int = 0) -> Iterator[Row]:
-    """Packs documents of ids into rows of `length`, greedy first-fit, streaming and deterministic.
+def pack(
+    documents: Iterable[np.ndarray], length: int, *, open_rows: int = 16, pad_id: int = 0, fit: str = "first_fit"
+) -> Iterator[Row]:
+    """Packs documents of ids into rows of `length`, deterministic.
 
-    A document goes into the oldest open row with room for it; when none has room a new row is opened, and when
-    `open_rows` are open already the oldest is given out first. A row that fills up is given out at once. Documents
-    longer than `length` are cut into pieces of at most `length`, each a segment of its own; empty ones are left out.
+    first_fit: greedy and streaming. A document goes into the oldest open row with room for it; when none has room a new row
+    is opened, and when `open_rows` are open already the oldest is given out first. A row that fills up is given out at once.
+    best_fit: all documents are taken first, and packed by `filling.filled`. Documents longer than `length` are cut into
+    pieces of at most `length`, each a segment of its own; empty ones are left out.
 
     Yields dicts of `[length]` int32 arrays: `ids`; `segment` (1, 2, … per row, 0 = padding); `position` (0, 1, …
     within each segment, 0 on padding). Raises UsageError when `length` or `open_rows` is below 1.
     """
     if length < 1 or open_rows < 1:
         raise UsageError(f"length and open_rows must be at least 1, found length={length} open_rows={open_rows}")
-    return _pack(documents, length, open_rows, pad_id)
+    check_fit(fit, "fit")
+    return _pack(documents, length, open_rows, pad_id) if fit == "first_fit" else _pack_best(documents, length, pad_id)
 
 
 def packed_rows(
@@ -38,6 +43,7 @@ def packed_rows(
     count: Encode | None = None,
     field: str = "text",
     pad_id: int = 0,
+    fit: str = "first_fit",
 ) -> Dataset:
     """All documents, encoded once and packed once, as a Dataset of the rows that `pack` gives.
 
@@ -46,12 +52,14 @@ def packed_rows(
     """
     refuse_weights(documents, "packed rows")
     texts = [documents[i][field] for i in range(len(documents))]
-    rows: Any = [row | {"id": f"row{i}"} for i, row in enumerate(pack(map(encode, texts), length, pad_id=pad_id))]
+    rows: Any = [
+        row | {"id": f"row{i}"} for i, row in enumerate(pack(map(encode, texts), length, pad_id=pad_id, fit=fit))
+    ]
     if not rows:
         raise UsageError("no text: every document is empty")
     if count is not None:
         # Where a document goes depends on its length alone.
-        for row, other in zip(rows, pack(map(count, texts), length), strict=True):
+        for row, other in zip(rows, pack(map(count, texts), length, fit=fit), strict=True):
             row["bytes"] = other["ids"]
     return Dataset(rows, lambda row, rng: {key: value for key, value in row.items() if key != "id"})
 
@@ -77,6 +85,12 @@ def _pack(documents: Iterable[np.ndarray], length: int, open_rows: int, pad_id: 
                 yield _row(rows.pop(index), length, pad_id)
     for pieces in rows:
         yield _row(pieces, length, pad_id)
+
+
+def _pack_best(documents: Iterable[np.ndarray], length: int, pad_id: int) -> Iterator[Row]:
+    pieces = [d[start : start + length] for d in documents for start in range(0, len(d), length)]
+    for row in filled([len(piece) for piece in pieces], length):
+        yield _row([pieces[place] for place in row], length, pad_id)
 
 
 def _row(pieces: list[np.ndarray], length: int, pad_id: int) -> Row:

@@ -46,8 +46,15 @@ def decode_image(
     Raises RecordError, naming `name`, for what is no picture or is cut short, for more than `MOST_PIXELS`, and for
     values without a known white (32-bit integers, floats outside 0 … 1).
     """
+    return np.asarray(open_picture(data, name=name, at_least=at_least))
+
+
+def open_picture(
+    data: bytes | np.ndarray, *, name: str = "image", at_least: tuple[int, int] | None = None
+) -> Image.Image:
+    """`decode_image` as a Pillow picture in RGB, for what goes on in Pillow: a copy less each way."""
     if isinstance(data, np.ndarray):
-        return _shrunk(_from_array(data, name), at_least)
+        return _shrunk(Image.fromarray(_from_array(data, name)), at_least)
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_pixels(image.size, name)
@@ -56,7 +63,7 @@ def decode_image(
             if at_least is not None:
                 # JPEG alone: the decoder leaves out frequencies that the smaller picture could not show.
                 image.draft(None, (max(at_least), max(at_least)))
-            return _shrunk(to_rgb(image, name=name), at_least)
+            return _shrunk(upright(image, name=name), at_least)
     except RecordError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -65,8 +72,28 @@ def decode_image(
         raise RecordError(f"{name}: not an image Pillow can read ({_reason(error)})") from error
 
 
+def picture_size(data: bytes | np.ndarray, name: str) -> tuple[int, int]:
+    """Height and width as the header says, upright by the EXIF orientation: nothing is decoded. Raises RecordError for what
+    is no picture."""
+    if isinstance(data, np.ndarray):
+        return data.shape[0], data.shape[1]
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            turned = _orientation(image) >= 5
+    except Exception as error:  # as `decode_image`
+        raise RecordError(f"{name}: not an image Pillow can read ({_reason(error)})") from error
+    _check_pixels((width, height), name)
+    return (width, height) if turned else (height, width)
+
+
 def to_rgb(image: Image.Image, *, name: str = "image") -> np.ndarray:
     """A picture of any mode as uint8 `[H, W, 3]` RGB, as `decode_image` has it."""
+    return np.asarray(upright(image, name=name))
+
+
+def upright(image: Image.Image, *, name: str = "image") -> Image.Image:
+    """A picture of any mode in RGB, upright by its EXIF orientation."""
     if getattr(image, "is_animated", False):
         _say_once("a file of several pictures, or an animation, is read as its first picture")
     image.load()  # before the orientation is asked for: some formats hold their EXIF data behind the pixels
@@ -79,9 +106,9 @@ def to_rgb(image: Image.Image, *, name: str = "image") -> np.ndarray:
         layer = image.convert("RGBA")
         pixels = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
     else:
-        pixels = image.convert("RGB")
+        pixels = image if image.mode == "RGB" else image.convert("RGB")
     move = _UPRIGHT.get(_orientation(image))
-    return np.array(pixels if move is None else pixels.transpose(move))
+    return pixels if move is None else pixels.transpose(move)
 
 
 def decode_picture(record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -147,12 +174,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _shrunk(pixels: np.ndarray, at_least: tuple[int, int] | None) -> np.ndarray:
+def _shrunk(picture: Image.Image, at_least: tuple[int, int] | None) -> Image.Image:
     """The mean of whole squares of pixels."""
     if at_least is None:
-        return pixels
-    factor = min(pixels.shape[0] // at_least[0], pixels.shape[1] // at_least[1])
-    return np.array(Image.fromarray(pixels).reduce(factor)) if factor > 1 else pixels
+        return picture
+    factor = min(picture.height // at_least[0], picture.width // at_least[1])
+    return picture.reduce(factor) if factor > 1 else picture
 
 
 def _reason(error: Exception) -> str:

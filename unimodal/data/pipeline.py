@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from unimodal.data.weights import endless
+from unimodal.data.bucketing import BucketedBatches, Buckets
+from unimodal.data.weights import endless, parts_of
 from unimodal.data.workers import WorkerBatches
 from unimodal.errors import UsageError
 
@@ -44,7 +45,7 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def stream(self, seed: int) -> grain.MapDataset: ...
+    def stream(self, seed: int, batch: int = 1) -> grain.MapDataset: ...
 
     def ordered(self) -> grain.MapDataset: ...
 
@@ -63,15 +64,12 @@ class BatchIterator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """One array of one example: `shape` without the batch dimension, `dtype`, and the range of made-up data.
+    """One array of one example, and the range of made-up data: `low <= value < high`; a bool is either."""
 
-    `low <= value < high`, for integers and floats alike; a bool is either.
-    """
-
-    shape: tuple[int, ...]
-    dtype: Any
-    low: float = 0
-    high: float = 1
+    shape: tuple[int, ...]  # without the batch dimension
+    dtype: Any  # numpy's
+    low: float = 0  # least value of made-up data
+    high: float = 1  # bound of made-up data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +79,9 @@ class Dataset:
     The transform must be pure but for `rng`, and must give the same keys, shapes and dtypes for every record.
     """
 
-    source: Source
-    transform: Transform
+    source: Source  # of records
+    transform: Transform  # (record, rng) → arrays by name
+    buckets: Buckets | None = None  # training batches of like length, cut to it
 
     def __len__(self) -> int:
         return len(self.source)
@@ -95,16 +94,26 @@ class Dataset:
     def map(self, function: Transform) -> Dataset:
         """The same records with `function(example, rng)` applied after the transform, drawing on the same rng."""
         first = self.transform
-        return Dataset(self.source, lambda record, rng: function(first(record, rng), rng))
+        return dataclasses.replace(self, transform=lambda record, rng: function(first(record, rng), rng))
 
-    def stream(self, seed: int) -> grain.MapDataset:
-        """The endless stream of examples for training: every epoch all records, in an order of its own.
+    def stream(self, seed: int, batch: int = 1) -> grain.MapDataset:
+        """The endless stream of examples for training: every epoch all records, in an order of its own. batch: examples of a
+        step, for joined sources whose weights change with it.
 
         Each example carries the `id` of its record, a string, beside its arrays.
         """
-        # Hash the seed first: grain shuffles epoch e with seed + e, so consecutive seeds would share epochs.
-        order, draws = (int(word) for word in np.random.SeedSequence(_checked_seed(seed)).generate_state(2))
-        return endless(_non_empty(self.source), order).random_map(self._named, seed=draws)
+        order, draws = _words(seed)
+        return endless(_non_empty(self.source), order, batch).random_map(self._named, seed=draws)
+
+    def batches(self, seed: int, batch_size: int, rows: Sequence[int]) -> grain.MapDataset:
+        """`rows` of each batch of the stream, stacked; of like length where the dataset has buckets."""
+        stream = self.stream(seed, batch_size)
+        if self.buckets is None:
+            return _GlobalBatches(stream, batch_size, rows)
+        order, draws = _words(seed)
+        places = endless(_Places(len(self), parts_of(self.source)), order, batch_size)
+        options: dict[str, Any] = dict(batch_size=batch_size, rows=rows, seed=draws, stack=_stack)
+        return BucketedBatches(stream, places, self.buckets, **options)
 
     def _named(self, record: Any, rng: np.random.Generator) -> dict[str, Any]:
         return {"id": str(record["id"]), **self.transform(record, rng)}
@@ -116,6 +125,20 @@ class Dataset:
     def _marked(self, record: Any, rng: np.random.Generator) -> dict[str, Any]:
         made = self.transform(record, rng)
         return {**made, STAND_IN: True} if isinstance(record, Mapping) and record.get(STAND_IN) else made
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """The numbers of records, in place of the records."""
+
+    count: int
+    parts: tuple[tuple[int, Any], ...]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return range(self.count)[index]
 
 
 class _GlobalBatches(grain.MapDataset):
@@ -156,12 +179,22 @@ def train_batches(
     Raises UsageError for rows that the batch does not have, an empty dataset or a negative seed.
     """
     rows = _checked_rows(batch_size, rows)
-    batches = _GlobalBatches(dataset.stream(seed), batch_size, rows)
+    if isinstance(dataset, Dataset):
+        batches = dataset.batches(seed, batch_size, rows)
+    else:
+        batches = _GlobalBatches(dataset.stream(seed, batch_size), batch_size, rows)
     if workers:
         return WorkerBatches(batches, workers)
     threads = max(1, threads) if prefetch else 0
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(batches.to_iter_dataset(options))
+
+
+def _words(seed: int) -> tuple[int, int]:
+    """The seeds of an order and of what examples draw."""
+    # Hash the seed first: grain shuffles epoch e with seed + e, so consecutive seeds would share epochs.
+    order, draws = (int(word) for word in np.random.SeedSequence(_checked_seed(seed)).generate_state(2))
+    return order, draws
 
 
 def order_seed(seed: int, task: str) -> int:
@@ -210,12 +243,12 @@ class TaskBatches:
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """A finite sequence of batches, in order, that can be iterated again. `order` [N] are the examples' places."""
+    """A finite sequence of batches, in order, that can be iterated again."""
 
-    examples: grain.MapDataset[Any]
-    order: np.ndarray
-    batch_size: int
-    rows: Sequence[int]
+    examples: grain.MapDataset[Any]  # made as they are asked for
+    order: np.ndarray  # [N], the examples' places in the split
+    batch_size: int  # of the global batch
+    rows: Sequence[int]  # of each batch that this process reads
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)

@@ -6,6 +6,7 @@ In training the next record that can be read takes the place of a bad one, so th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -28,8 +29,8 @@ _ENOUGH = 32  # records looked at, before "most of them are bad" means anything
 class Where:
     """A split of a source, as the config has it."""
 
-    source: str
-    split: str
+    source: str  # as the config has it
+    split: str  # train or validation
 
     def __str__(self) -> str:
         return f"{self.source} {self.split}"
@@ -41,7 +42,7 @@ class Where:
 
 
 class Ledger:
-    """What was left out in this process: (source, split, id) → reason. One file of one line each, without repetitions."""
+    """Records that were left out in this process: (source, split, id) → reason. One file of one line each, without repetitions."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str], str] = {}
@@ -63,11 +64,12 @@ class Ledger:
         if self._path is None or not self._path.is_file():
             return set()
         there = set()
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            key = entry["source"], entry["split"], entry["id"]
-            there.add(key)
-            self.found.setdefault(key, entry["reason"])
+        for line in self._path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line torn by a kill, or spoilt, says nothing
+                entry = json.loads(line)
+                source, split, name, reason = (str(entry[key]) for key in ("source", "split", "id", "reason"))
+                there.add((source, split, name))
+                self.found.setdefault((source, split, name), reason)
         return there
 
     @property
@@ -122,8 +124,16 @@ class Ledger:
             json.dumps(dict(source=source, split=split, id=name, reason=reason), ensure_ascii=False) + "\n"
             for (source, split, name), reason in entries
         ]
-        with self._path.open(mode, encoding="utf-8") as file:
-            file.write("".join(lines))
+        with self._path.open(f"{mode}b") as file:
+            if mode == "a" and file.tell() and not _ends_a_line(self._path):
+                lines.insert(0, "\n")  # after a line that a kill has torn
+            file.write("".join(lines).encode("utf-8", "backslashreplace"))
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 LEDGER = Ledger()

@@ -15,6 +15,7 @@ from unimodal.data.joined import joined
 from unimodal.data.pipeline import Source
 from unimodal.data.records import write_array_record
 from unimodal.data.schemes.embedded import EMOJI_GROUPS
+from unimodal.data.shares import parse_weight
 from unimodal.data.values import class_names, column, first
 from unimodal.errors import UsageError
 
@@ -34,7 +35,10 @@ def open_source(uri: str, split: str) -> Source:
     opened = [_open(address, split, uri) for address in addresses]
     if len(addresses) == 1:
         return opened[0]
-    weights = [a.number("weight", 1.0, least=1e-9) if "weight" in a.options else None for a in addresses]
+    weights = [
+        parse_weight(a.options["weight"], len(source), str(a)) if "weight" in a.options else None
+        for a, source in zip(addresses, opened, strict=True)
+    ]
     names = [str(address) for address in addresses]
     if len(set(names)) < len(names):
         raise UsageError(f"{uri!r} joins {next(n for n in names if names.count(n) > 1)} with itself")

@@ -10,6 +10,7 @@ import numpy as np
 
 from unimodal.data.around import bert_around
 from unimodal.data.pipeline import Dataset, Source
+from unimodal.data.shares import Weight
 from unimodal.data.weights import parts_of
 from unimodal.errors import RecordError, UsageError
 
@@ -96,7 +97,7 @@ def fit_length(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
 
 
 def window_phases(size: int, length: int) -> tuple[int, int, int]:
-    """How many windows of `length` a document of `size` ids takes, and the lowest and highest phase of their tiling.
+    """Count the windows of `length` that a document of `size` ids takes, and the lowest and highest phase of their tiling.
 
     At phase p, window i holds the ids i·length - p … (i + 1)·length - p - 1 that the document has. At each of the phases
     all windows have an id and each id is in one window, so it is seen once an epoch in expectation, whatever each
@@ -219,7 +220,7 @@ class _Windows:
     documents: tuple[dict[str, np.ndarray], ...]
     places: tuple[tuple[int, int], ...]  # (document, start), or (document, window) where the transform draws the start
     random: bool
-    parts: tuple[tuple[int, float], ...] = ()  # windows and weight of each of several joined sources
+    parts: tuple[tuple[int, float | Weight], ...] = ()  # windows and weight of each of several joined sources
 
     def __len__(self) -> int:
         return len(self.places)
@@ -233,7 +234,7 @@ class _Windows:
         }
 
 
-def _windows_of(documents: Source, ends: list[int]) -> tuple[tuple[int, float], ...]:
+def _windows_of(documents: Source, ends: list[int]) -> tuple[tuple[int, float | Weight], ...]:
     """The parts of a source of documents as parts of its windows. Raises UsageError for one without any."""
     found, first = [], 0
     for count, weight in parts_of(documents):

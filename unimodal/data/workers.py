@@ -18,18 +18,20 @@ from typing import Any
 import cloudpickle
 
 from unimodal.data.skipped import LEDGER
+from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 
 _READY = 2  # batches that each worker may be ahead
 _batches: Any = None  # of a worker
 
 
-def _begin(packed: bytes, listed: str | None) -> None:
+def _begin(packed: bytes, listed: str | None, stored: int) -> None:
     """Open the data in a worker."""
     os.environ.update(JAX_PLATFORMS="cpu", CUDA_VISIBLE_DEVICES="")
     global _batches
     _batches = cloudpickle.loads(packed)
     LEDGER.list_in(listed)
+    STORE.limit(stored)
 
 
 def _make(index: int) -> Any:
@@ -84,7 +86,10 @@ class WorkerBatches:
     def _fill(self) -> None:
         if self._pool is None:
             self._pool = concurrent.futures.ProcessPoolExecutor(
-                self._workers, multiprocessing.get_context("spawn"), _begin, (self._packed, LEDGER.listed_in)
+                self._workers,
+                multiprocessing.get_context("spawn"),
+                _begin,
+                (self._packed, LEDGER.listed_in, STORE.size),
             )
         while len(self._waiting) < _READY * self._workers:
             self._waiting.append(self._pool.submit(_make, self._next + len(self._waiting)))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unimodal.data.blocks import Inputs
 from unimodal.evaluation.baselines import majority_accuracy
 from unimodal.evaluation.evaluation import Batch, Rows, Shown, Streamed
 from unimodal.evaluation.samples import Sample
@@ -22,9 +23,9 @@ BEST = 3  # guesses kept of each example
 class ByClass:
     """Counts, for every class, its examples and those that were right."""
 
-    classes: int
-    right: np.ndarray = field(init=False)
-    seen: np.ndarray = field(init=False)
+    classes: int  # how many there are
+    right: np.ndarray = field(init=False)  # [classes]
+    seen: np.ndarray = field(init=False)  # [classes]
 
     def __post_init__(self) -> None:
         self.right, self.seen = np.zeros(self.classes), np.zeros(self.classes)
@@ -47,8 +48,8 @@ class Classification(Streamed):
     """
 
     classes: Callable[[], int]  # how many there are
-    metric: str = "accuracy"
-    higher_is_better: bool = True
+    metric: str = "accuracy"  # share of examples whose likeliest class is right
+    higher_is_better: bool = True  # direction
 
     def tally(self) -> ByClass:
         return ByClass(self.classes())
@@ -66,8 +67,8 @@ def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     chances = jax.nn.softmax(logits.astype(jnp.float32))
     chance, best = jax.lax.top_k(chances, min(BEST, logits.shape[-1]))
     right = (jnp.argmax(chances, axis=-1) == labels).astype(jnp.float32)
-    sick = jnp.isnan(chances).any(axis=-1)
-    return {"correct": jnp.where(sick, jnp.nan, right), "label": labels, "best": best, "chance": chance}
+    has_nan = jnp.isnan(chances).any(axis=-1)
+    return {"correct": jnp.where(has_nan, jnp.nan, right), "label": labels, "best": best, "chance": chance}
 
 
 def classification(
@@ -75,12 +76,14 @@ def classification(
     logits: Callable[[Model, Batch], jax.Array],
     *,
     show: Callable[[Model, Shown], Sequence[Sample]],
+    inputs: Callable[[Model], Inputs] | None = None,
     segments: str = "",
 ) -> Classification:
     """Classify the validation split of a task that has `source`, `labels`, `inputs` and `batch_size`.
 
     `logits` gives [B,classes] for a batch with `label` [B]. The baseline is always answering training's commonest class.
-    segments: which segments of recordings have a class; "" where recordings have none.
+    inputs: those of the evaluation, where they are not the task's own. segments: which segments of recordings have a class;
+    "" where recordings have none.
     """
 
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
@@ -88,7 +91,7 @@ def classification(
         return majority_accuracy(train, valid), "majority class"
 
     return Classification(
-        inputs=task.inputs,
+        inputs=inputs or task.inputs,
         predict=lambda model, batch: guesses(logits(model, batch), batch["label"]),
         batch_size=task.batch_size,
         classes=lambda: task.labels.size(task.source, segments),

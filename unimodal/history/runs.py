@@ -16,6 +16,8 @@ from unimodal.errors import UsageError
 from unimodal.experiment import Experiment, build
 from unimodal.history.weights import axes_of, filled, of_checkpoint, of_state, to_host
 from unimodal.interop.files import open_source, small_files, write_file
+from unimodal.kept import FILE as FROM_DATA
+from unimodal.kept import learned
 from unimodal.ledger import Commit, Draft, Ledger, Manifest
 from unimodal.ledger.ledger import branch_ref
 from unimodal.ledger.locks import held
@@ -24,8 +26,6 @@ from unimodal.places import places_of
 from unimodal.storage import folder, is_remote, write_whole
 from unimodal.training.checkpoint import Checkpoints, is_workdir
 from unimodal.training.step import TrainState
-from unimodal.use.kept import FILE as FROM_DATA
-from unimodal.use.kept import learned
 
 CONFIG, RESULTS = "config.json", "results.json"
 

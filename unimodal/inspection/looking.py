@@ -1,4 +1,4 @@
-"""What there is to know of a task's data before training on it."""
+"""Look at a task's data before training on it."""
 
 from __future__ import annotations
 
@@ -23,38 +23,41 @@ _SECONDS = 3.0  # of measuring how fast examples are made
 
 @dataclasses.dataclass(frozen=True)
 class SplitLook:
-    """One split: how many examples, how many of them were looked at, and the lengths and classes of these."""
+    """One split, as far as it was looked at."""
 
-    name: str
-    examples: int
-    looked: int
-    lengths: Mapping[str, np.ndarray]
-    labels: Mapping[str, Mapping[str, int]]
-    skipped: tuple[tuple[str, str], ...]
+    name: str  # train or validation
+    examples: int  # how many there are
+    looked: int  # how many were looked at
+    lengths: Mapping[str, np.ndarray]  # of arrays with padding, by name
+    labels: Mapping[str, Mapping[str, int]]  # array of classes → class → how many
+    filled: float | None  # share of their rows that is no padding; None: rows have none
+    skipped: tuple[tuple[str, str], ...]  # record and reason, of those that cannot be used
 
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-    """A task's data. `twins` and `near`: records that two splits have in common, exactly or nearly."""
+    """A task's data."""
 
-    task: str
-    kind: str
-    source: str
-    spec: Mapping[str, ArraySpec]
-    splits: tuple[SplitLook, ...]
-    twins: tuple[tuple[str, ...], ...]
-    near: tuple[tuple[str, ...], ...]
-    per_second: float
-    shown: tuple[tuple[str, tuple[View, ...]], ...]
+    task: str  # its name
+    kind: str  # its class
+    source: str  # of the data
+    spec: Mapping[str, ArraySpec]  # arrays of an example
+    splits: tuple[SplitLook, ...]  # train first
+    twins: tuple[tuple[str, ...], ...]  # records that two splits have in common, exactly
+    near: tuple[tuple[str, ...], ...]  # records that two splits have in common, nearly
+    per_second: float  # examples that were made in a second
+    shown: tuple[tuple[str, tuple[View, ...]], ...]  # id and views of a few examples
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """The lines that the command prints."""
         shapes = ", ".join(f"{n} {np.dtype(s.dtype)}{list(s.shape)}" for n, s in self.spec.items())
         out = [f"{self.task} ({self.kind}) of {self.source}", f"  example      {shapes}"]
         for split in self.splits:
             out.append(f"  {split.name:<12} {split.examples:,} examples, {split.looked:,} looked at")
-            out += [f"    {n:<10} {_range(values)}" for n, values in split.lengths.items()]
-            out += [f"    {n:<10} {_balance(counts)}" for n, counts in split.labels.items()]
+            out += [f"    {n:<17} {_range(values)}" for n, values in split.lengths.items()]
+            if split.filled is not None:
+                out.append(f"    filled            {split.filled:.1%} of each row, the rest is padding")
+            out += [f"    {n:<17} {_balance(counts)}" for n, counts in split.labels.items()]
             out += [f"    cannot be used: {reason}" for _, reason in split.skipped[:5]]
             if len(split.skipped) > 5:
                 out.append(f"    … and {len(split.skipped) - 5} more")
@@ -95,17 +98,35 @@ def _split(task: Task, name: str, dataset: Dataset, limit: int) -> SplitLook:
         first = np.asarray(examples[0][key])
         values = [np.asarray(example[key]) for example in examples]
         if key == "length":
-            lengths[key] = np.array([int(value) for value in values])
+            every = np.concatenate([value.reshape(-1) for value in values])
+            lengths[key] = every if first.ndim == 0 else every[every > 0]  # of a row of several, without empty places
+        elif key == "segment":
+            lengths["how many in a row"] = np.array([int(value.max()) for value in values])
+            sizes = [np.bincount(value)[1:] for value in values]
+            lengths["tokens of each"] = np.concatenate([size[size > 0] for size in sizes])
         elif first.dtype.kind == "i" and first.ndim == 1 and key in ("ids", "inputs", "text"):
             lengths[key] = np.array([int((value != _pad(task)).sum()) for value in values])
-        elif first.dtype.kind == "i" and first.ndim == 0:
-            found, counts = np.unique(values, return_counts=True)
+        elif first.dtype.kind == "i" and (first.ndim == 0 or (key == "label" and first.ndim == 1)):
+            every = np.concatenate([value.reshape(-1) for value in values])
+            found, counts = np.unique(every[every >= 0] if first.ndim else every, return_counts=True)
             names = label_names(task) if key == "label" else ()
             labels[key] = {
                 names[int(v)] if 0 <= v < len(names) else str(v): int(n) for v, n in zip(found, counts, strict=True)
             }
     skipped = tuple((k[2], reason) for k, reason in LEDGER.found.items() if k[1] == name)
-    return SplitLook(name, len(dataset), count, lengths, labels, skipped)
+    return SplitLook(name, len(dataset), count, lengths, labels, _filled(task, examples), skipped)
+
+
+def _filled(task: Task, examples: list[Any]) -> float | None:
+    """The share of rows that is no padding."""
+    if "segment" in examples[0]:
+        return float(np.mean([np.mean(example["segment"] != 0) for example in examples]))
+    if "length" in examples[0] and "audio" in examples[0]:
+        return float(np.mean([np.sum(example["length"]) / len(example["audio"]) for example in examples]))
+    name = next((key for key in ("ids", "inputs") if key in examples[0]), None)
+    if name is None or not hasattr(task, "texts"):
+        return None
+    return float(np.mean([np.mean(np.asarray(example[name]) != _pad(task)) for example in examples]))
 
 
 def label_names(task: Any) -> tuple[str, ...]:

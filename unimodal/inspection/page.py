@@ -41,7 +41,10 @@ def _split(split: SplitLook) -> dict[str, Any]:
         "name": split.name,
         "examples": f"{split.examples:,}",
         "looked": f"{split.looked:,}",
-        "lengths": [(name, histogram(values)) for name, values in split.lengths.items()],
+        "filled": None if split.filled is None else f"{split.filled:.1%}",
+        "lengths": [
+            (name if " " in name else f"{name}, how long", histogram(values)) for name, values in split.lengths.items()
+        ],
         "labels": [(name, _bars(counts)) for name, counts in split.labels.items()],
         "skipped": split.skipped[:20],
         "more": max(0, len(split.skipped) - 20),

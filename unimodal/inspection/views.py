@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,25 +21,35 @@ _RATE = 16_000
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One array. kind: picture, sound, text, strip or value; `pictures`, `sound` are data URIs."""
+    """One array of an example, ready to be drawn."""
 
-    name: str
-    kind: str
-    text: str = ""
-    pictures: tuple[str, ...] = ()
-    sound: str = ""
+    name: str  # of the array
+    kind: str  # picture, sound, text, strip or value
+    text: str = ""  # words to show
+    pictures: tuple[str, ...] = ()  # data URIs
+    sound: str = ""  # data URI
 
 
 def views_of(task: Any, spec: Mapping[str, ArraySpec], example: Mapping[str, Any]) -> tuple[View, ...]:
-    """Every array of an example, as its shape and the task's blocks say what it is; not the bytes that ids stand for."""
+    """Every array of an example, as its shape and the task's blocks say what it is; not the bytes that ids stand for, nor
+    where the parts of a row lie."""
+    silent = {"bytes", "position", *(("place", "register", "segment") if "patches" in example else ())}
     return tuple(
         _view(task, name, spec.get(name), np.asarray(example[name]), example)
         for name in example
-        if name[0] != "_" and name != "bytes"
+        if name[0] != "_" and name not in silent
     )
 
 
 def _view(task: Any, name: str, spec: ArraySpec | None, array: np.ndarray, example: Mapping[str, Any]) -> View:
+    if name == "patches":
+        return View(name, "picture", pictures=tuple(_picture(spec, one) for one in _pictures_of(array, example)))
+    if name == "segment" and array.ndim == 1:
+        sizes = np.bincount(array)
+        listed = ", ".join(f"{number}: {size}" for number, size in enumerate(sizes) if number and size)
+        return View(name, "text", text=f"{listed}; padding: {sizes[0]}")
+    if name == "label" and array.ndim == 1:
+        return View(name, "text", text=", ".join(_value(task, name, number) for number in array if number >= 0))
     if array.dtype.kind == "f" and array.ndim == 4 and array.shape[-1] in (1, 3):  # several views of one picture
         return View(name, "picture", pictures=tuple(_picture(spec, one) for one in array[:8]))
     if array.dtype.kind == "f" and array.ndim in (2, 3) and (array.ndim == 2 or array.shape[-1] in (1, 3)):
@@ -55,6 +66,19 @@ def _view(task: Any, name: str, spec: ArraySpec | None, array: np.ndarray, examp
     return View(name, "value", text=f"{array.dtype}{list(array.shape)}")
 
 
+def _pictures_of(patches: np.ndarray, example: Mapping[str, Any]) -> list[np.ndarray]:
+    """The pictures [H,W,C] of a row of patches."""
+    found = []
+    for number in range(1, int(example["segment"].max()) + 1):
+        own = (example["segment"] == number) & (example["register"] == 0)
+        rows, columns = example["place"][own][0, 2:]
+        channels = 3 if math.isqrt(patches.shape[1] // 3) ** 2 * 3 == patches.shape[1] else 1
+        side = math.isqrt(patches.shape[1] // channels)
+        cut = patches[own].reshape(rows, columns, side, side, channels).transpose(0, 2, 1, 3, 4)
+        found.append(cut.reshape(rows * side, columns * side, channels))
+    return found
+
+
 def _picture(spec: ArraySpec | None, array: np.ndarray) -> str:
     low, high = (float(array.min()), float(array.max())) if spec is None else (spec.low, spec.high)
     if spec is None or not low <= array.min() <= array.max() <= high * 1.001 + 1e-3:
@@ -69,7 +93,7 @@ def _picture(spec: ArraySpec | None, array: np.ndarray) -> str:
 def _sound(task: Any, name: str, array: np.ndarray, example: Mapping[str, Any]) -> View:
     sounds = getattr(task, "sounds", None)
     rate = int(getattr(sounds, "rate", _RATE))
-    real = array[: int(example["length"])] if "length" in example else array
+    real = array[: int(example["length"])] if np.ndim(example.get("length", [])) == 0 else array
     if len(real) < 400:
         return View(name, "sound", text=f"{len(real)} samples")
     heat = log_mel(real.astype(np.float32), rate).T[::-1]

@@ -3,6 +3,7 @@
 | file | holds | memory beyond q, k, v |
 |---|---|---|
 | `dense` | everything at once in plain XLA, weights on request | T² |
+| `lean` | the same, with a backward pass that computes the weights again | T |
 | `blockwise` | tile by tile, unseen tiles left out; as a ring over the mesh axis `sequence` | T over that axis |
 | `cudnn` | the fused kernel of NVIDIA GPUs | T |
 | `splash` | the fused kernel of TPUs | T |

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unimodal.remat import KERNEL, named
 from unimodal.visibility import Pattern
 
 LOWEST = -1e30  # below any logit, and finite: differences of it make no NaN
@@ -158,6 +159,7 @@ def _forward(tiles: Tiles, q: jax.Array, k: jax.Array, v: jax.Array, marks: Any)
     some = total > 0
     out = (sums / jnp.where(some, total, 1.0)[..., None]).astype(q.dtype)
     log_sum = jnp.where(some, highest + jnp.log(jnp.where(some, total, 1.0)), 0.0)
+    out, log_sum = named(out, KERNEL), named(log_sum, KERNEL)
     return out, (q, k, v, marks, out, log_sum)
 
 

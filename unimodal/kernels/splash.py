@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from unimodal.remat import KERNEL
 from unimodal.visibility import Pattern
 
 LANES = 128  # of a TPU's vector registers: blocks are multiples of it
@@ -20,8 +21,8 @@ LANES = 128  # of a TPU's vector registers: blocks are multiples of it
 class Seen(masks.Mask):
     """A pattern in the form of splash's masks: block by block, equal blocks once. Padding up to `size` sees itself."""
 
-    pattern: Pattern
-    size: int
+    pattern: Pattern  # of the real tokens
+    size: int  # of the padded row
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,6 +89,7 @@ def splash(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap,
+        residual_checkpoint_name=KERNEL,
         interpret=interpret,
     )
     blocks = pattern.tiles(block, size // block)

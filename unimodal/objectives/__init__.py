@@ -49,13 +49,14 @@ from unimodal.objectives.speech import (
     sample_negatives,
     wav2vec2_contrastive,
 )
-from unimodal.objectives.terms import Loss, Mean, Sum, TaskMetrics, WholeBatch, as_scalars
+from unimodal.objectives.terms import Loss, Mean, Sum, Summary, TaskMetrics, WholeBatch, as_scalars
 
 __all__ = [
     "Loss",
     "Mean",
     "Metrics",
     "Sum",
+    "Summary",
     "TaskMetrics",
     "WholeBatch",
     "as_scalars",

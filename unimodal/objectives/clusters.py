@@ -50,14 +50,16 @@ def swapped_prediction(
             if i != j:
                 log_p = jax.nn.log_softmax(score.astype(jnp.float32) / as_scalar(temperature), axis=1)
                 losses.append(-(target * log_p).sum(axis=1))
-                agreed.append((score.argmax(axis=1) == target.argmax(axis=1)).astype(jnp.float32))
+                # What is not finite has no largest, though argmax names one.
+                number = (jnp.isfinite(score) & jnp.isfinite(target)).all(axis=1)
+                agreed.append((number & (score.argmax(axis=1) == target.argmax(axis=1))).astype(jnp.float32))
     loss = jnp.stack(losses).mean(axis=0)
     agree = jnp.stack(agreed).mean(axis=0)
     return loss, {"objective": loss.sum(), "examples": jnp.float32(loss.shape[0]), "agree": agree.sum()}
 
 
 def prototype_use(codes_NK: jax.Array) -> jax.Array:
-    """How many clusters are in use, as a share of all: exp(entropy) of the mean assignment, over K. 1/K: one for all."""
+    """The share of clusters that are in use: exp(entropy) of the mean assignment, over K. 1/K: one for all."""
     share = codes_NK.astype(jnp.float32).mean(axis=0)
     share = share / share.sum()
     entropy = -(share * jnp.log(jnp.maximum(share, 1e-12))).sum()

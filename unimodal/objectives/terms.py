@@ -8,6 +8,7 @@ by. A term that compares examples with each other says what it needs of all of t
 | a scalar | the plain mean: all rows weigh the same |
 | `Mean(total, count)` | totals and counts are added up, then divided |
 | `Sum(total)` (metrics only) | added up |
+| `Summary(finish, sums)` (metrics only) | added up, then `finish`ed, as a perplexity is |
 | `WholeBatch(judge, …)` | judged once, on what all parts give |
 """
 
@@ -24,7 +25,7 @@ from unimodal.objectives.reduction import ratio
 class Mean(NamedTuple):
     """A mean as its total and its count. 0 where nothing counts."""
 
-    total: jax.Array
+    total: jax.Array  # sum of what is averaged
     count: jax.Array  # depends on the batch only, not on parameters
 
     def value(self) -> jax.Array:
@@ -34,7 +35,16 @@ class Mean(NamedTuple):
 class Sum(NamedTuple):
     """A metric that adds up, such as a number of examples."""
 
-    total: jax.Array
+    total: jax.Array  # so far
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Summary:
+    """A metric that is a function of sums over the batch: finish(sums) → a scalar."""
+
+    finish: Callable[[Any], jax.Array] = field(metadata=dict(static=True))  # pure, and closes over no traced array
+    sums: Any  # arrays that are added up over parts
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +65,7 @@ class WholeBatch:
 
 Term: TypeAlias = jax.Array | Mean | WholeBatch
 Loss: TypeAlias = Term | tuple[Term, ...]  # a tuple is the sum of its terms
-TaskMetrics: TypeAlias = Mapping[str, jax.Array | Mean | Sum]
+TaskMetrics: TypeAlias = Mapping[str, jax.Array | Mean | Sum | Summary]
 
 
 def terms(loss: Loss) -> tuple[Term, ...]:
@@ -80,13 +90,13 @@ def as_scalars(loss: Loss, metrics: TaskMetrics) -> tuple[jax.Array, dict[str, j
 
 
 class Judged(NamedTuple):
-    """A `WholeBatch` of all parts: its loss, metrics, and the loss's derivatives by what each part gave."""
+    """A `WholeBatch` of all parts."""
 
-    loss: jax.Array
-    metrics: Mapping[str, jax.Array]
-    sums: Any
+    loss: jax.Array  # of the whole batch
+    metrics: Mapping[str, jax.Array]  # of the whole batch
+    sums: Any  # derivatives of the loss by the rows of each part
     rows: Any  # [parts, rows of a part, ...]
-    shared: Any
+    shared: Any  # derivatives of the loss by what all parts share
 
 
 def needs(loss: Loss) -> list[Any]:
@@ -166,4 +176,6 @@ def _real(x: jax.Array) -> bool:  # an integer has no derivative
 def _scalar(value: Any) -> jax.Array:
     if isinstance(value, Mean):
         return value.value()
+    if isinstance(value, Summary):
+        return value.finish(value.sums)
     return value.total if isinstance(value, Sum) else value

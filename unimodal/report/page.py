@@ -36,6 +36,7 @@ def write_report(
     eval_curves: Mapping[str, Curve] | None = None,
     results: Mapping[str, Mapping[str, Any]] | None = None,
     samples: Mapping[str, Sequence[Any]] | None = None,
+    commands: Mapping[str, str] | None = None,
     affinity: Mapping[str, Any] | None = None,
     forgetting: Mapping[str, Any] | None = None,
     attention: Sequence[AttentionMap] = (),
@@ -53,6 +54,7 @@ def write_report(
         affinity: how tasks' gradients agree, as `training.affinity` gives it.
         forgetting: the score of every task after each, as `continual.matrix` gives it.
         samples: per task, what `unimodal.evaluation.samples` defines; the first twelve are shown.
+        commands: per task, the command line that asks the same of the samples again.
         parameters: rows of {"name", "shape", "axes", "spec", "bytes_per_device"}.
         run: facts to show under the title, in order: steps, wall time, device, fingerprint …
     """
@@ -71,6 +73,7 @@ def write_report(
         "affinity": None if affinity is None else affinity_view(affinity),
         "forgetting": None if forgetting is None else forgetting_view(forgetting),
         "samples": views,
+        "commands": commands or {},
         "attention": [attention_view(item) for item in attention],
         "parameters": _parameter_views(parameters),
         "total_parameters": total_parameters,

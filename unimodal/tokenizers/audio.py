@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """How a waveform becomes frames."""
+    """Options of the tokenizer that turns a waveform into frames."""
 
     channels: int = 512  # of each convolution
     # length of each convolution: the first in samples, the others in frames of the one before
@@ -53,11 +54,34 @@ class Config:
         if not 0 <= self.feature_gradient < math.inf:
             raise UsageError(f"audio feature_gradient must be finite and at least 0, but is {self.feature_gradient}")
 
+    @property
+    def hop(self) -> int:
+        """Samples from frame to frame."""
+        return math.prod(self.strides)
+
     def frames(self, samples: jax.Array | int) -> jax.Array | int:
-        """How many frames the convolutions make of so many samples; 0 if too short for one."""
+        """Count the frames that the convolutions make of so many samples; 0 if too short for one."""
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return jnp.maximum(samples, 0) if isinstance(samples, jax.Array) else max(samples, 0)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Recordings:
+    """Several recordings in each row of samples, one after another. Each has the frames that it has alone."""
+
+    starts: jax.Array  # [B,N] int32, in samples: multiples of `Config.hop`, ascending
+    lengths: jax.Array  # [B,N] int32, in samples; 0 for none
+
+    def owner(self, config: Config, layers: int, places: int) -> jax.Array:
+        """[B,places,N] float32: which recording each place after so many convolutions belongs to, 1 or 0. Places that see two
+        recordings belong to none."""
+        first, count = self.starts, self.lengths
+        for kernel, stride in zip(config.kernels[:layers], config.strides[:layers], strict=True):
+            first, count = first // stride, jnp.maximum((count - kernel) // stride + 1, 0)
+        place = jnp.arange(places, dtype=jnp.int32)[None, :, None]
+        return ((place >= first[:, None]) & (place < (first + count)[:, None])).astype(jnp.float32)
 
 
 class Convolution(nnx.Module):
@@ -76,18 +100,19 @@ class Convolution(nnx.Module):
         self.bias = None if bias is None else nnx.Param(bias, axes=("channels",), kind="vector")
         self.norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype) if norm else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, owner: jax.Array | None = None) -> jax.Array:
+        """owner: [B,T',N], which of N recordings of a row each place belongs to, for a norm over each by itself."""
         kernel = self.kernel.get_value().astype(x.dtype)
         x = jax.lax.conv_general_dilated(x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
-        return self._activated(whole_in_time(x))
+        return self._activated(whole_in_time(x), owner)
 
     @jax.checkpoint  # as in `layers`: norm and GELU together keep what the convolution gave
-    def _activated(self, x: jax.Array) -> jax.Array:
+    def _activated(self, x: jax.Array, owner: jax.Array | None) -> jax.Array:
         if self.bias is not None:
             x = x + self.bias.get_value().astype(x.dtype)[None, None]
         if self.norm is not None:
             # GroupNorm with one group per channel normalises each channel over time: LayerNorm of the transpose.
-            x = _norm_over_time(self.norm, x) if self.norm_kind == "group" else self.norm.normed(x)
+            x = _norm_over_time(self.norm, x, owner) if self.norm_kind == "group" else self.norm.normed(x)
         return ACTIVATIONS["gelu"](x.astype(jnp.float32)).astype(x.dtype)
 
 
@@ -196,39 +221,49 @@ class Tokenizer(nnx.Module):
         )
         self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
 
-    def convolved(self, waveform: jax.Array) -> jax.Array:
-        """Waveform [B,samples] float → frames [B,T,C] as the last convolution leaves them."""
+    def convolved(self, waveform: jax.Array, recordings: Recordings | None = None) -> jax.Array:
+        """Waveform [B,samples] float → frames [B,T,C] as the last convolution leaves them. recordings: several in each row."""
         if not self.config.frames(waveform.shape[1]):
             raise UsageError(f"{waveform.shape[1]} audio samples are too short for one frame")
         x = waveform[:, :, None].astype(self.config.dtype or self.config.param_dtype)
-        for convolution in self.convolutions:
-            x = convolution(x)
+        first = None  # only the first convolution has a norm over time
+        if recordings is not None and self.config.conv_norm == "group":
+            places = (waveform.shape[1] - self.config.kernels[0]) // self.config.strides[0] + 1
+            first = recordings.owner(self.config, 1, places)
+        for i, convolution in enumerate(self.convolutions):
+            x = convolution(x, first if i == 0 else None)
         factor = self.config.feature_gradient
         return x if factor == 1.0 else jax.lax.stop_gradient(x) if factor == 0.0 else _scaled_gradient(factor, x)
 
-    def features(self, waveform: jax.Array) -> jax.Array:
+    def features(self, waveform: jax.Array, recordings: Recordings | None = None) -> jax.Array:
         """Waveform [B,samples] float → normalised convolutional frames [B,T,C]."""
-        return self.feature_norm(self.convolved(waveform))
+        return self.feature_norm(self.convolved(waveform, recordings))
 
     def embed(
         self,
         features: jax.Array,
         *,
         lengths: jax.Array | None = None,
+        recordings: Recordings | None = None,
         masked: jax.Array | None = None,
         silenced: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> Tokens:
-        """Frames [B,T,C] → Tokens. `lengths` [B]: samples that are real; `masked` bool [B,T]: frames whose projection
-        is replaced by the learned mask embedding; `silenced` bool [B,D]: channels of the projection set to zero."""
+        """Frames [B,T,C] → Tokens. `lengths` [B]: samples that are real, or `recordings`: several in each row, each of which
+        gets the tokens it has alone; `masked` bool [B,T]: frames whose projection is replaced by the learned mask embedding;
+        `silenced` bool [B,D], or [B,N,D] of N recordings: channels of the projection set to zero."""
         x = self.projection(features)
         if key is not None and self.config.feature_dropout:
             x = dropout(x, self.config.feature_dropout, jax.random.fold_in(key, 1))
         if masked is not None:
             x = jnp.where(masked[:, :, None], self.mask_embedding.get_value().astype(x.dtype)[None, None], x)
+        owner = None if recordings is None else recordings.owner(self.config, len(self.config.kernels), x.shape[1])
         if silenced is not None:
-            x = jnp.where(silenced[:, None, :], jnp.zeros((), x.dtype), x)
+            silent = silenced[:, None, :] if owner is None else _at(owner, silenced.astype(jnp.float32)) > 0.5
+            x = jnp.where(silent, jnp.zeros((), x.dtype), x)
         frames = None
+        if owner is not None:
+            return self._several(x, owner, key)
         if lengths is not None:
             frames = jnp.asarray(self.config.frames(lengths))
             real = jnp.arange(x.shape[1], dtype=jnp.int32)[None] < frames[:, None]
@@ -238,11 +273,37 @@ class Tokenizer(nnx.Module):
             x = self.norm(x)
         return tokens(dropout(x, self.config.dropout, key), lengths=frames)
 
-    def _positioned(self, x: jax.Array) -> jax.Array:
+    def _several(self, x: jax.Array, owner: jax.Array, key: jax.Array | None) -> Tokens:
+        """The tokens of several recordings in each row, of which none reaches another."""
+        segment = (
+            (owner * jnp.arange(1, owner.shape[2] + 1, dtype=owner.dtype)[None, None]).sum(axis=2).astype(jnp.int32)
+        )
+        real = (segment > 0)[:, :, None].astype(x.dtype)
+        before = jnp.cumsum(owner, axis=1) * owner
+        position = jnp.maximum(before.sum(axis=2).astype(jnp.int32) - 1, 0)
+        # Room for half a kernel between two recordings holds them as far apart as the ends of a row are from nothing.
+        gap = self.config.position_kernel // 2
+        place = jnp.arange(x.shape[1], dtype=jnp.int32)[None] + gap * jnp.maximum(segment - 1, 0)
+        length = x.shape[1] + gap * (owner.shape[2] - 1)
+
+        def apart(x: jax.Array) -> jax.Array:
+            spread = jax.vmap(lambda row, at: jnp.zeros((length, row.shape[1]), row.dtype).at[at].add(row))
+            return spread(x * real, place)
+
+        def together(x: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(x, place[:, :, None], axis=1) * real
+
+        x = x * real
+        x = x + self._positioned(x, lambda convolution, x: together(convolution(apart(x))))
+        if self.norm is not None:
+            x = self.norm(x)
+        return tokens(dropout(x, self.config.dropout, key), segment=segment, position=position)
+
+    def _positioned(self, x: jax.Array, run: Callable[[Any, jax.Array], jax.Array] = lambda c, x: c(x)) -> jax.Array:
         if self.config.position_layers is None:
-            return self.position(x)
+            return run(self.position, x)
         for convolution in self.position:
-            x = convolution(x)
+            x = run(convolution, x)
         return x
 
     def __call__(
@@ -261,10 +322,21 @@ def _scaled_gradient(factor: float, x: jax.Array) -> jax.Array:
 _scaled_gradient.defvjp(lambda factor, x: (x, None), lambda factor, _, g: (g * jnp.asarray(factor, g.dtype),))
 
 
-def _norm_over_time(norm: Norm, x: jax.Array) -> jax.Array:
+def _at(owner: jax.Array, values: jax.Array) -> jax.Array:
+    """[B,N,C] of each recording → [B,T,C], at its places [B,T,N]."""
+    return jnp.einsum("btn,bnc->btc", owner, values, precision="highest")
+
+
+def _norm_over_time(norm: Norm, x: jax.Array, owner: jax.Array | None = None) -> jax.Array:
     y = x.astype(jnp.float32)
-    y = y - y.mean(axis=1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=1, keepdims=True) + norm.epsilon)
+    if owner is None:
+        y = y - y.mean(axis=1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=1, keepdims=True) + norm.epsilon)
+    else:
+        share = owner / jnp.maximum(owner.sum(axis=1, keepdims=True), 1)
+        mean = lambda y: jnp.einsum("btn,btc->bnc", share, y, precision="highest")  # noqa: E731
+        y = (y - _at(owner, mean(y))) * owner.sum(axis=2, keepdims=True)  # what is nobody's is 0
+        y = y * _at(owner, jax.lax.rsqrt(mean(jnp.square(y)) + norm.epsilon))
     assert norm.bias is not None
     y = (
         y * norm.scale.get_value().astype(jnp.float32)[None, None]

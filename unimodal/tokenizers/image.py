@@ -19,7 +19,7 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """How pixels become patches."""
+    """Options of the tokenizer that turns pixels into patches."""
 
     image_size: tuple[int, int] = (224, 224)  # height and width in pixels
     patch: int = 16  # side of a patch in pixels
@@ -62,7 +62,7 @@ class Config:
 
     @property
     def tokens(self) -> int:
-        """How many tokens one image becomes."""
+        """The number of tokens that one image becomes."""
         return self.registers + self.plain_registers + math.prod(self.grid)
 
 
@@ -118,6 +118,48 @@ class Tokenizer(nnx.Module):
             x = self.norm(x)
         return tokens(dropout(x, c.dropout, key), position=position)
 
+    def packed(
+        self,
+        patches: jax.Array,
+        *,
+        segment: jax.Array,
+        position: jax.Array,
+        register: jax.Array,
+        place: jax.Array,
+        key: jax.Array | None = None,
+    ) -> Tokens:
+        """Rows of patches of several pictures of any sizes, [B,T,patch·patch·C], as Tokens that see their own picture only.
+
+        Each picture gets the tokens that a call gives it alone, with its position table resized to the picture's grid
+        (Dehghani 2023, §2). segment: [B,T], 1, 2, … by picture, 0 for padding. position: [B,T], within it. register: [B,T],
+        1, 2, … for the learned tokens before a picture's patches, 0 for a patch. place: [B,T,4], a patch's row and column and
+        its picture's rows and columns. Raises UsageError for a tokenizer with a stride.
+        """
+        c = self.config
+        if c.stride is not None:
+            raise UsageError("patches that overlap cannot be packed: leave tokenizers' stride at None")
+        x = self.projection(patches.astype(self.projection.kernel.get_value().dtype))
+        if self.position_table is not None:
+            table = self.position_table.table.get_value()
+            x = x + _resized_at(table[c.registers :], c.grid, place, antialias=c.antialias)
+        learned = self._learned()
+        if learned is not None:
+            x = jnp.where(register[:, :, None] > 0, learned[jnp.maximum(register - 1, 0)], x)
+        if self.norm is not None:
+            x = self.norm(x)
+        return tokens(dropout(x, c.dropout, key), segment=segment, position=position)
+
+    def _learned(self) -> jax.Array | None:
+        """The tokens before the patches with their positions, [registers + plain_registers, D]; None where there are none."""
+        found = []
+        if self.registers is not None:
+            first = self.registers.table.get_value()
+            table = None if self.position_table is None else self.position_table.table.get_value()
+            found.append(first if table is None else first + table[: len(first)])
+        if self.plain_registers is not None:
+            found.append(self.plain_registers.table.get_value())
+        return jnp.concatenate(found) if found else None
+
     def _project(self, pixels: jax.Array) -> jax.Array:
         """Pixels → embedded patches [B,T,D], rows first."""
         c = self.config
@@ -171,25 +213,48 @@ def _bicubic(old: int, new: int) -> np.ndarray:
     first = np.floor(centre).astype(int)
     matrix = np.zeros((new, old))
     for step in (-1, 0, 1, 2):
-        weights = _cubic(centre - (first + step), a=-0.75)
+        weights = _cubic(np, centre - (first + step), a=-0.75)
         np.add.at(matrix, (np.arange(new), np.clip(first + step, 0, old - 1)), weights)
     return matrix.astype(np.float32)
 
 
 def _smooth_bicubic(old: int, new: int) -> np.ndarray:
-    """As `_bicubic`, but as wide as one new place if that is wider than an old one, and cut off at the border."""
+    """Interpolate as `_bicubic`, but as wide as one new place if that is wider than an old one, and cut off at the border."""
     step = old / new
     centre = (np.arange(new) + 0.5) * step - 0.5
-    matrix = _cubic((centre[:, None] - np.arange(old)[None]) / max(step, 1.0), a=-0.5)
+    matrix = _cubic(np, (centre[:, None] - np.arange(old)[None]) / max(step, 1.0), a=-0.5)
     return (matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' piecewise cubic, 0 from a distance of 2 on."""
+def _cubic(np: Any, distance: Any, a: float) -> Any:
+    """Keys' piecewise cubic, 0 from a distance of 2 on, in numpy or jax.numpy."""
     t = np.abs(distance)
     near = (a + 2) * t**3 - (a + 3) * t**2 + 1
     far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def _resized_at(table: jax.Array, old: tuple[int, int], place_BT4: jax.Array, *, antialias: bool) -> jax.Array:
+    """`resize_grid`, of each place of a row alone: [B,T,D]. place: row, column, rows and columns of its grid."""
+    place = place_BT4.astype(jnp.float32)
+    down, across = (_weights_at(place[..., i], place[..., i + 2], old[i], antialias=antialias) for i in (0, 1))
+    weights = (down[..., :, None] * across[..., None, :]).reshape(*place.shape[:2], -1)
+    return jnp.einsum("btg,gd->btd", weights, table.astype(jnp.float32), precision="highest").astype(table.dtype)
+
+
+def _weights_at(index: jax.Array, size: jax.Array, old: int, *, antialias: bool) -> jax.Array:
+    """The row `index` [B,T] of `_bicubic` or `_smooth_bicubic` from `old` to `size` [B,T]: [B,T,old] float32."""
+    centre = ((index + 0.5) * old / size - 0.5)[..., None]
+    there = jnp.arange(old, dtype=jnp.float32)[None, None]
+    if antialias:
+        weights = _cubic(jnp, (centre - there) / jnp.maximum(old / size, 1.0)[..., None], a=-0.5)
+        return weights / weights.sum(axis=-1, keepdims=True)
+    first = jnp.floor(centre)
+    weights = jnp.zeros((*index.shape, old), jnp.float32)
+    for step in (-1, 0, 1, 2):
+        at = jnp.clip(first + step, 0, old - 1) == there
+        weights = weights + jnp.where(at, _cubic(jnp, centre - (first + step), a=-0.75), 0.0)
+    return weights
 
 
 def _kept(x: jax.Array, keep: jax.Array, first: int) -> tuple[jax.Array, jax.Array]:

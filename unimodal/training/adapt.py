@@ -12,6 +12,7 @@ from flax import nnx
 
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
+from unimodal.training import layouts
 from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.step import Program, TrainState
 
@@ -21,12 +22,12 @@ _MOMENTS = "optimizer.inner."  # then the parameter, then what the rule keeps of
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Arrays by name: those that a checkpoint fills (taken), those that begin afresh, and what it has besides (left)."""
+    """Arrays by name, as a checkpoint of another config fits them."""
 
-    step: int
-    taken: tuple[str, ...]
-    fresh: tuple[str, ...]
-    left: tuple[str, ...]
+    step: int  # of the checkpoint
+    taken: tuple[str, ...]  # those that it fills
+    fresh: tuple[str, ...]  # those that begin anew
+    left: tuple[str, ...]  # those that it has besides
 
     def report(self) -> str:
         """One line for each of the three."""
@@ -49,6 +50,7 @@ def fit(step: int, abstract: TrainState, shapes: Mapping[str, str]) -> Fit:
     if no parameter fits.
     """
     wanted = spelt(named(abstract))
+    shapes = layouts.shapes_as(shapes, wanted)
     groups: dict[str, list[str]] = {}
     parameters = [name.removeprefix("parameters.") for name in wanted if name.startswith("parameters.")]
     for name in {**wanted, **shapes}:

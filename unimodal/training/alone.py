@@ -16,6 +16,7 @@ from etils import epath
 
 from unimodal.errors import UsageError
 from unimodal.storage import is_remote, one_line
+from unimodal.training.lease import Lease
 
 FILE_NAME = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -26,10 +27,12 @@ def alone(workdir: epath.PathLike) -> Iterator[None]:
     """Hold WORKDIR/.lock meanwhile. Raises UsageError if another process holds it.
 
     The kernel lets go of the lock when the process ends, however it ends, so a crashed run locks nobody out; the file
-    stays, and says who had it last. A bucket, and a file system without locks, has no such thing: there nothing is held.
+    stays, and says who had it last. A bucket has no such thing, but a `Lease`; on a file system without locks nothing is
+    held.
     """
     if is_remote(workdir):
-        yield
+        with Lease(epath.Path(workdir) / FILE_NAME):
+            yield
         return
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)

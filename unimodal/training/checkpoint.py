@@ -15,8 +15,8 @@ from etils import epath
 
 from unimodal.errors import StorageError, UsageError
 from unimodal.sharding import path_name
-from unimodal.storage import absolute, is_remote, one_line, writing
-from unimodal.training import earlier
+from unimodal.storage import absolute, identity, is_remote, one_line, same_place, writing
+from unimodal.training import earlier, layouts
 from unimodal.training.aside import move_aside
 from unimodal.training.facts import facts_of, fault
 from unimodal.training.fingerprint import leaf_hashes
@@ -52,12 +52,13 @@ class Checkpoints:
         quiet_store()
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, **self._options)
         self._manager = ocp.CheckpointManager(absolute(self.workdir) / "checkpoints", options=options)
+        self._place = identity(self._manager.directory)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Of those that are complete, in order."""
+        """The steps of complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, iterators: Mapping[str, Any], score: float | None = None) -> str:
@@ -66,6 +67,7 @@ class Checkpoints:
         score: what the best checkpoint is told by. Raises StorageError if this one, or the last, cannot be written.
         """
         arrays, step = named(state), int(state.step)
+        # Hash on the devices: only one number of each array comes to the host.
         hashes = {name: int(value) for name, value in jax.device_get(leaf_hashes(arrays)).items()}
         facts = facts_of(hashes, spelt(arrays), iterators, score)
         if score is not None:
@@ -78,7 +80,8 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            with writing(f"checkpoints in {self.workdir}"):
+            what = f"checkpoints in {self.workdir}"
+            with writing(what), same_place(what, self._manager.directory, self._place):
                 yield
         except StorageError as error:
             self._closed = True  # what is left of the store cannot be closed in good order
@@ -97,6 +100,7 @@ class Checkpoints:
         step = self._known(step)
         try:
             return self._restore(abstract, step)
+        # Look for an older one that is whole, so that the error says which step to go on from.
         except DamagedError as error:
             older = self._whole_before(abstract, step)
             more = (
@@ -107,6 +111,7 @@ class Checkpoints:
     def set_aside(self, step: int) -> list[epath.Path]:
         """Move the checkpoints after `step` out of the way, so that a run can go on from it; returns where they are now."""
         later = [each for each in self.steps() if each > step]
+        # Close the store first, as it keeps a list of steps of its own.
         self._manager.close()
         moved = move_aside(absolute(self.workdir), later)
         self._open()
@@ -145,6 +150,7 @@ class Checkpoints:
     def _restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any], str]:
         facts = self._facts(step)
         wanted = named(abstract)
+        # Read checkpoints from before arrays had their names of today by the names of then.
         if then := earlier.names_then(wanted, facts["shapes"]):
             _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
             same = {name: shape for name, shape in spelt(wanted).items() if then[name] == name}
@@ -152,16 +158,21 @@ class Checkpoints:
             read = earlier.to_read(wanted, then, facts["shapes"])
             found = earlier.as_now(wanted, then, self.read(step, read))
         else:
-            _check_names(set(wanted), set(facts["hashes"]), step)
-            _check_shapes(spelt(wanted), facts["shapes"], step)
-            found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
-            _check_hashes(found, facts["hashes"], step)
+            there = layouts.held(facts["shapes"], wanted)
+            _check_names(set(wanted), set(there), step)
+            _check_shapes(spelt(wanted), {name: each.shape for name, each in there.items()}, step)
+            if all(each.as_it_is for each in there.values()):
+                found = self._read(step, "arrays", ocp.args.StandardRestore(wanted))
+                _check_hashes(found, facts["hashes"], step)
+            else:
+                found = self._read_some(step, wanted, facts)
+        _check_step(found, step)
         structure = jax.tree.structure(abstract)
         state = jax.tree.unflatten(structure, [found[name] for name in wanted])
         return state, facts["iterators"], facts["fingerprint"]
 
     def shapes(self, step: int) -> dict[str, str]:
-        """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
+        """Name the arrays in the checkpoint of `step`, each with its type and shape as "float32[3, 4]". Reads no arrays."""
         return self._facts(step)["shapes"]
 
     def fingerprint(self, step: int) -> str:
@@ -173,13 +184,20 @@ class Checkpoints:
         return self._facts(step)["iterators"]
 
     def read(self, step: int, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Some of the arrays by name, in the shapes and shardings of `wanted`. Raises UsageError as `restore` does."""
-        hashes = self._facts(step)["hashes"]
-        places = {name: ocp.ArrayRestoreArgs(sharding=leaf.sharding) for name, leaf in wanted.items()}
-        some = ocp.args.PyTreeRestore(dict(wanted), restore_args=places, partial_restore=True)
-        found = self._read(step, "arrays", some)
-        _check_hashes(found, hashes, step)
-        return found
+        """Some of the arrays by name, in the shapes and shardings of `wanted`. Raises UsageError as `restore` does.
+
+        Layers may be stacked there and unrolled in `wanted`, or the other way round.
+        """
+        return self._read_some(step, wanted, self._facts(step))
+
+    def _read_some(self, step: int, wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, jax.Array]:
+        there = layouts.held(facts["shapes"], wanted)
+        raw = layouts.to_read(wanted, there, facts["shapes"])
+        places = {name: ocp.ArrayRestoreArgs(sharding=leaf.sharding) for name, leaf in raw.items()}
+        found = self._read(step, "arrays", ocp.args.PyTreeRestore(raw, restore_args=places, partial_restore=True))
+        _check_hashes(found, facts["hashes"], step)
+        _check_step(found, step)
+        return layouts.made(wanted, there, found)
 
     def _facts(self, step: int) -> dict[str, Any]:
         facts = self._read(step, "facts", ocp.args.JsonRestore())
@@ -218,15 +236,14 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class WorkdirStart:
-    """Which parameters of a model the checkpoint of another run fills. loaded, fresh (ours that stay as initialised)
-    and unused (parameters of the checkpoint that the model lacks), and those of which its average is taken, all by name."""
+    """Parameters of a model that the checkpoint of another run fills, all by name."""
 
-    workdir: epath.PathLike
-    step: int
-    loaded: tuple[str, ...]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-    averaged: tuple[str, ...] = ()
+    workdir: epath.PathLike  # of that run
+    step: int  # of its checkpoint
+    loaded: tuple[str, ...]  # those that it fills
+    fresh: tuple[str, ...]  # those that stay as initialised
+    unused: tuple[str, ...]  # those of the checkpoint that the model lacks
+    averaged: tuple[str, ...] = ()  # those of which its average is taken
     inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
 
     def report(self) -> str:
@@ -253,7 +270,7 @@ class WorkdirStart:
 
 
 def is_workdir(path: epath.PathLike) -> bool:
-    """Whether a run of ours left its config and checkpoints there."""
+    """True if a run of ours left its config and checkpoints there."""
     path = epath.Path(path)
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
@@ -275,10 +292,11 @@ def start_from_workdir(
         raise UsageError(f"no checkpoint in {workdir}; train there first")
     shapes = checkpoints.shapes(step)
     checkpoints.close()
+    ours = spelt({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     there = {n.removeprefix("parameters."): s for n, s in shapes.items() if n.startswith("parameters.")}
+    there = layouts.shapes_as(there, ours)
     if ema and "ema.count" not in shapes:
         raise UsageError(f"{workdir} kept no average of its parameters (ema=0 there); leave out init_ema")
-    ours = spelt({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
     if skip is not None and len(wanted) == len(ours):
         raise UsageError(f"init_skip={skip!r} is found in no parameter's name, such as {next(iter(ours))}")
@@ -292,7 +310,8 @@ def start_from_workdir(
     if not loaded:
         raise UsageError(f"no parameter of {workdir}, such as {next(iter(there))}, is one of this model")
     fresh, unused = tuple(n for n in ours if n not in loaded), tuple(n for n in there if n not in loaded)
-    averaged = tuple(n for n in loaded if ema and f"ema.values.{n}" in shapes)  # the rest were frozen
+    kept = layouts.shapes_as(shapes, [f"ema.values.{name}" for name in ours]) if ema else {}
+    averaged = tuple(n for n in loaded if f"ema.values.{n}" in kept)  # the rest were frozen
     return WorkdirStart(workdir, step, loaded, fresh, unused, averaged)
 
 
@@ -325,6 +344,11 @@ def _check_hashes(found: Mapping[str, jax.Array], hashes: Mapping[str, int], ste
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         raise DamagedError(f"checkpoint {step} is damaged: {damaged[0]}{more} does not match its fingerprint")
+
+
+def _check_step(found: Mapping[str, jax.Array], step: int) -> None:
+    if "step" in found and int(found["step"]) != step:
+        raise DamagedError(f"checkpoint {step} is damaged: what lies there is that of step {int(found['step'])}")
 
 
 def _check_shapes(wanted: Mapping[str, str], found: Mapping[str, str], step: int) -> None:

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import jax
 
 from unimodal.errors import DivergedError
+from unimodal.training.step import SPIKE
 
 BEHIND = 2  # steps that are dispatched before one is looked at, so that the device need not wait for the host
 _MOST_IDS = 8  # named in one line
 
 
 class _Step(NamedTuple):
-    number: int
-    metrics: Mapping[str, Mapping[str, Any]]
+    number: int  # counted from 1
+    metrics: Mapping[str, Mapping[str, Any]]  # by task, still on the device
     ids: Mapping[str, Any]  # sequences of strings
 
 
@@ -49,14 +50,21 @@ class Guard:
         while self._waiting and self._waiting[0].number <= until and self.diverged is None:
             self._judge(self._waiting.popleft())
 
+    def explain(self, why: str | None) -> None:
+        """Add what was found out about the batch at hand to the error that the run ends with."""
+        if self.diverged is not None and why is not None:
+            self.diverged = DivergedError(f"{self.diverged}; the batch at hand once more: {why}")
+
     def _judge(self, step: _Step) -> None:
         bad = jax.device_get({name: values["bad"] for name, values in step.metrics.items()})
         bad = {name: int(code) for name, code in bad.items() if code}
-        self.in_a_row = self.in_a_row + 1 if bad else 0
+        sick = any(code != SPIKE for code in bad.values())
+        self.in_a_row = self.in_a_row + 1 if sick else 0
         if not bad:
             return
         what = "; ".join(f"{name}: {self._what(code)}{_listed(step.ids.get(name))}" for name, code in bad.items())
-        self._tell(f"step {step.number} changed nothing: {what} ({self.in_a_row} in a row)")
+        count = f" ({self.in_a_row} in a row)" if sick else ""
+        self._tell(f"step {step.number} changed nothing: {what}{count}")
         self._record(step.number, step.metrics)
         if self.in_a_row >= self._limit:
             self.diverged = DivergedError(
@@ -66,6 +74,8 @@ class Guard:
             )
 
     def _what(self, code: int) -> str:
+        if code == SPIKE:
+            return "the loss or the gradient leapt far above what it was"
         if code == 1:
             return "the loss is not finite"
         if code - 2 < len(self._parameters):

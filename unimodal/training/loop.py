@@ -13,35 +13,43 @@ import jax
 import numpy as np
 from etils import epath
 
+from unimodal.configuration import nearest
 from unimodal.data.pipeline import BatchIterator
 from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.adapt import adapted
+from unimodal.training.balance import BALANCES
 from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.diagnosis import diagnosis
 from unimodal.training.example_losses import ExampleLosses
-from unimodal.training.journal import RECENT, Journal, from_json
+from unimodal.training.journal import Journal, go_on
 from unimodal.training.keep import Keep
-from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
+from unimodal.training.meters import ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.replicas import differing
 from unimodal.training.sequence import InSequence, in_sequence
 from unimodal.training.status import TRAINING, WAITING, Status
 from unimodal.training.step import Program, TrainState
 from unimodal.training.stopping import StopSignal, Together
 from unimodal.training.turns import name_sets, turns
+from unimodal.training.work import Resumption, Validation, Work
 
 SCHEDULES = ("sum", "alternate", "sequence")
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long a run trains, and what it does now and then."""
+    """The length of a run, and what it does now and then."""
 
     steps: int  # in all
     # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights; "sequence": one
     # task after the other, each evaluated when one has ended
     schedule: str = "sum"
     sequence: tuple[int, ...] = ()  # steps of each task, for schedule="sequence"; (): equal shares
+    # of the losses in a sum: fixed (the tasks' weights), uncertainty or pcgrad (see `training.balance`)
+    balance: str = "fixed"
+    # turns are shared by the tasks' weights to the power of 1 over this: above 1, tasks of small weight have more
+    turn_temperature: float = 1.0
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     checkpoint_every: int = 0  # steps; 0: only at the end
@@ -61,6 +69,12 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise UsageError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
+        if self.balance not in BALANCES:
+            raise UsageError(f"balance={self.balance!r} is not known; {nearest(self.balance, BALANCES)}")
+        if self.balance != "fixed" and self.schedule != "sum":
+            raise UsageError(f"balance={self.balance} needs schedule=sum, where several tasks train in one step")
+        if not 0 < self.turn_temperature < math.inf:
+            raise UsageError(f"turn_temperature must be above 0 and finite, but is {self.turn_temperature}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
         least["commit_every"] = least["keep_every"] = least["compare_replicas_every"] = least[
             "example_losses_every"
@@ -70,7 +84,7 @@ class LoopConfig:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
 
     def in_sequence(self, names: Sequence[str]) -> InSequence | None:
-        """Which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
+        """Tell which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
         return in_sequence(names, self.steps, self.sequence) if self.schedule == "sequence" else None
 
 
@@ -109,51 +123,44 @@ def check_batches(tasks: Sequence[Task], program: Program) -> None:
                 f"tasks.{task.name}.batch_size={task.batch_size} is not divisible by {parts} "
                 f"(mesh data·fsdp={batch_parts(program.mesh)}, accumulate={program.accumulate})"
             )
+    if program.balance == "pcgrad" and program.accumulate > 1:
+        raise UsageError("balance=pcgrad takes the gradients of whole batches: leave optimizer.accumulate at 1")
 
 
 def train(
     program: Program,
-    tasks: Sequence[Task],
-    batches: Mapping[str, BatchIterator],
+    work: Work,
     config: LoopConfig,
     workdir: epath.PathLike,
     *,
-    tokens: Mapping[str, int],
-    evaluate: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None,
+    validation: Validation = Validation(),
+    resumption: Resumption = Resumption(),
     together: Together | None = None,
-    cost: Cost = Cost(),
-    from_step: int | None = None,
-    adapt: Collection[str] | None = None,
-    higher_is_better: Mapping[str, bool] = {},
     commit: Callable[[TrainState, Mapping[str, Any]], Any] | None = None,
-    sequence: InSequence | None = None,
 ) -> tuple[TrainState, str, bool]:
-    """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
+    """Train to the end, going on from a checkpoint of the workdir if it has one.
 
-    `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
-    `adapt`: take what fits of a checkpoint of another config, with the data of these tasks begun anew. `together`: how
-    several processes agree when to stop. `commit(state, iterators)` puts the weights into a ledger.
-    `sequence`: who trains when, if one task comes after the other. Returns the state, its fingerprint, and whether all steps are done.
+    `together` is how several processes agree when to stop; `commit(state, iterators)` puts the weights into a ledger. Returns the state, its fingerprint, and whether all steps are
+    done.
     """
-    by_name = {task.name: task for task in tasks}
-    who = turns(tasks, config.schedule) if sequence is None else sequence.who
-    compiled = compile_steps(program, by_name, config, sequence)
+    tasks, batches, by_name, evaluate = work.tasks, work.batches, work.by_name, validation.scores
+    sequence, compiled = work.sequence, compile_steps(program, by_name, config, work.sequence)
+    who = turns(tasks, config.schedule, config.turn_temperature) if sequence is None else sequence.who
 
     # --- start, or go on --------------------------------------------------------------------------------------------
-    best = None if config.keep_best is None else higher_is_better[config.keep_best]
+    best = None if config.keep_best is None else validation.higher_is_better[config.keep_best]
     checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
-    start = from_step or checkpoints.latest_step() or 0
+    start = resumption.step or checkpoints.latest_step() or 0
     if start:
-        state, fingerprint, recent = _restore(checkpoints, program, batches, start, adapt)
+        state, fingerprint, recent = _restore(checkpoints, program, batches, start, resumption.adapt)
         aside = [f"a later checkpoint is now {path}" for path in checkpoints.set_aside(start)]
         news = [f"resuming {workdir} after step {start}", *aside]
     else:
         state, fingerprint, recent, news = program.init(), "", {}, []
-    often: dict[str, Any] = dict(steps=config.steps, log_every=config.log_every, max_bad_steps=config.max_bad_steps)
-    sizes = {name: task.batch_size for name, task in by_name.items()}
-    about: dict[str, Any] = dict(sizes=sizes, tokens=tokens, cost=cost, batches=batches)
-    journal = Journal(workdir, program, **often, **about, start=start, recent=recent, news=news)
+    journal = Journal(workdir, program, config, work, start=start, recent=recent)
     guard, note = journal.guard, journal.progress.note
+    for line in news:
+        note(line)
     example_losses = ExampleLosses(program, by_name, workdir, config.example_losses_every, note)
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
@@ -162,13 +169,10 @@ def train(
 
     def save() -> str:
         status.now(last, "saving")
-        saved = checkpoints.save(state, positions() | journal.kept(), scored[1] if scored[0] == last else None)
+        saved = checkpoints.save(state, journal.kept(), scored[1] if scored[0] == last else None)
         if config.verify_checkpoints:
             checkpoints.verify(state)
         return saved
-
-    def positions() -> dict[str, Any]:
-        return {name: iterator.get_state() for name, iterator in batches.items()}
 
     # --- the loop: dispatch step k+1 before looking at the numbers of step k ----------------------------------------
     with jax.set_mesh(program.mesh), journal, stop, status, checkpoints:
@@ -190,6 +194,8 @@ def train(
             last = step + 1
             journal.dispatched(last, names, metrics, ids, waited)
             if guard.diverged is not None:
+                losses = {name: by_name[name].loss for name in names}
+                guard.explain(diagnosis(program, state, losses, batch))
                 break
             if config.compare_replicas_every and last % config.compare_replicas_every == 0:
                 status.now(last, "comparing replicas")
@@ -216,19 +222,19 @@ def train(
                 journal.settle(last)
                 if guard.in_a_row == 0:
                     status.now(last, "committing")
-                    commit(state, positions())
+                    commit(state, work.positions())
                     committed_at = last
         journal.settle(last)
         profiler.close(state)
         if last > saved_at and guard.diverged is None and differ is None:
             fingerprint = save()
         if commit is not None and last > committed_at and guard.diverged is None and differ is None:
-            commit(state, positions())
+            commit(state, work.positions())
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
     if failed := differ or guard.diverged:
         raise failed
     if jax.process_index() == 0 and last > start:
-        write_summary(workdir, summary(journal.progress.mean_rates(), program.mesh.size, cost))
+        write_summary(workdir, summary(journal.progress.mean_rates(), program.mesh.size, work.cost))
     return state, fingerprint, last >= config.steps
 
 
@@ -242,12 +248,8 @@ def _restore(
     """The state of a checkpoint, its fingerprint, and the journal's recent metrics. Batches go on from where they were,
     but for those of the tasks in `adapt`."""
     if adapt is not None:
-        state, iterators = adapted(program, checkpoints.workdir, step)
-        fingerprint, recent = "", {}
-        iterators = {name: saved for name, saved in iterators.items() if name in batches and name not in adapt}
-    else:
-        state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), step)
-        recent = from_json(iterators.pop(RECENT, {}))
-    for name, saved in iterators.items():
-        batches[name].set_state(saved)
-    return state, fingerprint, recent
+        state, kept = adapted(program, checkpoints.workdir, step)
+        go_on(batches, kept, adapt)
+        return state, "", {}
+    state, kept, fingerprint = checkpoints.restore(program.abstract_state(), step)
+    return state, fingerprint, go_on(batches, kept)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections import Counter
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unimodal.training.fingerprint import leaf_hash
 
 _MOST = 3  # arrays that are named in one line
+_LONGEST = 64  # bytes of a host's name
 
 
 def differing(arrays: Mapping[str, jax.Array], mesh: Mesh) -> str | None:
-    """Where copies of one value differ in a bit, spelled out; None if all are equal.
+    """Say where copies of one value differ in a bit, or None if all are equal.
 
     Arrays lie on `mesh`. Every device hashes what it holds, so nothing but one number per array and device travels. What
     only one device holds (all of it with fsdp over all devices) has no copy to be compared with.
@@ -34,10 +37,19 @@ def differing(arrays: Mapping[str, jax.Array], mesh: Mesh) -> str | None:
     if not odd:
         return None
     devices = sorted({device for found in odd.values() for device in found})
-    owner = {device.id: device.process_index for device in mesh.devices.flat}
-    whose = ", ".join(f"{device} (process {owner[device]})" for device in devices)
+    owner, hosts = {device.id: device.process_index for device in mesh.devices.flat}, _hosts()
+    whose = ", ".join(f"{device} (process {owner[device]} on {hosts[owner[device]]})" for device in devices)
     named = ", ".join(sorted(odd)[:_MOST]) + (f" and {len(odd) - _MOST} more" if len(odd) > _MOST else "")
     return f"device{'s' if len(devices) > 1 else ''} {whose}: {named}"
+
+
+def _hosts() -> list[str]:
+    """The names of the hosts, by process. All processes ask, as all have found the same."""
+    own = np.zeros(_LONGEST, np.uint8)
+    name = socket.gethostname().encode()[:_LONGEST]
+    own[: len(name)] = np.frombuffer(name, np.uint8)
+    every = multihost_utils.process_allgather(own).reshape(-1, _LONGEST)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in every]
 
 
 def _free_axes(spec: PartitionSpec, mesh: Mesh) -> list[int]:

@@ -26,8 +26,12 @@ from unimodal.objectives.terms import (
 )
 from unimodal.sharding import initialise, path_name, shardings
 from unimodal.state import Kept, advance, begin, take_pushed
+from unimodal.training.balance import balanced, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.optimizer import apply_updates, averaged
+from unimodal.training.spikes import Spikes, begin_spikes, judge_spikes
+
+SPIKE = -1  # in the metric "bad"
 
 LossFunction = Callable[..., tuple[Loss, TaskMetrics]]
 Batches = Mapping[str, Mapping[str, jax.Array]]
@@ -38,7 +42,7 @@ Batches = Mapping[str, Mapping[str, jax.Array]]
 class TrainState:
     """Everything a step changes."""
 
-    step: jax.Array
+    step: jax.Array  # how many there were
     parameters: nnx.State  # trained by gradients
     variables: nnx.State  # what losses change as they go, micro-batch by micro-batch
     optimizer: Any  # its moments
@@ -46,26 +50,26 @@ class TrainState:
         default_factory=lambda: nnx.State({})
     )  # of tasks, advanced once a step: see `unimodal.state`
     ema: Ema | None = None  # the average of the parameters, where the run keeps one
+    spikes: dict[str, Spikes] | None = None  # how each task's numbers were lately, where spikes are skipped
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is fixed during a run: the model's structure, how it is made, and the optimizer.
+    """The fixed part of a run: the model's structure, how it is made, and the optimizer."""
 
-    start: gives the first parameters from the initialised ones (published weights, say); None: they are as initialised.
-    steps: of the whole run, for the schedules of what tasks keep. ema: decay of an average of the parameters (0: none);
-    evaluate_ema: whether `model` is of that average.
-    """
-
-    make_model: Callable[[jax.Array], nnx.Module]
-    optimizer: optax.GradientTransformation
-    mesh: Mesh
-    seed: int
-    accumulate: int = 1
+    make_model: Callable[[jax.Array], nnx.Module]  # key → the whole model, with random weights
+    optimizer: optax.GradientTransformation  # a gradient transformation of optax
+    mesh: Mesh  # where everything lies
+    seed: int  # of weights and of randomness in training
+    accumulate: int = 1  # parts that each batch is taken in, one after the other
+    # initialised parameters → the first ones, from published weights, say; None: as initialised
     start: Callable[[nnx.State], nnx.State] | None = None
-    steps: int = 0
-    ema: float = 0.0
-    evaluate_ema: bool = True
+    steps: int = 0  # of the whole run, for the schedules of what tasks keep
+    ema: float = 0.0  # decay of an average of the parameters; 0: none
+    evaluate_ema: bool = True  # `model` has that average in place of the last parameters
+    balance: str = "fixed"  # between the losses of one step, see `training.balance`
+    skip_spikes: float = 0.0  # see `spikes.judge_spikes`; 0: none are skipped
+    tasks: tuple[str, ...] = ()  # whose spikes are judged
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""
@@ -77,13 +81,15 @@ class Program:
         if self.start is None:
             return initialise(self._make_state, self.mesh, key)
         parameters, variables, kept = initialise(self._make_weights, self.mesh, key)
-        parameters = self.start(parameters)  # of which the rest of the state may hold copies
+        # Fill in the first parameters before the rest of the state is made, which may hold copies of them.
+        parameters = self.start(parameters)
         more = initialise(self._begin, self.mesh, parameters, variables, kept)
         return TrainState(parameters=parameters, variables=variables, **more)
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
         abstract = jax.eval_shape(self._make_state, jax.random.key(self.seed))
+        # Name the shard of every array: a restore then reads each piece where it belongs.
         place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
         return jax.tree.map(place, abstract, shardings(abstract, self.mesh))
 
@@ -123,6 +129,7 @@ class Program:
             "optimizer": optimizer,
             "kept": self._begin_kept(parameters, variables, kept),
             "ema": begin_ema(parameters, optimizer) if self.ema else None,
+            "spikes": begin_spikes(self.tasks) if self.skip_spikes else None,
         }
 
     def _begin_kept(self, parameters: Any, variables: Any, kept: Any) -> Any:
@@ -135,15 +142,21 @@ class Program:
 
         step(state, batches) → (state, {name: metrics}). The state's buffers are donated. With `accumulate` = A each
         batch is [A, B/A, …], and the gradients are those of the whole batch. Where a loss or the gradient is not finite
-        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`). What the tasks of `losses`
-        keep is advanced once, with the whole batch's rows.
+        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`); likewise for a spike, where
+        they are skipped. What the tasks of `losses` keep is advanced once, with the whole batch's rows.
         """
 
         def run(state: TrainState, batches: Any) -> tuple[TrainState, Any]:
             key = jax.random.fold_in(jax.random.key(self.seed), state.step)
             differentiate = self._at_once if self.accumulate == 1 else self._accumulated
             gradients, metrics, variables, pushed = differentiate(losses, state, batches, key)
-            norm, bad = _judge_numbers({name: task["loss"] for name, task in metrics.items()}, gradients)
+            # Judge by the norm, which clipping needs in any case: one number tells whether any gradient is not finite.
+            found = {name: task["loss"] for name, task in metrics.items()}
+            norm, bad = _judge_numbers(found, gradients)
+            spikes = state.spikes
+            if spikes is not None:
+                spikes, odd = judge_spikes(spikes, found, norm, self.skip_spikes)
+                bad = {name: jnp.where(odd[name] & (code == 0), SPIKE, code) for name, code in bad.items()}
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
             updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
             parameters = apply_updates(state.parameters, updates)
@@ -153,9 +166,12 @@ class Program:
             ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
             after: Any = parameters, variables, optimizer, kept, ema
             before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
-            good = sum(bad.values(), jnp.int32(0)) == 0
-            return TrainState(state.step + 1, *jax.tree.map(partial(jnp.where, good), after, before)), metrics
+            # Choose between before and after inside the compiled step: no host has to wait to undo a bad one.
+            good = jnp.stack([code == 0 for code in bad.values()]).all()
+            kept_or_new: Any = jax.tree.map(partial(jnp.where, good), after, before)
+            return TrainState(state.step + 1, *kept_or_new, spikes), metrics
 
+        # Pin the shardings of the result: the compiler might lay arrays otherwise, and the next step would compile again.
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(run, donate_argnums=0, out_shardings=(state_shardings, replicated))
@@ -172,34 +188,48 @@ class Program:
 
     def parameter_names(self) -> list[str]:
         """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a
-        gradient, that of parameter i first, and 2 + their number a gradient so large that its norm is not finite."""
+        gradient, that of parameter i first, and 2 + their number a gradient so large that its norm is not finite. SPIKE is a
+        spike."""
         leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.state(self.abstract_model(), nnx.Param))
         return [path_name(path) for path, _ in leaves]
 
     def _run(
         self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState
     ) -> Any:
-        """What every task's loss function gives, by name, the variables after that, and what tasks have pushed."""
+        """Run every task's loss. Returns losses by task, the variables afterwards, what tasks pushed, and the heads."""
         # Flax refuses a loss that changes what is kept: that is for `advance`, once a step.
         model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
         found = {}
         for name, (function, _) in losses.items():
+            # Take the key from the name, so that a task draws the same whoever trains beside it.
             task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
             found[name] = function(model, batches[name], key=task_key, step=state.step)
         pushed = take_pushed(model)
-        return found, nnx.split(model, nnx.Param, Kept, ..., graph=False)[3], pushed
+        heads = model.heads if self.balance == "uncertainty" else dict.fromkeys(losses, {})
+        return found, nnx.split(model, nnx.Param, Kept, ..., graph=False)[3], pushed, heads
 
     def _at_once(self, losses: Any, state: TrainState, batches: Any, key: jax.Array) -> Any:
         """Gradients, metrics, variables, and what is pushed, of whole batches."""
 
-        def total(parameters: Any) -> Any:
-            found, variables, pushed = self._run(parameters, state.variables, losses, batches, key, state)
-            metrics, loss = {}, jnp.zeros((), jnp.float32)
+        def apart(parameters: Any) -> Any:
+            found, variables, pushed, heads = self._run(parameters, state.variables, losses, batches, key, state)
+            metrics, each = {}, {}
             for name, (_, weight) in losses.items():
                 value, more = as_scalars(*found[name])
-                loss = loss + weight * value
-                metrics[name] = {"loss": value, **more}
-            return loss, (metrics, variables, pushed)
+                counted, balance = balanced(heads[name], value, value)
+                each[name] = weight * counted
+                metrics[name] = {"loss": value, **more, **balance}
+            return each, (metrics, variables, pushed)
+
+        if self.balance == "pcgrad" and len(losses) > 1:
+            each, pull, aside = jax.vjp(apart, state.parameters, has_aux=True)
+            # Pull back one task at a time: a forward pass serves all of them.
+            alone = [{name: jnp.float32(name == task) for name in each} for task in each]
+            return without_conflict([pull(one)[0] for one in alone], jax.random.fold_in(key, 0)), *aside
+
+        def total(parameters: Any) -> Any:
+            each, aside = apart(parameters)
+            return sum(each.values(), jnp.float32(0)), aside
 
         gradients, aside = jax.grad(total, has_aux=True)(state.parameters)
         return gradients, *aside
@@ -219,15 +249,15 @@ class Program:
         known = {name: joined(each) for name, each in needed.items()}
 
         def total(parameters: Any, variables: Any, batch: Any, i: jax.Array) -> Any:
-            found, variables, pushed = self._run(
-                parameters, variables, losses, batch, jax.random.fold_in(key, i), state
-            )
+            part_key = jax.random.fold_in(key, i)
+            found, variables, pushed, heads = self._run(parameters, variables, losses, batch, part_key, state)
             metrics, slope = {}, jnp.zeros((), jnp.float32)
             for name, (_, weight) in losses.items():
                 loss, extra = found[name]
                 value, same_gradient = part_of(loss, known[name], i, self.accumulate)
-                slope = slope + weight * same_gradient
-                metrics[name] = {**extra, "loss": Sum(value)}
+                counted, balance = balanced(heads[name], value, same_gradient, self.accumulate)
+                slope = slope + weight * counted
+                metrics[name] = {**extra, **balance, "loss": Sum(value)}
             return slope, (metrics, variables, pushed)
 
         def micro(carry: Any, inputs: Any) -> Any:
@@ -237,6 +267,7 @@ class Program:
             sums = jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients)
             return (sums, variables), (metrics, pushed)
 
+        # Sum in float32: a hundred bfloat16 gradients added up would lose the last of them.
         zero = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), state.parameters)
         (sums, variables), (stacked, pushed) = jax.lax.scan(micro, (zero, state.variables), (batches, indices))
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pushed)  # as they stand in the whole batch

@@ -1,4 +1,4 @@
-"""Whose turn it is: which tasks train at each step."""
+"""Turns: which tasks train at each step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from unimodal.task import Task
 FINEST = 10**6  # the largest denominator of a ratio of two weights: beyond, they are the nearest such fraction
 
 
-def turns(tasks: Sequence[Task], schedule: str) -> Callable[[int], tuple[str, ...]]:
-    """Which tasks train at each step (a pure function of the step, so that a resumed run goes on alike)."""
+def turns(tasks: Sequence[Task], schedule: str, temperature: float = 1.0) -> Callable[[int], tuple[str, ...]]:
+    """Which tasks train at each step (a pure function of the step, so that a resumed run goes on alike).
+
+    temperature: turns are shared by weights to the power of 1/temperature, as in multilingual training (Arivazhagan 2019).
+    """
     names = tuple(task.name for task in tasks)
     if schedule == "sum":
         return lambda step: names
-    share = shares([task.weight for task in tasks])
+    share = shares([task.weight ** (1 / temperature) for task in tasks])
     return lambda step: (names[whose_turn(step, share)],)
 
 
@@ -54,7 +57,7 @@ def whose_turn(step: int, share: Sequence[int]) -> int:
 
 
 def _place(i: int, n: int, share: Sequence[int]) -> int:
-    """How many turns come before turn n of task i."""
+    """Count the turns before turn n of task i."""
     before = n
     for j, other in enumerate(share):
         if j != i:

@@ -1,9 +1,10 @@
-"""Whose a workdir is: its config.json says which run may go on there."""
+"""Ownership of a workdir: its config.json says which run may go on there."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -30,25 +31,50 @@ def claim_workdir(
     Raises UsageError, naming the fields, if the workdir belongs to another config, or cannot be written.
     """
     workdir = epath.Path(workdir)
-    path, differ = workdir / "config.json", {}
-    try:
+    path = workdir / "config.json"
+    with _of_the_workdir(workdir):
         if not is_remote(workdir):  # a bucket has no folders
             workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            there = meaning(json.loads(path.read_text(encoding="utf-8")))
-            differ = _compare(dict(there), dict(meaning(config)), workdir, may_differ)
-            if not (renew and differ):
-                return differ
+        differ = differences(workdir, config, may_differ=may_differ, meaning=meaning)
+        if path.exists() and not (renew and differ):
+            return differ
         # Every process claims a folder, at the same time; a bucket refuses many writers of one object.
         if jax.process_index() == 0 or not is_remote(workdir):
             # In its own order: a tokenizer has the width of the first backbone if none bears its name.
             text = json.dumps(config, indent=2)
             write_whole(path, text, suffix=f".tmp{jax.process_index()}")
         return differ
+
+
+def differences(
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    may_differ: tuple[str, ...] = (),
+    meaning: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> dict[str, tuple[Any, Any]]:
+    """What `claim_workdir` returns and raises. Writes nothing, and a workdir without a config.json has no differences."""
+    workdir = epath.Path(workdir)
+    path = workdir / "config.json"
+    with _of_the_workdir(workdir):
+        if not path.exists():
+            return {}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise UsageError(f"{path} is no config, which is an object; choose another workdir")
+        there = meaning(found)
+        return _compare(dict(there), dict(meaning(config)), workdir, may_differ)
+
+
+@contextlib.contextmanager
+def _of_the_workdir(workdir: epath.Path) -> Iterator[None]:
+    """Turn what reading and writing there may raise into a UsageError."""
+    try:
+        yield
     except UsageError:
         raise
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is not JSON ({error}); choose another workdir") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{workdir / 'config.json'} is not JSON ({error}); choose another workdir") from error
     except Exception as error:
         if not isinstance(error, OSError) and not is_remote(workdir):  # a bucket's client has errors of its own
             raise

@@ -11,7 +11,7 @@ import numpy as np
 
 from unimodal.errors import UsageError
 from unimodal.use.answering import Asking, answered
-from unimodal.use.inputs import Entry, read_file
+from unimodal.use.inputs import Entry, joined, read_file
 
 
 def query_of(asking: Asking, parts: Mapping[str, str]) -> np.ndarray:
@@ -25,12 +25,9 @@ def query_of(asking: Asking, parts: Mapping[str, str]) -> np.ndarray:
         else partial(read_file, Path(value))
         for kind, value in parts.items()
     }
-    together = "+".join(parts)  # as `Answer.reads` spells it: in the order image, text, sound
-    if len(parts) > 1 and asking.reads(together):
-        whole = lambda: {name: value for part in read.values() for name, value in part().items()}  # noqa: E731
-        asked = [Entry(" and ".join(parts.values()), whole, (together,))]
-    else:
-        asked = [Entry(value, read[kind], (kind,)) for kind, value in parts.items()]
+    asked = [Entry(value, read[kind], (kind,)) for kind, value in parts.items()]
+    if len(asked) > 1 and asking.reads((whole := joined(asked)).reads[0]):
+        asked = [whole]
     rows = list(answered(asking, asked))
     if bad := [row for row in rows if "error" in row]:
         raise UsageError(f"{bad[0]['id']}: {bad[0]['error']}")

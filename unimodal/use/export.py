@@ -21,10 +21,10 @@ FORMS = ("huggingface", "stablehlo")
 
 @dataclass(frozen=True)
 class Target:
-    """Where an export goes: huggingface:DIR or stablehlo:DIR."""
+    """The target of an export: huggingface:DIR or stablehlo:DIR."""
 
-    form: str
-    directory: Path
+    form: str  # huggingface or stablehlo
+    directory: Path  # that is written
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -77,7 +77,9 @@ def handed(loaded: Any, name: str) -> Handed:
         inputs[modality] = Part(
             tokenizer, kind, config, backbone, experiment.backbones[backbone], causal and modality == "text"
         )
-    return Handed(name, inputs, heads, _labels(task), _end(task))
+    second = vars(task).get("decoder_backbone")
+    decoder = (second, experiment.backbones[second]) if second else None
+    return Handed(name, inputs, heads, _labels(task), _end(task), decoder, vars(task))
 
 
 def _modalities(loaded: Any, name: str) -> dict[str, str]:

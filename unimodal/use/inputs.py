@@ -1,10 +1,10 @@
-"""What a user gives: files, folders, globs, texts, lines of standard input, sources → records, read one by one."""
+"""Inputs from a user: files, folders, globs, texts, lines of standard input, sources → records, read one by one."""
 
 from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,10 @@ LARGEST = 512 * 2**20  # bytes of a file that is read at all
 
 @dataclass(frozen=True)
 class Entry:
-    """One input: the name that its answer bears, and how it is read, which may raise UsageError or OSError."""
+    """One input."""
 
-    id: str
-    read: Callable[[], Record]
+    id: str  # the name that its answer bears
+    read: Callable[[], Record]  # gives its record, or raises UsageError or OSError
     reads: tuple[str, ...] = ()  # the modalities that it may be, if they are known before it is read
 
 
@@ -76,6 +76,16 @@ def of_file(path: Path) -> Entry:
     return Entry(str(path), partial(read_file, path), () if kind is None else (kind,))
 
 
+def joined(entries: Sequence[Entry]) -> Entry:
+    """Several inputs, of one known modality each, as one: for an answer that reads them together, as "image+text"."""
+
+    def read() -> Record:
+        return {name: value for entry in entries for name, value in entry.read().items()}
+
+    together = "+".join(sorted((entry.reads[0] for entry in entries), key=list(OBVIOUS).index))
+    return Entry(" and ".join(entry.id for entry in entries), read, (together,))
+
+
 def kind_of(path: Path) -> str | None:
     """The modality that a file's ending says; None for one that says none."""
     ending = path.suffix.lower()
@@ -112,13 +122,17 @@ def record_of(kind: str, content: bytes, name: str) -> Record:
 
 
 def modalities(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the columns of a record may be."""
+    """List the modalities that the columns of a record may be."""
     return tuple(kind for kind, names in OBVIOUS.items() if any(name in record for name in names))
 
 
 def _of_source(uri: str, split: str) -> Iterator[Entry]:
+    """All records of a source, or the one whose number stands behind a #, as in the ids of answers."""
+    uri, _, number = uri.rpartition("#") if uri.rpartition("#")[2].isdecimal() else (uri, "", "")
     source = open_source(uri, split)
-    for i in range(len(source)):
+    if number and int(number) >= len(source):
+        raise UsageError(f"{uri} has no record {number} in {split}: there are {len(source)}, counted from 0")
+    for i in [int(number)] if number else range(len(source)):
         yield Entry(f"{uri}#{i}", partial(source.__getitem__, i))
 
 

@@ -16,11 +16,13 @@ from unimodal.data.pipeline import ArraySpec, Dataset
 from unimodal.data.text import Encode, mask_tokens, text_windows
 
 
-def document_rows(source: str, texts: Texts, vocabulary: int, *, packed: bool = False) -> Inputs:
+def document_rows(
+    source: str, texts: Texts, vocabulary: int, *, packed: bool = False, fit: str = "first_fit"
+) -> Inputs:
     """Rows of `texts.length` ids, and the `bytes` of text that each id stands for.
 
     The rows are windows of the documents, drawn at random in training. With `packed` they are whole documents between
-    BOS and EOS, as many as fit into a row, and examples also have the `segment` and `position` of each id.
+    BOS and EOS, as many as fit into a row (fit: by which rule, see `data.filling`), and examples also have the `segment` and `position` of each id.
     """
     length = texts.length
     spec = {"ids": texts.spec(vocabulary), "bytes": ArraySpec((length,), np.int32, 0, 8)}
@@ -33,7 +35,7 @@ def document_rows(source: str, texts: Texts, vocabulary: int, *, packed: bool = 
         documents = texts.open(source, split)
         encode, count = encodings(encoder, packed)
         if packed:
-            return packed_rows(documents, encode, length, pad_id=encoder.PAD, count=count)
+            return packed_rows(documents, encode, length, pad_id=encoder.PAD, count=count, fit=fit)
         random = split == "train"
         return text_windows(documents, encode, length, random=random, pad_id=encoder.PAD, count=count)
 

@@ -14,11 +14,14 @@ from PIL import Image
 from unimodal.data.augment.erasing import random_erase
 from unimodal.data.augment.randaugment import STRONGEST, rand_augment
 from unimodal.data.blocks.inputs import Part, brought, find_column
-from unimodal.data.image import Augmentation, center_crop, resize, to_float, to_uint8, with_shorter_side
-from unimodal.data.pictures import decode_image
+from unimodal.data.image import Augmentation, center_crop, to_float, to_uint8, with_shorter_side
+from unimodal.data.pictures import open_picture
 from unimodal.data.pipeline import ArraySpec
+from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 
+Picture = np.ndarray | Image.Image
+"""A picture in uint8 [H,W,3], or Pillow's in RGB."""
 FILTERS = tuple(name.lower() for name in Image.Resampling.__members__)
 OBVIOUS = ("image", "img", "picture", "photo", "pixels")
 
@@ -63,45 +66,66 @@ class Images:
 
     def part(self, size: tuple[int, int], channels: int = 3, name: str = "image") -> Part:
         """float32 `[*size, channels]` under `name`."""
+
+        def make(picture: Picture, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
+            return {name: self.made(picture, size, rng, training)}
+
+        read = partial(self.open, at_least=self.at_least(size))
+        return Part({name: ArraySpec((*size, channels), np.float32, *self.bounds)}, read, make)
+
+    def made(self, picture: Picture, size: tuple[int, int], rng: np.random.Generator, training: bool) -> np.ndarray:
+        """A picture as the model takes it: float32 `[*size, 3]`, augmented in training."""
+        if not training or self.crop == (1, 1):
+            picture = self.fitted(picture, size)
+        if not training:
+            return self.to_float(np.asarray(picture))
         augment = Augmentation(size, scale=self.crop, flip=self.flip, shift=self.shift, jitter=self.jitter)
+        picture = augment(picture, rng)
+        if self.randaugment[0]:
+            picture = np.asarray(rand_augment(Image.fromarray(picture), rng, *self.randaugment))
+        pixels = self.to_float(picture)
+        return random_erase(pixels, rng, self.erase) if self.erase else pixels
 
-        def make(picture: np.ndarray, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
-            if not training or self.crop == (1, 1):
-                picture = self.fitted(picture, size)
-            if not training:
-                return {name: self.to_float(picture)}
-            picture = augment(picture, rng)
-            if self.randaugment[0]:
-                picture = np.asarray(rand_augment(Image.fromarray(picture), rng, *self.randaugment))
-            pixels = self.to_float(picture)
-            return {name: random_erase(pixels, rng, self.erase) if self.erase else pixels}
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that a pixel becomes."""
+        scales = list(zip(self.mean, self.std, strict=False))
+        return min((0 - m) / s for m, s in scales), max((1 - m) / s for m, s in scales)
 
-        low = min((0 - m) / s for m, s in zip(self.mean, self.std, strict=False))
-        high = max((1 - m) / s for m, s in zip(self.mean, self.std, strict=False))
+    def at_least(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size down to which a picture may be shrunk before it is cropped and resized to `size`."""
         # The smallest crop still has every pixel that the model sees; what is larger would only fill the memory.
         scale = max(2.0, self.crop[0] ** -0.5)
         sides = (*self.resize, *self.resize)[:2] or size
-        at_least = (math.ceil(scale * max(sides[0], size[0])), math.ceil(scale * max(sides[1], size[1])))
-        read = partial(self.read, at_least=at_least)
-        return Part({name: ArraySpec((*size, channels), np.float32, low, high)}, read, make)
+        return math.ceil(scale * max(sides[0], size[0])), math.ceil(scale * max(sides[1], size[1]))
 
-    def fitted(self, picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def fitted(self, picture: Picture, size: tuple[int, int]) -> np.ndarray:
         """uint8 `[H, W, 3]` at the size that the tokenizer takes, without chance."""
         to = self.resize or size
         height, width = to if len(to) == 2 else with_shorter_side(picture, to[0])
-        return center_crop(resize(picture, height, width, resample=Image.Resampling[self.resample.upper()]), *size)
+        whole = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        if whole.size != (width, height):
+            whole = whole.resize((width, height), Image.Resampling[self.resample.upper()])
+        return center_crop(np.asarray(whole), *size)
 
     def read(self, record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> np.ndarray:
         """The record's picture, uint8 `[H, W, 3]`; much larger ones are shrunk, never below `at_least`."""
+        return np.asarray(self.open(record, at_least=at_least))
+
+    def open(self, record: Mapping[str, Any], *, at_least: tuple[int, int] | None = None) -> Image.Image:
+        """`read` as a Pillow picture in RGB."""
         found = find_column(record, self.column, OBVIOUS, "a picture")
-        return decode_image(record[found], name=record["id"], at_least=at_least)
+        value, decode = record[found], partial(open_picture, name=record["id"], at_least=at_least)
+        if not STORE.size or not isinstance(value, bytes):
+            return decode(value)
+        return Image.fromarray(STORE.find(value, f"picture {at_least}", lambda: np.asarray(decode(value))))
 
     def to_float(self, picture: np.ndarray) -> np.ndarray:
         """uint8 `[H, W, 3]` as the model takes it."""
         return to_float(picture, mean=_whole(self.mean), std=_whole(self.std))
 
     def to_uint8(self, pixels: np.ndarray) -> np.ndarray:
-        """What the model takes as a picture again, uint8 `[H, W, 3]`."""
+        """Turn the model's values into a picture again, uint8 `[H, W, 3]`."""
         return to_uint8(pixels, mean=_whole(self.mean), std=_whole(self.std))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from unimodal.data.sources import open_source
 from unimodal.data.values import class_names, readable
 from unimodal.data.values import column as read_column
 from unimodal.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 OBVIOUS = ("label", "class", "group", "category", "target")
 
@@ -124,15 +127,24 @@ class Labels:
             raise UsageError(
                 f"{source}: all examples are of class {names[train[0]]!r}; classification needs two or more"
             )
+        if len(valid) == 1:
+            logger.warning(
+                "%s: all of validation is of class %r: always answering it would be right", source, names[valid[0]]
+            )
+        elif len(absent := np.setdiff1d(train, valid)):
+            missing = _some([names[number] for number in absent])
+            logger.warning(
+                "%s: validation has no example of %s: what is learned of that is not scored", source, missing
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What a split's column holds: each record's class, all names in order, and whether they are names or numbers."""
+    """The contents of a split's column."""
 
     values: tuple[str | int | None, ...]  # None: the record cannot be read
-    names: tuple[str, ...]
-    named: bool
+    names: tuple[str, ...]  # of all classes, in order
+    named: bool  # the column holds names, not numbers
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.marked import segments
 from unimodal.data.pipeline import ArraySpec, Source
 from unimodal.data.sources import open_source
+from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 
 OBVIOUS = ("audio", "sound", "speech", "wav", "recording")
@@ -40,7 +42,11 @@ class Sounds:
     def read(self, record: Mapping[str, Any]) -> np.ndarray:
         """The whole recording, float32 `[samples]`."""
         found = find_column(record, self.column, OBVIOUS, "a sound")
-        audio = decode_audio(record[found], self.rate, name=record["id"], found_rate=record.get("rate"))
+        value, decode = record[found], partial(decode_audio, name=record["id"], found_rate=record.get("rate"))
+        if isinstance(value, bytes):
+            audio = STORE.find(value, f"sound {self.rate}", lambda: decode(value, self.rate))
+        else:
+            audio = decode(value, self.rate)
         return normalize(audio) if self.normalize else audio
 
     def decode(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +79,7 @@ class Sounds:
 
     @property
     def spec(self) -> dict[str, ArraySpec]:
-        """Of `audio` and `length`."""
+        """The spec of `audio` and `length`."""
         return {
             "audio": ArraySpec((self.samples,), np.float32, -1, 1),
             "length": ArraySpec((), np.int32, self.samples, self.samples + 1),

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from unimodal.data.audio import crop_or_pad, span_mask
-from unimodal.data.blocks.inputs import Inputs
-from unimodal.data.blocks.sounds import Sounds
+from unimodal.data.audio import crop_or_pad, sound_length, span_mask
+from unimodal.data.blocks.inputs import Inputs, find_column
+from unimodal.data.blocks.sounds import OBVIOUS, Sounds
 from unimodal.data.blocks.transcripts import Transcripts
 from unimodal.data.blocks.used import headers, warn_of_unused
+from unimodal.data.bucketing import Buckets
 from unimodal.data.cache import cached
 from unimodal.data.marked import marks
 from unimodal.data.pipeline import ArraySpec, Dataset, Source
-from unimodal.data.skipped import Where
+from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import first, open_source
 from unimodal.data.transcripts import Alphabet
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class TranscribedSpeech:
     transcripts: Transcripts  # what is said in them
     letters: Alphabet  # the characters told apart
     labelled: int = 0  # use so many training examples only; 0: all
+    buckets: tuple[float, ...] = ()  # seconds that training batches of like length are cut to; (): none
 
     def inputs(self, frames: Callable[[int], int]) -> Inputs:
         """`audio` `[samples]`, its `length`, and the `text` as ids `[characters]`.
@@ -46,13 +48,49 @@ class TranscribedSpeech:
             def example(record: Any, _rng: np.random.Generator) -> dict[str, Any]:
                 return self._example(record, split)
 
-            recordings = self._recordings(split)
-            if split == "train":
-                recordings = first(recordings, self.labelled) if self.labelled else recordings
-                self._check(frames)
-            return Dataset(recordings, example)
+            return Dataset(self.recordings(split, frames), example, self._buckets(split, frames))
 
         return Inputs(spec, dataset)
+
+    def recordings(self, split: str, frames: Callable[[int], int]) -> Source:
+        """Records of id, decoded audio and text; those of training are checked, and as many as are used."""
+        found = self._recordings(split)
+        if split == "train":
+            found = first(found, self.labelled) if self.labelled else found
+            self._check(frames)
+        return found
+
+    def lengths(self, split: str, frames: Callable[[int], int]) -> Iterator[tuple[int, bool]]:
+        """Of each of `recordings` its samples, as the file's header says, and whether it can be learned; 0 and False for what
+        cannot be read, which is listed."""
+        marked, where = self.sounds.segments, Where(self.source, split)
+        records = self._recordings(split) if marked else open_source(self.source, split)
+        records = first(records, self.labelled) if self.labelled and split == "train" else records
+        for index in range(len(records)):
+            name = str(index)
+            try:
+                record = records[index]
+                name = str(record["id"])
+                audio = record[find_column(record, "audio" if marked else self.sounds.column, OBVIOUS, "a sound")]
+                samples = len(audio) if marked else sound_length(audio, self.sounds.rate, name, record.get("rate"))
+                text = self.transcripts.spell(record["text"]) if marked else self.transcripts.of(record)
+            except RecordError as error:
+                LEDGER.note(where, name, error, len(records))
+                yield 0, False
+                continue
+            yield samples, not self._unusable(samples, text, frames)
+
+    def _buckets(self, split: str, frames: Callable[[int], int]) -> Buckets | None:
+        if not self.buckets or split != "train":
+            return None
+        lengths = np.array([samples if fine else 0 for samples, fine in self.lengths(split, frames)])
+        edges = sorted({min(int(edge * self.sounds.rate), self.sounds.samples) for edge in self.buckets})
+
+        def cut(batch: Mapping[str, np.ndarray], edge: int) -> dict[str, np.ndarray]:
+            ends = {"audio": edge, "masked": frames(edge)}
+            return {name: array[:, : ends[name]] if name in ends else array for name, array in batch.items()}
+
+        return Buckets(lengths, (*edges, self.sounds.samples), cut)
 
     def _example(self, record: Any, split: str) -> dict[str, Any]:
         audio, length = crop_or_pad(record["audio"], self.sounds.samples)

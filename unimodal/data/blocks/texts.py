@@ -12,6 +12,7 @@ from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.encoders import Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.pairs import pair_row
 from unimodal.data.pipeline import ArraySpec, Source
+from unimodal.data.shares import Weight
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import open_source
 from unimodal.data.text import text_of
@@ -101,7 +102,7 @@ class _Documents:
     where: Where | None
 
     @property
-    def parts(self) -> tuple[tuple[int, float], ...]:
+    def parts(self) -> tuple[tuple[int, float | Weight], ...]:
         """The weights of joined sources."""
         return parts_of(self.source)
 

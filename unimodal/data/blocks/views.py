@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from unimodal.data.augment.views import View
-from unimodal.data.blocks.images import Images
+from unimodal.data.blocks.images import Images, Picture
 from unimodal.data.blocks.inputs import Part, brought
 from unimodal.data.pipeline import ArraySpec
 from unimodal.errors import UsageError
@@ -74,9 +74,9 @@ class Views:
         if self.small:
             kinds["small_views"] = self._views(self.small, self.small_size, self.small_crop, first=self.count)
 
-        def make(picture: np.ndarray, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
+        def make(picture: Picture, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
             # Also in evaluation, which asks whether two views of a picture find each other.
-            whole = Image.fromarray(picture)
+            whole = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
             return {
                 name: pixels.to_float(np.stack([np.asarray(view(whole, rng)) for view in views]))
                 for name, views in kinds.items()
@@ -108,4 +108,4 @@ class Views:
         needed = [max(size) * self.crop[0] ** -0.5]
         needed += [max(self.small_size) * self.small_crop[0] ** -0.5] if self.small else []
         side = math.ceil(max(needed))
-        return partial(pixels.read, at_least=(side, side))
+        return partial(pixels.open, at_least=(side, side))

@@ -14,7 +14,7 @@ from unimodal.data.dividing import hashed
 from unimodal.data.files import is_remote, open_bytes
 from unimodal.data.pipeline import Source
 from unimodal.data.tables import Rows, open_tables, splits_of
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 FORM = "parquet:FILE|GLOB|DIR"
 OPTIONS = {"root": "the folder from which paths in cells count"}
@@ -23,7 +23,7 @@ _HELD = 8  # row groups in memory
 
 
 def splits(address: Address) -> tuple[str, ...]:
-    """By the names of the files in a folder; () for one file."""
+    """List splits by the names of the files in a folder; () for one file."""
     return splits_of(address, SUFFIXES)
 
 
@@ -45,7 +45,7 @@ class _ParquetRows(Rows):
             if name != "id" and name not in table.names:
                 raise UsageError(f"{table.path} has no column {name!r}: there is {', '.join(sorted(table.names))}")
             if name in table.names:
-                values = table.file.read(columns=[name])[name].to_pylist()
+                values = table.values(name)
                 found += map(str, values) if name == "id" else values
             else:
                 found += [f"{table.short}:{place + 1}" for place in range(len(table))]
@@ -63,8 +63,8 @@ class _Table:
         self.path, self.short = path, path.rsplit("/", 1)[-1]
         try:
             self.file = parquet.ParquetFile(open_bytes(path) if is_remote(path) else path)
-        except Exception as error:  # pyarrow has errors of its own for damaged files
-            raise UsageError(f"{path} is not a Parquet file ({' '.join(str(error).split())[:120]})") from error
+        except Exception as error:  # pyarrow has errors of its own for damaged files, here and below
+            raise UsageError(f"{path} is not a Parquet file ({_one_line(error)})") from error
         meta = self.file.metadata
         self._ends = np.cumsum([meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
         self.names = tuple(self.file.schema_arrow.names)
@@ -80,13 +80,31 @@ class _Table:
     def row(self, place: int) -> dict[str, Any]:
         """The cells of a row."""
         group = int(np.searchsorted(self._ends, place, side="right"))
-        with self._lock:
-            table = self._group(group)
+        try:
+            with self._lock:
+                table = self._group(group)
+        except Exception as error:
+            raise RecordError(f"{self.path}: row group {group} is damaged ({_one_line(error)})") from error
         first = int(self._ends[group - 1]) if group else 0
         return table.slice(place - first, 1).to_pylist()[0]
+
+    def values(self, column: str) -> list[Any]:
+        """All cells of a column. Raises UsageError where they cannot be read."""
+        try:
+            with self._lock:
+                return self.file.read(columns=[column])[column].to_pylist()
+        except Exception as error:
+            raise UsageError(f"{self.path}: column {column!r} is damaged ({_one_line(error)})") from error
 
     def class_names(self, column: str) -> tuple[str, ...]:
         """The names that Hugging Face's tables keep beside their schema, () where there are none."""
         told = (self.file.schema_arrow.metadata or {}).get(b"huggingface")
-        features = json.loads(told).get("info", {}).get("features", {}) if told else {}
-        return tuple(features.get(column, {}).get("names") or ())
+        try:
+            features = json.loads(told).get("info", {}).get("features", {}) if told else {}
+            return tuple(features.get(column, {}).get("names") or ())
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UsageError(f"{self.path}: what the table says of its features is damaged") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

@@ -20,7 +20,8 @@ def classified_pictures(
 ) -> Callable[[Model, Shown], list[Sample]]:
     """Show the likeliest classes of pictures, and where the last layer of a backbone looks in the first of them.
 
-    Rows: what `classification.guesses` gives. The batch has the pictures under `image`.
+    Rows: what `classification.guesses` gives. The batch has the pictures under `image`; of
+    rows of patches no attention is shown.
     """
 
     def show(model: Model, shown: Shown) -> list[Sample]:
@@ -33,13 +34,15 @@ def classified_pictures(
             )
             note, truth = str(record.get("name", record["id"])), names[int(shown.rows["label"][i])]
             found.append(ImageSample(images.read(record), best, truth, note=note))
+        if "image" not in shown.batch:  # rows of patches, which have proportions of their own
+            return found
         return [*found, attention_in(model, shown.batch["image"][:1], images, tokenizer, backbone)]
 
     return show
 
 
 def attention_in(model: Model, image: np.ndarray, images: Images, tokenizer: str, backbone: str) -> AttentionMap:
-    """Where the last layer looks in a picture [1,H,W,C], averaged over queries, per head."""
+    """Attention of the last layer in a picture [1,H,W,C], averaged over queries, for each head."""
     parts = model.backbones[backbone], model.tokenizers[tokenizer]
     _, out = jax.jit(lambda b, t, x: b(t(x), capture=("attention",)))(*parts, jnp.asarray(image))
     config = parts[1].config

@@ -17,7 +17,7 @@ import numpy as np
 from unimodal.answers import SOUND, TEXT, Asked
 from unimodal.errors import UsageError
 from unimodal.use.index import Index
-from unimodal.use.inputs import Entry, kind_of, record_of
+from unimodal.use.inputs import Entry, joined, kind_of, record_of
 from unimodal.use.serve.batching import Batcher, FullError
 from unimodal.use.serve.limits import Guard
 
@@ -36,12 +36,12 @@ class Refused(Exception):
 
 @dataclass
 class Server:
-    """A model, maybe with an index, and what a request may ask of it. timeout: seconds that an answer may take."""
+    """A model, maybe with an index, and what a request may ask of it."""
 
-    loaded: Any
-    batcher: Batcher
-    index: Index | None = None
-    timeout: float = 60.0
+    loaded: Any  # a `Loaded`
+    batcher: Batcher  # joins requests into batches
+    index: Index | None = None  # that is searched; None: no search
+    timeout: float = 60.0  # seconds that an answer may take
 
     def __post_init__(self) -> None:
         self.requests: dict[int, int] = {}
@@ -68,7 +68,7 @@ class Server:
         return await self.ask(task, gives, asked, entry)
 
     async def search(self, request: Any) -> dict[str, Any]:
-        """What is nearest to a text, a file, or the sum of both."""
+        """Find what is nearest to a text, a file, or both: asked together where the model reads both, else by their sum."""
         if self.index is None:
             raise Refused(404, "this server has no index: start it with --index=FOLDER")
         entry, said = await read_request(request, several=True)
@@ -77,12 +77,20 @@ class Server:
         entries = [entry] if entry.reads != (TEXT,) or "text" not in said else []
         if isinstance(said.get("text"), str) and said["text"].strip():
             entries.append(text_entry(said["text"]))
+        if len(entries) > 1 and self.reads(task, (whole := joined(entries)).reads[0]):
+            entries = [whole]
         found = [(await self.ask(task, "embedding", Asked(), one))["embedding"] for one in entries]
         total = np.sum(np.asarray(found, np.float32), axis=0)
         total /= max(float(np.linalg.norm(total)), 1e-12)
         rows = await asyncio.to_thread(self.index.nearest, total, asked.top)
         places = {row["id"]: i for i, row in enumerate(self.index.ids)}
         return {"results": [{**row, "row": places[row["id"]]} for row in rows]}
+
+    def reads(self, task: str | None, modality: str) -> bool:
+        """Whether a task, or any, has an answer that reads this."""
+        return any(
+            one["reads"] == modality for name, all_ in self.offers.items() for one in all_ if task in (None, name)
+        )
 
     async def item(self, request: Any) -> Any:
         """The file of a row of the index. It is named by its number: no path comes from outside."""
@@ -250,7 +258,9 @@ def question(said: Mapping[str, Any]) -> tuple[str | None, str | None, Asked]:
             continue
         try:
             if kind is tuple:
-                parts = value.split(",") if isinstance(value, str) else list(value)
+                parts = value.split(",") if isinstance(value, str) else value
+                if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+                    raise TypeError
                 found[name] = tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
             else:
                 found[name] = kind(value)
