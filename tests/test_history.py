@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import shutil
@@ -107,6 +108,21 @@ def test_a_run_goes_in_and_comes_out(ledger: Ledger, workdir: Path, tmp_path: Pa
         runs.commit(ledger, str(workdir), "again", "main")
     with pytest.raises(UsageError, match="is not empty; give a new folder"):
         runs.checkout(made, str(back))
+
+
+def test_vocabularies_of_a_workdir_come_along(ledger: Ledger, workdir: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(workdir, tmp_path / "own")
+    (own / "encoders" / "0").mkdir(parents=True)
+    (own / "encoders" / "0" / "vocab.txt").write_text("a\nb\n")
+    digest = hashlib.sha256(b"a\nb\n").hexdigest()
+    index = {"/gone/vocab.txt": {"file": "0/vocab.txt", "sha256": {"vocab.txt": digest}}}
+    (own / "encoders" / "index.json").write_text(json.dumps(index))
+    made = runs.commit(ledger, str(own), "with a vocabulary", "main")
+    back = runs.checkout(made, str(tmp_path / "back"))
+    assert (back / "encoders" / "0" / "vocab.txt").read_text() == "a\nb\n"
+    (own / "encoders" / "0" / "vocab.txt").write_text("b\n")
+    with pytest.raises(UsageError, match="is missing or was changed"):
+        runs.commit(ledger, str(own), "with another", "main")
 
 
 def test_parameters_of_an_optimizer_with_an_average_are_that_average() -> None:

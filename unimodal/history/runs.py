@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,14 @@ from unimodal.errors import UsageError
 from unimodal.experiment import Experiment, build
 from unimodal.history.weights import axes_of, filled, of_checkpoint, of_state, to_host
 from unimodal.interop.files import open_source, small_files, write_file
+from unimodal.kept import ENCODERS, learned, with_encoders
 from unimodal.kept import FILE as FROM_DATA
-from unimodal.kept import learned
 from unimodal.ledger import Commit, Draft, Ledger, Manifest
 from unimodal.ledger.ledger import branch_ref
 from unimodal.ledger.locks import held
 from unimodal.ledger.manifest import DTYPES
 from unimodal.places import places_of
-from unimodal.storage import folder, is_remote, write_whole
+from unimodal.storage import folder, is_remote
 from unimodal.training.checkpoint import Checkpoints, is_workdir
 from unimodal.training.step import TrainState
 
@@ -41,10 +44,36 @@ def experiment_of(files: Mapping[str, bytes], what: str) -> Experiment:
         for name in groups:
             inner = inner.setdefault(name, {})
         inner[last] = value
+    config = with_encoders(_unpacked(files), config) if _vocabularies(files) else config
     places = places_of(None)
     places.open()
     plain = {**config, "init_from": None, "init_skip": None, "init_ema": False, "ledger": None, "commit_every": 0}
     return build({**plain, "mesh": {"data": 1}}, places.task_class)
+
+
+def _vocabularies(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The copies of vocabularies that a workdir keeps, by path."""
+    return {path: content for path, content in files.items() if path.startswith(f"{ENCODERS}/")}
+
+
+def _unpacked(files: Mapping[str, bytes]) -> Path:
+    """A folder with them, for readers that know files only; it goes when the program ends."""
+    folder = Path(tempfile.mkdtemp(prefix="unimodal-ledger-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _write(_vocabularies(files), folder)
+    return folder
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def small(workdir: epath.Path) -> dict[str, bytes]:
+    """The copies of vocabularies in a workdir, as a commit holds them."""
+    found = [path for path in (workdir / ENCODERS).glob("**/*") if path.is_file()]
+    return {path.relative_to(workdir).as_posix(): path.read_bytes() for path in found}
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------
@@ -90,7 +119,7 @@ def same(commit: Commit, draft: Draft) -> bool:
 
 
 def of_workdir(ledger: Ledger, workdir: epath.Path, step: int | None) -> Draft:
-    files = {CONFIG: (workdir / CONFIG).read_bytes()}
+    files = {CONFIG: (workdir / CONFIG).read_bytes(), **small(workdir)}
     if (workdir / FROM_DATA).exists():
         files[FROM_DATA] = (workdir / FROM_DATA).read_bytes()
     experiment = experiment_of(files, str(workdir))
@@ -166,6 +195,7 @@ class Committer:
         files = {
             CONFIG: json.dumps(self.config, indent=2).encode(),
             FROM_DATA: json.dumps(learned(self.experiment.tasks), indent=2, sort_keys=True).encode(),
+            **small(folder(self.workdir)),
         }
         with held(self.ledger.path, alone=False):
             tensors = self.ledger.add(arrays)
@@ -200,10 +230,7 @@ def checkout(commit: Commit, target: str) -> Path:
         _to_workdir(commit, files, path, what)
         return path
     path.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        inner = path / name.removeprefix("files/")
-        inner.parent.mkdir(parents=True, exist_ok=True)
-        inner.write_bytes(text)
+    _write({name.removeprefix("files/"): content for name, content in files.items()}, path)
     shapes = {name: (entry.shape, DTYPES[entry.dtype]) for name, entry in manifest.tensors.items()}
     write_file(path / "model.safetensors", shapes, (commit.read(name) for name in manifest.tensors))
     return path
@@ -226,6 +253,4 @@ def _to_workdir(commit: Commit, files: Mapping[str, bytes], path: Path, what: st
     with Checkpoints(path) as checkpoints:
         positions = {name: said["position"] for name, said in manifest.data.items() if said.get("position")}
         checkpoints.save(state, positions)
-    for name in (CONFIG, FROM_DATA):
-        if name in files:
-            write_whole(path / name, files[name].decode())
+    _write({name: content for name, content in files.items() if not name.startswith("scores/")}, path)
