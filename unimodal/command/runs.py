@@ -32,6 +32,7 @@ from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
 from unimodal.kept import check_encoders, keep_encoders, keep_learned, with_encoders
+from unimodal.ledger.start import pinned
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
