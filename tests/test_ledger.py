@@ -420,6 +420,16 @@ def test_a_torn_git_object_is_named_and_gc_removes_nothing(ledger: Ledger) -> No
     assert len(ledger.store.listed()[0]) == count
 
 
+def test_a_path_that_leads_out_of_the_folder_is_refused(ledger: Ledger) -> None:
+    made = commit(ledger, BASE)
+    blob = ledger.git.text("hash-object", "-w", "--stdin", given=b"evil")
+    inner = ledger.git.text("mktree", given=f"100644 blob {blob}\tevil\n".encode())
+    outer = ledger.git.text("mktree", given=f"040000 tree {inner}\t..\n".encode())
+    ledger.git.move("refs/heads/main", ledger.git.commit_tree(outer, [made.id], "evil"), made.id, "")
+    with pytest.raises(UsageError, match=r"has a file '\.\./evil', which leads out of its folder"):
+        assert ledger.commit("main").draft
+
+
 def test_a_foreign_file_in_the_store_is_told(ledger: Ledger) -> None:
     commit(ledger, BASE)
     (ledger.path / "tensors" / "notes.txt").write_text("mine")

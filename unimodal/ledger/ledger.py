@@ -62,8 +62,11 @@ class Commit:
 
     @cached_property
     def names(self) -> list[str]:
-        """The paths of its small files."""
-        return self.ledger.git.text("ls-tree", "-r", "--name-only", self.id).splitlines()
+        """The paths of its small files. Raises DamagedError for one that would lead out of a folder."""
+        found = self.ledger.git.text("ls-tree", "-r", "-z", "--name-only", self.id).rstrip("\0").split("\0")
+        if strange := [path for path in found if {"..", ".", ""} & set(path.split("/"))]:
+            raise DamagedError(f"commit {self.short} has a file {strange[0]!r}, which leads out of its folder")
+        return found
 
     def file(self, path: str) -> bytes:
         try:
