@@ -16,7 +16,7 @@ ORDER = ("gpt", "vit", "wav2vec2", "clip")
 def get_config() -> ConfigDict:
     config = demo.get_config()
     tasks = config.tasks
-    config.update(schedule="sequence", steps=800, eval_every=0, checkpoint_every=800)
+    config.update(schedule="sequence", sequence=ORDER, steps=800, eval_every=0, checkpoint_every=800)
     config.tasks = {name: tasks[name] for name in ORDER}
     # A rate that falls over the whole run would hold still by itself what comes last.
     config.optimizer.update(warmup=50, final=1.0)

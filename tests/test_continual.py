@@ -46,6 +46,7 @@ def config(**changes: Any) -> dict[str, Any]:
 def test_tasks_train_one_after_the_other() -> None:
     schedule = in_sequence(["a", "b", "c"], 7, [])
     assert schedule.steps == (3, 2, 2)
+    assert in_sequence(["a", "b", "c"], 9, ["c", "a=1", "b"]) == InSequence(("c", "a", "b"), (4, 1, 4))
     assert [schedule.who(step)[0] for step in range(7)] == ["a", "a", "a", "b", "b", "c", "c"]
     assert {step: schedule.ended(step) for step in range(8)} == {
         **dict.fromkeys(range(8)),
@@ -64,9 +65,11 @@ def test_tasks_train_one_after_the_other() -> None:
     ("changes", "message"),
     [
         (dict(tasks=dict(vit=dict(batch_size=8))), "needs at least two tasks, but there is only vit"),
-        (dict(sequence=[1, 2, 3]), "sequence has 3 numbers of steps, but there are 2 tasks"),
-        (dict(sequence=[1, 2]), r"sequence=\(1, 2\) should be steps of at least 1 each, and 6 together"),
-        (dict(sequence=[0, 6]), r"sequence=\(0, 6\) should be steps of at least 1"),
+        (dict(sequence=["one", "too"]), "sequence names 'too', which is none of the tasks; did you mean two?"),
+        (dict(sequence=["one"]), "sequence should name each task once, of one, two, but is one"),
+        (dict(sequence=["one=1", "two=2"]), "sequence=one=1, two=2 does not come to the 6 steps that steps says"),
+        (dict(sequence=["one=6", "two"]), "does not come to the 6 steps"),
+        (dict(sequence=["one=0", "two"]), "sequence has one=0, which should be a number of steps of at least 1"),
         (dict(continual=dict(strategy="ewk")), "continual strategy='ewk' is not one of fine_tuning, l2, ewc, replay"),
         (dict(continual=dict(memory=0)), "continual memory must be at least 1"),
         (dict(continual=dict(strenth=1)), "unknown config field continual.strenth; did you mean strength?"),

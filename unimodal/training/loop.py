@@ -45,7 +45,8 @@ class LoopConfig:
     # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights; "sequence": one
     # task after the other, each evaluated when one has ended
     schedule: str = "sum"
-    sequence: tuple[int, ...] = ()  # steps of each task, for schedule="sequence"; (): equal shares
+    # for schedule="sequence": the tasks in their order, as NAME or NAME=STEPS; (): as the config has them
+    sequence: tuple[str, ...] = ()
     # of the losses in a sum: fixed (the tasks' weights), uncertainty or pcgrad (see `training.balance`)
     balance: str = "fixed"
     # turns are shared by the tasks' weights to the power of 1 over this: above 1, tasks of small weight have more
@@ -83,9 +84,9 @@ class LoopConfig:
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
 
-    def in_sequence(self, names: Sequence[str]) -> InSequence | None:
+    def in_sequence(self, tasks: Sequence[str]) -> InSequence | None:
         """Tell which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
-        return in_sequence(names, self.steps, self.sequence) if self.schedule == "sequence" else None
+        return in_sequence(tasks, self.steps, self.sequence) if self.schedule == "sequence" else None
 
 
 def compile_steps(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.training.step import TrainState
 
@@ -37,18 +38,27 @@ class InSequence:
         return dict(zip(accumulate(self.steps), self.names, strict=True)).get(step)
 
 
-def in_sequence(names: Sequence[str], total: int, steps: Sequence[int]) -> InSequence:
-    """Tasks for so many steps each (none given: equal shares of the total). Raises UsageError for what cannot be one."""
-    if len(names) < 2:
-        raise UsageError(f"schedule='sequence' needs at least two tasks, but there is only {', '.join(names)}")
-    if not steps:
-        share, rest = divmod(total, len(names))
-        steps = [share + (i < rest) for i in range(len(names))]
-    if len(steps) != len(names):
-        raise UsageError(f"sequence has {len(steps)} numbers of steps, but there are {len(names)} tasks")
-    if sum(steps) != total or min(steps) < 1:
-        raise UsageError(
-            f"sequence={tuple(steps)} should be steps of at least 1 each, and {total} together, as steps says; "
-            f"they are {sum(steps)}"
-        )
-    return InSequence(tuple(names), tuple(steps))
+def in_sequence(tasks: Sequence[str], total: int, order: Sequence[str]) -> InSequence:
+    """Tasks in an order, each given as NAME or NAME=STEPS; those without a number share the rest of the steps equally.
+
+    Without an order they come as they are. Raises UsageError for what cannot be a sequence.
+    """
+    if len(tasks) < 2:
+        raise UsageError(f"schedule='sequence' needs at least two tasks, but there is only {', '.join(tasks)}")
+    given = [word.partition("=") for word in order or tasks]
+    names = [name for name, _, _ in given]
+    for name, equals, number in given:
+        if name not in tasks:
+            raise UsageError(f"sequence names {name!r}, which is none of the tasks; {nearest(name, tasks)}")
+        if equals and (not number.isdecimal() or not int(number)):
+            raise UsageError(f"sequence has {name}={number}, which should be a number of steps of at least 1")
+    if sorted(names) != sorted(tasks):
+        raise UsageError(f"sequence should name each task once, of {', '.join(tasks)}, but is {', '.join(names)}")
+    said = {name: int(number) for name, _, number in given if number}
+    free = [name for name in names if name not in said]
+    left = total - sum(said.values())
+    if left < len(free) or (left and not free):
+        raise UsageError(f"sequence={', '.join(order)} does not come to the {total} steps that steps says")
+    share, rest = divmod(left, len(free)) if free else (0, 0)
+    counts = said | {name: share + (i < rest) for i, name in enumerate(free)}
+    return InSequence(tuple(names), tuple(counts[name] for name in names))
