@@ -425,7 +425,7 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(ledger: Ledger) -> None:
     blob = ledger.git.text("hash-object", "-w", "--stdin", given=b"evil")
     inner = ledger.git.text("mktree", given=f"100644 blob {blob}\tevil\n".encode())
     outer = ledger.git.text("mktree", given=f"040000 tree {inner}\t..\n".encode())
-    ledger.git.move("refs/heads/main", ledger.git.commit_tree(outer, [made.id], "evil"), made.id, "")
+    ledger.git.move("refs/heads/main", ledger.git.commit_tree(outer, [made.id], "evil"), made.id, "evil")
     with pytest.raises(UsageError, match=r"has a file '\.\./evil', which leads out of its folder"):
         assert ledger.commit("main").draft
 

@@ -72,7 +72,8 @@ def _write(files: Mapping[str, bytes], folder: Path) -> None:
 
 def small(workdir: epath.Path) -> dict[str, bytes]:
     """The copies of vocabularies in a workdir, as a commit holds them."""
-    found = [path for path in (workdir / ENCODERS).glob("**/*") if path.is_file()]
+    index = [*(workdir / ENCODERS).glob("*"), *(workdir / ENCODERS).glob("*/*")]
+    found = [path for path in index if path.is_file()]
     return {path.relative_to(workdir).as_posix(): path.read_bytes() for path in found}
 
 
