@@ -44,6 +44,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.decoding": "backbone visibility tokens errors",
     "unimodal.generate": "decoding backbone tokens errors",
     "unimodal.model": "tokenizers heads backbone tokens errors",
+    "unimodal.packed": "model heads tokenizers objectives data errors",
     "unimodal.joint_embedding": "evaluation model heads layers data errors",
     "unimodal.evaluation": "generate model heads tokenizers tokens objectives data sharding configuration errors",
     "unimodal.text_to_picture": "decoding model heads tokenizers layers tokens data errors",
@@ -58,7 +59,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.moved": "data.sources",
     "unimodal.settings": "moved continual training.loop training.meters training.optimizer task model backbone configuration errors",
     "unimodal.kept": "data storage errors",
-    "unimodal.brought": "kept ledger.start settings interop training.checkpoint evaluation.attached moved backbone configuration errors",
+    "unimodal.brought": "kept ledger.start settings interop training.workdir_start evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought ledger.start continual settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.results": "continual experiment report evaluation training data sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
@@ -67,7 +68,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task answers state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "tasks": "task answers state packed joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration continual training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal history ledger use answers sharding places inspection data.skipped data.schemes data.convert brought kept settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",

@@ -22,7 +22,7 @@ from unimodal.kept import with_encoders
 from unimodal.ledger.start import SCHEME, commit_of
 from unimodal.moved import renewed
 from unimodal.settings import read_settings
-from unimodal.training.checkpoint import is_workdir
+from unimodal.training.workdir_start import is_workdir
 
 Readers = Mapping[str, Any]  # dotted place in the config ("tasks.vit") → the task or evaluation that stands there
 

@@ -34,11 +34,11 @@ from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.affinity import affinity
 from unimodal.training.balance import with_uncertainty
-from unimodal.training.checkpoint import WorkdirStart, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.sequence import InSequence
 from unimodal.training.step import Program, TrainState
+from unimodal.training.workdir_start import WorkdirStart, start_from_workdir
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,8 @@ def run_export(words: Words, program: str) -> int:
     if more:
         raise UsageError(f"an export goes to one place, but {more[0]} is another")
     where = Target.parse(target)  # before the model is loaded
-    for line in export(loaded_of(path, words.more), where, words.more.get("task"), words.more.get("gives")):
+    more = words.more
+    for line in export(loaded_of(path, more), where, more.get("task"), more.get("gives"), int8=bool(more.get("int8"))):
         print(line)
     return 0
 

@@ -109,6 +109,7 @@ FLAGS = (
     Flag("checkpoint", "N", "the checkpoint of a workdir, by its step (default: the latest)", LOAD),
     Flag("ema", "", "take the average of the parameters that the run kept; false: the last ones", LOAD),
     Flag("gives", "WHAT", "which answer of the task to write as StableHLO (default: its first)", ("export",)),
+    Flag("int8", "", "keep matrices in eight bits (StableHLO), and say what that costs in score", ("export",)),
     Flag("dtype", "NAME", "compute in float32, bfloat16 or float16", ASK),
     Flag("mesh", "data=N,tensor=N,…", "lay the model out over several devices", ASK),
 )

@@ -27,8 +27,9 @@ from unimodal.ledger.locks import held
 from unimodal.ledger.manifest import DTYPES
 from unimodal.places import places_of
 from unimodal.storage import folder, is_remote
-from unimodal.training.checkpoint import Checkpoints, is_workdir
+from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.step import TrainState
+from unimodal.training.workdir_start import is_workdir
 
 CONFIG, RESULTS = "config.json", "results.json"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from unimodal.objectives.terms import (
 )
 from unimodal.sharding import initialise, path_name, shardings
 from unimodal.state import Kept, advance, begin, take_pushed
-from unimodal.training.balance import balanced, without_conflict
+from unimodal.training.balance import APART, balanced, of_equal_length, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.optimizer import apply_updates, averaged
 from unimodal.training.spikes import Spikes, begin_spikes, judge_spikes
@@ -158,18 +158,12 @@ class Program:
                 spikes, odd = judge_spikes(spikes, found, norm, self.skip_spikes)
                 bad = {name: jnp.where(odd[name] & (code == 0), SPIKE, code) for name, code in bad.items()}
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
-            updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            parameters = apply_updates(state.parameters, updates)
-            model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
-            advance(model, list(losses), pushed, state.step, self.steps)
-            _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
-            ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
-            after: Any = parameters, variables, optimizer, kept, ema
-            before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
-            # Choose between before and after inside the compiled step: no host has to wait to undo a bad one.
             good = jnp.stack([code == 0 for code in bad.values()]).all()
-            kept_or_new: Any = jax.tree.map(partial(jnp.where, good), after, before)
-            return TrainState(state.step + 1, *kept_or_new, spikes), metrics
+            # Choose inside the compiled step: no host has to wait to undo a bad one. Take one way or the other, as a choice
+            # between two whole states costs as much memory traffic as an optimizer does.
+            advanced = partial(self._advanced, tuple(losses))
+            done = jax.lax.cond(good, advanced, lambda state, *_: state, state, gradients, variables, pushed)
+            return replace(done, step=state.step + 1, spikes=spikes), metrics
 
         # Pin the shardings of the result: the compiler might lay arrays otherwise, and the next step would compile again.
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
@@ -185,6 +179,18 @@ class Program:
             return self._at_once({name: (loss, 1.0)}, state, {name: batch}, key)[0]
 
         return jax.jit(run)
+
+    def _advanced(
+        self, names: Sequence[str], state: TrainState, gradients: Any, variables: Any, pushed: Any
+    ) -> TrainState:
+        """The state after the gradients of the losses `names`, but for its step."""
+        updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = apply_updates(state.parameters, updates)
+        model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
+        advance(model, list(names), pushed, state.step, self.steps)
+        _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
+        ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
+        return replace(state, parameters=parameters, variables=variables, optimizer=optimizer, kept=kept, ema=ema)
 
     def parameter_names(self) -> list[str]:
         """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a
@@ -221,11 +227,14 @@ class Program:
                 metrics[name] = {"loss": value, **more, **balance}
             return each, (metrics, variables, pushed)
 
-        if self.balance == "pcgrad" and len(losses) > 1:
+        if self.balance in APART and len(losses) > 1:
             each, pull, aside = jax.vjp(apart, state.parameters, has_aux=True)
             # Pull back one task at a time: a forward pass serves all of them.
             alone = [{name: jnp.float32(name == task) for name in each} for task in each]
-            return without_conflict([pull(one)[0] for one in alone], jax.random.fold_in(key, 0)), *aside
+            gradients = [pull(one)[0] for one in alone]
+            if self.balance == "equal":
+                return of_equal_length(gradients, [losses[name][1] for name in each]), *aside
+            return without_conflict(gradients, jax.random.fold_in(key, 0)), *aside
 
         def total(parameters: Any) -> Any:
             each, aside = apart(parameters)

@@ -37,7 +37,9 @@ class Target:
         return cls(form, directory)
 
 
-def export(loaded: Any, target: Target, task: str | None = None, gives: str | None = None) -> list[str]:
+def export(
+    loaded: Any, target: Target, task: str | None = None, gives: str | None = None, *, int8: bool = False
+) -> list[str]:
     """Write one task of a workdir's model; returns lines that say what was written.
 
     Raises UsageError, before anything is written, for a model that the form has no place for.
@@ -46,7 +48,9 @@ def export(loaded: Any, target: Target, task: str | None = None, gives: str | No
         raise UsageError(f"{loaded.path} is a published checkpoint already")
     name = only_task(loaded, task)
     if target.form == "stablehlo":
-        return write_stablehlo(loaded, name, gives, target.directory)
+        return write_stablehlo(loaded, name, gives, target.directory, int8=int8)
+    if int8:
+        raise UsageError("--int8 is for stablehlo:DIR; a Hugging Face directory keeps its weights as they are")
     exported = match(handed(loaded, name), loaded.model)
     tensors = write_checkpoint(exported, loaded.model, target.directory)
     written = write_preparation(loaded.tasks[name], exported, target.directory)
