@@ -99,7 +99,8 @@ def _differences(
         sums = [draws @ one for one in columns]
         for i in range(len(draws)):
             values = [
-                value_of({**dict(zip(names, one[i], strict=True)), "examples": np.float64(count)}) for one in sums
+                value_of({**dict(zip(names, one[i], strict=True)), "examples": np.asarray(count, np.float64)})
+                for one in sums
             ]
             found.append(values[1] - values[0])
     return np.asarray(found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 PIECE = 1 << 22  # numbers that are held in a wider type at a time
 
 
-def in_pieces(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
+def in_pieces(function: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
     """A function of arrays of one shape, number by number, in float64; the result has the type of the first array."""
     out = np.empty(arrays[0].shape, arrays[0].dtype)
     flat, given = out.reshape(-1), [array.reshape(-1) for array in arrays]
@@ -41,7 +42,7 @@ def ties(base: np.ndarray, tensors: Sequence[np.ndarray], least: Sequence[float]
     the mean of those that have it, times scale, is added to base.
     """
 
-    def merged(b: np.ndarray, *t: np.ndarray) -> np.ndarray:
+    def merged(b: Any, *t: Any) -> Any:
         vectors = [each - b for each in t]
         # In the precision in which `kept_from` has counted them, or the last one that stays could be missed.
         kept = [
@@ -59,7 +60,7 @@ def fisher_mean(tensors: Sequence[np.ndarray], fishers: Sequence[np.ndarray], fl
     """Σ Fᵢ·θᵢ / Σ Fᵢ number by number (Matena & Raffel 2022, equation 5); the mean where no F is above `floor`."""
     count = len(tensors)
 
-    def merged(*arrays: np.ndarray) -> np.ndarray:
+    def merged(*arrays: Any) -> Any:
         weights, importance = arrays[:count], [np.maximum(f, floor) for f in arrays[count:]]
         return sum(f * w for f, w in zip(importance, weights, strict=True)) / sum(importance)
 
@@ -79,8 +80,8 @@ def conflict(base: np.ndarray, tensors: Sequence[np.ndarray]) -> tuple[int, int]
     for first in range(0, flat[0].size, PIECE):
         part = slice(first, first + PIECE)
         b, *t = (array[part].astype(np.float64) for array in flat)
-        signs = [np.sign(each - b) for each in t]
-        up, down = (sum((s == way).astype(np.int64) for s in signs) for way in (1, -1))
+        signs = np.stack([np.sign(each - b) for each in t])
+        up, down = ((signs == way).sum(axis=0) for way in (1, -1))
         both += int((up + down > 1).sum())
         opposite += int(((up > 0) & (down > 0)).sum())
     return both, opposite

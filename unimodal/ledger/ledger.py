@@ -115,7 +115,7 @@ class Ledger:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} is not empty; give a new folder")
         store = Store(tensors) if tensors is not None else None
-        where = str(Path(tensors).absolute()) if store is not None and store.folder is not None else tensors
+        where = tensors if store is None or store.folder is None else str(store.folder.absolute())
         path.mkdir(parents=True, exist_ok=True)
         Git(path / HISTORY).run("init", "--quiet", "--bare", f"--initial-branch={MAIN}", str(path / HISTORY))
         (path / TENSORS).mkdir(exist_ok=True)
