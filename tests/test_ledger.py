@@ -427,7 +427,7 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(ledger: Ledger) -> None:
     outer = ledger.git.text("mktree", given=f"040000 tree {inner}\t..\n".encode())
     ledger.git.move("refs/heads/main", ledger.git.commit_tree(outer, [made.id], "evil"), made.id, "evil")
     with pytest.raises(UsageError, match=r"has a file '\.\./evil', which leads out of its folder"):
-        assert ledger.commit("main").draft
+        assert ledger.commit("main").names
 
 
 def test_a_foreign_file_in_the_store_is_told(ledger: Ledger) -> None:
