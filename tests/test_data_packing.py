@@ -207,7 +207,7 @@ def test_what_rows_of_pictures_cannot_have(photos: str, change: dict[str, Any], 
     change = dict(pack=dict(row=32), labels=dict(classes=("a", "b"))) | change | dict(source=source)
     with pytest.raises(UsageError, match=said):
         experiment = tiny.build(tiny.plain("vit", tasks__vit=dict(batch_size=8, **change)))
-        experiment.tasks[0].rows(experiment.model)._dataset("train", 32, 4)
+        picture_rows(experiment.tasks[0], experiment.model)._dataset("train", 32, 4)
 
 
 def test_best_fit_is_for_packed_documents() -> None:

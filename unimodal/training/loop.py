@@ -19,7 +19,7 @@ from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.adapt import adapted
-from unimodal.training.balance import BALANCES
+from unimodal.training.balance import APART, BALANCES
 from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.diagnosis import diagnosis
 from unimodal.training.example_losses import ExampleLosses
@@ -43,7 +43,7 @@ class LoopConfig:
     steps: int  # in all
     # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights
     schedule: str = "sum"
-    # of the losses in a sum: fixed (the tasks' weights), uncertainty or pcgrad (see `training.balance`)
+    # of the losses in a sum: fixed (the tasks' weights), uncertainty, equal or pcgrad (see `training.balance`)
     balance: str = "fixed"
     # turns are shared by the tasks' weights to the power of 1 over this: above 1, tasks of small weight have more
     turn_temperature: float = 1.0
@@ -110,8 +110,10 @@ def check_batches(tasks: Sequence[Task], program: Program) -> None:
                 f"tasks.{task.name}.batch_size={task.batch_size} is not divisible by {parts} "
                 f"(mesh data·fsdp={batch_parts(program.mesh)}, accumulate={program.accumulate})"
             )
-    if program.balance == "pcgrad" and program.accumulate > 1:
-        raise UsageError("balance=pcgrad takes the gradients of whole batches: leave optimizer.accumulate at 1")
+    if program.balance in APART and program.accumulate > 1:
+        raise UsageError(
+            f"balance={program.balance} takes the gradients of whole batches: leave optimizer.accumulate at 1"
+        )
 
 
 def train(

@@ -26,7 +26,7 @@ from unimodal.objectives.terms import (
 )
 from unimodal.sharding import initialise, path_name, shardings
 from unimodal.state import Kept, advance, begin, take_pushed
-from unimodal.training.balance import balanced, without_conflict
+from unimodal.training.balance import APART, balanced, of_equal_length, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.optimizer import apply_updates, averaged
 from unimodal.training.spikes import Spikes, begin_spikes, judge_spikes
@@ -227,11 +227,14 @@ class Program:
                 metrics[name] = {"loss": value, **more, **balance}
             return each, (metrics, variables, pushed)
 
-        if self.balance == "pcgrad" and len(losses) > 1:
+        if self.balance in APART and len(losses) > 1:
             each, pull, aside = jax.vjp(apart, state.parameters, has_aux=True)
             # Pull back one task at a time: a forward pass serves all of them.
             alone = [{name: jnp.float32(name == task) for name in each} for task in each]
-            return without_conflict([pull(one)[0] for one in alone], jax.random.fold_in(key, 0)), *aside
+            gradients = [pull(one)[0] for one in alone]
+            if self.balance == "equal":
+                return of_equal_length(gradients, [losses[name][1] for name in each]), *aside
+            return without_conflict(gradients, jax.random.fold_in(key, 0)), *aside
 
         def total(parameters: Any) -> Any:
             each, aside = apart(parameters)
