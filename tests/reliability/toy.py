@@ -124,7 +124,7 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
             return 0 if done else 75
 
     unimodal.command.runs.run = train_toy
-    sys.argv = ["launch.py", "train"]
+    sys.argv = ["launch.py", "train", "--huge_pages=false"]  # or a fork would start its parent's program again
     unimodal.command.program()
 
 
