@@ -11,6 +11,7 @@ from ml_collections.config_dict import placeholder
 
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import is_brought
+from unimodal.continual import ContinualConfig
 from unimodal.tokenizers import image, text
 from unimodal.training.optimizer import OptimizerConfig
 
@@ -106,6 +107,7 @@ def base() -> ConfigDict:
             seed=0,
             steps=1000,
             schedule="sum",
+            sequence=(),
             balance="fixed",
             turn_temperature=1.0,
             log_every=10,
@@ -119,6 +121,9 @@ def base() -> ConfigDict:
             skip_spikes=0.0,
             affinity=0,
             checkpoint_every=0,
+            ledger=placeholder(str),
+            ledger_branch="main",
+            commit_every=0,
             keep_checkpoints=2,
             keep_every=0,
             keep_best=placeholder(str),
@@ -132,6 +137,7 @@ def base() -> ConfigDict:
             profile=dict(steps=placeholder(str)),
             mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
             optimizer=every(OptimizerConfig),
+            continual=every(ContinualConfig),
             tokenizers=dict(),
             backbones=dict(),
             tasks=dict(),

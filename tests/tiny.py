@@ -187,13 +187,15 @@ for number, arguments in enumerate(json.load(sys.stdin)):
 """
 
 
-def launches(command_lines: Sequence[Sequence[str]], scratch: Path, devices: int = 8) -> list[tuple[int, str, str]]:
-    """Exit code, standard output and standard error of launch.py with each of the command lines."""
+def launches(
+    command_lines: Sequence[Sequence[str]], scratch: Path, devices: int = 8, folder: Path = ROOT
+) -> list[tuple[int, str, str]]:
+    """Exit code, standard output and standard error of launch.py with each of the command lines, run in `folder`."""
     subprocess.run(
         [sys.executable, "-c", _FORKS, str(ROOT), str(scratch)],
         input=json.dumps([list(line) for line in command_lines]),
         env=environment(devices),
-        cwd=ROOT,
+        cwd=folder,
         check=True,
         text=True,
     )

@@ -16,13 +16,16 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
-from unimodal.brought import check_codebooks, compared, preparation_of_init, readers_of, with_brought
+from unimodal.brought import check_codebooks, compared, config_of_run, preparation_of_init, readers_of, with_brought
+from unimodal.continual import ContinualConfig
+from unimodal.continual.plan import Plan, planned, states
 from unimodal.data.epochs import epochs_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
+from unimodal.ledger.start import SCHEME, LedgerStart, start_from_ledger
 from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
@@ -33,8 +36,9 @@ from unimodal.training.affinity import affinity
 from unimodal.training.balance import with_uncertainty
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
+from unimodal.training.sequence import InSequence
 from unimodal.training.step import Program, TrainState
-from unimodal.training.workdir_start import WorkdirStart, is_workdir, start_from_workdir
+from unimodal.training.workdir_start import WorkdirStart, start_from_workdir
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class Experiment:
     skip_spikes: float = 0.0  # see `settings.GeneralConfig`
     fake_data: bool = False  # train on random batches of the right shapes
     workers: int = 0  # processes for each task that make batches; 0: threads of this one
+    ledger: str | None = None  # see `settings.GeneralConfig`
+    ledger_branch: str = "main"  # see `settings.GeneralConfig`
+    continual: ContinualConfig = ContinualConfig()  # what is done against forgetting
     decoded_cache: float = 0.0  # see `settings.GeneralConfig`
     affinity: int = 0  # see `settings.GeneralConfig`
     # evaluations that the config adds to those of tasks, by name
@@ -70,10 +77,10 @@ class Experiment:
             tokenizers=self.tokenizers,
             backbones=self.backbones,
             heads={task.name: wrap(task.heads) for task in self.tasks},
-            states=_states(self.tasks),
+            states=_states(self.tasks) | ({} if self.sequence is None else states(self.continual)),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
-        optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
+        optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule != "sum")
         # Look into the checkpoint only when parameters are made: a run that goes on needs none of it.
         start = None if self.init_from is None else lambda parameters: self.start.fill(parameters)
         return Program(
@@ -97,14 +104,16 @@ class Experiment:
         return self.program.abstract_model()
 
     @cached_property
-    def start(self) -> Start | WorkdirStart:
+    def start(self) -> Start | WorkdirStart | LedgerStart:
         """The parts of the model that come from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
         assert self.init_from is not None
         require_backend(self.init_from)
-        if is_workdir(self.init_from):
-            check_codebooks(self.init_from, self.tokenizers)
+        config = config_of_run(self.init_from)
+        if config is not None:
+            check_codebooks(self.init_from, config, self.tokenizers)
             parameters = nnx.state(self.model, nnx.Param)
-            found = start_from_workdir(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
+            run = start_from_ledger if self.init_from.startswith(SCHEME) else start_from_workdir
+            found = run(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
         elif self.init_ema:
             raise UsageError(f"init_ema is for workdirs, but {self.init_from} is none: leave it out")
         else:
@@ -135,6 +144,17 @@ class Experiment:
         return affinity(self.program, {task.name: task for task in self.tasks}, state, batches, self.affinity)
 
     @cached_property
+    def sequence(self) -> InSequence | None:
+        """The schedule, if one task comes after the other. Raises UsageError for steps that do not add up."""
+        return self.loop.in_sequence([task.name for task in self.tasks])
+
+    def plan(self) -> Plan:
+        """Put the strategy against forgetting to work. Raises UsageError for data that do not suit it."""
+        assert self.sequence is not None
+        dataset = None if self.fake_data else lambda task: task.inputs(self.model).dataset("train")
+        return planned(self.continual, self.sequence, self.program, self.tasks, self.train_batches, dataset)
+
+    @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
         """Every evaluation by name: those that tasks offer, then those that the config attaches."""
         found: dict[str, Evaluation] = {}
@@ -153,9 +173,10 @@ class Experiment:
         return MeshReader(self.mesh)
 
     def scores(self, model: Model, step: int) -> dict[str, Mapping[str, float]]:
-        """Score the model during training, on `eval_limit` batches of each evaluation."""
+        """Score the model during training, on `eval_limit` batches of each evaluation, or on all where a task has ended."""
+        limit = self.eval_limit if self.sequence is None or self.sequence.ended(step) is None else None
         return {
-            name: evaluation.measure(model, self.reader, limit=self.eval_limit).score
+            name: evaluation.measure(model, self.reader, limit=limit).score
             for name, evaluation in self.evaluations.items()
             if _due(evaluation, step)
         }
@@ -181,6 +202,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     experiment = Experiment(
         **vars(found.general),
         loop=found.loop,
+        continual=found.continual,
         optimizer=found.optimizer,
         mesh=mesh,
         tokenizers=found.tokenizers,
@@ -190,6 +212,12 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     )
     if found.general.ema and found.optimizer.name == "schedule_free":
         raise UsageError("schedule_free keeps an average of its own, which is evaluated; leave ema at 0")
+    if found.loop.commit_every and found.general.ledger is None:
+        raise UsageError(
+            f"commit_every={found.loop.commit_every} needs a ledger to commit to, such as ledger=runs/ledger"
+        )
+    if experiment.sequence is None and found.continual != ContinualConfig():
+        raise UsageError(f"continual is for schedule='sequence', but schedule is {found.loop.schedule!r}")
     check_batches(found.tasks, experiment.program)
     with _sizes():
         shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
+from unimodal.command.committing import committer
 from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
@@ -31,6 +32,7 @@ from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
 from unimodal.kept import check_encoders, keep_encoders, keep_learned, with_encoders
+from unimodal.ledger.start import pinned
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
@@ -53,6 +55,9 @@ MAY_DIFFER = (
     "evaluate_ema",
     "affinity",
     "checkpoint_every",
+    "commit_every",
+    "ledger",
+    "ledger_branch",
     "keep_checkpoints",
     "verify_checkpoints",
     "keep_every",
@@ -96,7 +101,7 @@ class Order:
         plain["fake_data"] = bool(self.words.fake_data or plain.get("fake_data"))
         goes_on = self.words.workdir is not None and (self.workdir / "config.json").is_file()
         there = as_plain(config_of_workdir(self.workdir)) if goes_on else None
-        return with_brought(plain, self.places.task_class, there)
+        return with_brought(pinned(plain, there), self.places.task_class, there)
 
     def meaning(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """A config with every field that there is, so that two that mean the same are equal."""
@@ -113,6 +118,11 @@ def run(arguments: Sequence[str], program: str) -> int:
     if arguments[:1] == ["data"]:
         with mendable():
             return run_data(arguments[1:], program)
+    if arguments[:1] == ["ledger"]:
+        from unimodal.command.ledger import run_ledger  # only here: training need not wait for it
+
+        with mendable():
+            return run_ledger(arguments[1:], program)
     if arguments[:1] == ["pod"]:
         return run_pod(arguments, program)
     if arguments and arguments[0] in USE:
@@ -196,7 +206,12 @@ def train_and_evaluate(
     may_differ = ("*",) if adapt else MAY_DIFFER
     differences(workdir, plain, may_differ=may_differ, meaning=order.meaning)  # before anything is added to its files
     list_skipped(workdir)
-    batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
+    tasks, schedule = experiment.tasks, None
+    if experiment.sequence is None:
+        batches = {task.name: experiment.train_batches(task) for task in tasks}
+    else:
+        plan = experiment.plan()
+        tasks, schedule, batches = plan.tasks, plan.schedule, plan.batches
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
@@ -218,12 +233,13 @@ def train_and_evaluate(
     began = time.monotonic()
     state, fingerprint, done = train(
         experiment.program,
-        Work(experiment.tasks, batches, experiment.tokens, cost(experiment)),
+        Work(tasks, batches, experiment.tokens, cost(experiment), schedule),
         experiment.loop,
         workdir,
         validation=Validation(experiment.scores if evaluations else None, directions),
         resumption=Resumption(order.words.step, anew if adapt else None),
         together=lifeline,
+        commit=committer(experiment, str(workdir), plain, say),
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")

@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "evaluate a checkpoint of a workdir; --workdir alone takes the config from there",
     "plan": "compile for chips that are not here: does it fit, what does a step take?",
     "doctor": "ask every host whether it is fit for a run",
+    "ledger": "weights with a history: commit, diff, revert, merge, bisect",
     "data": "look at the data of a recipe, or write a source as ArrayRecord files",
     "pod": "start a run on several processes, TPU VMs, GKE, Slurm or SkyPilot",
     "predict": "ask a trained model: classes, transcripts, continuations, masked words of files, folders, texts, sources",
@@ -161,10 +162,10 @@ def help_of(command: str, program: str) -> str:
     """The flags of a command."""
     if command == "pod":
         return _pod_help(program)
-    if command == "data":
-        from unimodal.command.data_words import help_text
+    if command in ("data", "ledger"):
+        from unimodal.command import data_words, ledger_words
 
-        return help_text(program)
+        return (data_words if command == "data" else ledger_words).help_text(program)
     rows = [(f"--{f.name}={f.value}" if f.value else f"--{f.name}", f.help) for f in FLAGS if command in f.commands]
     if command not in USE:
         rows.append(("--config.FIELD=VALUE", "change a field of the recipe, as --config.optimizer.learning_rate=1e-4"))

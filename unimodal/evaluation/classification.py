@@ -54,6 +54,12 @@ class Classification(Streamed):
     def tally(self) -> ByClass:
         return ByClass(self.classes())
 
+    def columns(self, rows: Rows) -> dict[str, np.ndarray]:
+        return {"correct": rows["correct"]}
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(sums["correct"] / sums["examples"])
+
 
 def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """Logits [B,classes] and labels [B] → `correct` float32 [B] (NaN where a logit is), and the `best` few classes with

@@ -145,6 +145,17 @@ class Streamed:
         joined = {name: np.concatenate([rows[name] for rows in kept]) for name in kept[0]}
         return Measured(tally.score(), Shown(joined["index"], _examples(examples, joined["index"]), joined, tally))
 
+    def columns(self, _rows: Rows) -> dict[str, np.ndarray] | None:
+        """Numbers of each example [N] whose sums `value_of` makes the value of; None where sums do not make it.
+
+        So two models can be compared example by example.
+        """
+        return None
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        """The value by the sums of `columns`, and by the count "examples"."""
+        raise NotImplementedError
+
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         return self.against(untrained)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,3 +110,12 @@ class Retrieval(Streamed):
 
     def tally(self) -> Pairs:
         return Pairs(self.at)
+
+    def columns(self, rows: Rows) -> dict[str, np.ndarray]:
+        """The share of both directions in which a pair is found among all of the split."""
+        first, second, same = rows["first"], rows["second"], rows.get("same")
+        both = np.stack([ranks(first, second, same), ranks(second, first, same)])
+        return {"found": np.where(np.isnan(both), np.nan, both < self.at).mean(axis=0)}
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(sums["found"] / sums["examples"])

@@ -40,3 +40,10 @@ class Summed(Streamed):
 
     def tally(self) -> Sums:
         return Sums(self.finish)
+
+    def columns(self, rows: Rows) -> dict[str, np.ndarray] | None:
+        found = {name: value for name, value in rows.items() if np.issubdtype(value.dtype, np.floating)}
+        return found if all(value.ndim == 1 for value in found.values()) else None
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(self.finish(sums)["value"])

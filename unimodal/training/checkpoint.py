@@ -172,6 +172,10 @@ class Checkpoints:
         """Name the arrays in the checkpoint of `step`, each with its type and shape as "float32[3, 4]". Reads no arrays."""
         return self._facts(step)["shapes"]
 
+    def fingerprint(self, step: int) -> str:
+        """The fingerprint of the state in the checkpoint of `step`."""
+        return self._facts(step)["fingerprint"]
+
     def iterators(self, step: int) -> dict[str, Any]:
         """The states of the tasks' data iterators in the checkpoint of `step`."""
         return self._facts(step)["iterators"]

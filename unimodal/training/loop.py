@@ -27,13 +27,14 @@ from unimodal.training.journal import Journal, go_on
 from unimodal.training.keep import Keep
 from unimodal.training.meters import ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.replicas import differing
+from unimodal.training.sequence import InSequence, in_sequence
 from unimodal.training.status import TRAINING, WAITING, Status
 from unimodal.training.step import Program, TrainState
 from unimodal.training.stopping import StopSignal, Together
 from unimodal.training.turns import name_sets, turns
 from unimodal.training.work import Resumption, Validation, Work
 
-SCHEDULES = ("sum", "alternate")
+SCHEDULES = ("sum", "alternate", "sequence")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class LoopConfig:
     """The length of a run, and what it does now and then."""
 
     steps: int  # in all
-    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights
+    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights; "sequence": one
+    # task after the other, each evaluated when one has ended
     schedule: str = "sum"
+    # for schedule="sequence": the tasks in their order, as NAME or NAME=STEPS; (): as the config has them
+    sequence: tuple[str, ...] = ()
     # of the losses in a sum: fixed (the tasks' weights), uncertainty, equal or pcgrad (see `training.balance`)
     balance: str = "fixed"
     # turns are shared by the tasks' weights to the power of 1 over this: above 1, tasks of small weight have more
@@ -50,6 +54,7 @@ class LoopConfig:
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     checkpoint_every: int = 0  # steps; 0: only at the end
+    commit_every: int = 0  # steps between commits to the run's ledger; 0: only at the end
     keep_checkpoints: int = 2  # how many of the latest stay
     stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
     # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
@@ -72,16 +77,25 @@ class LoopConfig:
         if not 0 < self.turn_temperature < math.inf:
             raise UsageError(f"turn_temperature must be above 0 and finite, but is {self.turn_temperature}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
-        least["keep_every"] = least["compare_replicas_every"] = least["example_losses_every"] = 0
+        least["commit_every"] = least["keep_every"] = least["compare_replicas_every"] = least[
+            "example_losses_every"
+        ] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
 
+    def in_sequence(self, tasks: Sequence[str]) -> InSequence | None:
+        """Tell which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
+        return in_sequence(tasks, self.steps, self.sequence) if self.schedule == "sequence" else None
+
 
 def compile_steps(
-    program: Program, tasks: Mapping[str, Task], config: LoopConfig
+    program: Program, tasks: Mapping[str, Task], config: LoopConfig, sequence: InSequence | None = None
 ) -> dict[tuple[str, ...], Callable[..., Any]]:
     """One step for each set of tasks that trains together. Where tasks take turns, turns stand for their weights."""
+    if sequence is not None:
+        sets = sequence.weights().items()
+        return {names: program.step({n: (tasks[n].loss, w) for n, w in weights.items()}) for names, weights in sets}
     weigh = config.schedule == "sum"
     return {
         names: program.step({name: (tasks[name].loss, tasks[name].weight if weigh else 1.0) for name in names})
@@ -125,14 +139,16 @@ def train(
     validation: Validation = Validation(),
     resumption: Resumption = Resumption(),
     together: Together | None = None,
+    commit: Callable[[TrainState, Mapping[str, Any]], Any] | None = None,
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, going on from a checkpoint of the workdir if it has one.
 
-    `together` is how several processes agree when to stop. Returns the state, its fingerprint, and whether all steps are
+    `together` is how several processes agree when to stop; `commit(state, iterators)` puts the weights into a ledger. Returns the state, its fingerprint, and whether all steps are
     done.
     """
     tasks, batches, by_name, evaluate = work.tasks, work.batches, work.by_name, validation.scores
-    who, compiled = turns(tasks, config.schedule, config.turn_temperature), compile_steps(program, by_name, config)
+    sequence, compiled = work.sequence, compile_steps(program, by_name, config, work.sequence)
+    who = turns(tasks, config.schedule, config.turn_temperature) if sequence is None else sequence.who
 
     # --- start, or go on --------------------------------------------------------------------------------------------
     best = None if config.keep_best is None else validation.higher_is_better[config.keep_best]
@@ -152,7 +168,7 @@ def train(
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
     differ: ReplicasDifferError | None = None
-    last, saved_at, scored = start, start, (-1, 0.0)
+    last, saved_at, committed_at, scored = start, start, start, (-1, 0.0)
 
     def save() -> str:
         status.now(last, "saving")
@@ -189,7 +205,12 @@ def train(
                 if (where := differing(named(state), program.mesh)) is not None:
                     differ = ReplicasDifferError(where, last)
                     break
-            if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
+            ended = sequence.ended(last) if sequence is not None and last < config.steps else None
+            if ended is not None and sequence is not None and sequence.between is not None:
+                status.now(last, "between tasks")
+                state = sequence.between(ended, state)
+            due = ended is not None or (config.eval_every and last % config.eval_every == 0)
+            if evaluate is not None and due and last < config.steps:
                 note(f"evaluating after step {last:,} …")
                 status.now(last, "evaluating")
                 scores = evaluate(program.model(state), last)
@@ -200,10 +221,18 @@ def train(
                 journal.settle(last)  # a run that resumes from the checkpoint has the numbers of every step before it
                 if guard.in_a_row == 0:  # a checkpoint from amid bad steps would push out one from before them
                     fingerprint, saved_at = save(), last
+            if commit is not None and config.commit_every and last % config.commit_every == 0:
+                journal.settle(last)
+                if guard.in_a_row == 0:
+                    status.now(last, "committing")
+                    commit(state, work.positions())
+                    committed_at = last
         journal.settle(last)
         profiler.close(state)
         if last > saved_at and guard.diverged is None and differ is None:
             fingerprint = save()
+        if commit is not None and last > committed_at and guard.diverged is None and differ is None:
+            commit(state, work.positions())
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
     if failed := differ or guard.diverged:
         raise failed

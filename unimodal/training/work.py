@@ -9,6 +9,7 @@ from typing import Any
 from unimodal.data.pipeline import BatchIterator
 from unimodal.task import Task
 from unimodal.training.meters import Cost
+from unimodal.training.sequence import InSequence
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Work:
     batches: Mapping[str, BatchIterator]  # by task
     tokens: Mapping[str, int]  # of one example, by task; for the meters
     cost: Cost = Cost()  # of one step; for the meters
+    sequence: InSequence | None = None  # who trains when, if one task comes after the other
+
+    def positions(self) -> dict[str, Any]:
+        """How far the batches of each task have been read."""
+        return {name: iterator.get_state() for name, iterator in self.batches.items()}
 
     @property
     def by_name(self) -> dict[str, Task]:
