@@ -24,7 +24,7 @@ from unimodal.evaluation.transcription import Transcription, frame_labels
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
-from unimodal.tokenizers.audio import Recordings
+from unimodal.recordings import Recordings
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from unimodal.data.blocks.patches import fitted_grid, joined_row, picture_tokens
 from unimodal.data.filling import Packing, filled
 from unimodal.errors import UsageError
 from unimodal.objectives import causal_lm
-from unimodal.tokenizers.audio import Recordings
+from unimodal.recordings import Recordings
 
 
 @pytest.mark.parametrize("most", [0, 3])

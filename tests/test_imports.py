@@ -38,7 +38,8 @@ ALLOWED: dict[str, str] = {
     "unimodal.attention": "remat kernels visibility tokens errors",
     "unimodal.backbone": "remat attention kernels visibility tokens layers sharding errors",
     "unimodal.convolutions": "layers",
-    "unimodal.tokenizers": "convolutions tokens layers sharding errors",
+    "unimodal.recordings": "",
+    "unimodal.tokenizers": "convolutions recordings tokens layers sharding errors",
     "unimodal.lora": "layers sharding errors",
     "unimodal.heads": "backbone kernels tokens layers sharding errors",
     "unimodal.decoding": "backbone visibility tokens errors",
@@ -63,7 +64,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
-    "tasks": "task answers state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
+    "tasks": "recordings task answers state joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
     "configs": "tasks interop backbone tokenizers data configuration training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal use answers sharding places inspection data.skipped data.schemes data.convert brought settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
