@@ -4,6 +4,7 @@
     python launch.py eval  --workdir=DIR [--config=NAME[:argument]]
     python launch.py doctor [--config=…] [--workdir=DIR]                    is every host fit for a run?
     python launch.py pod   --platform=local|tpu-vm|gke|slurm|sky --config=… --workdir=DIR [--dry_run]   docs/pods
+    python launch.py ledger commit|diff|revert|merge|… LEDGER …          weights with a history: docs/history.md
     python launch.py plan  --config=NAME[:argument] --topology=v5p:8x8x8 [--mesh=auto] [--json=FILE]
 
 NAME is a recipe (demo), or a file (configs/demo.py, mine.py). `python launch.py COMMAND --help` shows all flags. The

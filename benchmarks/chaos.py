@@ -277,6 +277,7 @@ def main() -> int:
     given = parser.parse_args()
     multiprocessing.get_context("forkserver").set_forkserver_preload(["toy", "unimodal.command.runs"])
     with tempfile.TemporaryDirectory(prefix="unimodal-chaos-") as folder:
+        os.environ["UNIMODAL_CACHE"] = f"{folder}/cache"
         bad = 0
         for name, (count, way) in ways(Path(folder), given.own_process).items():
             if given.only and not name.startswith(tuple(given.only.split(","))):

@@ -44,10 +44,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4, help="texts in a step")
     parser.add_argument("--length", type=int, default=128, help="ids in a text")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--depth", type=int, default=12)
     given = parser.parse_args()
     config: dict[str, Any] = dict(
         steps=1000,
-        backbones=dict(shared=dict(width=768, depth=12, heads=12)),
+        backbones=dict(shared=dict(width=given.width, depth=given.depth, heads=given.width // 64)),
         tokenizers=dict(text=dict(vocabulary=50_257, max_length=1024)),
         tasks=dict(gpt=dict(batch_size=given.batch, texts=dict(length=given.length))),
     )

@@ -1,58 +1,75 @@
-"""The train step on a CPU with and without memory in pages of 2 MB, each in processes of its own, in turns.
+"""Value and gradient of a backbone on a CPU, with and without memory in pages of 2 MB, in processes of their own, in turns.
 
-python benchmarks/huge_pages.py                                   # a small GPT: as it is, with lean attention, with light remat
-python benchmarks/huge_pages.py --models=gpt2,vit_b --rounds=5
+python benchmarks/huge_pages.py
+python benchmarks/huge_pages.py --rounds=5 --width=256 --settings="remat=none attention=lean; remat=light attention=xla"
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZE = ("--width=256", "--depth=4", "--length=128", "--batch=4", "--config.tokenizers.text.vocabulary=8192")
-VARIANTS = {  # beside the pages: how attention and its backward pass are computed
-    "remat=none": ("--remat=none", "--config.backbones.*.attention=xla"),
-    "remat=none, lean": ("--remat=none", "--config.backbones.*.attention=lean"),
-    "remat=light": ("--remat=light", "--config.backbones.*.attention=xla"),
-}
-PAGES = {"usual pages": "", "pages of 2 MB": "glibc.malloc.hugetlb=1"}
+PAGES = {"usual": "", "2 MB": "glibc.malloc.hugetlb=1"}
+SETTINGS = "remat=none attention=xla; remat=none attention=lean; remat=light attention=xla"
 
 
-def milliseconds(model: str, variant: str, tunables: str) -> float:
-    """One process's median of a step."""
-    line = [sys.executable, "benchmarks/train_step.py", f"--models={model}", "--no-torch", "--rounds=7", *SIZE]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": tunables, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*line, *VARIANTS[variant]], cwd=ROOT, env=environment, capture_output=True, text=True)
-    found = re.search(rf"^\| {model} \| [^|]+ \| [^|]+ \| ([\d.,]+) \|", done.stdout, re.MULTILINE)
-    if found is None:
-        sys.exit(f"error: no row of {model}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return float(found[1].replace(",", ""))
+def one(given: argparse.Namespace) -> float:
+    """Time this process's own median, in milliseconds."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from unimodal import Backbone, BackboneConfig
+    from unimodal.tokens import tokens
+
+    options = dict(word.split("=") for word in given.settings.split())
+    config = BackboneConfig(width=given.width, depth=4, heads=4, **options)  # pyright: ignore[reportArgumentType]
+    backbone = Backbone(config, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (given.batch, given.length, given.width))
+    step = jax.jit(jax.grad(lambda backbone, x: jnp.sin(backbone(tokens(x, causal=True))[0]).sum(), argnums=(0, 1)))
+    times = []
+    for _ in range(given.steps + 2):
+        began = time.perf_counter()
+        jax.block_until_ready(step(backbone, x))
+        times.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(times[2:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="gpt2")
-    parser.add_argument("--variants", default="; ".join(VARIANTS), help="of these, divided by semicolons")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--settings", default=SETTINGS, help="fields of the backbone, divided by semicolons")
+    for name, default in dict(rounds=3, width=128, length=128, batch=16, steps=15).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    print("| model | variant | pages | ms a step: median (range) |\n|---|---|---|---|")
-    for model in given.models.split(","):
-        times: dict[tuple[str, str], list[float]] = {}
-        for _ in range(given.rounds):
-            for variant in given.variants.split("; "):
-                for pages, tunables in PAGES.items():
-                    found = milliseconds(model, variant, tunables)
-                    times.setdefault((variant, pages), []).append(found)
-                    print(f"{model}, {variant}, {pages}: {found:.1f} ms", file=sys.stderr, flush=True)
-        for (variant, pages), all_found in times.items():
-            middle, least, most = statistics.median(all_found), min(all_found), max(all_found)
-            print(f"| {model} | {variant} | {pages} | {middle:.1f} ({least:.1f} to {most:.1f}) |", flush=True)
+    if given.alone:
+        print(one(given))
+        return
+    times: dict[tuple[str, str], list[float]] = {}
+    sizes = [f"--{name}={getattr(given, name)}" for name in ("width", "length", "batch", "steps")]
+    for _ in range(given.rounds):
+        for settings in given.settings.split("; "):
+            for pages, tunables in PAGES.items():
+                line = [sys.executable, __file__, "--alone", f"--settings={settings}", *sizes]
+                environment = {
+                    **os.environ,
+                    "JAX_PLATFORMS": "cpu",
+                    "GLIBC_TUNABLES": tunables,
+                    "PYTHONPATH": str(ROOT),
+                }
+                times.setdefault((settings, pages), []).append(
+                    float(subprocess.check_output(line, env=environment, text=True))
+                )
+                print(f"{settings}, {pages}: {times[settings, pages][-1]:.1f} ms", file=sys.stderr, flush=True)
+    print("| backbone | pages | ms: median (range) |\n|---|---|---|")
+    for (settings, pages), found in times.items():
+        print(f"| {settings} | {pages} | {statistics.median(found):.1f} ({min(found):.1f} to {max(found):.1f}) |")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from unimodal.experiment import build
 from unimodal.places import places_of
 from unimodal.training.loop import train
+from unimodal.training.work import Validation, Work
 
 CONFIG: dict[str, Any] = dict(
     log_every=100,
@@ -59,15 +60,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as workdir:
         batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
-        train(
-            experiment.program,
-            experiment.tasks,
-            batches,
-            experiment.loop,
-            workdir,
-            tokens=experiment.tokens,
-            evaluate=evaluate,
-        )
+        work = Work(experiment.tasks, batches, experiment.tokens)
+        train(experiment.program, work, experiment.loop, workdir, validation=Validation(evaluate))
     if len(rows) < 8:
         print("too short to judge: give more steps, or a smaller --every")
         return 0

@@ -1,4 +1,4 @@
-"""What recipes have in common: the shape of a config, with its defaults."""
+"""Shared parts of recipes: the shape of a config, with its defaults."""
 
 import dataclasses
 import typing
@@ -11,6 +11,7 @@ from ml_collections.config_dict import placeholder
 
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import is_brought
+from unimodal.continual import ContinualConfig
 from unimodal.tokenizers import image, text
 from unimodal.training.optimizer import OptimizerConfig
 
@@ -73,7 +74,7 @@ def sized(
 
 
 def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) -> None:
-    """What the smallest language models share: bytes of the embedded book, three layers, some minutes on a CPU."""
+    """Set up what the smallest language models share: bytes of the embedded book, three layers, some minutes on a CPU."""
     config.update(steps=steps, log_every=50, eval_every=evaluate, checkpoint_every=evaluate, eval_limit=8)
     config.optimizer.update(learning_rate=3e-3, warmup=100)
     small: dict[str, Any] = dict(width=192, depth=3, heads=6, rope_theta=10_000.0, scan=False)
@@ -82,7 +83,7 @@ def on_the_book(config: ConfigDict, *, steps: int, evaluate: int, **shape: Any) 
 
 
 def on_enwik8(config: ConfigDict) -> str:
-    """What the small language models share: 50,000 steps on enwik8, the source that is returned."""
+    """Set up what the small language models share, 50,000 steps on enwik8, and return that source."""
     config.update(steps=50_000, log_every=100, eval_every=5_000, checkpoint_every=5_000, eval_limit=50)
     return "array_record:data/enwik8"
 
@@ -106,6 +107,9 @@ def base() -> ConfigDict:
             seed=0,
             steps=1000,
             schedule="sum",
+            sequence=(),
+            balance="fixed",
+            turn_temperature=1.0,
             log_every=10,
             eval_every=0,
             eval_limit=placeholder(int),
@@ -117,6 +121,9 @@ def base() -> ConfigDict:
             skip_spikes=0.0,
             affinity=0,
             checkpoint_every=0,
+            ledger=placeholder(str),
+            ledger_branch="main",
+            commit_every=0,
             keep_checkpoints=2,
             keep_every=0,
             keep_best=placeholder(str),
@@ -126,9 +133,11 @@ def base() -> ConfigDict:
             compare_replicas_every=0,
             example_losses_every=0,
             workers=0,
+            decoded_cache=0.0,
             profile=dict(steps=placeholder(str)),
             mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
             optimizer=every(OptimizerConfig),
+            continual=every(ContinualConfig),
             tokenizers=dict(),
             backbones=dict(),
             tasks=dict(),

@@ -12,7 +12,8 @@ paper_large | LARGE, likewise                                                   
 Tiny is for trying out, on one speaker. Recordings without marks need tasks.ctc.sounds.segments= and seconds that hold them; what
 does not fit is counted before the first step. More speakers take more steps before anything is heard: 1.4 hours of Czech by several
 actors stay at the loss of a deaf model for 300 steps, and are below the best constant answer at 500 of 3,000, with the rate
-at 1e-3, 200 steps of warm-up and no masks (the command is in docs/results.md).
+at 1e-3, 200 steps of warm-up and no masks (the command is in docs/results.md). Two hundred steps on short lines
+alone come no further (docs/speech.md).
 
 Each size is the encoder of the same size there. Transcripts are spelt in lower case, without signs but hyphens and
 apostrophes inside words; stress marks ('+') are dropped (tasks.ctc.transcripts.drop='' with .keep='+' keeps them). The

@@ -77,7 +77,7 @@ def text_task(found: interop.Recipe) -> tuple[str, Any, dict[str, Any]]:
 
 
 def pair_fields(config: ConfigDict, found: interop.Recipe, directory: str) -> dict[str, Any]:
-    """How the checkpoint makes embeddings of pictures and texts, and how it compares them."""
+    """Fields for how the checkpoint makes embeddings of pictures and texts, and how it compares them."""
     heads, reader = found.heads, next(tower for tower in found.towers if tower.input == "text")
     given, text_head = text_fields(config, Clip, directory), dict(vars(heads["text"].config))
     if text_head["pooling"] == "end" and "encoder" not in given["texts"]:  # bytes have no end token
@@ -106,7 +106,7 @@ def speech_fields(found: interop.Recipe) -> dict[str, Any]:
 
 
 def text_fields(config: ConfigDict, task: Any, directory: str) -> dict[str, Any]:
-    """How the task encodes its texts; changes the config where that is to be as bytes."""
+    """Fields for how the task encodes its texts; changes the config where that is to be as bytes."""
     tokenizer, length = config.tokenizers.text, task().texts.length
     texts: dict[str, Any] = dict(length=min(length, tokenizer.max_length or length), **OF_EMOJI.get(task, {}))
     if any((Path(directory) / name).is_file() for name in FILES):

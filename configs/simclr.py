@@ -60,7 +60,7 @@ def paper_encoder(config: ConfigDict, size: str) -> None:
 
 
 def look(config: ConfigDict, source: str, **options: Any) -> None:
-    """What features are good for, by a linear probe and by neighbours, and how many directions they use."""
+    """Attach evaluations of features: a linear probe, neighbours, and how many directions the features use."""
     config.evaluations.probe = dict(kind="linear_probe", source=source, **options)
     config.evaluations.near = dict(kind="knn", source=source, k=10, cosine=True, **options)
     config.evaluations.rank = dict(

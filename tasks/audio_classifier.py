@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -13,7 +12,7 @@ from unimodal.data.blocks import Inputs, Labels, Sounds, brought
 from unimodal.data.blocks.spectrograms import Spectrograms
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.sounds import classified_sounds
 from unimodal.heads import Classifier
 from unimodal.model import Model
@@ -22,7 +21,7 @@ from unimodal.objectives import Loss, TaskMetrics, classification_loss
 
 @dataclass(frozen=True)
 class AudioClassifier:
-    """What is heard in a stretch of sound.
+    """One class for each stretch of sound.
 
     The tokenizer is of kind image: its image_size is (mel bins, frames of 10 ms) and its channels are 1. It says how
     much sound is seen; `sounds.seconds` is not used.
@@ -45,7 +44,7 @@ class AudioClassifier:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self.labels.size(self.source, self.sounds.segments)
 
     def spectrograms(self, model: Model) -> Spectrograms:
@@ -69,9 +68,7 @@ class AudioClassifier:
         hidden, _ = model.hidden(self.tokenizer, self.backbone, spectrogram, key=key)
         return model.heads[self.name]["classify"](hidden)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch["spectrogram"], key)
         return classification_loss(logits, batch["label"], label_smoothing=self.label_smoothing)
 

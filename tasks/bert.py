@@ -15,7 +15,7 @@ from unimodal.answers import TEXT, Answer, Asked, embedding_answer, masked_answe
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import masked_rows
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation, on_own_data
+from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import filled_gaps
 from unimodal.evaluation.summed import Summed
@@ -57,23 +57,19 @@ class Bert:
             heads["next_sentence"] = PooledClassifier(width, 2, rngs=rngs)
         return heads
 
-    def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def hidden(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,T,D]."""
         lengths = lengths_of(batch["inputs"], self.texts.pad)
         types = batch.get("types") if self.next_sentence and model.tokenizers[self.tokenizer].config.types else None
         return model.hidden(self.tokenizer, self.backbone, batch["inputs"], key=key, lengths=lengths, types=types)[0]
 
-    def logits(
-        self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """Of the hidden ids [B,T,V], and of whether the second stretch follows [B,2]."""
+    def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+        """Logits of the hidden ids [B,T,V], and of whether the second stretch follows [B,2]."""
         hidden, heads = self.hidden(model, batch, key), model.heads[self.name]
         language = heads["language"](hidden, model.tokenizers[self.tokenizer].table)
         return language, heads["next_sentence"](hidden) if self.next_sentence else None
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         targets, weights = batch["targets"], batch["weights"]
         if self.chunk:
             hidden = self.hidden(model, batch, key)
@@ -91,13 +87,13 @@ class Bert:
         return (loss, second), {**metrics, "next_accuracy": found["accuracy"]}
 
     def factors(self, model: Model, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """What the logits of the hidden ids are products of (see `heads.LanguageModel.factors`)."""
+        """The factors of the hidden ids' logits (see `heads.LanguageModel.factors`)."""
         return model.heads[self.name]["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
 
-        def mean(model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+        def mean(model: Model, batch: Batch) -> jax.Array:
             return pool(self.hidden(model, batch), "mean", (batch["inputs"] != self.texts.pad).astype(jnp.int32))
 
         logits = lambda m, batch: self.logits(m, batch)[0]  # noqa: E731
@@ -115,7 +111,7 @@ class Bert:
         )
         return {self.name: likelihood}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         hidden, chunk = self.hidden(model, batch), self.chunk or self.texts.length
         counted = batch["targets"], batch["weights"], batch["bytes"]
         found = likelihood_rows(self.factors(model, hidden), *counted, chunk=chunk)

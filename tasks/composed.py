@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from flax import nnx
 from unimodal.answers import IMAGE, TEXT, Answer, Asked, both_rows, embedding_answer, picture_row, text_row
 from unimodal.data.blocks import Changes, Inputs, Texts, columns
 from unimodal.evaluation.composition import Composition
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.heads import Embed, LogitScale, Projection
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, WholeBatch, clip, ratio
@@ -68,9 +67,7 @@ class Composed:
         hidden, _ = model.backbones[self.backbone](row, key=keys[2])
         return model.heads[self.name]["embed"](hidden, segment_of(row)).reshape(batch, many, -1)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         keys = jax.random.split(key, 3)
         seen = ~jax.random.bernoulli(keys[0], self.words_alone, batch["looks"].shape)
         rows = {"query": self.query(model, batch["image"], batch["ids"], seen, keys[1]), "looks": batch["looks"]}
@@ -78,16 +75,14 @@ class Composed:
         scale = model.heads[self.name]["temperature"].scale
         return WholeBatch(told_apart, rows=rows, shared=(scale,)), {"scale": scale}
 
-    def gallery(
-        self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
+    def gallery(self, model: Model, batch: Batch, key: jax.Array | None = None) -> dict[str, jax.Array]:
         """Embeddings of what is searched: `target` [B,V,size], the changed pictures, and `picture` [B,size]."""
         everything = jnp.concatenate([batch["image"][:, None], batch["changed"]], axis=1)
         found = self.picture(model, everything.reshape(-1, *everything.shape[2:]), key)
         found = found.reshape(*everything.shape[:2], -1)
         return {"picture": found[:, 0], "target": found[:, 1:]}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         ways = {"query": True, "words": False}
         found = {
             name: self.query(model, batch["image"], batch["ids"], jnp.full(batch["looks"].shape, seen))
@@ -96,18 +91,18 @@ class Composed:
         return {**found, **self.gallery(model, batch), "looks": batch["looks"]}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        shown = dict(pictures=self.pictures, texts=self.texts)
+        shown: dict[str, Any] = dict(pictures=self.pictures, texts=self.texts)
         return {self.name: Composition(inputs=self.inputs, predict=self.predict, batch_size=self.batch_size, **shown)}
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         picture = picture_row(self.pictures, model.tokenizers[self.image_tokenizer].config)
         words = text_row(self.texts, model.tokenizers[self.text_tokenizer].config.vocabulary)
 
-        def composed(model: Model, batch: Mapping[str, jax.Array], seen: bool = True) -> jax.Array:
+        def composed(model: Model, batch: Batch, seen: bool = True) -> jax.Array:
             here = jnp.full((batch["ids"].shape[0], 1), seen)
             return self.query(model, batch["image"], batch["ids"][:, None], here)[:, 0]
 
-        def alone(model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+        def alone(model: Model, batch: Batch) -> jax.Array:
             c = model.tokenizers[self.image_tokenizer].config
             nothing = jnp.zeros((batch["ids"].shape[0], *c.image_size, c.channels))
             return composed(model, {**batch, "image": nothing}, seen=False)
@@ -120,7 +115,7 @@ class Composed:
         ]
 
 
-def told_apart(_: Any, rows: Mapping[str, jax.Array], shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+def told_apart(_: Any, rows: Batch, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of the whole batch: every query with its own target among all targets and all pictures as they were."""
     query, target = (rows[name].reshape(-1, rows[name].shape[-1]) for name in ("query", "target"))
     losses, sums = clip(query, target, shared[0], ids_B=rows["looks"].reshape(-1), more_ND=rows["picture"])

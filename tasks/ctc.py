@@ -10,21 +10,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal import data
-from unimodal.answers import Answer, Asked, sound_features, sound_row, transcript_answer
+from unimodal import data, packed
+from unimodal.answers import Answer, Asked, sound_features, sound_row, sound_windows, transcript_answer
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.packed_speech import PackedSpeech
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
 from unimodal.data.filling import Packing
-from unimodal.errors import UsageError
 from unimodal.evaluation.error_rates import constant_answer
-from unimodal.evaluation.evaluation import Evaluation, on_own_data
+from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.show.sounds import transcribed_sounds
 from unimodal.evaluation.transcription import Transcription, frame_labels
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, Sum, TaskMetrics, ctc_loss
-from unimodal.recordings import Recordings
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,7 @@ class Ctc:
         return self.transcripts.letters(self.source, self.sounds.segments)
 
     def __post_init__(self) -> None:
-        if self.pack.row and self.buckets:
-            raise UsageError(f"tasks.{self.name}: pack and buckets are two ways to the same end; leave one of them out")
-        if min(self.buckets, default=1) <= 0:
-            raise UsageError(f"tasks.{self.name}.buckets are seconds above 0, but are {self.buckets}")
+        packed.check_speech(self)
 
     def inputs(self, model: Model) -> Inputs:
         if not self.pack.row:
@@ -88,16 +83,14 @@ class Ctc:
         width = model.backbones[self.backbone].config.width
         return {"characters": Linear((width,), (self.letters.classes,), ("embed", "classes"), rngs=rngs)}
 
-    def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,samples] → [B,T,classes]."""
         keys = split_key(key, 3)
         return model.heads[self.name]["characters"](dropout(self.hidden(model, batch, keys), self.dropout, keys[2]))
 
-    def hidden(
-        self, model: Model, batch: Mapping[str, jax.Array], keys: Sequence[jax.Array | None] = (None, None)
-    ) -> jax.Array:
+    def hidden(self, model: Model, batch: Batch, keys: Sequence[jax.Array | None] = (None, None)) -> jax.Array:
         """[B,samples] → [B,T,D]. Only training masks. With `pack` every recording is normalised by itself, one a row, too."""
-        tokenizer, recordings = model.tokenizers[self.tokenizer], self._recordings(batch)
+        tokenizer, recordings = model.tokenizers[self.tokenizer], packed.recordings(self, batch)
         tokens = tokenizer.embed(
             tokenizer.features(batch["audio"], recordings),
             lengths=batch["length"] if recordings is None else None,
@@ -108,32 +101,8 @@ class Ctc:
         )
         return model.backbones[self.backbone](tokens, key=keys[1])[0]
 
-    def _recordings(self, batch: Mapping[str, jax.Array]) -> Recordings | None:
-        """Where recordings lie in a row; None where a row is one, and its padding."""
-        if not self.pack.row:
-            return None
-        length = batch["length"].reshape(len(batch["audio"]), -1)
-        return Recordings(batch["start"] if "start" in batch else jnp.zeros_like(length), length)
-
-    def each(
-        self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Logits [B,T,classes], frames [B] and text [B,characters] of each recording. Of packed rows B counts the recordings
-        of all of them, with no frames where there is none."""
-        c, logits = model.tokenizers[self.tokenizer].config, self.logits(model, batch, key)
-        if "start" not in batch:
-            return logits, c.frames(batch["length"]), batch["text"]
-        longest, count = c.frames(self.sounds.samples), batch["start"].shape[1]
-        place = (batch["start"] // c.hop)[:, :, None] + jnp.arange(longest, dtype=jnp.int32)[None, None]
-        place = jnp.minimum(place, logits.shape[1] - 1).reshape(len(logits), -1, 1)
-        apart = jnp.take_along_axis(logits, place, axis=1).reshape(-1, longest, logits.shape[2])
-        text = batch["text"].reshape(len(logits) * count, -1)
-        return apart, c.frames(batch["length"]).reshape(-1), text
-
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
-        logits, frames, text = self.each(model, batch, key)
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
+        logits, frames, text = packed.each_recording(self, model, batch, key)
         known = (text > 0) & (text < self.letters.classes)
         # Characters that the alphabet lacks cannot be learned: the known ones close up over them.
         order = jnp.argsort(~known, axis=1, stable=True)
@@ -149,10 +118,14 @@ class Ctc:
         }
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        row, frames_of = sound_row(self.sounds), model.tokenizers[self.tokenizer].config.frames
+        row, config = sound_row(self.sounds), model.tokenizers[self.tokenizer].config
+        # Windows overlap by a third.
+        frames_of, shift = config.frames, max(1, 2 * self.sounds.samples // 3 // config.hop)
         frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
-        said = transcript_answer(lambda: self.letters, row, self.logits, frames, beam=asked.beam or self.beam)
-        return [said, sound_features(row, self.hidden, frames_of)]
+        windows = sound_windows(self.sounds, shift * config.hop)
+        how: dict[str, Any] = dict(beam=asked.beam or self.beam, windows=windows, shift=shift)
+        said = transcript_answer(lambda: self.letters, row, self.logits, frames, **how)
+        return [said, sound_features(self, self.hidden)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(
@@ -164,7 +137,7 @@ class Ctc:
         )
         return {self.name: transcription}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         frames = model.tokenizers[self.tokenizer].config.frames(batch["length"])
         found = frame_labels(self.logits(model, batch), frames, whole=self.beam > 0)
         return {**found, "text": batch["text"]}

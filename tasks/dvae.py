@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from flax import nnx
 from unimodal.data.blocks import Images, Inputs, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.coded_pictures import coded_pictures
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.model import Model
 from unimodal.objectives import (
     Loss,
@@ -65,9 +64,7 @@ class Dvae:
             return {}
         return {"codes": RunningCodebook(model, self.tokenizer, self.decay, self.revive)}
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         tokenizer, image = model.tokenizers[self.tokenizer], batch["image"].astype(jnp.float32)
         judge = self.relaxed if tokenizer.config.quantiser == "gumbel" else self.nearest
         features, noise = tokenizer.features(image), jax.random.split(key)

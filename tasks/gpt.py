@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +9,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal import data
 from unimodal.answers import Answer, Asked, continuation_answer
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import document_rows
 from unimodal.data.filling import check_fit
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation, on_own_data
+from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import continued_texts
 from unimodal.evaluation.summed import Summed
-from unimodal.generate import Sampling, generate
 from unimodal.heads import LanguageModel
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, TaskMetrics, causal_lm, chunked_causal_lm, next_token_targets
@@ -61,7 +58,7 @@ class Gpt:
         width, text = model.backbones[self.backbone].config.width, model.tokenizers[self.tokenizer].config
         return {"language": LanguageModel(width, text.vocabulary, tied=self.tied, rngs=rngs)}
 
-    def hidden(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def hidden(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,T,D]. Windows are padded at their end only, which causal attention never looks at."""
         where = {name: batch[name] for name in ("segment", "position")} if self.packed else {}
         limit = model.tokenizers[self.tokenizer].config.max_length
@@ -71,18 +68,16 @@ class Gpt:
             )
         return model.hidden(self.tokenizer, self.backbone, batch["ids"], key=key, causal=True, **where)[0]
 
-    def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,T,V]."""
         hidden, table = self.hidden(model, batch, key), model.tokenizers[self.tokenizer].table
         return model.heads[self.name]["language"](hidden, table)
 
     def factors(self, model: Model, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """What the logits are products of (see `heads.LanguageModel.factors`)."""
+        """The factors of the logits (see `heads.LanguageModel.factors`)."""
         return model.heads[self.name]["language"].factors(hidden, model.tokenizers[self.tokenizer].table)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         text = batch["ids"], self._segment(batch)
         if self.chunk:
             x, kernel, bias = self.factors(model, self.hidden(model, batch, key))
@@ -96,18 +91,7 @@ class Gpt:
         return Mean(sums["objective"], sums["tokens"]), metrics
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        tokenizer, encoder = model.tokenizers[self.tokenizer].config, self.texts.opened
-        begins = [i for i in (encoder.BOS,) if self.packed and i not in (data.NO_ID, encoder.EOS)]
-        more: dict[str, Any] = dict(fill=encoder.PAD)
-        more["stop"] = (encoder.EOS,) if self.packed and encoder.EOS != data.NO_ID else ()
-
-        def write(m: Model, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
-            parts: Any = (m.backbones[self.backbone], m.tokenizers[self.tokenizer], m.heads[self.name]["language"])
-            run: Any = generate
-            return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, **more)
-
-        room = min(tokenizer.max_length or 2 * self.texts.length, 2 * self.texts.length)
-        return [continuation_answer(self.texts, tokenizer.vocabulary, room, write, asked, begins=lambda _: begins)]
+        return [continuation_answer(self, model, asked, packed=self.packed)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         parts = self.backbone, self.tokenizer, self.name
@@ -121,11 +105,11 @@ class Gpt:
         )
         return {self.name: likelihood}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         factors = self.factors(model, self.hidden(model, batch))
         targets, weights = next_token_targets(batch["ids"], self._segment(batch))
         sizes = jnp.roll(batch["bytes"], -1, axis=1)  # of the id after each
         return likelihood_rows(factors, targets, weights, sizes, chunk=self.chunk or self.texts.length)
 
-    def _segment(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def _segment(self, batch: Batch) -> jax.Array:
         return batch["segment"] if self.packed else (batch["ids"] != self.texts.pad).astype(jnp.int32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ from flax import nnx
 from unimodal.data.blocks import Inputs, Pixels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.colours import completed, nats_per_pixel, unigram
-from unimodal.evaluation.evaluation import Evaluation, Shown, on_own_data
+from unimodal.evaluation.evaluation import Batch, Evaluation, Shown, on_own_data
 from unimodal.evaluation.samples import Sample
 from unimodal.evaluation.summed import Summed
 from unimodal.generate import generate
@@ -47,15 +46,13 @@ class Imagegpt:
         width = model.backbones[self.backbone].config.width
         return {"colours": LanguageModel(width, self.pixels.count, tied=False, rngs=rngs)}
 
-    def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,T,colours]: at each pixel, what is thought of it before it is seen."""
         tokenizer, inner = model.tokenizers[self.tokenizer], None if key is None else jax.random.fold_in(key, 1)
         tokens = tokenizer(shifted_right(batch["ids"], self.pixels.count), causal=True, key=inner)
         return model.heads[self.name]["colours"](model.backbones[self.backbone](tokens, key=key)[0], tokenizer.table)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         losses, sums = cross_entropy(self.logits(model, batch, key), batch["ids"])
         return losses.mean(), {"accuracy": Mean(sums["correct"], sums["tokens"])}
 
@@ -70,7 +67,7 @@ class Imagegpt:
         )
         return {self.name: found}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> Metrics:
+    def predict(self, model: Model, batch: Batch) -> Metrics:
         positions = position_cross_entropy(self.logits(model, batch), batch["ids"])
         return {"nats": positions.nats.sum(axis=1), "correct": positions.correct.sum(axis=1)}
 

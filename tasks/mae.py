@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from flax import nnx
 
 from unimodal.data.blocks import Images, Inputs, columns, noise
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation, Shown
+from unimodal.evaluation.evaluation import Batch, Evaluation, Shown
 from unimodal.evaluation.reconstruction import Reconstruction, better_guess, errors, picture_rows
 from unimodal.evaluation.samples import Sample
 from unimodal.layers import Embedding, Linear
@@ -54,7 +53,7 @@ class Mae:
             "patches": Linear((narrow,), (c.patch**2 * c.channels,), ("embed", "classes"), rngs=rngs),
         }
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> dict[str, Any]:
+    def predict(self, model: Model, batch: Batch, key: jax.Array | None = None) -> dict[str, Any]:
         """The `pixels` of every patch and what is `predicted` for them [B,T,P], and which of them are `masked` [B,T]."""
         tokenizer, heads = model.tokenizers[self.tokenizer], model.heads[self.name]
         inner, outer = (None, None) if key is None else (jax.random.fold_in(key, i) for i in (1, 2))
@@ -66,9 +65,7 @@ class Mae:
         pixels = patchify(batch["image"], tokenizer.config.patch)
         return {"pixels": pixels, "predicted": heads["patches"](x[:, first:]), "masked": rank >= keep.shape[1]}
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         found = self.predict(model, batch, key)
         losses, _ = masked_pixels(found["predicted"], found["pixels"], found["masked"], normalise=self.normalise)
         return losses.mean(), {}
@@ -91,7 +88,7 @@ class Mae:
         return [*picture_rows(**found, grid=grid, to_uint8=self.images.to_uint8, normalise=self.normalise)]
 
     def _visible(self, patches: int) -> int:
-        """How many patches the encoder sees. Raises UsageError where that would be none or all."""
+        """Count the patches that the encoder sees. Raises UsageError where that would be none or all."""
         count = int(patches * (1 - self.mask_ratio))
         if not 0 < count < patches:
             raise UsageError(f"tasks.{self.name}.mask_ratio leaves {count} of {patches} patches visible")

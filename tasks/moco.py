@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.data.blocks import Inputs, Views, columns
+from unimodal import joint_embedding
+from unimodal.data.blocks import Views
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Batch, Evaluation
-from unimodal.evaluation.views import view_retrieval
-from unimodal.joint_embedding import Mlp, Projector, check_pair, view_features
+from unimodal.evaluation.evaluation import Batch
+from unimodal.joint_embedding import Mlp, Projector, check_pair
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, WholeBatch, feature_deviation, info_nce, ratio, unit
 from unimodal.state import Momentum, Queue, TaskState
@@ -45,10 +45,6 @@ class Moco:
             needs = "keys that do not depend on their batch: set projector.norm=none or layer, and last_norm=False"
             raise UsageError(f"{self.name}.queue needs {needs}")
 
-    def inputs(self, model: Model) -> Inputs:
-        c = model.tokenizers[self.tokenizer].config
-        return columns(self.source, self.views.part(c.image_size, c.channels))
-
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         c, heads = self.projector, {}
         if not self.queue:
@@ -59,11 +55,6 @@ class Moco:
         parts = (f"tokenizers.{self.tokenizer}", f"backbones.{self.backbone}", f"heads.{self.name}.projector")
         slow: dict[str, TaskState] = {"encoder": Momentum(model, parts, self.momentum, self.final_momentum)}
         return {**slow, "queue": Queue(self.queue, self.projector.size)} if self.queue else slow
-
-    def features(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """[B,V,D]."""
-        parts = dict(tokenizer=self.tokenizer, backbone=self.backbone, pooling=self.pooling)
-        return view_features(model, batch, key, **parts)
 
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         heads, kept = model.heads[self.name], model.state[self.name]
@@ -78,8 +69,10 @@ class Moco:
         shared = (projectors[0], kept["queue"].rows.get_value(), kept["queue"].valid(), temperature)
         return WholeBatch(against_queue, rows=(self.features(model, first, key)[:, 0], keys), shared=shared), {}
 
-    def evaluations(self) -> dict[str, Evaluation]:
-        return {self.name: view_retrieval(self.features, self.inputs, self.batch_size)}
+    # What all tasks do that compare views.
+    inputs = joint_embedding.inputs
+    features = joint_embedding.features
+    evaluations = joint_embedding.evaluations
 
 
 def against_queue(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

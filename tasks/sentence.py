@@ -12,7 +12,7 @@ from unimodal.answers import TEXT, Answer, Asked, embedding_answer, pair_text_ro
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.pairs import TextPairs
 from unimodal.evaluation.baselines import chance_recall
-from unimodal.evaluation.evaluation import Evaluation, on_own_data
+from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.retrieval import Retrieval
 from unimodal.evaluation.show.texts import near_texts
 from unimodal.heads import Embed, Projection
@@ -60,9 +60,7 @@ class Sentence:
         hidden, tokens = model.hidden(self.tokenizer, self.backbone, ids, key=(keys[0], keys[1]), lengths=lengths)
         return model.heads[self.name]["embed"](hidden, tokens.segment)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         first, second = (self.embed(model, batch[side], jax.random.fold_in(key, i)) for i, side in enumerate(SIDES))
         return whole_batch(clip, first, second, 1 / self.temperature, ids_B=row_codes(batch["second"])), {}
 
@@ -78,7 +76,7 @@ class Sentence:
         )
         return {self.name: retrieval}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         embedded = {side: self.embed(model, batch[side]) for side in SIDES}
         return {**embedded, "same": row_codes(batch["second"])}
 

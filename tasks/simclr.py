@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.data.blocks import Inputs, Views, columns
-from unimodal.evaluation.evaluation import Batch, Evaluation
-from unimodal.evaluation.views import view_retrieval
-from unimodal.joint_embedding import Mlp, Projector, check_pair, view_features
+from unimodal import joint_embedding
+from unimodal.data.blocks import Views
+from unimodal.evaluation.evaluation import Batch
+from unimodal.joint_embedding import Mlp, Projector, check_pair
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, WholeBatch, feature_deviation, nt_xent, ratio
 
@@ -35,24 +35,17 @@ class Simclr:
     def __post_init__(self) -> None:
         check_pair(self.name, self.views)
 
-    def inputs(self, model: Model) -> Inputs:
-        c = model.tokenizers[self.tokenizer].config
-        return columns(self.source, self.views.part(c.image_size, c.channels))
-
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         return {"projector": Mlp(model.backbones[self.backbone].config.width, self.projector, rngs=rngs)}
-
-    def features(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """[B,V,D]."""
-        parts = dict(tokenizer=self.tokenizer, backbone=self.backbone, pooling=self.pooling)
-        return view_features(model, batch, key, **parts)
 
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         shared = (model.heads[self.name]["projector"], jnp.float32(self.temperature))
         return WholeBatch(agreement, rows=self.features(model, batch, key), shared=shared), {}
 
-    def evaluations(self) -> dict[str, Evaluation]:
-        return {self.name: view_retrieval(self.features, self.inputs, self.batch_size)}
+    # What all tasks do that compare views.
+    inputs = joint_embedding.inputs
+    features = joint_embedding.features
+    evaluations = joint_embedding.evaluations
 
 
 def agreement(_: Any, features: jax.Array, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

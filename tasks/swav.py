@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.data.blocks import Inputs, Views, columns
+from unimodal import joint_embedding
+from unimodal.data.blocks import Views
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Batch, Evaluation
-from unimodal.evaluation.views import view_retrieval
-from unimodal.joint_embedding import Mlp, Projector, Prototypes, view_features
+from unimodal.evaluation.evaluation import Batch
+from unimodal.joint_embedding import Mlp, Projector, Prototypes
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, WholeBatch, feature_deviation, ratio, unit
 from unimodal.objectives.clusters import prototype_use, sinkhorn, swapped_prediction
@@ -48,10 +48,6 @@ class Swav:
         if self.views.count < 2:
             raise UsageError(f"{self.name}.views.count must be at least 2, but is {self.views.count}")
 
-    def inputs(self, model: Model) -> Inputs:
-        c = model.tokenizers[self.tokenizer].config
-        return columns(self.source, self.views.part(c.image_size, c.channels))
-
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
         return {
@@ -61,11 +57,6 @@ class Swav:
 
     def state(self, model: Model) -> dict[str, TaskState]:
         return {"queue": Queue(self.queue, self.views.count, self.projector.size)} if self.queue else {}
-
-    def features(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
-        """[B,V,D]."""
-        parts = dict(tokenizer=self.tokenizer, backbone=self.backbone, pooling=self.pooling)
-        return view_features(model, batch, key, **parts)
 
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         features, heads = self.features(model, batch, key), model.heads[self.name]
@@ -79,8 +70,10 @@ class Swav:
         shared = (heads["projector"], heads["prototypes"], past, numbers)
         return WholeBatch(swapped, rows=rows, shared=shared), {}
 
-    def evaluations(self) -> dict[str, Evaluation]:
-        return {self.name: view_retrieval(self.features, self.inputs, self.batch_size)}
+    # What all tasks do that compare views.
+    inputs = joint_embedding.inputs
+    features = joint_embedding.features
+    evaluations = joint_embedding.evaluations
 
 
 def swapped(_: Any, rows: Any, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

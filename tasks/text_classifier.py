@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from unimodal.answers import TEXT, Answer, Asked, class_answer, embedding_answer
 from unimodal.data.blocks import Inputs, Labels, Texts
 from unimodal.data.blocks.pairs import labelled_texts
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.texts import classified_texts
 from unimodal.heads import PooledClassifier, pool
 from unimodal.layers import split_key
@@ -49,7 +48,7 @@ class TextClassifier:
         options: dict[str, Any] = dict(pooling=self.pooling, dropout=self.dropout, rngs=rngs)
         return {"classify": PooledClassifier(width, self.labels.size(self.source), **options)}
 
-    def logits(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+    def logits(self, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
         """[B,classes]."""
         inner, outer, last = split_key(key, 3)
         lengths = lengths_of(batch["ids"], self.texts.pad)
@@ -58,16 +57,14 @@ class TextClassifier:
         hidden, tokens = model.hidden(self.tokenizer, self.backbone, batch["ids"], key=(inner, outer), **text)
         return model.heads[self.name]["classify"](hidden, tokens.segment, key=last)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         logits = self.logits(model, batch, key)
         return classification_loss(logits, batch["label"], label_smoothing=self.label_smoothing)
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         row = pair_text_row(self.texts, model.tokenizers[self.tokenizer].config.vocabulary, self.second)
 
-        def mean(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+        def mean(m: Model, batch: Batch) -> jax.Array:
             lengths = lengths_of(batch["ids"], self.texts.pad)
             hidden, tokens = m.hidden(self.tokenizer, self.backbone, batch["ids"], lengths=lengths)
             return pool(hidden, "mean", tokens.segment)

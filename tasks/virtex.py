@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from unimodal.answers import Answer, Asked, caption_answer, picture_features, pi
 from unimodal.data.blocks import Images, Inputs, Texts, columns
 from unimodal.decoding import beam_decode
 from unimodal.evaluation.captioning import caption_evaluations, foreseen
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.generate import text_decoder
 from unimodal.heads import LanguageModel
 from unimodal.layers import Embedding
@@ -70,9 +69,7 @@ class Virtex:
         hidden, _ = model.backbones[self.backbone](row, key=keys[2])
         return model.heads[self.name]["language"](hidden[:, -ids.shape[1] :], tokenizer.table)
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         losses, metrics = [], {}
         for number, direction in enumerate(DIRECTIONS if self.backward else DIRECTIONS[:1]):
             targets, weights = caption_targets(batch["ids"], self.texts.pad, backward=direction == "backward")
@@ -99,8 +96,8 @@ class Virtex:
         about = (self.name, self.source, self.images, self.texts, self.foresee, self.write)
         return caption_evaluations(*about, inputs=self.inputs, batch_size=self.batch_size)
 
-    def foresee(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """How well a caption's tokens are foreseen after its picture, and after another example's."""
+    def foresee(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+        """Measure how well a caption's tokens are foreseen after its picture, and after another example's."""
         targets, weights = caption_targets(batch["ids"], self.texts.pad)
         logits = [self.logits(model, jnp.roll(batch["image"], n, axis=0), targets, "forward") for n in (0, 1)]
         own, other = (foreseen(each, targets, weights) for each in logits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,27 +10,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal import data
+from unimodal import data, packed
 from unimodal.answers import IMAGE, Answer, Asked, class_answer, picture_features, picture_row
 from unimodal.data.blocks import Images, Inputs, Labels, columns
-from unimodal.data.blocks.patches import PatchRows
 from unimodal.data.filling import Packing
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import classification
-from unimodal.evaluation.evaluation import Evaluation
+from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.pictures import classified_pictures
-from unimodal.heads import Classifier, pool_segments
+from unimodal.heads import Classifier
 from unimodal.model import Model
-from unimodal.objectives import (
-    Loss,
-    Mean,
-    Sum,
-    TaskMetrics,
-    classification_loss,
-    mixed,
-    softmax_classification,
-    visible_first,
-)
+from unimodal.objectives import Loss, TaskMetrics, classification_loss, mixed, visible_first
 
 
 @dataclass(frozen=True)
@@ -62,33 +51,18 @@ class Vit:
             raise UsageError(f"tasks.{self.name}.size must be height and width, but is {self.size}")
         if not 0 <= self.patch_dropout < 1:
             raise UsageError(f"tasks.{self.name}.patch_dropout must be below 1, but is {self.patch_dropout}")
-        self._check_pack()
-
-    def _check_pack(self) -> None:
-        """Raises UsageError for what a row of several pictures cannot have."""
-        if not self.pack.row:
-            return
-        wrong = dict(mixup=self.mixup, cutmix=self.cutmix, patch_dropout=self.patch_dropout, size=self.size)
-        wrong |= {"images.resize": self.images.resize, "pooling=attention": self.pooling == "attention"}
-        if found := next((name for name, value in wrong.items() if value), None):
-            raise UsageError(f"tasks.{self.name}.pack goes without {found}: leave one of them out")
-
-    def rows(self, model: Model) -> PatchRows:
-        """Rows of several pictures, for `pack`."""
-        c = model.tokenizers[self.tokenizer].config
-        registers = c.registers + c.plain_registers
-        shape: dict[str, Any] = dict(patch=c.patch, channels=c.channels, grid=c.grid, registers=registers)
-        return PatchRows(self.source, self.images, self.labels, self.pack, **shape, open_split=self._open)
+        packed.check_pictures(self)
 
     def inputs(self, model: Model) -> Inputs:
         if self.pack.row:
-            return self.rows(model).inputs()
+            return packed.picture_rows(self, model).inputs()
         c = model.tokenizers[self.tokenizer].config
         height, width = self.size or c.image_size
         parts = self.images.part((height, width), c.channels), self.labels.part(self.source)
-        return columns(self.source, *parts, open_split=self._open)
+        return columns(self.source, *parts, open_split=self.open_split)
 
-    def _open(self, split: str) -> data.Source:
+    def open_split(self, split: str) -> data.Source:
+        """The records of a split, or `labelled` of them to train on."""
         source = data.open_source(self.source, split)
         return data.evenly(source, self.labelled) if self.labelled and split == "train" else source
 
@@ -105,38 +79,13 @@ class Vit:
         hidden, _ = model.hidden(self.tokenizer, self.backbone, image, key=key, keep=keep)
         return model.heads[self.name]["classify"](hidden)
 
-    def packed_logits(
-        self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array | None = None, count: int = 1
-    ) -> jax.Array:
-        """Rows of `PatchRows` → [B,count,classes]."""
-        inner = None if key is None else jax.random.fold_in(key, 1)
-        row = {name: batch[name] for name in ("segment", "position", "register", "place")}
-        tokens = model.tokenizers[self.tokenizer].packed(batch["patches"], **row, key=inner)
-        hidden, _ = model.backbones[self.backbone](tokens, key=key)
-        pooled = pool_segments(hidden, batch["segment"], count, self.pooling)
-        return model.heads[self.name]["classify"].linear(pooled)
-
-    def judged(self, model: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def judged(self, model: Model, batch: Batch) -> jax.Array:
         """What evaluations and answers compare: [B,classes]."""
-        return self.packed_logits(model, batch)[:, 0] if self.pack.row else self.logits(model, batch["image"])
+        return packed.picture_logits(self, model, batch)[:, 0] if self.pack.row else self.logits(model, batch["image"])
 
-    def _packed_loss(self, model: Model, batch: Mapping[str, jax.Array], key: jax.Array) -> tuple[Loss, TaskMetrics]:
-        label = batch["label"].reshape(-1)
-        logits = self.packed_logits(model, batch, key, count=self.pack.most).reshape(len(label), -1)
-        there = (label >= 0).astype(jnp.float32)
-        smoothing = self.label_smoothing
-        _, sums = softmax_classification(logits, jnp.maximum(label, 0), there, label_smoothing=smoothing)
-        return Mean(sums["objective"], sums["examples"]), {
-            "accuracy": Mean(sums["correct"], sums["examples"]),
-            "pictures": Sum(there.sum()),
-            "filled": (batch["segment"] != 0).astype(jnp.float32).mean(),  # the share that is no padding
-        }
-
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         if self.pack.row:
-            return self._packed_loss(model, batch, key)
+            return packed.picture_loss(self, model, batch, key)
         image, label = batch["image"], batch["label"]
         if self.mixup or self.cutmix:
             classes, inner = self.labels.size(self.source), jax.random.fold_in(key, 3)
@@ -152,7 +101,7 @@ class Vit:
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         row: Any = picture_row(self.images, model.tokenizers[self.tokenizer].config)
         if self.pack.row:
-            row = self.rows(model).alone
+            row = packed.picture_rows(self, model).alone
         names = self.labels.given_names(self.source)
         return [class_answer(IMAGE, names, row, self.judged, top=asked.top), *picture_features(self, model)]
 
@@ -160,7 +109,9 @@ class Vit:
         found = classification(
             self,
             self.judged,
-            inputs=(lambda model: self.rows(model).inputs(single=True)) if self.pack.row else self.inputs,
+            inputs=(lambda model: packed.picture_rows(self, model).inputs(single=True))
+            if self.pack.row
+            else self.inputs,
             show=classified_pictures(self.source, self.images, self.labels, self.tokenizer, self.backbone),
         )
         return {self.name: found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,28 +10,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.answers import Answer, Asked, sound_features, sound_row
+from unimodal.answers import Answer, Asked, sound_features
 from unimodal.data.blocks import Inputs, Sounds, columns
 from unimodal.data.blocks.speech import with_masks
 from unimodal.data.blocks.used import warn_of_short
 from unimodal.errors import UsageError
 from unimodal.evaluation.distractors import picked, picking_score
-from unimodal.evaluation.evaluation import Evaluation, on_own_data, untrained_value
+from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data, untrained_value
 from unimodal.evaluation.show.sounds import masked_sounds
 from unimodal.evaluation.summed import Summed
 from unimodal.heads import Quantiser
 from unimodal.layers import Linear, dropout, split_key
 from unimodal.model import Model
-from unimodal.objectives import (
-    Loss,
-    Mean,
-    Sum,
-    TaskMetrics,
-    diversity_term,
-    gumbel_codes,
-    sample_negatives,
-    wav2vec2_contrastive,
-)
+from unimodal.objectives import Loss, Mean, Sum, TaskMetrics
+from unimodal.objectives.speech import diversity_term, gumbel_codes, sample_negatives, wav2vec2_contrastive
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Wav2vec2:
     def forward(
         self,
         model: Model,
-        batch: Mapping[str, jax.Array],
+        batch: Batch,
         negatives_key: jax.Array,
         *,
         key: jax.Array | None = None,
@@ -109,9 +101,7 @@ class Wav2vec2:
             "negatives": sample_negatives(negatives_key, batch["masked"], self.negatives),
         }
 
-    def loss(
-        self, model: Model, batch: Mapping[str, jax.Array], *, key: jax.Array, step: jax.Array
-    ) -> tuple[Loss, TaskMetrics]:
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         negatives_key, key = jax.random.split(key)
         decayed = self.gumbel_start * jnp.float32(self.gumbel_decay) ** step.astype(jnp.float32)
         temperature = jnp.maximum(decayed, jnp.float32(self.gumbel_end))
@@ -129,12 +119,7 @@ class Wav2vec2:
         }
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        def hidden(m: Model, batch: Mapping[str, jax.Array]) -> jax.Array:
-            tokenizer = m.tokenizers[self.tokenizer]
-            tokens = tokenizer.embed(tokenizer.features(batch["audio"]), lengths=batch["length"])
-            return m.backbones[self.backbone](tokens)[0]
-
-        return [sound_features(sound_row(self.sounds), hidden, model.tokenizers[self.tokenizer].config.frames)]
+        return [sound_features(self)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         picking = Summed(
@@ -147,7 +132,7 @@ class Wav2vec2:
         )
         return {self.name: picking}
 
-    def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         made = self.forward(model, batch, jax.random.key(0))
         compared = made["context"], made["target"], batch["masked"], made["negatives"], made["codes"]
         return picked(*compared, self.temperature)

@@ -45,6 +45,10 @@ SPEECH: dict[str, Any] = dict(
         norm_epsilon=1e-5,
     ),
 )
+MAE: dict[str, Any] = dict(
+    backbones=dict(shared=dict(width=32, depth=2, heads=4), decoder=dict(width=24, depth=1, heads=3)),
+    tasks__mae__decoder_backbone="decoder",
+)
 # name: task, what makes the tiny config fit, the output there, and the committed checkpoint of the same architecture.
 FITS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "bert": ("bert", BERT, "logits", "bert_masked_lm"),
@@ -63,6 +67,7 @@ FITS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "llama",
     ),
     "vit": ("vit", dict(tasks__vit__pooling="first"), "logits", "vit_classifier"),
+    "mae": ("mae", MAE, "patches", "vit_mae"),
     "clip": ("clip", CLIP, "image_embedding", "clip"),
     "siglip": ("clip", SIGLIP, "image_embedding", "siglip"),
     "wav2vec2": ("wav2vec2", SPEECH, "projected", "wav2vec2_pretraining"),
@@ -74,6 +79,10 @@ def config_of(name: str) -> dict[str, Any]:
     """The tiny config of one of these, with the tokenizers that its task names and no others."""
     task, changes, _, _ = FITS[name]
     config = tiny.plain(task, **changes)
-    reads = {"text": ("bert", "text_classifier", "gpt", "clip"), "image": ("vit", "clip"), "audio": ("wav2vec2", "ctc")}
+    reads = {
+        "text": ("bert", "text_classifier", "gpt", "clip"),
+        "image": ("vit", "mae", "clip"),
+        "audio": ("wav2vec2", "ctc"),
+    }
     config["tokenizers"] = {n: c for n, c in config["tokenizers"].items() if task in reads.get(n, ())}
     return config

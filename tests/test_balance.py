@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from unimodal.errors import UsageError
-from unimodal.training.balance import HEAD, Uncertainty, balanced, without_conflict
+from unimodal.training.balance import HEAD, Uncertainty, balanced, of_equal_length, without_conflict
 from unimodal.training.loop import LoopConfig
 from unimodal.training.turns import turns
 
@@ -52,6 +52,23 @@ def test_gradients_that_agree_are_added_up() -> None:
     np.testing.assert_allclose(found["x"], gradients.sum(axis=0), rtol=1e-6)
 
 
+def test_equal_lengths_by_hand() -> None:
+    shared, weights = (
+        RNG.standard_normal((3, 5)).astype(np.float32) * np.array([[1], [10], [100]], np.float32),
+        [1.0, 2.0, 1.0],
+    )
+    own = np.eye(3, dtype=np.float32)
+    trees = [
+        {"x": jnp.asarray(w * s), "heads": {str(i): jnp.asarray(own[k, i]) for i in range(3)}}
+        for k, (s, w) in enumerate(zip(shared, weights, strict=True))
+    ]
+    lengths = np.linalg.norm(shared, axis=1)
+    expected = sum(w * s / n for w, s, n in zip(weights, shared, lengths, strict=True)) * lengths.mean()
+    found = of_equal_length(trees, weights)
+    np.testing.assert_allclose(found["x"], expected, rtol=1e-5)
+    assert [float(found["heads"][str(i)]) for i in range(3)] == [1.0] * 3
+
+
 def test_uncertainty_by_its_formula_in_parts_as_in_the_whole() -> None:
     """Two parts of a batch, whose slopes have the loss's gradient but not its value."""
 
@@ -72,7 +89,7 @@ def test_uncertainty_by_its_formula_in_parts_as_in_the_whole() -> None:
     assert balanced({}, w, s) == (s, {})
 
 
-@pytest.mark.parametrize("balance", ["uncertainty", "pcgrad"])
+@pytest.mark.parametrize("balance", ["uncertainty", "equal", "pcgrad"])
 def test_sharded_as_on_one_device(balance: str, tmp_path: Path) -> None:
     def losses(mesh: dict[str, int]) -> Any:
         experiment = tiny.build(tiny.plain("vit", "mae", balance=balance, mesh=mesh, steps=2))

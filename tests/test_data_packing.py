@@ -18,7 +18,8 @@ from unimodal.data.blocks.patches import fitted_grid, joined_row, picture_tokens
 from unimodal.data.filling import Packing, filled
 from unimodal.errors import UsageError
 from unimodal.objectives import causal_lm
-from unimodal.recordings import Recordings
+from unimodal.packed import picture_logits, picture_rows
+from unimodal.tokenizers.audio import Recordings
 
 
 @pytest.mark.parametrize("most", [0, 3])
@@ -145,7 +146,7 @@ def test_packed_logits_are_those_of_each_alone(pooling: str) -> None:
     pictures = [rng.standard_normal((8 * r, 8 * c, 3)).astype(np.float32) for r, c in ((2, 1), (2, 2))]
     row = joined_row([picture_tokens(p, 8, 3) for p in pictures], 20)
     batch = {name: jnp.asarray(array[None]) for name, array in row.items()}
-    found = np.asarray(packed.packed_logits(model, batch, count=3))[0]
+    found = np.asarray(picture_logits(packed, model, batch, count=3))[0]
     for logits, picture in zip(found, pictures, strict=False):
         alone = np.asarray(task.logits(model, jnp.asarray(picture[None])))[0]
         np.testing.assert_allclose(logits, alone, atol=1e-4, rtol=1e-4)
@@ -180,12 +181,12 @@ def test_a_run_on_rows_of_pictures(photos: str, tmp_path: Path) -> None:
     assert sum(int((row["label"] >= 0).sum()) for row in rows) == len(readable)
     scored = task.evaluations()["vit"].inputs(model)
     assert scored.spec["label"].shape == () and scored.spec["patches"].shape[0] == 5
-    assert len(scored.dataset("validation")) == len(task._open("validation"))
+    assert len(scored.dataset("validation")) == len(task.open_split("validation"))
     result = task.evaluations()["vit"].measure(
         run.experiment.program.model(run.state), run.experiment.reader, limit=None
     )
     assert 0 <= result.score["value"] <= 1
-    one = task.rows(model).alone(task._open("train")[0])
+    one = picture_rows(task, model).alone(task.open_split("train")[0])
     assert one["segment"].max() == 1 and one["patches"].shape == (5, 192)
 
 
@@ -206,7 +207,7 @@ def test_what_rows_of_pictures_cannot_have(photos: str, change: dict[str, Any], 
     change = dict(pack=dict(row=32), labels=dict(classes=("a", "b"))) | change | dict(source=source)
     with pytest.raises(UsageError, match=said):
         experiment = tiny.build(tiny.plain("vit", tasks__vit=dict(batch_size=8, **change)))
-        experiment.tasks[0].rows(experiment.model)._dataset("train", 32, 4)
+        picture_rows(experiment.tasks[0], experiment.model)._dataset("train", 32, 4)
 
 
 def test_best_fit_is_for_packed_documents() -> None:

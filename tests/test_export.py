@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def make(name: str) -> tuple[Any, Any, Path]:
         if name not in done:
-            experiment, state = used.workdir(root / name, config_of(name))
+            experiment, state = used.workdir(root / name, config_of(name), noise=0.05)
             target = root / f"{name}_hf"
             assert main(["unimodal", "export", str(root / name), f"huggingface:{target}"]) == 0
             done[name] = experiment, experiment.program.model(state), target
@@ -139,6 +140,44 @@ def test_stablehlo_runs_with_jax_alone(made: Any, tmp_path: Path) -> None:
     ours = jax.jit(answer.predict)(loaded.model, {"image": np.stack([row["image"] for row in rows])})
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["probability"], ours["probability"], atol=1e-5)
     assert json.loads((target / "function.json").read_text())["inputs"]["image"]["shape"] == ["any", 16, 16, 3]
+
+
+def test_eight_bits_keep_each_channel_within_half_a_step(made: Any) -> None:
+    """Against numpy, array by array; small arrays and vectors stay as they are."""
+    from unimodal.use.int8 import LEAST, Int8, in_int8, whole
+
+    _, model, _ = made("gpt2")
+    leaves, kept = jax.tree.leaves(model), in_int8(model)
+    changed = [(np.asarray(w), k) for w, k in zip(leaves, kept, strict=True) if isinstance(k, Int8)]
+    assert changed and all(k is not None for k in kept)
+    for w, k in changed:
+        assert w.ndim > 1 and w.size >= LEAST and k.whole.dtype == np.int8 and np.abs(k.whole).max() == 127
+        back = np.asarray(whole(k, w.dtype))
+        assert (np.abs(back - w) <= 0.5001 * k.scale).all() and k.scale.size <= w.shape[0] * w.shape[-1]
+    for w, k in zip(leaves, kept, strict=True):
+        if not isinstance(k, Int8):
+            np.testing.assert_array_equal(np.asarray(w), k)
+
+
+def test_stablehlo_in_eight_bits(made: Any, tmp_path: Path, capsys: Any) -> None:
+    _, _, hf = made("vit")
+    workdir, target = hf.parent / "vit", tmp_path / "stablehlo"
+    capsys.readouterr()
+    assert main(["unimodal", "export", str(workdir), f"stablehlo:{target}", "--int8"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"accuracy: 0\.\d+ with the weights as they are, 0\.\d+ in eight bits", said), said
+    weights = np.load(target / "weights.npz")
+    assert any(weights[name].dtype == np.int8 for name in weights.files)
+    from jax import export as jax_export
+
+    function = jax_export.deserialize(bytearray((target / "function.stablehlo").read_bytes()))
+    image = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    found = function.call({name: weights[name] for name in weights.files}, {"image": image})["probability"]
+    loaded = unimodal.load(workdir)
+    exact = jax.jit(loaded.answers("vit")[0].predict)(loaded.model, {"image": image})["probability"]
+    assert 0 < np.abs(np.asarray(found) - np.asarray(exact)).max() < 0.02
+    assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / 'x'}", "--int8"]) == 2
+    assert "--int8 is for stablehlo:DIR" in capsys.readouterr().err
 
 
 def test_a_classes_head_that_is_not_there(tmp_path: Path) -> None:

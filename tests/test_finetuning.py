@@ -17,9 +17,10 @@ from unimodal.errors import UsageError
 from unimodal.layers import Linear
 from unimodal.sharding import make_mesh
 from unimodal.tokenizers import audio
-from unimodal.training.checkpoint import Checkpoints, start_from_workdir
+from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
+from unimodal.training.workdir_start import start_from_workdir
 
 SETTINGS: dict[str, Any] = dict(learning_rate=0.1, warmup=0, weight_decay=0.3, clip=1.0)
 

@@ -25,6 +25,7 @@ from unimodal.training.diagnosis import diagnosis
 from unimodal.training.loop import LoopConfig, train
 from unimodal.training.spikes import LEAST, begin_spikes, judge_spikes
 from unimodal.training.step import Program
+from unimodal.training.work import Work
 
 ROWS = 4
 
@@ -84,7 +85,7 @@ def run(workdir: Path, bad: dict[str, dict[int, str]], steps: int, made: Program
     ids = more.pop("ids", False)
     batches: Any = {name: Stream(at, ids) for name, at in bad.items()}
     config = LoopConfig(steps=steps, **{"log_every": 1, **more})
-    return train(made or program(), tasks, batches, config, workdir, tokens=dict.fromkeys(bad, 1))
+    return train(made or program(), Work(tasks, batches, dict.fromkeys(bad, 1)), config, workdir)
 
 
 def host(state: Any) -> list[np.ndarray]:
@@ -233,7 +234,8 @@ def test_a_spike_is_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixt
     config = LoopConfig(steps=50, log_every=50, max_bad_steps=2, stop_after=41)
 
     def go(config: LoopConfig) -> Any:
-        return train(made, tasks, {"toy": Leaping({}, True)}, config, tmp_path, tokens={"toy": 1})  # type: ignore[dict-item]
+        work = Work(tasks, {"toy": Leaping({}, True)}, {"toy": 1})  # type: ignore[dict-item]
+        return train(made, work, config, tmp_path)
 
     first, _, _ = go(config)
     state, _, done = go(dataclasses.replace(config, stop_after=None))

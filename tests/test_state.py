@@ -26,10 +26,12 @@ from unimodal.errors import UsageError
 from unimodal.layers import Linear
 from unimodal.sharding import from_local_rows, make_mesh
 from unimodal.state import Momentum, Queue
-from unimodal.training.checkpoint import Checkpoints, saved_steps, start_from_workdir
+from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import LoopConfig, train
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
+from unimodal.training.work import Work
+from unimodal.training.workdir_start import start_from_workdir
 
 ROWS, SIZE, WIDTH, STEPS, DECAY = 8, 12, 4, 5, 0.8  # the queue of 12 wraps round in the middle of the second batch of 8
 ONE, FOUR, EIGHT = dict(data=1), dict(data=2, fsdp=2), dict(data=2, fsdp=2, tensor=2)
@@ -279,7 +281,7 @@ def looped(workdir: Path, steps: int, mesh: Mesh, **more: Any) -> tuple[Any, str
     task: Any = SimpleNamespace(name="toy", batch_size=ROWS, weight=1.0, loss=partial(toy_loss, "toy"))
     config = LoopConfig(steps=steps, log_every=1000, **more)
     batches: Any = {"toy": Stream()}
-    return train(program(mesh=mesh), [task], batches, config, workdir, tokens={"toy": 1})[:2]
+    return train(program(mesh=mesh), Work([task], batches, {"toy": 1}), config, workdir)[:2]
 
 
 def test_it_survives_a_kill_and_goes_on_on_another_mesh(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from unimodal.sharding import parameter_count, parameter_table
 from unimodal.state import Momentum, Queue, TaskState
 from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.loop import train
+from unimodal.training.work import Work
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def experiment(**changes: Any) -> Experiment:
 def trained(workdir: Path, **changes: Any) -> tuple[Experiment, Any]:
     made = experiment(**changes)
     batches = {task.name: made.train_batches(task) for task in made.tasks}
-    state, _, _ = train(made.program, made.tasks, batches, made.loop, workdir, tokens=made.tokens)
+    state, _, _ = train(made.program, Work(made.tasks, batches, made.tokens), made.loop, workdir)
     return made, state
 
 

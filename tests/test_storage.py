@@ -6,6 +6,7 @@ other tests.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from etils import epath
 
 from unimodal import storage
 from unimodal.errors import UsageError
-from unimodal.training.checkpoint import Checkpoints, is_workdir, saved_steps
+from unimodal.training.checkpoint import Checkpoints, saved_steps
+from unimodal.training.lease import Lease
 from unimodal.training.workdir import claim_workdir
+from unimodal.training.workdir_start import is_workdir
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs:/bucket/run", "gs://", "gs:///run", "http://host/run"])
@@ -93,3 +96,18 @@ def test_a_run_in_a_bucket_is_a_run_in_a_folder(bucket: epath.Path, tmp_path: Pa
     assert {path.name for path in there.iterdir()} == {path.name for path in tmp_path.iterdir()} | {"config.json"}
     with pytest.raises(UsageError, match="cannot write in workdir gs://other/runs: there is no such bucket"):
         claim_workdir(storage.folder("gs://other/runs"), config)
+
+
+def test_one_run_holds_a_workdir_in_a_bucket(bucket: epath.Path) -> None:
+    path, quick = bucket / "held" / ".lock", dict(beat=0.1, patience=5.0, settle=0.2)
+    with Lease(path, **quick):
+        assert [each.name for each in path.parent.iterdir()] == [".lock"]  # which the client may keep in mind
+        with pytest.raises(UsageError, match="gs://bucket/runs/held is in use by process"):
+            Lease(path, **quick).__enter__()
+        assert json.loads(path.read_text())["beat"] > 2
+    assert not path.exists()
+    path.write_text('{"token": "of a run that has crashed"}')
+    with Lease(path, **{**quick, "patience": 0.5}):
+        pass
+    with pytest.raises(UsageError, match="cannot write in workdir gs://other/runs: there is no such bucket"):
+        Lease(storage.folder("gs://other/runs/.lock"), **quick).__enter__()

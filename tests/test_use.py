@@ -106,6 +106,51 @@ def test_names_come_from_the_workdir_and_not_from_the_data(run: tuple[Path, Any,
     assert found["class"] in "abcdefghi"
 
 
+@pytest.mark.parametrize("length", [3, 9, 10, 16, 17, 40])
+def test_windows_of_a_recording_are_joined_without_a_seam(length: int) -> None:
+    """Windows of ten frames, one every six, of a known sequence: all of it comes back, each frame once."""
+    from unimodal.answers.transcripts import joined_frames
+
+    whole, scores = np.arange(length), np.random.default_rng(0).random((length, 3))
+    starts = range(0, max(1, length - 10 + 6), 6)
+    parts = []
+    for start in starts:
+        path, frames = whole[start : start + 10], min(10, length - start)
+        padded = dict(
+            path=np.pad(path, (0, 10 - frames)),
+            log_probabilities=np.pad(scores[start : start + 10], ((0, 10 - frames), (0, 0))),
+        )
+        parts.append({**padded, "frames": np.int32(frames), "likeliest": np.float32(-frames)})
+    found = joined_frames(parts, 6)
+    np.testing.assert_array_equal(found["path"], whole)
+    np.testing.assert_array_equal(found["log_probabilities"], scores)
+    assert found["frames"] == length
+    parts[-1]["likeliest"] = np.float32(np.nan)
+    assert np.isnan(joined_frames(parts, 6)["likeliest"])
+
+
+def test_a_long_recording_is_heard_to_its_end(loaded: Any) -> None:
+    """In windows: their samples are those of the recording, and the transcript is that of all their frames."""
+    rate, (answer, *_) = 16_000, loaded.answers("ctc")
+    audio = np.random.default_rng(0).standard_normal(6 * rate).astype(np.float32)
+    record = {"id": "x", "audio": audio, "rate": rate}
+    rows, task = answer.rows(record), loaded.tasks["ctc"]
+    normal = task.sounds.read(record)
+    size, shift = task.sounds.samples, (len(normal) - int(rows[-1]["length"])) // (len(rows) - 1)
+    assert len(rows) > 2 and shift < size and [int(row["length"]) for row in rows[:-1]] == [size] * (len(rows) - 1)
+    for i, row in enumerate(rows):
+        np.testing.assert_array_equal(row["audio"][: row["length"]], normal[i * shift : i * shift + size])
+    whole = loaded.predict(record, task="ctc", batch_size=2)[0]["transcript"]
+    parts = [
+        {
+            k: np.asarray(v)[0]
+            for k, v in jax.jit(answer.predict)(loaded.model, {n: np.asarray(a)[None] for n, a in row.items()}).items()
+        }
+        for row in rows
+    ]
+    assert answer.say(answer.join(parts)) == {"transcript": whole}
+
+
 def test_classes_by_their_names_alone(loaded: Any, files: Path) -> None:
     asked: dict[str, Any] = dict(task="clip", classes=("a cat", "a dog", "a car"))
     (found,) = loaded.predict(files / "picture.png", **asked)

@@ -83,13 +83,14 @@ class Attraction(Simclr):
 def test_a_forced_collapse_is_seen(tmp_path: Path) -> None:
     def score(task: type[Simclr], seed: int) -> dict[str, Any]:
         from unimodal.training.loop import train
+        from unimodal.training.work import Work
 
         config = tiny.plain("simclr", steps=40, optimizer__weight_decay=0.0, optimizer__learning_rate=1e-2)
         config["tasks"]["simclr"] |= dict(batch_size=32)
         config["evaluations"] = dict(rank=dict(kind="effective_rank", source="embedded:emoji"))
         made = build(config, lambda kind: task)
         batches = {each.name: made.train_batches(each) for each in made.tasks}
-        state, _, _ = train(made.program, made.tasks, batches, made.loop, tmp_path / str(seed), tokens=made.tokens)
+        state, _, _ = train(made.program, Work(made.tasks, batches, made.tokens), made.loop, tmp_path / str(seed))
         model = made.program.model(state)
         found = dict(made.evaluations["simclr"].measure(model, made.reader, limit=4).score)
         return found | {"rank": made.evaluations["rank"].measure(model, made.reader, limit=4).score["value"]}

@@ -122,14 +122,14 @@ def build(config: Mapping[str, Any], *, fake_data: bool = False) -> Any:
 def train(config: Mapping[str, Any], workdir: Path, *, wrap: Any = None, fake_data: bool = False) -> Run:
     """Train in this process; `wrap(name, batches)` may stand between the data and the loop."""
     from unimodal.training.loop import train as run
+    from unimodal.training.work import Work
 
     experiment = build(config, fake_data=fake_data)
     batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
     if wrap is not None:
         batches = {name: wrap(name, iterator) for name, iterator in batches.items()}
-    state, fingerprint, done = run(
-        experiment.program, experiment.tasks, batches, experiment.loop, workdir, tokens=experiment.tokens
-    )
+    work = Work(experiment.tasks, batches, experiment.tokens)
+    state, fingerprint, done = run(experiment.program, work, experiment.loop, workdir)
     return Run(experiment, state, fingerprint, done, logged(workdir))
 
 
@@ -187,13 +187,15 @@ for number, arguments in enumerate(json.load(sys.stdin)):
 """
 
 
-def launches(command_lines: Sequence[Sequence[str]], scratch: Path, devices: int = 8) -> list[tuple[int, str, str]]:
-    """Exit code, standard output and standard error of launch.py with each of the command lines."""
+def launches(
+    command_lines: Sequence[Sequence[str]], scratch: Path, devices: int = 8, folder: Path = ROOT
+) -> list[tuple[int, str, str]]:
+    """Exit code, standard output and standard error of launch.py with each of the command lines, run in `folder`."""
     subprocess.run(
         [sys.executable, "-c", _FORKS, str(ROOT), str(scratch)],
         input=json.dumps([list(line) for line in command_lines]),
         env=environment(devices),
-        cwd=ROOT,
+        cwd=folder,
         check=True,
         text=True,
     )

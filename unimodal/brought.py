@@ -18,9 +18,11 @@ from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.interop.preparation import Preparation
 from unimodal.interop.start import preparation_of
+from unimodal.kept import with_encoders
+from unimodal.ledger.start import SCHEME, commit_of
 from unimodal.moved import renewed
 from unimodal.settings import read_settings
-from unimodal.training.checkpoint import is_workdir
+from unimodal.training.workdir_start import is_workdir
 
 Readers = Mapping[str, Any]  # dotted place in the config ("tasks.vit") → the task or evaluation that stands there
 
@@ -82,7 +84,7 @@ def _filled(
 
 
 def _of_tasks(config: Mapping[str, Any], reader: Any, tasks: Readers) -> dict[str, Any]:
-    """What the tasks of a config say of the tokenizer that an evaluation reads."""
+    """Collect what the tasks of a config say of the tokenizer that an evaluation reads."""
     found: dict[str, Any] = {}
     for where, task in tasks.items():
         if set(_tokenizers(reader)) & set(_tokenizers(task)):
@@ -90,12 +92,20 @@ def _of_tasks(config: Mapping[str, Any], reader: Any, tasks: Readers) -> dict[st
     return found
 
 
-def check_codebooks(workdir: str, tokenizers: Mapping[str, tuple[str, Any]]) -> None:
+def config_of_run(init_from: str) -> dict[str, Any] | None:
+    """The config of the run of ours that `init_from` names, a workdir or a commit of a ledger; None for other weights."""
+    if init_from.startswith(SCHEME):
+        return commit_of(init_from).json("config.json") or {}
+    if is_workdir(init_from):
+        return json.loads((epath.Path(init_from) / "config.json").read_text(encoding="utf-8"))
+    return None
+
+
+def check_codebooks(workdir: str, config: Mapping[str, Any], tokenizers: Mapping[str, tuple[str, Any]]) -> None:
     """Raises UsageError, naming the field, for a codebook that is otherwise in the run that its weights come from.
 
     Some of its fields change no shape, and a codebook of which a part started afresh would give codes without a meaning.
     """
-    config = json.loads((epath.Path(workdir) / "config.json").read_text(encoding="utf-8"))
     for name, (kind, ours) in tokenizers.items():
         theirs = config.get("tokenizers", {}).get(name, {})
         if kind != "codebook" or theirs.get("kind", name) != kind:
@@ -115,12 +125,14 @@ def preparation_of_init(
     tokenizers: Mapping[str, tuple[str, Any]],
     backbones: Mapping[str, BackboneConfig],
 ) -> Preparation:
-    """What comes with the weights of `init_from`: a published checkpoint, or a workdir of ours."""
+    """Find what comes with the weights of `init_from`: a published checkpoint, or a workdir of ours."""
     if init_from is None:
         return Preparation("")
-    if is_workdir(init_from):
-        config = renewed(json.loads((epath.Path(init_from) / "config.json").read_text(encoding="utf-8")))
-        return Preparation(init_from, _of_config(config))
+    if (config := config_of_run(init_from)) is not None:
+        config = renewed(config)
+        if init_from.startswith(SCHEME):
+            return Preparation(init_from, _of_config(config))
+        return Preparation(init_from, _of_config(with_encoders(init_from, config, missing=True)))
     return preparation_of(init_from, tokenizers, backbones, skip=skip)
 
 

@@ -17,20 +17,18 @@ GB, GIB, TERA = 1e9, 2.0**30, 1e12
 
 @dataclass(frozen=True)
 class Chip:
-    """kind: JAX's device kind begins with it. memory, usable: HBM bytes; flops: peak bf16 per second; bandwidth: HBM
-    bytes per second; links: bytes per second that leave the chip over all its links; None where nothing is published.
-    axes: dimensions of a TPU's topology; per_host: chips of one host; largest: chips of the largest slice."""
+    """One kind of accelerator, as its maker publishes it. None where nothing is published."""
 
-    name: str
-    kind: str
-    memory: float | None = None
-    usable: float | None = None
-    flops: float | None = None
-    bandwidth: float | None = None
-    links: float | None = None
-    per_host: int = 1
-    axes: int = 0
-    largest: int = 0
+    name: str  # short
+    kind: str  # JAX's device kind begins with it
+    memory: float | None = None  # bytes of HBM
+    usable: float | None = None  # bytes of HBM that a program can have
+    flops: float | None = None  # peak bf16 per second
+    bandwidth: float | None = None  # bytes of HBM per second
+    links: float | None = None  # bytes per second that leave the chip over all its links
+    per_host: int = 1  # chips of one host
+    axes: int = 0  # dimensions of a TPU's topology
+    largest: int = 0  # chips of the largest slice
 
     @property
     def capacity(self) -> float | None:

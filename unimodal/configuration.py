@@ -98,7 +98,7 @@ def _filled(value: Any, default: Any) -> Any:
 
 
 def is_brought(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field comes with the weights where a config leaves it unset (`data.blocks.brought`)."""
+    """True if a field comes with the weights where a config leaves it unset (`data.blocks.brought`)."""
     return bool(field.metadata.get("brought"))
 
 

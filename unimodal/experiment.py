@@ -16,13 +16,16 @@ from flax import nnx
 
 from unimodal import data
 from unimodal.backbone import BackboneConfig
-from unimodal.brought import check_codebooks, compared, preparation_of_init, readers_of, with_brought
+from unimodal.brought import check_codebooks, compared, config_of_run, preparation_of_init, readers_of, with_brought
+from unimodal.continual import ContinualConfig
+from unimodal.continual.plan import Plan, planned, states
 from unimodal.data.epochs import epochs_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
 from unimodal.evaluation.evaluation import Evaluation
 from unimodal.evaluation.run import MeshReader
 from unimodal.interop.start import Start, start_from
+from unimodal.ledger.start import SCHEME, LedgerStart, start_from_ledger
 from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
@@ -31,34 +34,39 @@ from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.affinity import affinity
 from unimodal.training.balance import with_uncertainty
-from unimodal.training.checkpoint import WorkdirStart, is_workdir, start_from_workdir
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
+from unimodal.training.sequence import InSequence
 from unimodal.training.step import Program, TrainState
+from unimodal.training.workdir_start import WorkdirStart, start_from_workdir
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A config turned into objects. Nothing here has touched data or made an array."""
 
-    seed: int
-    eval_limit: int | None
-    loop: LoopConfig
-    optimizer: OptimizerConfig
-    mesh: jax.sharding.Mesh
-    tokenizers: Mapping[str, tuple[str, Any]]
-    backbones: Mapping[str, BackboneConfig]
-    tasks: Sequence[Task]
-    init_from: str | None = None
-    init_skip: str | None = None
-    init_ema: bool = False
-    ema: float = 0.0
-    evaluate_ema: bool | None = None
-    skip_spikes: float = 0.0
-    fake_data: bool = False
-    workers: int = 0
-    decoded_cache: float = 0.0
-    affinity: int = 0
+    seed: int  # of weights, data order and dropout
+    eval_limit: int | None  # batches of each evaluation during training; None: all
+    loop: LoopConfig  # steps, logging, checkpoints
+    optimizer: OptimizerConfig  # and its schedule
+    mesh: jax.sharding.Mesh  # where everything lies
+    tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
+    backbones: Mapping[str, BackboneConfig]  # by name
+    tasks: Sequence[Task]  # in the order of the config
+    init_from: str | None = None  # a published checkpoint or a workdir to start from
+    init_skip: str | None = None  # a regular expression of parameters that start afresh all the same
+    init_ema: bool = False  # take the average that the run of that workdir kept
+    ema: float = 0.0  # decay of an average of the parameters; 0: none
+    evaluate_ema: bool | None = None  # evaluations see the average; None: if there is one
+    skip_spikes: float = 0.0  # see `settings.GeneralConfig`
+    fake_data: bool = False  # train on random batches of the right shapes
+    workers: int = 0  # processes for each task that make batches; 0: threads of this one
+    ledger: str | None = None  # see `settings.GeneralConfig`
+    ledger_branch: str = "main"  # see `settings.GeneralConfig`
+    continual: ContinualConfig = ContinualConfig()  # what is done against forgetting
+    decoded_cache: float = 0.0  # see `settings.GeneralConfig`
+    affinity: int = 0  # see `settings.GeneralConfig`
+    # evaluations that the config adds to those of tasks, by name
     attached: Mapping[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
@@ -69,10 +77,11 @@ class Experiment:
             tokenizers=self.tokenizers,
             backbones=self.backbones,
             heads={task.name: wrap(task.heads) for task in self.tasks},
-            states=_states(self.tasks),
+            states=_states(self.tasks) | ({} if self.sequence is None else states(self.continual)),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
-        optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule == "alternate")
+        optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule != "sum")
+        # Look into the checkpoint only when parameters are made: a run that goes on needs none of it.
         start = None if self.init_from is None else lambda parameters: self.start.fill(parameters)
         return Program(
             make,
@@ -95,14 +104,16 @@ class Experiment:
         return self.program.abstract_model()
 
     @cached_property
-    def start(self) -> Start | WorkdirStart:
-        """What the model takes from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
+    def start(self) -> Start | WorkdirStart | LedgerStart:
+        """The parts of the model that come from the checkpoint of `init_from`. Raises UsageError if it does not fit."""
         assert self.init_from is not None
         require_backend(self.init_from)
-        if is_workdir(self.init_from):
-            check_codebooks(self.init_from, self.tokenizers)
+        config = config_of_run(self.init_from)
+        if config is not None:
+            check_codebooks(self.init_from, config, self.tokenizers)
             parameters = nnx.state(self.model, nnx.Param)
-            found = start_from_workdir(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
+            run = start_from_ledger if self.init_from.startswith(SCHEME) else start_from_workdir
+            found = run(self.init_from, parameters, skip=self.init_skip, ema=self.init_ema)
         elif self.init_ema:
             raise UsageError(f"init_ema is for workdirs, but {self.init_from} is none: leave it out")
         else:
@@ -117,19 +128,31 @@ class Experiment:
             fake = lambda seed: data.fake_batches(inputs.spec, task.batch_size, seed, rows)  # noqa: E731
             return data.TaskBatches(fake, self.seed, task.name)
         dataset = inputs.dataset("train")
+        # Compare the first example with its spec before anything is compiled: a wrong shape would surface as a puzzle.
         data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
         epochs = lambda batches: epochs_of(dataset, batches * task.batch_size, task.batch_size)  # noqa: E731
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)
 
     def task_affinity(self, state: TrainState) -> dict[str, Any]:
-        """How the tasks pull at the weights they share (see `training.affinity`), on the first batches of training."""
+        """Measure how the tasks pull at the weights they share (see `training.affinity`), on the first batches of training."""
 
         def batches(name: str) -> Iterator[Mapping[str, jax.Array]]:
             task = next(task for task in self.tasks if task.name == name)
             return (from_local_rows(batch, self.mesh) for batch in self.train_batches(task))
 
         return affinity(self.program, {task.name: task for task in self.tasks}, state, batches, self.affinity)
+
+    @cached_property
+    def sequence(self) -> InSequence | None:
+        """The schedule, if one task comes after the other. Raises UsageError for steps that do not add up."""
+        return self.loop.in_sequence([task.name for task in self.tasks])
+
+    def plan(self) -> Plan:
+        """Put the strategy against forgetting to work. Raises UsageError for data that do not suit it."""
+        assert self.sequence is not None
+        dataset = None if self.fake_data else lambda task: task.inputs(self.model).dataset("train")
+        return planned(self.continual, self.sequence, self.program, self.tasks, self.train_batches, dataset)
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -146,13 +169,14 @@ class Experiment:
 
     @cached_property
     def reader(self) -> MeshReader:
-        """What evaluations run their functions with."""
+        """The reader that evaluations run their functions with."""
         return MeshReader(self.mesh)
 
     def scores(self, model: Model, step: int) -> dict[str, Mapping[str, float]]:
-        """What the evaluations give during training, on `eval_limit` batches each."""
+        """Score the model during training, on `eval_limit` batches of each evaluation, or on all where a task has ended."""
+        limit = self.eval_limit if self.sequence is None or self.sequence.ended(step) is None else None
         return {
-            name: evaluation.measure(model, self.reader, limit=self.eval_limit).score
+            name: evaluation.measure(model, self.reader, limit=limit).score
             for name, evaluation in self.evaluations.items()
             if _due(evaluation, step)
         }
@@ -178,6 +202,7 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     experiment = Experiment(
         **vars(found.general),
         loop=found.loop,
+        continual=found.continual,
         optimizer=found.optimizer,
         mesh=mesh,
         tokenizers=found.tokenizers,
@@ -187,6 +212,12 @@ def build(config: Mapping[str, Any], task_class: Callable[[str], type[Any]], *, 
     )
     if found.general.ema and found.optimizer.name == "schedule_free":
         raise UsageError("schedule_free keeps an average of its own, which is evaluated; leave ema at 0")
+    if found.loop.commit_every and found.general.ledger is None:
+        raise UsageError(
+            f"commit_every={found.loop.commit_every} needs a ledger to commit to, such as ledger=runs/ledger"
+        )
+    if experiment.sequence is None and found.continual != ContinualConfig():
+        raise UsageError(f"continual is for schedule='sequence', but schedule is {found.loop.schedule!r}")
     check_batches(found.tasks, experiment.program)
     with _sizes():
         shardings(experiment.model, mesh)  # heads that the mesh does not divide are an error, now
@@ -208,7 +239,7 @@ def _sizes() -> Iterator[None]:
 
 
 def describe(experiment: Experiment) -> str:
-    """What would run: mesh, parameters with their place, bytes per device, steps."""
+    """Describe what would run: mesh, parameters with their place, bytes per device, steps."""
     mesh, model = experiment.mesh, experiment.model
     rows = parameter_table(model, mesh)
     width = max(len(row["name"]) for row in rows)
@@ -237,7 +268,7 @@ def _states(tasks: Sequence[Any]) -> dict[str, StateMaker]:
 
 
 def _beside(state: TrainState) -> list[str]:
-    """What is kept beside the parameters, where there is any."""
+    """Describe what is kept beside the parameters, where anything is."""
     found = []
     for word, part in (("kept", state.kept), ("average", state.ema)):
         leaves = jax.tree.leaves(part)
@@ -249,7 +280,7 @@ def _beside(state: TrainState) -> list[str]:
 
 
 def _due(evaluation: Evaluation, step: int) -> bool:
-    """Whether an evaluation runs at this step of training: attached ones have a rhythm of their own, 0 for never."""
+    """True if an evaluation runs at this step of training. Attached ones have a rhythm of their own, 0 for never."""
     every = getattr(evaluation, "every", 1)
     return every > 0 and step % every == 0
 

@@ -120,7 +120,7 @@ class PooledClassifier(nnx.Module):
 
 @dataclass(frozen=True)
 class Embed:
-    """How hidden states become one embedding of unit length."""
+    """Options of the head that turns hidden states into one embedding of unit length."""
 
     pooling: str = "mean"  # of the tokens: first, mean, last, final or end (see `pool`), or attention
     end: int | None = None  # for "end", the id of the token that ends a text; None: the largest id of the text
@@ -174,7 +174,7 @@ class Projection(nnx.Module):
 
 
 class LogitScale(nnx.Module):
-    """What similarities are multiplied by, learned as its logarithm, and a bias that is learned too, if `bias` says where
+    """A factor on similarities, learned as its logarithm, and a bias that is learned too, if `bias` says where
     it starts: x → x·exp(log_scale) + bias. Updates do not lead beyond a scale of `most`."""
 
     def __init__(self, start: float = 1.0, *, most: float | None = None, bias: float | None = None):
@@ -222,7 +222,7 @@ class LanguageModel(nnx.Module):
         return logits if self.soft_cap is None else self.soft_cap * jnp.tanh(logits / self.soft_cap)
 
     def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """What the logits are made of, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
+        """The factors of the logits, for a loss that takes them in chunks: x [B,T,D], copies of the kernel [R,Q,D,V] and
         bias [V] or None of `logits = x·kernel + bias`."""
         if self.linear is None:
             table.check(hidden)
@@ -262,7 +262,7 @@ class MaskedLanguageModel(nnx.Module):
         return self.decoder(self._transformed(hidden), table)
 
     def factors(self, hidden: jax.Array, table: Embedding) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """As `LanguageModel.factors`, of the transformed hidden states."""
+        """The factors of the logits, as in `LanguageModel.factors`, of the transformed hidden states."""
         return self.decoder.factors(self._transformed(hidden), table)
 
     def _transformed(self, hidden: jax.Array) -> jax.Array:

@@ -1,4 +1,7 @@
-"""What methods share that compare views of an example (SimCLR, MoCo, SwAV): features of views, and a projector.
+"""What tasks share that compare views of a picture (SimCLR, MoCo, SwAV): features of views, and a projector.
+
+`inputs`, `features` and `evaluations` are methods of such a task, which has the fields `source`, `views`, `batch_size`,
+`tokenizer`, `backbone` and `pooling`: it takes them by `features = joint_embedding.features`.
 
 The projector is for the objective only: what is kept of a run are the features before it (Chen 2020, §4.2). Its batch
 norm takes the statistics of the batch it is given, and of no other. So a task runs it where all of the global batch is:
@@ -7,15 +10,17 @@ inside the judge of a `WholeBatch` term, whose `shared` may hold modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.data.blocks import Views
+from unimodal.data.blocks import Inputs, Views, columns
 from unimodal.errors import UsageError
+from unimodal.evaluation.evaluation import Batch, Evaluation
+from unimodal.evaluation.views import view_retrieval
 from unimodal.heads import pool
 from unimodal.layers import Linear, Norm, activate
 from unimodal.model import Model
@@ -123,29 +128,32 @@ def check_pair(name: str, views: Views) -> None:
         )
 
 
-def view_features(
-    model: Model,
-    batch: Mapping[str, jax.Array],
-    key: jax.Array | None = None,
-    *,
-    tokenizer: str,
-    backbone: str,
-    pooling: str = "mean",
-) -> jax.Array:
+def inputs(task: Any, model: Model) -> Inputs:
+    """Views of pictures, as the task's tokenizer takes them."""
+    c = model.tokenizers[task.tokenizer].config
+    return columns(task.source, task.views.part(c.image_size, c.channels))
+
+
+def features(task: Any, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
     """Views of a batch, [B,V,H,W,C], and small ones if there are any → pooled hidden states [B,V,D], small ones last.
 
     `key` turns dropout on. Raises UsageError for small views where the tokenizer takes one size only.
     """
-    read, inner = model.tokenizers[tokenizer], None if key is None else jax.random.fold_in(key, 1)
+    read, inner = model.tokenizers[task.tokenizer], None if key is None else jax.random.fold_in(key, 1)
     found, c = [], read.config
     for pixels in (batch[name] for name in ("views", "small_views") if name in batch):
         count, size = pixels.shape[:2], pixels.shape[2:4]
         if size != tuple(c.image_size) and not c.resize:
             raise UsageError(
-                f"views of {size[0]}x{size[1]} pixels need tokenizers.{tokenizer}.resize=True, as its image_size is "
+                f"views of {size[0]}x{size[1]} pixels need tokenizers.{task.tokenizer}.resize=True, as its image_size is "
                 f"{c.image_size[0]}x{c.image_size[1]}"
             )
         tokens = read(pixels.reshape(-1, *pixels.shape[2:]), key=inner)
-        hidden, _ = model.backbones[backbone](tokens, key=key)
-        found.append(pool(hidden, pooling).reshape(*count, -1))
+        hidden, _ = model.backbones[task.backbone](tokens, key=key)
+        found.append(pool(hidden, task.pooling).reshape(*count, -1))
     return jnp.concatenate(found, axis=1)
+
+
+def evaluations(task: Any) -> dict[str, Evaluation]:
+    """Whether features of a view find the other view of its picture."""
+    return {task.name: view_retrieval(task.features, task.inputs, task.batch_size)}

@@ -1,4 +1,4 @@
-"""Where fields of configs have moved, so that a run's config.json from before still says what it said."""
+"""Fields of configs that have moved, so that a run's config.json from before still says what it said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where recipes and tasks are looked up: beside the user first, then among those that come along."""
+"""Places where recipes and tasks are looked up: beside the user first, then among those that come along."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ KINDS = Path(str(kinds.__file__)).parent  # those that come along
 
 @dataclass(frozen=True)
 class Places:
-    """own: folders of the user's, first come first served, whose tasks/, configs/ and evaluations/ stand before those that
-    come along."""
+    """Folders that recipes and tasks are looked up in, before those that come along."""
 
-    own: tuple[Path, ...] = ()
+    own: tuple[Path, ...] = ()  # folders of the user's, first come first served, with tasks/, configs/ and evaluations/
 
     @property
     def homes(self) -> tuple[Path, ...]:

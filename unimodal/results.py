@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from unimodal.continual.matrix import matrix_of
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Reader, Result, Shown, result
@@ -62,8 +63,11 @@ def finish(
     summary: dict[str, Any] = {"tasks": rows, "step": step, "fingerprint": fingerprint}
     if affinity is not None:
         summary["affinity"] = affinity
+    scored = curves(logged := read_metrics(workdir), "validation/value")
+    forgetting = None if experiment.sequence is None else matrix_of(experiment.sequence, scored, rows)
+    if forgetting is not None:
+        summary["continual"] = forgetting
     write_whole(workdir / "results.json", json.dumps(finite_only(summary), indent=2, allow_nan=False))
-    logged = read_metrics(workdir)
     table = parameter_table(experiment.model, experiment.mesh)
     total = parameter_count(table)
     write_report(
@@ -71,9 +75,10 @@ def finish(
         title=workdir.name,
         subtitle=f"{', '.join(rows)} in {total:,} parameters",
         curves=curves(logged),
-        eval_curves=curves(logged, "validation/value"),
+        eval_curves=scored,
         results=rows,
         affinity=affinity,
+        forgetting=forgetting,
         commands=commands,
         samples={n: [s for s in found if not isinstance(s, AttentionMap)] for n, found in samples.items()},
         attention=[s for found in samples.values() for s in found if isinstance(s, AttentionMap)],
@@ -108,7 +113,7 @@ def command_of(experiment: Experiment, name: str, shown: Shown | None, workdir: 
 def _score_untrained(
     program: Program, evaluations: Mapping[str, Evaluation], reader: Reader, say: Callable[[str], None]
 ) -> dict[str, Mapping[str, float]]:
-    """What each evaluation gives before the first step; with random weights if what training started from is gone since."""
+    """Score each evaluation before the first step; with random weights if what training started from is gone since."""
     try:
         model = program.first_model()
     except UsageError as error:

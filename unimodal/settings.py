@@ -10,6 +10,7 @@ from typing import Any
 
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import group, typed
+from unimodal.continual import ContinualConfig
 from unimodal.errors import UsageError
 from unimodal.model import tokenizer_module
 from unimodal.moved import renewed
@@ -31,11 +32,11 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class GeneralConfig:
-    """What a config says beside its groups of fields."""
+    """Fields of a config that belong to no group."""
 
     seed: int = 0  # of weights, data order and dropout
     eval_limit: int | None = None  # batches of each evaluation during training; None: all
-    # a published checkpoint's directory, or another run's workdir, to start from (see `interop.start`)
+    # a published checkpoint's directory, another run's workdir, or ledger:PATH@REF, to start from (see `interop.start`)
     init_from: str | None = None
     init_skip: str | None = None  # a regular expression: parameters in whose path it is found start afresh all the same
     init_ema: bool = False  # take the average that the run of that workdir kept
@@ -44,6 +45,8 @@ class GeneralConfig:
     # leave out steps whose loss or gradient lies so many standard deviations above their running means, such as 6; 0: none
     skip_spikes: float = 0.0
     fake_data: bool = False  # train on random batches of the right shapes
+    ledger: str | None = None  # a ledger that the run commits its weights to, made if it is not there
+    ledger_branch: str = "main"  # the branch that it commits to
     workers: int = 0  # processes for each task that read, decode and augment; 0: threads of this one
     # GiB on disk for decoded pictures and sounds, which later runs and other processes read; 0: memory alone
     decoded_cache: float = 0.0
@@ -74,7 +77,7 @@ class GeneralConfig:
 
 
 _GENERAL = tuple(field.name for field in fields_of(GeneralConfig))
-_GROUPS = (*_GENERAL, "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
+_GROUPS = (*_GENERAL, "continual", "mesh", "profile", "optimizer", "tokenizers", "backbones", "tasks", "evaluations")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Settings:
     general: GeneralConfig  # fields that belong to no group
     loop: LoopConfig  # steps, logging, checkpoints
     optimizer: OptimizerConfig  # and its schedule
+    continual: ContinualConfig  # what is done against forgetting
     mesh: MeshConfig  # how devices are laid out
     tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
     backbones: Mapping[str, BackboneConfig]  # by name
@@ -97,6 +101,7 @@ class Settings:
             **asdict(self.general),
             **asdict(self.loop),
             "optimizer": asdict(self.optimizer),
+            "continual": asdict(self.continual),
             "mesh": asdict(self.mesh),
             "tokenizers": {name: {"kind": kind, **asdict(c)} for name, (kind, c) in self.tokenizers.items()},
             "backbones": {name: asdict(c) for name, c in self.backbones.items()},
@@ -130,6 +135,7 @@ def read_settings(config: Mapping[str, Any], task_class: Callable[[str], type[An
         general=typed(GeneralConfig, general, "config"),
         loop=replace(typed(LoopConfig, loop, "config"), profile=profile),
         optimizer=typed(OptimizerConfig, config.get("optimizer", {}), "optimizer"),
+        continual=typed(ContinualConfig, config.get("continual", {}), "continual"),
         mesh=typed(MeshConfig, config.get("mesh", {}), "mesh"),
         tokenizers=tokenizers,
         backbones=backbones,

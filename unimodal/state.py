@@ -178,7 +178,7 @@ def begin(model: Any) -> None:
 
 
 def take_pushed(model: Any) -> Pushed:
-    """What a loss has pushed. The model is then as it was before."""
+    """Take what a loss has pushed out of the model, which is then as it was before."""
     found: dict[str, dict[str, list[jax.Array]]] = {}
     for task, name, state in _states(model):
         if hasattr(state, "pushed"):

@@ -124,12 +124,12 @@ _REFUSALS = "RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|NOT_FOUND|DATA_LOS
 
 
 def lost(error: OSError) -> bool:
-    """Whether the disk is at fault, and not a path."""
+    """True if the disk is at fault, and not a path."""
     return error.errno in _LOST
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """What a disk or bucket said, if that is what `error`, or an error behind it, comes from; None for another error."""
+    """Quote what a disk or bucket said, if `error` or an error behind it comes from there; None for another error."""
     while error is not None:
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and error.errno is not None:

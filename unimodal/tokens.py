@@ -20,8 +20,8 @@ import jax.numpy as jnp
 class Span:
     """A stretch of `length` tokens. They see each other or, if `causal`, only themselves and the tokens before them."""
 
-    length: int
-    causal: bool = False
+    length: int  # tokens
+    causal: bool = False  # none sees a later one
 
 
 Layout = tuple[Span, ...]

@@ -28,7 +28,7 @@ class Pattern:
     Raises UsageError for a window below 1, or global tokens below 0.
     """
 
-    layout: Layout
+    layout: Layout  # spans of the row
     # Keys must be less than this many places away, on both sides where the layout allows it. None: any distance.
     window: int | None = None
     # So many tokens at the start of each document see and are seen at any distance (Beltagy 2020, §3.1).

@@ -12,14 +12,14 @@ from etils import epath
 from unimodal.command.recipe import as_plain, config_of_workdir
 from unimodal.data.skipped import FILE as SKIPPED
 from unimodal.data.skipped import Ledger
+from unimodal.kept import FILE as LEARNED
+from unimodal.kept import with_learned
 from unimodal.settings import read_settings
 from unimodal.training.alone import FILE_NAME as LOCK
 from unimodal.training.alone import alone
 from unimodal.training.metrics import MetricsWriter, read_metrics
 from unimodal.training.status import Status
 from unimodal.training.workdir import claim_workdir
-from unimodal.use.kept import FILE as LEARNED
-from unimodal.use.kept import with_learned
 
 WORKDIR_FILES = ("config.json", "metrics.jsonl", SKIPPED, LEARNED, LOCK, "status.json", "last_words.json")
 

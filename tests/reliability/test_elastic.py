@@ -16,10 +16,11 @@ from unimodal.backbone import Backbone, BackboneConfig
 from unimodal.errors import UsageError
 from unimodal.sharding import make_mesh
 from unimodal.training.adapt import fit
-from unimodal.training.checkpoint import Checkpoints, named, spelt, start_from_workdir
+from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.layouts import held, shapes_as
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.step import Program
+from unimodal.training.workdir_start import start_from_workdir
 
 LAYERS = "backbone.layers."
 

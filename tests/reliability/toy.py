@@ -25,6 +25,7 @@ from unimodal.layers import Linear
 from unimodal.sharding import make_mesh
 from unimodal.training.loop import LoopConfig, train
 from unimodal.training.step import Program
+from unimodal.training.work import Resumption, Validation, Work
 
 WIDTH = 64  # 16 KiB of parameters, and as much of momentum
 
@@ -78,8 +79,10 @@ def run(workdir: Path, steps: int = 6, before: Callable[[int], object] = lambda 
     names = {field.name for field in dataclasses.fields(LoopConfig)}
     loop = {"log_every": 1, "checkpoint_every": 1, **{k: v for k, v in more.items() if k in names}}
     rest = {k: v for k, v in more.items() if k not in names}
-    batches = {"toy": Batches(before)}
-    return train(program(), [Task()], batches, LoopConfig(steps, **loop), workdir, tokens={"toy": 1}, **rest)
+    validation = Validation(rest.pop("evaluate", None), rest.pop("higher_is_better", {}))
+    rest |= dict(validation=validation, resumption=Resumption(rest.pop("from_step", None)))
+    work = Work([Task()], {"toy": Batches(before)}, {"toy": 1})
+    return train(program(), work, LoopConfig(steps, **loop), workdir, **rest)
 
 
 def program_of(workdir: str, options: dict[str, Any]) -> None:
@@ -121,7 +124,7 @@ def program_of(workdir: str, options: dict[str, Any]) -> None:
             return 0 if done else 75
 
     unimodal.command.runs.run = train_toy
-    sys.argv = ["launch.py", "train"]
+    sys.argv = ["launch.py", "train", "--huge_pages=false"]  # or a fork would start its parent's program again
     unimodal.command.program()
 
 

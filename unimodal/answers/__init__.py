@@ -1,4 +1,4 @@
-"""What a task says of inputs that nobody has labelled: one `Answer` for each thing that it can be asked.
+"""Answers of a task about inputs that nobody has labelled: one `Answer` for each thing that it can be asked.
 
 A task offers them by a method, `answers(model, asked) -> Sequence[Answer]`, made of the functions here. An answer names the
 modality that it reads and what it gives, turns a record into the arrays of one row, runs on the device, and says one row
@@ -24,6 +24,7 @@ from unimodal.answers.answer import (
     picture_row,
     read_any,
     sound_row,
+    sound_windows,
     spoken,
     text_row,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "read_any",
     "sound_features",
     "sound_row",
+    "sound_windows",
     "spoken",
     "text_row",
     "transcript_answer",

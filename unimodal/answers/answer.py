@@ -25,7 +25,7 @@ Row = Mapping[str, Any]  # numpy arrays and numbers, by name
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a user may say along with a question. Whoever has no use for a field ignores it."""
+    """Options that go along with a question. An answer that has no use for a field ignores it."""
 
     classes: tuple[str, ...] = ()  # names to choose among, for a model that compares pictures with words
     template: str = "{}"  # the sentence that such a name is put into, as "a photo of a {}."
@@ -62,6 +62,8 @@ class Answer:
     predict: Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # model, batch → one row per input
     say: Callable[[Row], dict[str, Any]]  # a row of what was predicted → values that JSON knows
     once: Callable[[Any], Mapping[str, jax.Array]] | None = None  # model → arrays that every batch is given
+    rows: Callable[[Record], list[Row]] | None = None  # in place of `row`, for a record that takes several rows
+    join: Callable[[list[Row]], Row] | None = None  # what was predicted for these, as one row for `say`
 
 
 def read_any(block: Any, record: Record) -> Any:
@@ -135,3 +137,18 @@ def sound_row(sounds: Sounds) -> Callable[[Record], Row]:
         return part.make(audio, np.random.default_rng(0), False)
 
     return row
+
+
+def sound_windows(sounds: Sounds, shift: int) -> Callable[[Record], list[Row]]:
+    """All of a recording, in windows that begin every `shift` samples, each as `sound_row` has it. Raises UsageError for one
+    without samples."""
+    part = sounds.part(random=False)
+
+    def rows(record: Record) -> list[Row]:
+        audio = read_any(sounds, record).read(record)
+        if not len(audio):
+            raise UsageError("the recording is empty")
+        count = 1 + max(0, -(-(len(audio) - sounds.samples) // shift))
+        return [part.make(audio[i * shift :], np.random.default_rng(0), False) for i in range(count)]
+
+    return rows

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.answers.answer import IMAGE, SOUND, Answer, Row, picture_row
+from unimodal.answers.answer import IMAGE, SOUND, Answer, Row, picture_row, sound_row
 from unimodal.data.blocks import Images, Views
 from unimodal.errors import UsageError
 from unimodal.heads import pool
@@ -26,7 +26,7 @@ def embedding_answer(reads: str, row: Callable[..., Row], embed: Callable[..., j
 
 
 def picture_features(task: Any, model: Any) -> list[Answer]:
-    """What can be asked of a task that says nothing of it: what its backbone makes of a picture, on average over tokens.
+    """Answers of a task that names none: the mean of its backbone's hidden states of a picture.
 
     [] for a task without a block of pictures (`images` or `views`), an image tokenizer and a backbone.
     """
@@ -43,17 +43,22 @@ def picture_features(task: Any, model: Any) -> list[Answer]:
     return [embedding_answer(IMAGE, picture_row(images, config), embed)]
 
 
-def sound_features(
-    row: Callable[..., Row], hidden: Callable[..., jax.Array], frames: Callable[[jax.Array], jax.Array]
-) -> Answer:
-    """What hidden(model, batch) → [B,T,D] makes of a recording, on average over its own frames. frames: samples → frames."""
+def sound_features(task: Any, hidden: Callable[..., jax.Array] | None = None) -> Answer:
+    """The mean of the hidden states of a recording's own frames, for a task with `sounds`, a tokenizer and a backbone.
+
+    hidden: (model, batch) → [B,T,D], for a task that makes them in a way of its own.
+    """
 
     def mean(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        found = hidden(model, batch)
+        read, length = model.tokenizers[task.tokenizer], batch["length"]
+        if hidden is None:
+            found, _ = model.hidden(task.tokenizer, task.backbone, batch["audio"], lengths=length)
+        else:
+            found = hidden(model, batch)
         place = jnp.arange(found.shape[1], dtype=jnp.int32)[None]
-        return pool(found, "mean", (place < frames(batch["length"])[:, None]).astype(jnp.int32))
+        return pool(found, "mean", (place < read.config.frames(length)[:, None]).astype(jnp.int32))
 
-    return embedding_answer(SOUND, row, mean)
+    return embedding_answer(SOUND, sound_row(task.sounds), mean)
 
 
 def _say(found: Row) -> dict[str, Any]:

@@ -10,47 +10,79 @@ import jax.numpy as jnp
 import numpy as np
 
 from unimodal.answers.answer import IMAGE, TEXT, Answer, Asked, Record, Row, spoken
+from unimodal.data.around import NO_ID
 from unimodal.data.blocks import Texts
-from unimodal.data.encoders import Encoder, encoder_for
+from unimodal.data.encoders import encoder_for
 from unimodal.data.pairs import pair_row
 from unimodal.errors import UsageError
-from unimodal.generate import Sampling
+from unimodal.generate import Sampling, generate
 
 HOLE = "[MASK]"
 """How a user writes a token that is to be guessed."""
 
 Write = Callable[..., jax.Array]
+Decode = Callable[[Any], str]
 
 
-def continuation_answer(
-    texts: Texts, vocabulary: int, room: int, write: Write, asked: Asked, *, begins: Callable[[Encoder], list[int]]
+def continuation_answer(task: Any, model: Any, asked: Asked, *, packed: bool = False) -> Answer:
+    """Write after a prompt, by a task with `texts`, a tokenizer, a backbone and a head `language`.
+
+    packed: it has learned whole documents, which begin and end with the vocabulary's own tokens. A prompt and what follows
+    may be twice as long as the task's rows, where the position table is.
+    """
+    config = model.tokenizers[task.tokenizer].config
+    encoder = encoder_for(task.texts.encoder, config.vocabulary)
+    begin = [encoder.BOS] if packed and encoder.BOS not in (NO_ID, encoder.EOS) else []
+    stop = (encoder.EOS,) if packed and encoder.EOS != NO_ID else ()
+
+    def write(m: Any, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
+        parts: Any = (m.backbones[task.backbone], m.tokenizers[task.tokenizer], m.heads[task.name]["language"])
+        run: Any = generate
+        return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, stop=stop, fill=encoder.PAD)
+
+    read = lambda record: [*begin, *encoder.encode(spoken(task.texts, record))]  # noqa: E731
+    room = min(config.max_length or 2 * task.texts.length, 2 * task.texts.length)
+    return written_after(read, encoder.decode, room, write, asked, pad=encoder.PAD)
+
+
+def written_after(
+    read: Callable[[Record], Any],
+    decode: Decode,
+    room: int,
+    write: Write,
+    asked: Asked,
+    *,
+    pad: int = 0,
 ) -> Answer:
-    """What the model writes after a prompt. room: ids of prompt and continuation together.
+    """Write after a prompt.
 
-    write(model, prompt [B,T], lengths [B], key, steps, sampling) → ids [B,steps]. begins: ids before every text. A prompt
-    that is too long loses its beginning.
+    Args:
+        read: a record → the ids of the prompt, in order. One that is too long loses its beginning.
+        decode: ids → text.
+        room: how many ids a prompt and its continuation may have together.
+        write: (model, prompt [B,T], lengths [B], key, steps, sampling) → ids [B,steps].
+        pad: the id that fills up prompts.
     """
     steps = min(asked.steps, max(1, room - 1))
-    width = room - steps
     sampling = Sampling(temperature=asked.temperature, top_p=None if asked.top_p == 1 else asked.top_p)
-    encoder = encoder_for(texts.encoder, vocabulary)
 
     def row(record: Record) -> Row:
-        ids = [*begins(encoder), *encoder.encode(spoken(texts, record))][-width:]
-        prompt = np.full(width, encoder.PAD, np.int32)
+        ids = np.asarray(read(record), np.int32)[-(room - steps) :]
+        # Powers of two, so that few shapes are compiled.
+        prompt = np.full(min(max(16, 1 << (len(ids) - 1).bit_length()), room - steps), pad, np.int32)
         prompt[: len(ids)] = ids
         return {"prompt": prompt, "length": np.int32(len(ids))}
 
     def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         return {"ids": write(model, batch["prompt"], batch["length"], jax.random.key(asked.seed), steps, sampling)}
 
-    return Answer("continuation", TEXT, row, predict, lambda found: {"continuation": encoder.decode(found["ids"])})
+    return Answer("continuation", TEXT, row, predict, lambda found: {"continuation": decode(found["ids"])})
 
 
 def caption_answer(
     texts: Texts, vocabulary: int, row: Callable[[Record], Row], write: Callable[..., tuple[jax.Array, jax.Array]]
 ) -> Answer:
-    """What a model writes of a picture. write(model, image [B,H,W,C]) → captions' ids [B,beams,T], best first, and what
+    """Write the caption of a picture. write(model, image [B,H,W,C]) → captions' ids [B,beams,T], best first, and what
     they score."""
     encoder = encoder_for(texts.encoder, vocabulary)
 
@@ -63,8 +95,10 @@ def caption_answer(
 def masked_answer(
     texts: Texts, vocabulary: int, logits: Callable[..., jax.Array], asked: Asked, *, specials: bool = False
 ) -> Answer:
-    """The likeliest ids behind each `[MASK]` of a text, from logits [B,T,V] of batch["inputs"]. specials: whether the
-    vocabulary's own tokens stand around a text, as in training."""
+    """The likeliest ids behind each `[MASK]` of a text, from a task's logits [B,T,V] of batch["inputs"].
+
+    specials: whether the vocabulary's own tokens stand around a text, as in training. For the rest see `guessed`.
+    """
     encoder = encoder_for(texts.encoder, vocabulary, "MASK")
 
     def row(record: Record) -> Row:
@@ -84,23 +118,41 @@ def masked_answer(
             raise UsageError(f"every {HOLE} is beyond the first {texts.length} ids, which are read")
         return {"inputs": made}
 
+    return guessed(row, "inputs", encoder.MASK, logits, asked, decode=encoder.decode, surface=encoder.surface)
+
+
+def guessed(
+    row: Callable[[Record], Row],
+    name: str,
+    hole: int,
+    logits: Callable[..., jax.Array],
+    asked: Asked,
+    *,
+    decode: Decode,
+    surface: Callable[[int], str],
+) -> Answer:
+    """The likeliest ids in the place of each id `hole`.
+
+    Args:
+        row: a record → the arrays of one row. Among them are ids [T] under `name`, and maybe their mask under NAME_mask.
+        logits: (model, batch) → [B,T,V].
+        decode: ids → text.
+        surface: one id → something to look at.
+    """
+
     def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         chance = jax.nn.softmax(logits(model, batch).astype(jnp.float32))
-        best, ids = jax.lax.top_k(chance, min(asked.top, vocabulary))
-        return {"inputs": batch["inputs"], "chance": best, "best": ids.astype(jnp.int32)}
+        best, ids = jax.lax.top_k(chance, min(asked.top, chance.shape[-1]))
+        real = batch.get(f"{name}_mask", jnp.ones_like(batch[name]))
+        return {"ids": batch[name], "real": real, "chance": best, "best": ids.astype(jnp.int32)}
 
     def say(found: Row) -> dict[str, Any]:
-        ids, places = found["inputs"].copy(), np.flatnonzero(found["inputs"] == encoder.MASK)
+        ids, places = found["ids"].copy(), np.flatnonzero(found["ids"] == hole)
         if not np.isfinite(found["chance"][places]).all():
             raise UsageError("the model gave no number for it (NaN)")
         ids[places] = found["best"][places, 0]
-        guesses = [
-            {
-                encoder.surface(int(i)): round(float(p), 6)
-                for i, p in zip(found["best"][k], found["chance"][k], strict=True)
-            }
-            for k in places
-        ]
-        return {"text": encoder.decode(ids), "masked": guesses}
+        pairs = lambda k: zip(found["best"][k], found["chance"][k], strict=True)  # noqa: E731
+        guesses = [{surface(int(i)): round(float(p), 6) for i, p in pairs(k)} for k in places]
+        return {"text": decode(ids[found["real"] != 0]), "masked": guesses}
 
     return Answer("masked words", TEXT, row, predict, say)

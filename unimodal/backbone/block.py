@@ -25,22 +25,23 @@ from unimodal.visibility import visible
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of what came before, for generation: k, v [B,S,G,K] (stacked [L,B,S,G,K] for a backbone)."""
+    """Keys and values of what came before, for generation."""
 
-    k: jax.Array
-    v: jax.Array
+    k: jax.Array  # [B,S,G,K], or [L,B,S,G,K] for a backbone
+    v: jax.Array  # as k
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LayerKind:
-    """What is not alike in all layers, and None where it is: which of the rotations a layer takes, whether the window holds
-    for it, whether its attention has no norm before it. One value a layer in numpy arrays, which an unrolled backbone
-    can read while tracing."""
+    """Options that differ between layers, None where they do not.
 
-    rope: Any = None
-    windowed: Any = None
-    bare: Any = None
+    Each is a numpy array with one value a layer, which an unrolled backbone can read while tracing.
+    """
+
+    rope: Any = None  # which of the rotations
+    windowed: Any = None  # the window holds
+    bare: Any = None  # attention has no norm before it
 
 
 class Attention(nnx.Module):

@@ -1,4 +1,4 @@
-"""What a backbone is: every option, in one frozen dataclass."""
+"""Options of a backbone, in one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class BackboneConfig:
 
     @property
     def rotations(self) -> tuple[tuple[float, tuple[float, ...] | None] | None, ...]:
-        """How each layer rotates: (theta, scaling), or None for not at all."""
+        """The rotation of each layer: (theta, scaling), or None for not at all."""
         if self.rope_theta is None:
             return (None,) * self.depth
         usual = self.rope_theta, self.rope_scaling

@@ -129,7 +129,7 @@ class Backbone(nnx.Module):
         return (x if self.final_norm is None else self.final_norm(x)), cache
 
     def _relative_bias(self, length: int) -> jax.Array | None:
-        """What distance adds to each head's logits, [H,T,T]."""
+        """The bias that distance adds to each head's logits, [H,T,T]."""
         c, place = self.config, np.arange(length)
         if self.relative is None or c.relative_buckets is None:
             return None

@@ -9,6 +9,7 @@
 | `runs` | what each command that trains or evaluates does |
 | `use` | what each command that uses a model does |
 | `data`, `inspect`, `data_words` | `data inspect` and `data convert` |
+| `ledger`, `ledger_words` | `ledger commit`, `diff`, `revert`, `merge` and the others |
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ def run_convert(arguments: Sequence[str], program: str) -> int:
     if not size.isdecimal() or not int(size):
         raise UsageError(f"--shard_megabytes={size} should be a whole number of at least 1")
     target, splits = Path(folder).expanduser(), tuple(filter(None, flags.get("splits", "").split(",")))
+    # Look before converting: the manifest is there from the first record on.
     again = (target / MANIFEST).is_file()
     if again:
         print(f"going on in {target}", flush=True)
@@ -54,6 +55,7 @@ def run_convert(arguments: Sequence[str], program: str) -> int:
         bars = {}
 
         def show(split: str, done: int, total: int) -> None:
+            # Add a bar when its split begins: until then nobody knows how long it is.
             if split not in bars:
                 bars[split] = progress.add_task(split, total=total)
             progress.update(bars[split], completed=done)

@@ -37,6 +37,7 @@ def flags_of(arguments: Sequence[str], known: Sequence[str], usage: str) -> tupl
         name, equals, value = argument.removeprefix("--").partition("=")
         if name not in known:
             raise UsageError(f"no flag --{name}; {nearest(name, list(known))}")
+        # Refuse --name value: a source may follow a flag, and would be taken for its value.
         if not equals or not value:
             raise UsageError(f"--{name} needs a value; {usage}")
         flags[name] = value

@@ -19,6 +19,7 @@ FLAGS = ("config", "split", "limit", "page")
 def run_inspect(arguments: Sequence[str], program: str) -> int:
     """Look at the data of every task of a recipe. Nothing is trained, and no array of the model is made."""
     usage = f"usage: {program} data inspect {HELP['inspect'][0]}"
+    # Set fields of the config aside: they are none of this command's flags.
     mine = [argument for argument in arguments if not argument.startswith("--config.")]
     words, flags = flags_of(mine, FLAGS, usage)
     if words or "config" not in flags:
@@ -34,6 +35,7 @@ def run_inspect(arguments: Sequence[str], program: str) -> int:
         if text.startswith("--config."):
             field, _, value = text.removeprefix("--config.").partition("=")
             change(config, field, value)
+    # Forget what an earlier command in this process left out.
     LEDGER.clear()
     experiment = build(as_plain(config), places.task_class)
     looked = []

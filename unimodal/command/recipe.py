@@ -19,10 +19,11 @@ from unimodal.storage import one_line
 
 
 def load_recipe(file: Path, argument: str | None) -> ConfigDict:
-    """What get_config(), or get_config(argument), of a file returns. Raises UsageError with file and line."""
+    """Call get_config(), or get_config(argument), of a file. Raises UsageError with file and line."""
     name = f"unimodal_recipe_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
+    # Register the module: dataclasses in a recipe look themselves up by its name.
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -30,6 +31,7 @@ def load_recipe(file: Path, argument: str | None) -> ConfigDict:
         if get_config is None:
             raise UsageError(f"{file} has no get_config(), which a recipe must have")
         given = () if argument is None else (argument,)
+        # Bind before calling: a TypeError from inside the recipe must not be taken for a missing argument.
         try:
             inspect.signature(get_config).bind(*given)
         except TypeError as error:
@@ -82,6 +84,7 @@ def change(config: ConfigDict, where: str, text: str) -> None:
         if depth < len(path):
             group = group[name]
     now: Any = group[last]
+    # Refuse a group as a whole: its text would become a string where fields were.
     if isinstance(now, ConfigDict):
         fields = ", ".join(now) or "none"
         raise UsageError(f"config field {where} is a group, whose fields are set one by one: {fields}")

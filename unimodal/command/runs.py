@@ -1,4 +1,4 @@
-"""What each command does: a recipe becomes an Experiment, which is trained, evaluated, planned or handed to a pod."""
+"""Commands that take a config: a recipe becomes an Experiment, which is trained, evaluated, planned or given to a pod."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from unimodal import hosts
 from unimodal.brought import with_brought
 from unimodal.chips import peak_flops
+from unimodal.command.committing import committer
 from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
@@ -30,6 +31,8 @@ from unimodal.configuration import nearest, typed
 from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import StorageError, UsageError
 from unimodal.experiment import Experiment, build, describe
+from unimodal.kept import check_encoders, keep_encoders, keep_learned, with_encoders
+from unimodal.ledger.start import pinned
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
@@ -39,8 +42,8 @@ from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
 from unimodal.training.meters import Cost
+from unimodal.training.work import Resumption, Validation, Work
 from unimodal.training.workdir import claim_workdir, differences
-from unimodal.use.kept import keep_learned
 
 # Fields that do not change what is learned, as patterns: a run may go on with others. Steps may grow.
 MAY_DIFFER = (
@@ -52,6 +55,9 @@ MAY_DIFFER = (
     "evaluate_ema",
     "affinity",
     "checkpoint_every",
+    "commit_every",
+    "ledger",
+    "ledger_branch",
     "keep_checkpoints",
     "verify_checkpoints",
     "keep_every",
@@ -80,10 +86,10 @@ MAY_DIFFER = (
 class Order:
     """A command line with what it names: the config, the workdir, and where tasks are looked up."""
 
-    words: Words
-    config: ConfigDict
-    workdir: epath.Path
-    places: Places
+    words: Words  # as they were parsed
+    config: ConfigDict  # with the fields that the words change
+    workdir: epath.Path  # the current folder where none is named
+    places: Places  # where tasks are looked up
 
     @cached_property
     def plain(self) -> dict[str, Any]:
@@ -91,17 +97,19 @@ class Order:
         plain = as_plain(self.config)
         if not plain:
             return plain
+        # Note in the config that data was made up, so that nobody evaluates such a run by mistake.
         plain["fake_data"] = bool(self.words.fake_data or plain.get("fake_data"))
         goes_on = self.words.workdir is not None and (self.workdir / "config.json").is_file()
         there = as_plain(config_of_workdir(self.workdir)) if goes_on else None
-        return with_brought(plain, self.places.task_class, there)
+        return with_brought(pinned(plain, there), self.places.task_class, there)
 
     def meaning(self, plain: Mapping[str, Any]) -> dict[str, Any]:
         """A config with every field that there is, so that two that mean the same are equal."""
         return read_settings(plain, self.places.task_class).as_plain()
 
     def build(self, **changes: Any) -> Experiment:
-        return build({**self.plain, **changes}, self.places.task_class)
+        plain = self.plain if self.words.workdir is None else with_encoders(self.workdir, self.plain)
+        return build({**plain, **changes}, self.places.task_class)
 
 
 def run(arguments: Sequence[str], program: str) -> int:
@@ -110,6 +118,11 @@ def run(arguments: Sequence[str], program: str) -> int:
     if arguments[:1] == ["data"]:
         with mendable():
             return run_data(arguments[1:], program)
+    if arguments[:1] == ["ledger"]:
+        from unimodal.command.ledger import run_ledger  # only here: training need not wait for it
+
+        with mendable():
+            return run_ledger(arguments[1:], program)
     if arguments[:1] == ["pod"]:
         return run_pod(arguments, program)
     if arguments and arguments[0] in USE:
@@ -133,7 +146,7 @@ def run(arguments: Sequence[str], program: str) -> int:
 
 
 def read(arguments: Sequence[str], program: str) -> Order:
-    """What a command line names, with its fields changed. Raises UsageError."""
+    """Find what a command line names, and change its fields. Raises UsageError."""
     words = parse(arguments, program)
     workdir = folder(words.workdir or ".")
     recipe = None
@@ -159,6 +172,7 @@ def read(arguments: Sequence[str], program: str) -> Order:
 
 def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
     workdir = order.workdir
+    check_encoders(workdir, order.plain)
     experiment = order.build()
     saved = saved_steps(workdir)
     if (first := order.words.step) is not None:
@@ -177,6 +191,7 @@ def run_train(order: Order, lifeline: hosts.Lifeline | None) -> int:
             f"{workdir} has been trained for {max(saved)} steps, more than steps={experiment.loop.steps}: "
             f"give at least as many, or another workdir"
         )
+    # Check before training that results can be written: after days it would be too late.
     check_results(workdir)
     with alone(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         return train_and_evaluate(order, experiment, saved, lifeline)
@@ -191,7 +206,12 @@ def train_and_evaluate(
     may_differ = ("*",) if adapt else MAY_DIFFER
     differences(workdir, plain, may_differ=may_differ, meaning=order.meaning)  # before anything is added to its files
     list_skipped(workdir)
-    batches = {task.name: experiment.train_batches(task) for task in experiment.tasks}
+    tasks, schedule = experiment.tasks, None
+    if experiment.sequence is None:
+        batches = {task.name: experiment.train_batches(task) for task in tasks}
+    else:
+        plan = experiment.plan()
+        tasks, schedule, batches = plan.tasks, plan.schedule, plan.batches
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
@@ -199,26 +219,27 @@ def train_and_evaluate(
     if adapt:
         prepare_to_adapt(experiment, workdir, max(saved))
     changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
-    if not experiment.fake_data and jax.process_index() == 0:
-        keep_learned(workdir, experiment.tasks)
+    if jax.process_index() == 0:
+        keep_encoders(workdir, plain)
+        if not experiment.fake_data:
+            keep_learned(workdir, experiment.tasks)
     # Where a task reads its data in another way, a place in them means nothing.
     anew = {task.name for task in experiment.tasks if any(field.startswith(f"tasks.{task.name}.") for field in changed)}
+    if "seed" in changed:  # the order of all data follows from it
+        anew |= {task.name for task in experiment.tasks}
     if "steps" in changed and saved:
         say(rescheduled(experiment, max(saved), *changed["steps"]))
+    directions = {name: each.higher_is_better for name, each in evaluations.items()}
     began = time.monotonic()
     state, fingerprint, done = train(
         experiment.program,
-        experiment.tasks,
-        batches,
+        Work(tasks, batches, experiment.tokens, cost(experiment), schedule),
         experiment.loop,
         workdir,
-        tokens=experiment.tokens,
-        evaluate=experiment.scores if evaluations else None,
+        validation=Validation(experiment.scores if evaluations else None, directions),
+        resumption=Resumption(order.words.step, anew if adapt else None),
         together=lifeline,
-        cost=cost(experiment),
-        from_step=order.words.step,
-        adapt=anew | ({task.name for task in experiment.tasks} if "seed" in changed else set()) if adapt else None,
-        higher_is_better={name: each.higher_is_better for name, each in evaluations.items()},
+        commit=committer(experiment, str(workdir), plain, say),
     )
     if not done:
         say(f"stopped after step {int(state.step)}; run the same command to go on")
@@ -263,7 +284,7 @@ def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str
 
 
 def cost(experiment: Experiment) -> Cost:
-    """What the meters make MFU of; nothing where no peak of the chip is known."""
+    """The cost that MFU is computed from; empty where no peak of the chip is known."""
     peak = peak_flops(experiment.mesh.devices.flat[0].device_kind)
     if peak is None:
         return Cost()

@@ -1,4 +1,4 @@
-"""What each command that uses a model does: predict."""
+"""Commands that use a model: predict, embed, index, search, export and serve."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def run_predict(words: Words, program: str) -> int:
         out = open_output(more["out"], {"model": str(Path(path).absolute()), "newest": newest(path), **kept})
     loaded = loaded_of(path, more)
     asking = Asking(loaded, asked, more.get("task"), batch_size=batch)
+    # Read lazily: a folder of a million pictures is listed, but not opened.
     waiting: Iterable[Any] = entries(given, more.get("split", "validation"))
     if out is not None:
         waiting = out.left(waiting)
@@ -65,6 +66,7 @@ def run_predict(words: Words, program: str) -> int:
 def run_embed(words: Words, program: str) -> int:
     path, given = model_and_inputs(words, program)
     more = dict(words.more)
+    # Write lines first: an .npy file must know its length, and a killed command could not go on with one.
     as_numpy = str(more.get("out", "")).endswith(".npy")
     lines = more["out"].removesuffix(".npy") + ".jsonl" if as_numpy else more.get("out")
     out = None if lines is None else open_output(lines, {"model": str(Path(path).absolute()), "newest": newest(path)})
@@ -95,6 +97,7 @@ def run_index(words: Words, program: str) -> int:
             else:
                 yield row
 
+    # Count what is there before, so that only new vectors are told of.
     there = open_index(more["to"]).rows if (Path(more["to"]) / "about.json").exists() else 0
     asking = embedder(path, more)
     made_by = {"model": str(Path(path).absolute()), "task": more.get("task"), "step": asking.loaded.step}
@@ -118,6 +121,7 @@ def run_search(words: Words, program: str) -> int:
     if path is None:
         raise UsageError(f"{index.folder} does not say which model made it: give --model=WORKDIR_OR_CHECKPOINT")
     more = {"task": made_by.get("task"), **more}
+    # Embed the query by the very checkpoint that made the index, unless another model is asked for.
     if made_by.get("step") is not None and "model" not in more:
         more.setdefault("checkpoint", str(made_by["step"]))
     query = query_of(embedder(path, {name: v for name, v in more.items() if v is not None}), parts)
@@ -155,7 +159,8 @@ def run_export(words: Words, program: str) -> int:
     if more:
         raise UsageError(f"an export goes to one place, but {more[0]} is another")
     where = Target.parse(target)  # before the model is loaded
-    for line in export(loaded_of(path, words.more), where, words.more.get("task"), words.more.get("gives")):
+    more = words.more
+    for line in export(loaded_of(path, more), where, more.get("task"), more.get("gives"), int8=bool(more.get("int8"))):
         print(line)
     return 0
 
@@ -186,7 +191,7 @@ def mesh_of(text: str) -> dict[str, int]:
 
 
 def asked_of(more: Mapping[str, Any]) -> Asked:
-    """What is said along with the question."""
+    """Read the options that go along with a question."""
     default = Asked()
     return Asked(
         classes=tuple(dict.fromkeys(name.strip() for name in more.get("classes", "").split(",") if name.strip())),
@@ -215,8 +220,9 @@ def number(more: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def newest(path: str) -> list[str]:
-    """What tells one state of a workdir or checkpoint from another."""
+    """A value that differs between two states of a workdir or checkpoint."""
     where = Path(path)
+    # Take times of files in place of hashes: weights may be large, and any rewriting changes the time.
     files = [where / "config.json", *sorted(where.glob("*.safetensors")), *sorted(where.glob("checkpoints/*"))]
     return [f"{file.name} {file.stat().st_mtime_ns}" for file in files if file.exists()]
 
@@ -244,7 +250,7 @@ def progress(rows: Iterable[Mapping[str, Any]], before: int, every: float = 2.0)
 
 
 def counted(rows: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """How many rows there are, and how many of them are errors."""
+    """Count rows, and how many of them are errors."""
     total = bad = 0
     for row in rows:
         total, bad = total + 1, bad + ("error" in row)

@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "evaluate a checkpoint of a workdir; --workdir alone takes the config from there",
     "plan": "compile for chips that are not here: does it fit, what does a step take?",
     "doctor": "ask every host whether it is fit for a run",
+    "ledger": "weights with a history: commit, diff, revert, merge, bisect",
     "data": "look at the data of a recipe, or write a source as ArrayRecord files",
     "pod": "start a run on several processes, TPU VMs, GKE, Slurm or SkyPilot",
     "predict": "ask a trained model: classes, transcripts, continuations, masked words of files, folders, texts, sources",
@@ -39,12 +40,12 @@ USE = {
 
 @dataclass(frozen=True)
 class Flag:
-    """name; value: what stands after the "=" ("": a switch); help; commands: which take it."""
+    """One flag of the command line."""
 
-    name: str
-    value: str
-    help: str
-    commands: tuple[str, ...]
+    name: str  # without the dashes
+    value: str  # what stands after the "="; "": nothing, for a switch
+    help: str  # one line, for --help
+    commands: tuple[str, ...]  # those that take it
 
 
 EVERY = ("train", "eval", "plan", "doctor")
@@ -108,6 +109,7 @@ FLAGS = (
     Flag("checkpoint", "N", "the checkpoint of a workdir, by its step (default: the latest)", LOAD),
     Flag("ema", "", "take the average of the parameters that the run kept; false: the last ones", LOAD),
     Flag("gives", "WHAT", "which answer of the task to write as StableHLO (default: its first)", ("export",)),
+    Flag("int8", "", "keep matrices in eight bits (StableHLO), and say what that costs in score", ("export",)),
     Flag("dtype", "NAME", "compute in float32, bfloat16 or float16", ASK),
     Flag("mesh", "data=N,tensor=N,…", "lay the model out over several devices", ASK),
 )
@@ -115,26 +117,27 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Words:
-    """A command line. changes: dotted config fields with the text they are set to, in order."""
+    """A command line, parsed."""
 
-    command: str
-    config: str | None = None
-    workdir: str | None = None
-    fake_data: bool = False
-    dry_run: bool = False
-    step: int | None = None
-    adapt: bool = False
-    huge_pages: bool = True
-    topology: str | None = None
-    mesh: str | None = None
-    json: str | None = None
+    command: str  # the first word
+    config: str | None = None  # a recipe, by name or path; None: not given
+    workdir: str | None = None  # a folder or a bucket; None: not given
+    fake_data: bool = False  # train on random batches
+    dry_run: bool = False  # only describe what would run
+    step: int | None = None  # of the checkpoint; None: the latest
+    adapt: bool = False  # take what fits of a checkpoint of another config
+    huge_pages: bool = True  # see FLAGS
+    topology: str | None = None  # of chips that a plan is for
+    mesh: str | None = None  # axes that a plan compares
+    json: str | None = None  # file that a plan is written to
+    # dotted config fields with the text they are set to, in order
     changes: tuple[tuple[str, str], ...] = field(default=())
     inputs: tuple[str, ...] = ()  # of a command that uses a model: its path, and what it is given
     more: Mapping[str, Any] = field(default_factory=dict)  # the flags of such a command
 
 
 def answer(arguments: Sequence[str], program: str) -> str | None:
-    """What to print for --help and --version; None for a command line that asks for neither."""
+    """The text to print for --help or --version, or None where neither is asked for."""
     if "--version" in arguments:
         return f"unimodal {unimodal.__version__}"
     if list(arguments[:1]) != ["help"] and not {"-h", "--help"} & set(arguments):
@@ -159,10 +162,10 @@ def help_of(command: str, program: str) -> str:
     """The flags of a command."""
     if command == "pod":
         return _pod_help(program)
-    if command == "data":
-        from unimodal.command.data_words import help_text
+    if command in ("data", "ledger"):
+        from unimodal.command import data_words, ledger_words
 
-        return help_text(program)
+        return (data_words if command == "data" else ledger_words).help_text(program)
     rows = [(f"--{f.name}={f.value}" if f.value else f"--{f.name}", f.help) for f in FLAGS if command in f.commands]
     if command not in USE:
         rows.append(("--config.FIELD=VALUE", "change a field of the recipe, as --config.optimizer.learning_rate=1e-4"))
@@ -201,6 +204,7 @@ def parse(arguments: Sequence[str], program: str) -> Words:
     changes: list[tuple[str, str]] = []
     while waiting:
         word = waiting.pop(0)
+        # Take anything without dashes as an input, which may be a text of several words.
         if command in USE and (word == "--" or not word.startswith("--")):
             inputs += waiting if word == "--" else [word]  # behind a "--", whatever it looks like
             waiting = [] if word == "--" else waiting
@@ -209,10 +213,12 @@ def parse(arguments: Sequence[str], program: str) -> Words:
             hint = f"did you mean --config.{word}?" if re.match(r"[\w.]+=", word) else usage(program)
             raise UsageError(f"unexpected argument {word!r}; {hint}")
         name, equals, value = word.removeprefix("--").partition("=")
+        # Leave fields to commands that build a config; a trained model has its own.
         change = name.startswith("config.") and command not in USE
         if not change and name not in known:
             raise UsageError(f"{command} has no flag --{name}; {nearest(name, list(known))}")
         switch = not change and not known[name].value
+        # Accept --name value, too, but not before an input, which would be taken for the value.
         if not equals and not switch:
             if waiting and not waiting[0].startswith("--") and command not in USE:
                 value = waiting.pop(0)

@@ -27,11 +27,11 @@ _OPTIONS = re.compile(r"\?((?:\w+=[^&?]*)(?:&\w+=[^&?]*)*)$")
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """One source. `path` is what stands between the scheme and the options."""
+    """One source."""
 
-    scheme: str
-    path: str
-    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    scheme: str  # before the colon
+    path: str  # between the scheme and the options
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # behind the question mark
 
     def __str__(self) -> str:
         return f"{self.scheme}:{self.path}"

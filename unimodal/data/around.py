@@ -10,17 +10,16 @@ NO_ID = -1
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """Ids before a text, after it, and between two; between_types, second_type: sentence types of those between two
-    texts, and of the second text with what comes after it. Before and first text are of type 0."""
+    """Ids that go around one text, or around and between two. Before and first text are of sentence type 0."""
 
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-    between_types: tuple[int, ...]
-    second_type: int
+    before: tuple[int, ...]  # the first text
+    between: tuple[int, ...]  # two texts
+    after: tuple[int, ...]  # the last text
+    between_types: tuple[int, ...]  # sentence types of `between`
+    second_type: int  # sentence type of the second text and of what comes after it
 
     def count(self, *, two: bool) -> int:
-        """How many they are around one text, or two."""
+        """Count the specials around one text, or around two."""
         return len(self.before) + len(self.after) + (len(self.between) if two else 0)
 
     def filled(self, value: int) -> Around:

@@ -81,7 +81,7 @@ def sound_rate(data: bytes, name: str) -> int:
 
 
 def sound_length(data: bytes | np.ndarray, rate: int, name: str, found_rate: int | None = None) -> int:
-    """How many samples `decode_audio` gives at `rate` Hz, as the header says: nothing is decoded."""
+    """Count the samples that `decode_audio` gives at `rate` Hz. Only the header is read."""
     frames, found = (len(data), found_rate or rate) if isinstance(data, np.ndarray) else _header(data, name)
     return math.ceil(frames * rate / found)
 

@@ -1,4 +1,4 @@
-"""How many bytes of a text each of its ids stands for."""
+"""Counts of the bytes of a text that each of its ids stands for."""
 
 from __future__ import annotations
 

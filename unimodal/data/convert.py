@@ -71,7 +71,7 @@ def convert(
 
 
 def _plan(uri: str, target: Path, wanted: Sequence[str], *, required: bool, shard_bytes: int) -> dict[str, Any]:
-    """What is to be done, as an earlier call began it or as this one begins it."""
+    """Plan what is to be done, as an earlier call began it or as this one begins it."""
     if (target / MANIFEST).is_file():
         plan = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
         if plan["source"] != uri:

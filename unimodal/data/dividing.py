@@ -24,10 +24,10 @@ _BLOCK = 1 << 20  # keys at a time
 
 @dataclasses.dataclass(frozen=True)
 class Picked:
-    """Some records of a source, by their places int64 [N]."""
+    """Some records of a source."""
 
-    source: Source
-    places: np.ndarray = dataclasses.field(repr=False, compare=False)
+    source: Source  # of all records
+    places: np.ndarray = dataclasses.field(repr=False, compare=False)  # int64 [N]
 
     def __len__(self) -> int:
         return len(self.places)

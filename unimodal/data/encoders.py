@@ -27,6 +27,15 @@ from unimodal.data.text import ByteEncoder
 from unimodal.data.vocabulary import SPELLINGS, VocabularyEncoder, read_vocabulary
 from unimodal.errors import UsageError
 
+# Names that a vocabulary has in a folder, and of what may stand beside it and says how it is used.
+BESIDE = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "config.json",
+    "merges.txt",
+    "vocab.bpe",
+)
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "encoder.json", "tokenizer.model", "spiece.model")
 
 
@@ -127,6 +136,24 @@ def open_encoder(spec: str) -> Encoder:
     """
     if spec == "bytes":
         return ByteEncoder()
+    path = _vocabulary(spec)
+    return _read(path, path.stat().st_mtime_ns)
+
+
+def encoder_files(spec: str) -> list[Path]:
+    """The files that `open_encoder(spec)` reads, or may read, the vocabulary first; none for bytes.
+
+    Raises UsageError for a path that is not there.
+    """
+    if spec == "bytes":
+        return []
+    path = _vocabulary(spec)
+    beside = () if path.suffix == ".model" else (path.with_name(name) for name in (*FILES, *BESIDE))
+    return [path, *(file for file in beside if file != path and file.is_file())]
+
+
+def _vocabulary(spec: str) -> Path:
+    """The vocabulary's own file, of its path or of the folder that holds it."""
     path = Path(spec).expanduser()
     if path.is_dir():
         found = next((path / name for name in FILES if (path / name).is_file()), None)
@@ -138,7 +165,7 @@ def open_encoder(spec: str) -> Encoder:
             f"no encoder {spec!r}: expected 'bytes' or the path of a vocabulary; "
             f"python -m unimodal.data.train_encoder --out={spec} would make one"
         )
-    return _read(path, path.stat().st_mtime_ns)
+    return path
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""How often each source has been gone through, as a pure function of the number of batches."""
+"""Epochs of each source, as a pure function of the number of batches."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def read_at(path: str, start: int, length: int) -> bytes:
 
 
 def stamp(path: str) -> str:
-    """What changes when the file does: its size and when it was written."""
+    """A value that changes when the file does: its size and when it was written."""
     if not is_remote(path):
         found = os.stat(path)
         return f"{found.st_size}-{found.st_mtime_ns}"

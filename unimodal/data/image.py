@@ -166,19 +166,15 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The augmentations above in one go, for uint8 images; a step that would do nothing is skipped.
+    """The augmentations above in one go, for uint8 images. A step that would do nothing is skipped."""
 
-    `size` (height, width) of the result; `scale` is the crop's range of areas, `(1, 1)` for none; `shift` in pixels;
-    `flip` a probability; `jitter` the range of brightness, contrast and saturation.
-    """
-
-    size: tuple[int, int]
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    shift: int = 0
-    flip: float = 0.5
-    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    fill: int = 255
+    size: tuple[int, int]  # height and width of the result
+    scale: tuple[float, float] = (0.5, 1.0)  # range of the crop's area, as a share; (1, 1): no crop
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width over its height
+    shift: int = 0  # pixels, at most, each way
+    flip: float = 0.5  # probability of a mirror image
+    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # ranges of brightness, contrast and saturation
+    fill: int = 255  # value of pixels from outside
 
     def __call__(self, image: np.ndarray | Image.Image, rng: np.random.Generator) -> np.ndarray:
         """uint8 `[H, W, 3]`, or a Pillow picture in RGB, to uint8 `[*size, 3]`."""

@@ -19,13 +19,12 @@ from unimodal.errors import UsageError
 class Joined:
     """The records of all sources, one source after the other; ids begin with their source's name.
 
-    weights: shares of the examples in training, () where every record counts the same. Numbers of classes are those of
-    `classes`, the names of all sources together.
+    Numbers of classes are those of `classes`, the names of all sources together.
     """
 
-    names: tuple[str, ...]
-    sources: tuple[Source, ...]
-    weights: tuple[float | Weight, ...]
+    names: tuple[str, ...]  # of the sources
+    sources: tuple[Source, ...]  # in order
+    weights: tuple[float | Weight, ...]  # shares of the examples in training; (): every record counts the same
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -1,4 +1,4 @@
-"""Where the records of a text file begin: made in one pass, kept on disk, and mapped into memory when it is next opened.
+"""Index of where the records of a text file begin: made in one pass, kept on disk, and mapped into memory when it is next opened.
 
 16 bytes a record. The index lies in a folder of its own ($UNIMODAL_CACHE, else ~/.cache/unimodal), under a name made of
 the file's path, size and time of writing, so an index of a file that has changed is never found.
@@ -29,7 +29,7 @@ MOST_OPEN = 1 << 28
 
 
 def cache_folder() -> Path:
-    """Where indexes lie."""
+    """The folder that holds indexes."""
     return Path(os.environ.get("UNIMODAL_CACHE") or "~/.cache/unimodal").expanduser() / "indexes"
 
 

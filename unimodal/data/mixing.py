@@ -22,8 +22,8 @@ class Mixture:
     short. Evaluation goes through all parts one after the other, each once.
     """
 
-    datasets: tuple[Dataset, ...]
-    weights: tuple[float, ...]
+    datasets: tuple[Dataset, ...]  # in order
+    weights: tuple[float, ...]  # one for each
 
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self.datasets)

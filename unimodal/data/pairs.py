@@ -68,11 +68,11 @@ def _arrange(
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Records that became rows of ids, in memory: a Source. `skipped` had no text; `cut` were too long for a row."""
+    """Records that became rows of ids, in memory: a Source."""
 
-    records: tuple[dict[str, Any], ...]
-    skipped: int
-    cut: int
+    records: tuple[dict[str, Any], ...]  # in order
+    skipped: int  # had no text
+    cut: int  # were too long for a row
 
     def __len__(self) -> int:
         return len(self.records)
@@ -215,12 +215,12 @@ def next_sentence_rows(
 
 @dataclasses.dataclass(frozen=True)
 class _Documents:
-    """Names, ids, starts of words, and the bytes of ids where they are counted, of each document that has two ids."""
+    """Documents that have two ids at least."""
 
-    names: list[str]
-    ids: list[np.ndarray]
-    starts: list[np.ndarray]
-    bytes: list[np.ndarray]
+    names: list[str]  # of their records
+    ids: list[np.ndarray]  # int32 [T] of each
+    starts: list[np.ndarray]  # where its words begin
+    bytes: list[np.ndarray]  # of each id, where they are counted
 
     def stretch(self, document: int, wanted: int, size: int) -> slice:
         """Find at most `size` ids of whole words, from the first word that starts at `wanted` or after."""

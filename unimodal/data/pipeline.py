@@ -64,15 +64,12 @@ class BatchIterator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """One array of one example: `shape` without the batch dimension, `dtype`, and the range of made-up data.
+    """One array of one example, and the range of made-up data: `low <= value < high`; a bool is either."""
 
-    `low <= value < high`, for integers and floats alike; a bool is either.
-    """
-
-    shape: tuple[int, ...]
-    dtype: Any
-    low: float = 0
-    high: float = 1
+    shape: tuple[int, ...]  # without the batch dimension
+    dtype: Any  # numpy's
+    low: float = 0  # least value of made-up data
+    high: float = 1  # bound of made-up data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +79,8 @@ class Dataset:
     The transform must be pure but for `rng`, and must give the same keys, shapes and dtypes for every record.
     """
 
-    source: Source
-    transform: Transform
+    source: Source  # of records
+    transform: Transform  # (record, rng) → arrays by name
     buckets: Buckets | None = None  # training batches of like length, cut to it
 
     def __len__(self) -> int:
@@ -246,12 +243,12 @@ class TaskBatches:
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """A finite sequence of batches, in order, that can be iterated again. `order` [N] are the examples' places."""
+    """A finite sequence of batches, in order, that can be iterated again."""
 
-    examples: grain.MapDataset[Any]
-    order: np.ndarray
-    batch_size: int
-    rows: Sequence[int]
+    examples: grain.MapDataset[Any]  # made as they are asked for
+    order: np.ndarray  # [N], the examples' places in the split
+    batch_size: int  # of the global batch
+    rows: Sequence[int]  # of each batch that this process reads
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)

@@ -60,15 +60,12 @@ def _packed(record: Mapping[str, Any], seen: set[str]) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class ArrayRecords:
-    """Records of one split by index. `names` are the paths; a record without an id gets "SPLIT/INDEX".
+    """Records of one split by index. A record without an id gets "SPLIT/INDEX"."""
 
-    classes: what the numbers under `label` stand for, () if nobody says.
-    """
-
-    split: str
-    names: tuple[str, ...]
-    reader: Any = dataclasses.field(repr=False, compare=False)
-    classes: tuple[str, ...] = ()
+    split: str  # its name
+    names: tuple[str, ...]  # paths of the files
+    reader: Any = dataclasses.field(repr=False, compare=False)  # of array_record
+    classes: tuple[str, ...] = ()  # what the numbers under `label` stand for; (): nobody says
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -85,7 +82,7 @@ class ArrayRecords:
         return record
 
     def class_names(self, column: str) -> tuple[str, ...]:
-        """What the numbers under `column` stand for, () if they stand for nothing."""
+        """The names that the numbers under `column` stand for, () if they stand for nothing."""
         return self.classes if column == "label" else ()
 
     def _where(self) -> str:

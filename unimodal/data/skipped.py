@@ -29,8 +29,8 @@ _ENOUGH = 32  # records looked at, before "most of them are bad" means anything
 class Where:
     """A split of a source, as the config has it."""
 
-    source: str
-    split: str
+    source: str  # as the config has it
+    split: str  # train or validation
 
     def __str__(self) -> str:
         return f"{self.source} {self.split}"
@@ -42,7 +42,7 @@ class Where:
 
 
 class Ledger:
-    """What was left out in this process: (source, split, id) → reason. One file of one line each, without repetitions."""
+    """Records that were left out in this process: (source, split, id) → reason. One file of one line each, without repetitions."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str], str] = {}

@@ -25,12 +25,12 @@ Parse = Callable[[bytes, str], dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class TextTable:
-    """Rows of one file. `skip`: records at the top that are none, such as a header."""
+    """Rows of one file."""
 
-    path: str
-    index: np.ndarray = dataclasses.field(repr=False, compare=False)
-    parse: Parse = dataclasses.field(repr=False, compare=False)
-    skip: int = 0
+    path: str  # of the file
+    index: np.ndarray = dataclasses.field(repr=False, compare=False)  # bytes where rows begin
+    parse: Parse = dataclasses.field(repr=False, compare=False)  # a line → cells
+    skip: int = 0  # records at the top that are none, such as a header
 
     def __len__(self) -> int:
         return len(self.index) - self.skip
@@ -46,14 +46,11 @@ class TextTable:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of one table after another. A record's `id` is its cell `id`, else "FILE:ROW", counted from 1.
+    """The rows of one table after another. A record's `id` is its cell `id`, else "FILE:ROW", counted from 1."""
 
-    folder: from where paths in cells count.
-    """
-
-    tables: tuple[Any, ...]
-    folder: str
-    where: str
+    tables: tuple[Any, ...]  # in order
+    folder: str  # that paths in cells count from
+    where: str  # the source, for messages
 
     def __len__(self) -> int:
         return int(self._ends[-1])

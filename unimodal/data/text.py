@@ -97,7 +97,7 @@ def fit_length(ids: np.ndarray, length: int, *, pad_id: int = 0) -> np.ndarray:
 
 
 def window_phases(size: int, length: int) -> tuple[int, int, int]:
-    """How many windows of `length` a document of `size` ids takes, and the lowest and highest phase of their tiling.
+    """Count the windows of `length` that a document of `size` ids takes, and the lowest and highest phase of their tiling.
 
     At phase p, window i holds the ids i·length - p … (i + 1)·length - p - 1 that the document has. At each of the phases
     all windows have an id and each id is in one window, so it is seen once an epoch in expectation, whatever each

@@ -30,14 +30,14 @@ class NoTokenizer(UsageError):
 
 @dataclass(frozen=True)
 class Style:
-    """What a vocabulary without tokenizer.json leaves unsaid. kind: "pieces" (WordPiece), "bytes" (byte-level BPE) or
-    "words" (byte-level BPE within words that end in </w>); tokens: the special ones by role; around: the roles before a
-    text, between two and after; second_type: the sentence type of the second."""
+    """The conventions that a vocabulary without tokenizer.json leaves unsaid."""
 
+    # "pieces" (WordPiece), "bytes" (byte-level BPE) or "words" (byte-level BPE within words that end in </w>)
     kind: str
-    tokens: Mapping[str, str]
+    tokens: Mapping[str, str]  # the special ones by role
+    # roles before a text, between two and after
     around: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] = ((), (), ())
-    second_type: int = 0
+    second_type: int = 0  # sentence type of the second text
 
 
 _BERT = Style(
@@ -83,13 +83,12 @@ _SPACED = ("gpt2", "roberta", "bart", "longformer", "qwen2", "gptneox", "codegen
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A `tokenizers.Tokenizer` as its files have it. roles: its special tokens by role; settings: tokenizer_config.json
-    over special_tokens_map.json; name: the tokenizer's class without "Tokenizer" and "Fast", empty if nothing says."""
+    """A tokenizer as its files have it."""
 
-    tokenizer: Any
-    roles: Mapping[str, str]
-    settings: Mapping[str, Any]
-    name: str
+    tokenizer: Any  # a `tokenizers.Tokenizer`
+    roles: Mapping[str, str]  # its special tokens by role
+    settings: Mapping[str, Any]  # tokenizer_config.json over special_tokens_map.json
+    name: str  # of its class, without "Tokenizer" and "Fast"; "": nothing says
 
 
 def read_tokenizer(path: Path) -> TokenizerFiles:
@@ -181,7 +180,7 @@ def _find(directory: Path, style: Style | None) -> Path:
 
 
 def _style_of_words(file: Path, style: Style | None, *, named: bool) -> Style:
-    """How vocab.json cuts a text into words: as its family does, or as its pieces look where nothing names a family."""
+    """Choose how vocab.json cuts a text into words: as its family does, or as its pieces look where nothing names a family."""
     if not file.with_name(MERGES[file.name]).is_file():
         raise UsageError(f"{file} needs {MERGES[file.name]} beside it")
     if style is not None and style.kind != "pieces":
@@ -218,7 +217,7 @@ def _build(
     *,
     lowercase: bool | None,
 ) -> Any:
-    """From vocab.txt, or from vocab.json and merges.txt. lowercase: unless the settings say; None: as the pieces look."""
+    """Build a tokenizer from vocab.txt, or from vocab.json and merges.txt. lowercase: unless the settings say; None: as the pieces look."""
     models, normalizers, splits = library.models, library.normalizers, library.pre_tokenizers
     if style.kind == "pieces":
         pieces = read_pieces(file)

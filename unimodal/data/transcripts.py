@@ -52,7 +52,7 @@ def words_of(text: str) -> set[str]:
 class Alphabet:
     """Characters by id: 0 is CTC's blank (and padding), 1 … len(characters) the characters, one more the unknown."""
 
-    characters: str
+    characters: str  # each once
 
     def __post_init__(self) -> None:
         if not self.characters:

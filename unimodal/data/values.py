@@ -1,4 +1,4 @@
-"""What can be asked of any source without making examples: its first records, one column, the names of classes."""
+"""Questions to any source that need no examples: its first records, one column, the names of classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from unimodal.errors import RecordError, UsageError
 class _Some:
     """`count` records of a source: the first ones, or `spread` over all of it at even distances."""
 
-    source: Source
-    count: int
-    spread: bool = False
+    source: Source  # of all records
+    count: int  # of those that are taken
+    spread: bool = False  # at even distances
 
     def __len__(self) -> int:
         return self.count

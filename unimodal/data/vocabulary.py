@@ -215,7 +215,7 @@ def _without_specials(description: Any, specials: set[str]) -> Any:
 
 
 def _around_of(made: Any, word: str) -> Around | None:
-    """What the tokenizer's post-processing puts around texts; None if it puts nothing."""
+    """Read what the tokenizer's post-processing puts around texts; None if it puts nothing."""
     pair = made.encode(word, word)
     owner = pair.sequence_ids  # None of specials
     if None not in owner or 0 not in owner or 1 not in owner:

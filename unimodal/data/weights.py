@@ -20,9 +20,9 @@ _BLOCK = 64  # examples whose places are worked out together
 class _Stretch:
     """Records `start` … `start + count - 1` of a source."""
 
-    source: Any
-    start: int
-    count: int
+    source: Any  # of all records
+    start: int  # place of the first
+    count: int  # of records
 
     def __len__(self) -> int:
         return self.count

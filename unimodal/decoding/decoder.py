@@ -20,9 +20,9 @@ from unimodal.tokens import Tokens
 
 @dataclass(frozen=True)
 class Decoder:
-    """Who writes. A place counts the ids of the decoder's own vocabulary, so that a table of places can be asked."""
+    """The model that writes. A place counts the ids of the decoder's own vocabulary, so that a table of places can be asked."""
 
-    backbone: Backbone
+    backbone: Backbone  # that reads the prefix and what was written
     embed: Callable[[jax.Array, jax.Array], jax.Array]  # ids [B,1], their places [B,1] → embeddings [B,1,D]
     logits: Callable[[jax.Array, jax.Array], jax.Array]  # hidden [B,D], the next id's place [B] → [B,V]; -inf forbids
     limit: int | None = None  # places that `embed` knows; None: any number
@@ -76,7 +76,7 @@ def decode_from(
     fill: int = 0,
     place: jax.Array | int | None = None,
 ) -> tuple[jax.Array, DecodingState]:
-    """As `decode`, after what `prefill` or an earlier call has read: the ids, and the state after them.
+    """Go on from what `prefill` or an earlier call has read, as `decode` does: the ids, and the state after them.
 
     A row that stopped goes on right after its stop id. Another decoder may go on: image codes first, then their caption.
     Raises UsageError also if the state has no room for `steps` more.

@@ -1,4 +1,4 @@
-"""How the next id is drawn from logits."""
+"""Sampling of the next id from logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unimodal.errors import UsageError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next id is drawn. Guidance comes first, then the temperature, then the filters in the order of the fields."""
+    """Options of drawing the next id. Guidance comes first, then the temperature, then the filters in the order of the fields."""
 
     temperature: float = 1.0  # divides the logits; 0: always the likeliest id
     top_k: int | None = None  # among the k likeliest
@@ -83,5 +83,5 @@ def fold_in(key: jax.Array, step: jax.Array) -> jax.Array:
 
 
 def per_row(key: jax.Array) -> bool:
-    """Whether every row has a key of its own; a raw key of the older kind is itself a row of numbers."""
+    """True if every row has a key of its own; a raw key of the older kind is itself a row of numbers."""
     return key.ndim == (1 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 2)

@@ -23,7 +23,7 @@ from unimodal.visibility import first_of_segments
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodingState:
-    """What a decoder sees: S slots, of which the prefix and what was written after it take the first `used`."""
+    """The memory of a decoder: S slots, of which the prefix and what was written after it take the first `used`."""
 
     hidden: jax.Array  # [B,D] of the last token, which say what comes next
     cache: KVCache  # [L,B,S,G,K]
@@ -33,11 +33,11 @@ class DecodingState:
     current: jax.Array  # [B] int32, the segment that goes on
     position: jax.Array  # [B] int32, as in `Tokens`, of the next token
     unconditional: DecodingState | None  # the same ids after the prefix without a condition, for guidance
-    used: int = field(metadata={"static": True})
+    used: int = field(metadata={"static": True})  # static, so that a shape can depend on it
 
     @property
     def room(self) -> int:
-        """How many slots are free."""
+        """The number of free slots."""
         return self.segment.shape[1] - self.used
 
     def after(self, steps: int) -> DecodingState:

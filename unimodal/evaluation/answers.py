@@ -25,9 +25,9 @@ class Answers(Sums):
     Rows: those of `likelihood_rows`, the ids `made`, and the `ids` of a prompt of `length` and its answer.
     """
 
-    matches: Matches
-    main: str
-    right: int = 0
+    matches: Matches  # what was written and the true answer → whether they agree
+    main: str  # which of METRICS is the value
+    right: int = 0  # answers that agree so far
 
     def add(self, rows: Rows) -> None:
         super().add(rows)
@@ -47,8 +47,8 @@ class Answers(Sums):
 class Answered(Streamed):
     """Scores what is written after prompts. `predict` gives the rows of `Answers`."""
 
-    matches: Matches
-    main: str
+    matches: Matches  # what was written and the true answer → whether they agree
+    main: str  # which of METRICS is the value
 
     def tally(self) -> Answers:
         return Answers(finish=bits_per_byte, matches=self.matches, main=self.main)

@@ -37,6 +37,7 @@ def attach(
             task = by_name.get(wanted := rest.pop("task", name))
             if task is None:
                 raise UsageError(f"{where}.task={wanted!r} is none of the tasks; {nearest(str(wanted), list(by_name))}")
+            # Make the task again with the fields that differ, and take its own evaluation: no metric is written twice.
             found[name] = changed(task, rest, where).evaluations()[task.name]
             continue
         made = typed(kind_class(str(kind), where), {"name": name, **rest}, where)
@@ -52,6 +53,7 @@ def attach(
 
 def kind_class(kind: str, where: str) -> type[Any]:
     """The class of a kind: x_y.py holds XY. Raises UsageError for what is not there, or does not load."""
+    # Compare with the files: a new kind is one more file, and no list names it.
     if kind not in kinds():
         raise UsageError(f"{where}: there is no evaluation of kind {kind!r}; {nearest(kind, kinds())}")
     folders = [Path(folder) for folder in unimodal.evaluation.kinds.__path__]

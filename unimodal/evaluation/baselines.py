@@ -18,6 +18,7 @@ def bigram_bits(train_ids: np.ndarray, previous: np.ndarray, ids: np.ndarray, vo
     The bigram frequencies of `train_ids` are smoothed with the unigram ones (Dirichlet prior of one pseudo-count per
     context), so that a pair never seen costs no infinity.
     """
+    # Count every id once more than seen, so that one that training lacks has a probability.
     unigram = np.bincount(train_ids, minlength=vocabulary) + 1.0
     unigram /= unigram.sum()
     context = np.bincount(train_ids[:-1], minlength=vocabulary)

@@ -98,21 +98,21 @@ def likeness(written: Sequence[str], true: Sequence[str]) -> dict[str, float]:
 class Written:
     """Keeps the captions that were written, best of each beam, and the true ones."""
 
-    texts: Texts
-    source: Any
-    written: list[str] = field(default_factory=list)
-    true: list[str] = field(default_factory=list)
-    sick: bool = False
+    texts: Texts  # how captions are read and spelt
+    source: Any  # the records of the split
+    written: list[str] = field(default_factory=list)  # captions of the model
+    true: list[str] = field(default_factory=list)  # captions of the records
+    has_nan: bool = False  # some score was NaN
 
     def add(self, rows: Rows) -> None:
         for ids, score, place in zip(rows["written"], rows["score"], rows["index"], strict=True):
             self.written.append(self.texts.opened.decode(ids[0]))
             self.true.append(self.texts.text(self.source[int(place)]))
-            self.sick |= bool(np.isnan(score[0]))
+            self.has_nan |= bool(np.isnan(score[0]))
 
     def score(self) -> dict[str, float]:
         found = likeness(self.written, self.true)
-        return {"value": math.nan if self.sick else found["chrf"], **found}
+        return {"value": math.nan if self.has_nan else found["chrf"], **found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +124,11 @@ class Captioning(Streamed):
     """
 
     source: str  # a data source, see `data.sources`
-    texts: Texts
-    images: Images
-    metric: str = "chrF"
-    higher_is_better: bool = True
+    texts: Texts  # the captions
+    images: Images  # the pictures
+    metric: str = "chrF"  # letters in common, from 0 to 100
+    higher_is_better: bool = True  # direction
+    # untrained score → baseline; replaced as training is read
     against: Callable[[Mapping[str, float]], tuple[float, str]] = lambda _: (0.0, "nothing")
 
     def tally(self) -> Written:

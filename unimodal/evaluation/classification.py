@@ -23,9 +23,9 @@ BEST = 3  # guesses kept of each example
 class ByClass:
     """Counts, for every class, its examples and those that were right."""
 
-    classes: int
-    right: np.ndarray = field(init=False)
-    seen: np.ndarray = field(init=False)
+    classes: int  # how many there are
+    right: np.ndarray = field(init=False)  # [classes]
+    seen: np.ndarray = field(init=False)  # [classes]
 
     def __post_init__(self) -> None:
         self.right, self.seen = np.zeros(self.classes), np.zeros(self.classes)
@@ -48,11 +48,17 @@ class Classification(Streamed):
     """
 
     classes: Callable[[], int]  # how many there are
-    metric: str = "accuracy"
-    higher_is_better: bool = True
+    metric: str = "accuracy"  # share of examples whose likeliest class is right
+    higher_is_better: bool = True  # direction
 
     def tally(self) -> ByClass:
         return ByClass(self.classes())
+
+    def columns(self, rows: Rows) -> dict[str, np.ndarray]:
+        return {"correct": rows["correct"]}
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(sums["correct"] / sums["examples"])
 
 
 def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
@@ -61,8 +67,8 @@ def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     chances = jax.nn.softmax(logits.astype(jnp.float32))
     chance, best = jax.lax.top_k(chances, min(BEST, logits.shape[-1]))
     right = (jnp.argmax(chances, axis=-1) == labels).astype(jnp.float32)
-    sick = jnp.isnan(chances).any(axis=-1)
-    return {"correct": jnp.where(sick, jnp.nan, right), "label": labels, "best": best, "chance": chance}
+    has_nan = jnp.isnan(chances).any(axis=-1)
+    return {"correct": jnp.where(has_nan, jnp.nan, right), "label": labels, "best": best, "chance": chance}
 
 
 def classification(

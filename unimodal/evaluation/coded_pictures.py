@@ -30,9 +30,9 @@ def coded_pictures(images: Images, tokenizer: str, **shared: Any) -> Summed:
         codes = found.nearest(features).reshape(image.shape[0], -1)
         pixels = found.pixels(codes)
         # A model that is NaN still has codes, and pixels within bounds.
-        sick = jnp.where(jnp.isnan(features).any(axis=(1, 2, 3)), jnp.nan, 0.0)
+        has_nan = jnp.where(jnp.isnan(features).any(axis=(1, 2, 3)), jnp.nan, 0.0)
         return {
-            "error": jnp.square(pixels - image).mean(axis=(1, 2, 3)) + sick,
+            "error": jnp.square(pixels - image).mean(axis=(1, 2, 3)) + has_nan,
             "use": jax.nn.one_hot(codes, found.config.vocabulary).mean(axis=1),
             "pixel": image,
             "square": jnp.square(image),

@@ -28,16 +28,17 @@ CAPTIONS = 6
 class CodeLikelihood:
     """Bits per code of validation's pictures after their captions, against how common each code is at each place in training.
 
-    task: a text-to-image task, with `image_tokenizer` (a codebook), `texts`, `source`, `images`, `logits(model, ids, codes)`
-    and `draw(model, ids, key)`. Details: bits after another example's caption, which say how much captions are used.
+    Details: bits after another example's caption, which say how much captions are used.
     """
 
+    # has `image_tokenizer` (a codebook), `texts`, `source`, `images`, `logits(model, ids, codes)` and `draw(model,
+    # ids, key)`
     task: Any
     inputs: Callable[[Model], Inputs]  # where the examples come from
     batch_size: int  # examples at a time
     shown: int = 4  # pictures drawn for each caption
-    metric: str = "bits per code"
-    higher_is_better: bool = False
+    metric: str = "bits per code"  # the lower the better
+    higher_is_better: bool = False  # direction
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         common = self._common(model, reader, limit)
@@ -65,7 +66,7 @@ class CodeLikelihood:
         return {**found, "use": use, "places": ones.sum(axis=1)}
 
     def _common(self, model: Model, reader: Reader, limit: int | None) -> np.ndarray:
-        """How common each code is at each place in training [P,V], with one of all codes counted beside."""
+        """Count how common each code is at each place in training, as shares [P,V]. Every code is counted once more than seen."""
         tokenizer = model.tokenizers[self.task.image_tokenizer]
         counts = np.full((tokenizer.config.tokens, tokenizer.config.vocabulary), 1 / tokenizer.config.vocabulary)
         examples = self.inputs(model).dataset("train")

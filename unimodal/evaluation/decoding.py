@@ -12,6 +12,7 @@ _NEVER = -math.inf
 def collapse(path: np.ndarray, blank: int = 0) -> list[int]:
     """The labels of one alignment `[T]`: repeats merged, then blanks left out."""
     path = np.asarray(path)
+    # Merge repeats before blanks go, or "aa" across a blank would become one "a".
     first = np.concatenate([[True], path[1:] != path[:-1]]) if len(path) else np.zeros(0, bool)
     return [int(label) for label in path[first] if label != blank]
 
@@ -46,6 +47,7 @@ def prefix_beam(
             for label in labels:
                 # The same label again is a new one only across a blank.
                 _gain(grown, (*prefix, label), _NEVER, (in_blank if label == last else whole) + chances[label])
+        # Rank prefixes by all of their alignments together, not by the best one.
         best = sorted(grown.items(), key=lambda item: _add(*item[1]), reverse=True)[:width]
         beam = dict(best)
     return [(prefix, _add(*chance)) for prefix, chance in beam.items()]
@@ -63,6 +65,7 @@ def _gain(table: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, 
 
 def _add(a: float, b: float) -> float:
     """log(exp(a) + exp(b))."""
+    # Take the larger one out of the logarithm: the other is then at most 1, and never overflows.
     if a < b:
         a, b = b, a
     return a if b == _NEVER else a + math.log1p(math.exp(b - a))

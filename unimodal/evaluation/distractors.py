@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.objectives import wav2vec2_contrastive
+from unimodal.objectives import example_sum
+from unimodal.objectives.speech import frame_choices
 
 
 def picked(
@@ -22,18 +23,13 @@ def picked(
     """Per example: `correct` of its masked `frames`, how often each code is `used` [B,groups,codes], and the one `chosen`
     at each frame [B,T,groups].
 
-    context, target: [B,T,D]. masked: bool [B,T]. negatives: as `wav2vec2_contrastive`. codes: one-hot [B,T,groups,codes].
+    context, target: [B,T,D]. masked: bool [B,T]. negatives: as in `wav2vec2_contrastive`. codes: one-hot [B,T,groups,codes].
     """
     chosen = jnp.argmax(codes, axis=-1).astype(jnp.int32)
-
-    def count(context: jax.Array, target: jax.Array, masked: jax.Array, negatives: jax.Array, codes: jax.Array):
-        _, sums = wav2vec2_contrastive(
-            context[None], target[None], masked[None], negatives[None], temperature, codes_BTG=codes[None]
-        )
-        return sums["correct"], sums["frames"]
-
-    correct, frames = jax.vmap(count)(context, target, masked, negatives, chosen)
-    # No comparison with NaN is true, so that a sick model would seem never to be beaten.
+    _, _, right = frame_choices(context, target, masked, negatives, temperature, codes_BTG=chosen)
+    frames = masked.astype(jnp.float32)
+    correct, frames = example_sum(right, frames), frames.sum(axis=1)
+    # No comparison with NaN is true, so that a model that gives NaN would seem never to be beaten.
     correct = jnp.where(jnp.isnan(context).any(axis=(1, 2)), jnp.nan, correct)
     used = (codes * masked[:, :, None, None].astype(jnp.float32)).sum(axis=1)
     return {"correct": correct, "frames": frames, "used": used, "chosen": chosen}

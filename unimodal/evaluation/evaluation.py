@@ -1,4 +1,4 @@
-"""What an evaluation is: one question, asked of a model on one dataset."""
+"""The protocol of an evaluation: one question, asked of a model on one dataset."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Shown:
-    """A few examples of the evaluated split, for samples: their places in it, their arrays, and what was predicted."""
+    """A few examples of the evaluated split, for samples."""
 
-    index: np.ndarray
-    batch: Rows
-    rows: Rows
-    tally: Any
+    index: np.ndarray  # [N], their places in the split
+    batch: Rows  # their arrays, as the model read them
+    rows: Rows  # what was predicted for them
+    tally: Any  # of the whole split
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation came to, before it is compared with anything."""
+    """The outcome of an evaluation before it is compared with anything."""
 
-    score: Mapping[str, float]
-    shown: Shown | None = None
+    score: Mapping[str, float]  # "value" and further numbers
+    shown: Shown | None = None  # examples for samples, where there are some
 
 
 class Evaluation(Protocol):
@@ -90,12 +90,12 @@ class Evaluation(Protocol):
 class Result:
     """The value of a metric, the baseline it is to beat, and further numbers."""
 
-    metric: str
-    value: float
-    baseline: float
-    baseline_is: str
-    higher_is_better: bool
-    details: Mapping[str, float] = field(default_factory=dict)
+    metric: str  # name and unit of the value
+    value: float  # of the trained model
+    baseline: float  # the number to beat
+    baseline_is: str  # what the baseline is, in words
+    higher_is_better: bool  # direction of the metric
+    details: Mapping[str, float] = field(default_factory=dict)  # further numbers, among them the untrained value
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,6 +145,17 @@ class Streamed:
         joined = {name: np.concatenate([rows[name] for rows in kept]) for name in kept[0]}
         return Measured(tally.score(), Shown(joined["index"], _examples(examples, joined["index"]), joined, tally))
 
+    def columns(self, _rows: Rows) -> dict[str, np.ndarray] | None:
+        """Numbers of each example [N] whose sums `value_of` makes the value of; None where sums do not make it.
+
+        So two models can be compared example by example.
+        """
+        return None
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        """The value by the sums of `columns`, and by the count "examples"."""
+        raise NotImplementedError
+
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         return self.against(untrained)
 
@@ -153,7 +164,7 @@ class Streamed:
 
 
 class Predicting(Protocol):
-    """What predicts one row for each of its own examples, as most tasks do."""
+    """A task that predicts one row for each of its own examples, as most do."""
 
     @property
     def batch_size(self) -> int: ...

@@ -25,7 +25,7 @@ POOLINGS = ("mean", "first", "last")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """Where an evaluation takes hidden states from, and how they become one vector for each example."""
+    """The hidden states that an evaluation reads, and how they become one vector for each example."""
 
     name: str = "features"  # given by the config
     source: str  # a data source, see `data.sources`
@@ -50,6 +50,7 @@ class Pooled:
             raise UsageError(
                 f"evaluations.{self.name}.layer must be -1 or 1 … {backbone.config.depth}, but is {self.layer}"
             )
+        # Capture only if a layer is asked for: captured states of all layers take depth times the memory.
         hidden, captured = backbone(tokens, capture=() if self.layer == -1 else ("hidden",))
         return hidden if self.layer == -1 else captured["hidden"][self.layer - 1]
 
@@ -118,13 +119,14 @@ class Features(Pooled):
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         found = dict(self._scored(self.embed, model, reader, limit))
         if self.raw:
+            # Score pixels once for a run: training does not change them.
             if (self, limit) not in _RAW:
                 _RAW[self, limit] = self._scored(pixels, model, reader, limit)["value"]
             found["raw_pixels"] = _RAW[self, limit]
         return Measured(found)
 
     def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
-        """How well the classes `truth` [M] of features `valid` [M,D] are told by `train` [N,D] and its `labels` [N]."""
+        """Score how well `train` [N,D] and its `labels` [N] tell the classes `truth` [M] of features `valid` [M,D]."""
         raise NotImplementedError
 
     def _scored(self, embed: Predict, model: Model, reader: Reader, limit: int | None) -> Mapping[str, float]:
@@ -147,6 +149,7 @@ class Features(Pooled):
         found = [(majority_accuracy(*numbers), "majority class"), (untrained["value"], "the untrained model")]
         if self.raw:
             found.append((untrained["raw_pixels"], "raw pixels"))
+        # Take the hardest to beat: a probe that beats chance alone may have learned nothing.
         return max(found)
 
     def samples(self, model: Model, shown: Any) -> list[Any]:

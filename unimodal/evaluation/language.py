@@ -1,4 +1,4 @@
-"""How well a model foretells text: perplexity and bits per byte, of any model that gives next-token logits."""
+"""Perplexity and bits per byte of text, for any model that gives next-token logits."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Likelihood:
     The unknown is foretold like any token, but stands for no bytes: an encoder that lacks characters pays for them.
     """
 
-    nats: float
-    tokens: int
-    bytes: int
+    nats: float  # negative log-likelihood
+    tokens: int  # how many were foretold
+    bytes: int  # of UTF-8 text that they stand for
 
     @property
     def perplexity(self) -> float:
@@ -62,6 +62,7 @@ def text_likelihood(
 
     @jax.jit
     def count(ids: jax.Array, weights: jax.Array) -> jax.Array:
+        # Roll, so that shapes stay; the last place wraps around, and its weight is 0.
         targets = jnp.roll(ids, -1, axis=1)
         _, sums = cross_entropy(logits(ids), targets, weights)
         return sums["nats"]
@@ -85,6 +86,7 @@ def _windows(
         ids = np.concatenate([begin, encoder.encode(text)]).astype(np.int32)
         sizes = np.concatenate([[0] * len(begin), encoder.byte_counts(text)]).astype(np.int32)
         counted = 1  # the first token has nothing before it
+        # Let windows overlap: a token at the start of one would be foretold from nothing.
         for start in range(0, len(ids), stride):
             window = ids[start : start + length]
             if start + len(window) > counted:

@@ -90,7 +90,7 @@ def picture_rows(
     to_uint8: Callable[[np.ndarray], np.ndarray],
     normalise: bool,
 ) -> list[PictureRow]:
-    """Of every example [B,T,P]: the picture, what the encoder saw of it, and the gaps as they were filled. Normalised patches
+    """Show for each example [B,T,P] the picture, what the encoder saw of it, and the gaps as they were filled. Normalised patches
     get the true patch's mean and standard deviation back, which nothing predicts."""
     mean, deviation = patch_statistics(pixels) if normalise else (jnp.float32(0), jnp.float32(1))
     hidden = masked[:, :, None]

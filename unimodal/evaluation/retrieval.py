@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,7 +36,8 @@ def ranks(queries: np.ndarray, keys: np.ndarray, same: np.ndarray | None = None)
 def _rivals(
     similarity: np.ndarray, own: np.ndarray, rows: np.ndarray, columns: np.ndarray, same: np.ndarray | None
 ) -> np.ndarray:
-    """How many of the keys `columns` beat the own one of each query of `rows`; NaN where a similarity is."""
+    """Count the keys of `columns` that beat each query's own key; NaN where a similarity is NaN."""
+    # Let ties count against the model: embeddings that have collapsed would otherwise always win.
     beaten = (similarity >= own[:, None]) & (rows[:, None] != columns[None])
     if same is not None:
         beaten &= same[rows][:, None] != same[columns][None]
@@ -68,8 +69,8 @@ def _reciprocal(there: np.ndarray, back: np.ndarray) -> float:
 class Pairs:
     """Keeps the embeddings of all pairs: what ranks need."""
 
-    at: int
-    parts: list[Rows] = field(default_factory=list)
+    at: int  # a pair counts as found among so many of the nearest
+    parts: list[Rows] = field(default_factory=list)  # rows of each batch
 
     def add(self, rows: Rows) -> None:
         self.parts.append({name: rows[name] for name in ("first", "second", "same", "index") if name in rows})
@@ -80,6 +81,7 @@ class Pairs:
 
     def score(self) -> dict[str, float]:
         first, second = self.all("first"), self.all("second")
+        # Ask the first batch: either all of them have it, or none.
         same = self.all("same") if "same" in self.parts[0] else None
         there, back = ranks(first, second, same), ranks(second, first, same)
         found = _recall(there, back, sorted({1, 5, 10, self.at}))
@@ -108,3 +110,12 @@ class Retrieval(Streamed):
 
     def tally(self) -> Pairs:
         return Pairs(self.at)
+
+    def columns(self, rows: Rows) -> dict[str, np.ndarray]:
+        """The share of both directions in which a pair is found among all of the split."""
+        first, second, same = rows["first"], rows["second"], rows.get("same")
+        both = np.stack([ranks(first, second, same), ranks(second, first, same)])
+        return {"found": np.where(np.isnan(both), np.nan, both < self.at).mean(axis=0)}
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(sums["found"] / sums["examples"])

@@ -28,6 +28,7 @@ class MeshReader:
         self, predict: Predict, model: Model, examples: Examples, batch_size: int, limit: int | None = None
     ) -> Iterator[Rows]:
         """See `Reader.rows`."""
+        # Key by the function: a bound method of the same task is equal each time, so it compiles once.
         compiled = self._compiled.setdefault(predict, jax.jit(predict))
         count = None if limit is None else limit * batch_size
         mine = local_rows(self.mesh, batch_size)
@@ -36,11 +37,13 @@ class MeshReader:
                 arrays = from_local_rows(batch, self.mesh)
                 kept = {name: arrays.pop(name) for name in ("example_weight", "index")}
                 found = {name: _gather(value) for name, value in {**compiled(model, arrays), **kept}.items()}
+            # Drop what only fills up the last batch, after the devices are done: shapes on them stay equal.
             real = found.pop("example_weight") > 0
             yield {name: value[real] for name, value in found.items()}
 
 
 def _gather(value: jax.Array) -> np.ndarray:
+    # Gather on every host: samples and scores are made by each of them alike.
     if jax.process_count() > 1:
         return np.asarray(multihost_utils.process_allgather(value, tiled=True))
     return np.asarray(value)

@@ -1,4 +1,4 @@
-"""What a task shows of itself: small records of inputs, guesses and truths that the report knows how to draw.
+"""Samples for the report: small records of inputs, guesses and truths that it knows how to draw.
 
 Everything here is numpy and plain Python, so a sample can be made on any host, kept, and drawn later. Shapes are
 checked when a sample is made: a wrong shape is a programming error and raises a ValueError that names the field.
@@ -78,7 +78,7 @@ class ImageSample:
         _check_picture("ImageSample.image", self.image)
         for guess in self.guesses:
             _check(len(guess) == 2, f"ImageSample.guesses holds (label, probability), got {guess!r}")
-            # A hair of slack: a float32 softmax may sum to just over one. NaN passes, so that a sick run has a report.
+            # A hair of slack: a float32 softmax may sum to just over one. NaN passes, so that a run that failed has a report.
             outside = guess[1] < -1e-3 or guess[1] > 1.001
             _check(not outside, f"ImageSample.guesses: probability must lie in [0, 1], got {guess!r}")
 

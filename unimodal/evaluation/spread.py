@@ -1,4 +1,4 @@
-"""How many directions features use: the effective rank, and what it says of collapse (Garrido 2023)."""
+"""Spread of features: their effective rank, which shows a collapse (Garrido 2023)."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from unimodal.evaluation.evaluation import Rows, Streamed
 
 @dataclass
 class Sums:
-    """Tallies by adding up: each row array over its examples. `finish` makes the score of the sums."""
+    """Tally that adds up each array over its examples."""
 
-    finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]]
-    sums: dict[str, np.ndarray] = field(default_factory=dict)
-    examples: int = 0
+    finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]]  # sums by name → score
+    sums: dict[str, np.ndarray] = field(default_factory=dict)  # so far, in float64
+    examples: int = 0  # so far
 
     def add(self, rows: Rows) -> None:
         self.examples += len(rows["index"])
@@ -34,9 +34,16 @@ class Sums:
 class Summed(Streamed):
     """Adds up the float rows of `predict` (integer rows are for samples only) and scores the sums."""
 
-    metric: str
-    higher_is_better: bool
+    metric: str  # name and unit of the value
+    higher_is_better: bool  # direction of the metric
     finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]]  # sums by name, and "examples" → score
 
     def tally(self) -> Sums:
         return Sums(self.finish)
+
+    def columns(self, rows: Rows) -> dict[str, np.ndarray] | None:
+        found = {name: value for name, value in rows.items() if np.issubdtype(value.dtype, np.floating)}
+        return found if all(value.ndim == 1 for value in found.values()) else None
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(self.finish(sums)["value"])

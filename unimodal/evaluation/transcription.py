@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +16,24 @@ from unimodal.evaluation.error_rates import error_rates
 from unimodal.evaluation.evaluation import Rows, Streamed
 
 
+class Letters(Protocol):
+    """Spelling of ids as text, by an `Alphabet` or a published checkpoint's characters. Id 0 is the blank."""
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
 @dataclass
 class Transcribed:
     """Keeps what was said and what was heard, as strings. A row of 0 frames could not be heard whole and is left out."""
 
-    letters: Alphabet
-    beam: int
-    said: list[str] = field(default_factory=list)
-    greedy: list[str] = field(default_factory=list)
-    searched: list[str] = field(default_factory=list)
-    unknown: int = 0
-    left_out: int = 0
-    sick: bool = False
+    letters: Alphabet  # ids → text
+    beam: int  # width of the search; 0: none
+    said: list[str] = field(default_factory=list)  # the true transcripts
+    greedy: list[str] = field(default_factory=list)  # those of the likeliest path
+    searched: list[str] = field(default_factory=list)  # those of the beam search
+    unknown: int = 0  # characters of true transcripts that the alphabet lacks
+    left_out: int = 0  # recordings that did not fit
+    has_nan: bool = False  # some logit was NaN
 
     def add(self, rows: Rows) -> None:
         for i, frames in enumerate(rows["frames"]):
@@ -38,10 +45,10 @@ class Transcribed:
             if self.beam:
                 self.searched.append(heard(self.letters, rows, i, self.beam))
             self.unknown += int((rows["text"][i] == self.letters.classes).sum())
-            self.sick |= bool(math.isnan(rows["likeliest"][i]))
+            self.has_nan |= bool(math.isnan(rows["likeliest"][i]))
 
     def score(self) -> dict[str, float]:
-        if self.sick or not self.said:
+        if self.has_nan or not self.said:
             return {"value": math.nan, "word_error_rate": math.nan, "left_out": self.left_out}
         found = error_rates(self.said, self.greedy)
         scores = {"value": found["character_error_rate"], "word_error_rate": found["word_error_rate"]}
@@ -59,10 +66,10 @@ class Transcription(Streamed):
     fit whole have no frames: they are left out, and counted.
     """
 
-    letters: Callable[[], Alphabet]
-    beam: int = 0
-    metric: str = "character error rate"
-    higher_is_better: bool = False
+    letters: Callable[[], Alphabet]  # opens the alphabet, which may read the data
+    beam: int = 0  # width of the search that is scored too; 0: none
+    metric: str = "character error rate"  # edits over true characters
+    higher_is_better: bool = False  # direction
 
     def tally(self) -> Transcribed:
         return Transcribed(self.letters(), self.beam)
@@ -78,7 +85,7 @@ def frame_labels(logits: jax.Array, frames: jax.Array, *, whole: bool) -> dict[s
     return {**made, "log_probabilities": log_probabilities} if whole else made
 
 
-def heard(letters: Alphabet, rows: Rows, i: int, beam: int) -> str:
+def heard(letters: Letters, rows: Rows, i: int, beam: int) -> str:
     """The transcript of row i: by beam search where `beam` is its width, else of the likeliest path."""
     frames = int(rows["frames"][i])
     if not beam:

@@ -1,4 +1,4 @@
-"""What a representation learned from views is asked without labels: does a view find the other view of its picture?"""
+"""Evaluation of features of views without labels: does a view find the other view of its picture?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ViewRetrieval(Retrieval):
     """Recall at 1 of the other view among one view of every picture of the split. Ties count against it, so features
     that have collapsed score 0."""
 
-    at: int = 1
+    at: int = 1  # the nearest alone counts
 
     def tally(self) -> ViewPairs:
         return ViewPairs(self.at)

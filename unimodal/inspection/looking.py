@@ -1,4 +1,4 @@
-"""What there is to know of a task's data before training on it."""
+"""Look at a task's data before training on it."""
 
 from __future__ import annotations
 
@@ -23,34 +23,33 @@ _SECONDS = 3.0  # of measuring how fast examples are made
 
 @dataclasses.dataclass(frozen=True)
 class SplitLook:
-    """One split: how many examples, how many of them were looked at, and the lengths and classes of these. filled: the share of
-    their rows that is no padding, None where rows have none."""
+    """One split, as far as it was looked at."""
 
-    name: str
-    examples: int
-    looked: int
-    lengths: Mapping[str, np.ndarray]
-    labels: Mapping[str, Mapping[str, int]]
-    filled: float | None
-    skipped: tuple[tuple[str, str], ...]
+    name: str  # train or validation
+    examples: int  # how many there are
+    looked: int  # how many were looked at
+    lengths: Mapping[str, np.ndarray]  # of arrays with padding, by name
+    labels: Mapping[str, Mapping[str, int]]  # array of classes → class → how many
+    filled: float | None  # share of their rows that is no padding; None: rows have none
+    skipped: tuple[tuple[str, str], ...]  # record and reason, of those that cannot be used
 
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-    """A task's data. `twins` and `near`: records that two splits have in common, exactly or nearly."""
+    """A task's data."""
 
-    task: str
-    kind: str
-    source: str
-    spec: Mapping[str, ArraySpec]
-    splits: tuple[SplitLook, ...]
-    twins: tuple[tuple[str, ...], ...]
-    near: tuple[tuple[str, ...], ...]
-    per_second: float
-    shown: tuple[tuple[str, tuple[View, ...]], ...]
+    task: str  # its name
+    kind: str  # its class
+    source: str  # of the data
+    spec: Mapping[str, ArraySpec]  # arrays of an example
+    splits: tuple[SplitLook, ...]  # train first
+    twins: tuple[tuple[str, ...], ...]  # records that two splits have in common, exactly
+    near: tuple[tuple[str, ...], ...]  # records that two splits have in common, nearly
+    per_second: float  # examples that were made in a second
+    shown: tuple[tuple[str, tuple[View, ...]], ...]  # id and views of a few examples
 
     def lines(self) -> list[str]:
-        """What the command prints."""
+        """The lines that the command prints."""
         shapes = ", ".join(f"{n} {np.dtype(s.dtype)}{list(s.shape)}" for n, s in self.spec.items())
         out = [f"{self.task} ({self.kind}) of {self.source}", f"  example      {shapes}"]
         for split in self.splits:

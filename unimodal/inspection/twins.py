@@ -63,7 +63,7 @@ def shared(parts: Mapping[str, Iterable[tuple[str, str | None]]]) -> list[tuple[
 
 
 def records_of(source: Source, limit: int) -> Iterable[dict[str, Any]]:
-    """Up to `limit` records at even distances; those that cannot be read are left out."""
+    """Read up to `limit` records at even distances; those that cannot be read are left out."""
     count = min(len(source), limit)
     for i in range(count):
         try:

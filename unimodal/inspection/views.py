@@ -21,13 +21,13 @@ _RATE = 16_000
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One array. kind: picture, sound, text, strip or value; `pictures`, `sound` are data URIs."""
+    """One array of an example, ready to be drawn."""
 
-    name: str
-    kind: str
-    text: str = ""
-    pictures: tuple[str, ...] = ()
-    sound: str = ""
+    name: str  # of the array
+    kind: str  # picture, sound, text, strip or value
+    text: str = ""  # words to show
+    pictures: tuple[str, ...] = ()  # data URIs
+    sound: str = ""  # data URI
 
 
 def views_of(task: Any, spec: Mapping[str, ArraySpec], example: Mapping[str, Any]) -> tuple[View, ...]:

@@ -1,4 +1,4 @@
-"""What a family says of a checkpoint: its towers, its outputs and its rows. Data only; `pretrained.py` runs it."""
+"""Description of a checkpoint by its family: towers, outputs and rows. It is data only; `pretrained.py` runs it."""
 
 from __future__ import annotations
 
@@ -16,46 +16,40 @@ from unimodal.interop.table import Row
 
 @dataclass(frozen=True)
 class Tower:
-    """One tokenizer and its backbone, both called `name`, which read the argument `input` (text, image or audio).
+    """One tokenizer and its backbone."""
 
-    kind and tokenizer: as in `unimodal.model.assemble`. causal: tokens see only what came before. first_position: of
-    the first text token in the position table. pad_id: ids that positions do not count, if any. skip_padding: positions
-    do not count what the mask hides, so that padding on the left moves nothing. masked: whether it takes a mask; if not, rows are filled up with fill_id.
-    """
-
-    name: str
-    input: str
-    kind: str
-    tokenizer: Any
-    backbone: BackboneConfig
-    causal: bool = False
-    first_position: int = 0
-    pad_id: int | None = None
-    skip_padding: bool = False
-    masked: bool = True
-    fill_id: int = 0
+    name: str  # of both, in `model.tokenizers` and `model.backbones`
+    input: str  # the argument that it reads: text, image or audio
+    kind: str  # of the tokenizer, as in `unimodal.model.assemble`
+    tokenizer: Any  # its Config
+    backbone: BackboneConfig  # its config
+    causal: bool = False  # tokens see only what came before
+    first_position: int = 0  # of the first text token in the position table
+    pad_id: int | None = None  # ids that positions do not count; None: all count
+    skip_padding: bool = False  # positions do not count what the mask hides, so that padding on the left moves nothing
+    masked: bool = True  # it takes a mask; if not, rows are filled up with fill_id
+    fill_id: int = 0  # the id that fills up rows without a mask
 
 
 @dataclass(frozen=True)
 class Output:
-    """The output `name`: `stages` applied in turn to `start`, a tower's "hidden" or an earlier output (several: their
-    mean). An output whose start, or one of its `needs`, was not computed is left out."""
+    """One output of a checkpoint. It is left out if its start, or one of its `needs`, was not computed."""
 
-    name: str
-    tower: str
-    stages: tuple[Stage, ...] = ()
-    start: str | tuple[str, ...] = "hidden"
-    needs: tuple[str, ...] = ()
+    name: str  # under which the model returns it
+    tower: str  # whose hidden states it begins with
+    stages: tuple[Stage, ...] = ()  # applied in turn
+    start: str | tuple[str, ...] = "hidden"  # "hidden", or an earlier output, or several of which the mean is taken
+    needs: tuple[str, ...] = ()  # outputs that must be there besides
 
 
 @dataclass(frozen=True)
 class Description:
-    """leftovers: regular expressions of whole names; tensors that are known, and rightly go unread."""
+    """The whole of a checkpoint."""
 
-    towers: tuple[Tower, ...]
-    outputs: tuple[Output, ...]
-    rows: tuple[Row, ...]
-    leftovers: tuple[str, ...] = ()
+    towers: tuple[Tower, ...]  # in the order of the inputs
+    outputs: tuple[Output, ...]  # in the order in which they are computed
+    rows: tuple[Row, ...]  # its tensors ↔ our parameters
+    leftovers: tuple[str, ...] = ()  # regular expressions of whole names: tensors that are known, and rightly go unread
 
 
 ACTIVATION_NAMES = {
@@ -74,10 +68,10 @@ GATED = {"silu": "swiglu", "gelu_tanh": "geglu", "gelu": "geglu_erf"}
 
 @dataclass(frozen=True)
 class Fields:
-    """config.json, or a part of it, read with the defaults of its family; `where` is its place in error lines."""
+    """config.json, or a part of it, read with the defaults of its family."""
 
-    values: Mapping[str, Any]
-    where: str
+    values: Mapping[str, Any]  # as JSON has them
+    where: str  # their place, for error lines
 
     def get(self, key: str, default: Any) -> Any:
         """A field of the type of its default. Raises UsageError for another type."""
@@ -149,7 +143,7 @@ class Fields:
         return ACTIVATION_NAMES[name]
 
     def head(self, kind: str) -> bool:
-        """Whether the file says that it holds a model with this head: `architectures` names a class that ends so."""
+        """True if the file says that it holds a model with this head: `architectures` names a class that ends so."""
         return any(str(name).endswith(kind) for name in self.get("architectures", []))
 
     def gated(self, key: str, default: str) -> str:

@@ -43,13 +43,13 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies. `read` maps it from the file: bytes reach memory only as they are used."""
+    """The place of one tensor in a file. `read` maps it from the file: bytes reach memory only as they are used."""
 
-    name: str
-    file: Path
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int
+    name: str  # as the checkpoint calls it
+    file: Path  # that holds it
+    dtype: np.dtype[Any]  # as stored
+    shape: tuple[int, ...]  # as stored
+    offset: int  # of its first byte in the file
 
     def read(self) -> np.ndarray:
         if not math.prod(self.shape):
@@ -61,11 +61,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint directory whose headers have been read and checked; `tensors` by name, in the files' order."""
+    """A checkpoint directory whose headers have been read and checked."""
 
-    directory: Path
-    config_text: str
-    tensors: Mapping[str, Tensor]
+    directory: Path  # of the checkpoint
+    config_text: str  # config.json as it stands
+    tensors: Mapping[str, Tensor]  # by name, in the files' order
 
     @property
     def config(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
 
 def _tensor(file: Path, size: int, start: int, name: str, entry: Any) -> Tensor:
-    """What the header says of one tensor of a file of `size` bytes, whose tensors begin at byte `start`."""
+    """Read one tensor's entry in the header of a file of `size` bytes, whose tensors begin at byte `start`."""
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if not isinstance(kind, str) or not all(type(number) is int for number in (*shape, begin, end)):
@@ -203,7 +203,7 @@ def write_file(
 
 
 def small_files(directory: Path) -> Iterator[Path]:
-    """What a checkpoint carries besides weights (vocabularies, preprocessing, …), relative to it; nothing above 64 MiB."""
+    """List a checkpoint's files besides weights (vocabularies, preprocessing, …) of at most 64 MiB, relative to it."""
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)
         named = path.suffix in (".json", ".txt", ".model", ".jinja", ".md")

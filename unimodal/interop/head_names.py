@@ -34,7 +34,7 @@ def _modules(stage: Stage) -> tuple[str, ...]:
 
 
 def _alike(name: str, ours: Any, their_name: str, heads: Mapping[str, Any]) -> bool:
-    """Whether two heads compute the same of the same parameters. Linear layers and tables are all alike: they must bear
+    """True if two heads compute the same from the same parameters. Linear layers and tables are all alike: they must bear
     one name."""
     theirs = heads[their_name]
     if type(ours) is not type(theirs) or named_leaves(ours).keys() != named_leaves(theirs).keys():

@@ -52,16 +52,17 @@ def load_huggingface(
 class Prepared:
     """A checkpoint that has been checked but not read: the model's shapes, and what fills them."""
 
-    source: Source
-    description: Description
-    abstract: Pretrained
-    matched: Matched
-    dtype: np.dtype[Any] | None
+    source: Source  # the files
+    description: Description  # by its family
+    abstract: Pretrained  # the model's shapes
+    matched: Matched  # which tensor fills which parameter
+    dtype: np.dtype[Any] | None  # that parameters are read as; None: as stored
 
     def read(self, mesh: Mesh | None) -> Pretrained:
         """All parameters, one tensor in memory at a time."""
         check_tied(self.matched, self.source)
         leaves = named_leaves(self.abstract)
+        # Ask for the shardings of all parameters at once: two on one mesh axis are found before anything is read.
         where: Mapping[str, Any] = {} if mesh is None else named_leaves(shardings(self.abstract, mesh))
         fresh = self._fresh(leaves, where)
         values = [
@@ -108,6 +109,7 @@ def prepare(directory: Path, dtype: DTypeLike | None = None, ignore: str | None 
         tuple((name, tuple(tensors)) for name, tensors in source.files().items()),
         tuple((name, tensor.shape) for name, tensor in source.tensors.items()),
     )
+    # Match with shapes alone, so that what is wrong with a checkpoint of 100 GB is told within a second.
     leaves = named_leaves(_abstract(description, origin))
     matched = match(description.rows, leaves, source)
     check_unread(matched, description.leftovers, source, ignore)
@@ -116,7 +118,7 @@ def prepare(directory: Path, dtype: DTypeLike | None = None, ignore: str | None 
 
 
 def describe(source: Source) -> Description:
-    """What the checkpoint's family says of it. Raises UsageError for a model_type that no family knows."""
+    """Ask the checkpoint's family to describe it. Raises UsageError for a model_type that no family knows."""
     config = Fields(source.config, str(source.directory / "config.json"))
     kind, known = config.raw("model_type"), families()
     if kind is None:
@@ -130,6 +132,7 @@ def describe(source: Source) -> Description:
     names = Names({name: tensor.shape for name, tensor in source.tensors.items()})
     with making(config.where):
         description = family.describe(config, names, source.directory)
+    # Compare with the files: a config.json that claims a million layers would be assembled otherwise.
     check_depth(config.where, [tower.backbone.depth for tower in description.towers], len(source.tensors))
     return description
 
@@ -150,6 +153,7 @@ def resolve(path: str | Path) -> Path:
         import huggingface_hub  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(f"{name} is not a directory; to fetch it by name, pip install huggingface_hub") from None
+    # Leave pickled weights where they are: they can run code.
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
@@ -167,11 +171,13 @@ def read_leaf(
     if sharding is not None:
         slices = sharding.addressable_devices_indices_map(shape)
         placed = {device: _bounds(index or (), shape) for device, index in slices.items()}
+    # Make one buffer for each distinct shard, which devices that hold copies share.
     buffers = {index: _aligned([stop - start for start, stop in index], dtype) for index in set(placed.values())}
     if pieces[0].layer is not None and pieces[0].row.first:  # layers that nothing there fills
         for buffer in buffers.values():
             buffer.fill(pieces[0].row.before)
     for piece in pieces:
+        # Read each tensor once, whatever the number of shards that want a part of it.
         value = piece.row.read(source.tensors[piece.source].read()).reshape(piece.shape)
         value = value if piece.layer is None else value[None]
         region = piece.region(shape)
@@ -198,6 +204,7 @@ def _copy(
     source, target = [], []
     for (a, b), (start, stop) in zip(region, index, strict=True):
         first, last = max(a, start), min(b, stop)
+        # Leave out shards of other regions.
         if first >= last:
             return
         source.append(slice(first - a, last - a))

@@ -20,10 +20,10 @@ from unimodal.sharding import path_name
 class Piece:
     """One source tensor (by name) and the part of one of our leaves that it fills."""
 
-    source: str
-    leaf: str
-    row: Row
-    layer: int | None
+    source: str  # the tensor's name
+    leaf: str  # the parameter's dotted name
+    row: Row  # of the family's table
+    layer: int | None  # which layer of a stacked parameter; None: the parameter is not stacked
     shape: tuple[int, ...]  # of the part
 
     def region(self, leaf_shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -57,6 +57,7 @@ def expand(rows: Sequence[Row], leaves: Mapping[str, Any]) -> list[Piece]:
                 for i in range(row.first, leaves[row.ours].shape[0])
             ]
         else:
+            # Look the layers up in the paths: an unrolled backbone may lack some, and its table does not know which.
             before, after = row.ours.split(".layers.")
             pattern = re.compile(rf"{re.escape(before)}\.layers\.(\d+)\.{re.escape(after)}")
             numbers = [
@@ -79,12 +80,12 @@ def _piece(row: Row, ours: str, source: str, layer: int | None, leaves: Mapping[
 
 @dataclass(frozen=True)
 class Matched:
-    """pieces by leaf; tied: second copies, to be compared; fresh: leaves without a source; unused: tensors without one."""
+    """Tensors of a checkpoint matched with parameters of a model."""
 
-    pieces: Mapping[str, list[Piece]]
-    tied: list[tuple[Piece, Piece]]
-    fresh: list[str]
-    unused: list[str]
+    pieces: Mapping[str, list[Piece]]  # by parameter
+    tied: list[tuple[Piece, Piece]]  # second copies, to be compared
+    fresh: list[str]  # parameters without a tensor
+    unused: list[str]  # tensors without a parameter
 
 
 def match(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Matched:
@@ -93,6 +94,7 @@ def match(rows: Sequence[Row], leaves: Mapping[str, Any], source: Source) -> Mat
     second = []
     for piece in expand(rows, leaves):
         if piece.source not in source.tensors:
+            # Begin afresh what may be missing; a second copy is not needed to fill anything.
             if piece.row.optional or piece.row.tied:
                 continue
             raise UsageError(f"{_where(source)} lacks the tensor {piece.source}, which {piece.leaf} is read from")
@@ -124,6 +126,7 @@ def check_unread(matched: Matched, leftovers: Sequence[str], source: Source, ign
         chosen = None if ignore is None else re.compile(ignore)
     except re.error as error:
         raise UsageError(f"ignore={ignore!r} is no regular expression: {error}") from error
+    # Refuse what nobody can place: a model that ignores a tensor computes something else without a word.
     unread = [n for n in matched.unused if not known.fullmatch(n) and not (chosen is not None and chosen.search(n))]
     if not unread:
         return
@@ -148,6 +151,7 @@ def check_tied(matched: Matched, source: Source) -> None:
     """Raises UsageError if a second copy of a tensor, which we keep once, is not equal to the first."""
     for second, first in matched.tied:
         a, b = source.tensors[second.source], source.tensors[first.source]
+        # Compare bits, as NaN is not equal to itself.
         if a.shape != b.shape or not np.array_equal(a.read().view(np.uint8), b.read().view(np.uint8)):
             raise UsageError(
                 f"{a.file}: tensor {a.name} differs from {b.name}, of which it should be a copy; "

@@ -15,7 +15,7 @@ DEEPEST = 10_000  # layers, of which a list may be made before anything else is 
 
 
 def is_count(value: Any, least: int = 0) -> bool:
-    """Whether it is a whole number from `least` to `LARGEST`; True and 3.0 are none."""
+    """True for a whole number from `least` to `LARGEST`. True and 3.0 are none."""
     return type(value) is int and least <= value <= LARGEST
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint was fed with, as fields of our data blocks: normalisation, size and filter, rate, vocabulary."""
+"""Preparation of a checkpoint's inputs, as fields of our data blocks: normalisation, size, filter, rate, vocabulary."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ from unimodal.interop.preprocess_image import ImageSteps
 
 @dataclass(frozen=True)
 class Preparation:
-    """fields: name of a tokenizer of ours → dotted field of what reads it ("images.mean") → the checkpoint's value.
+    """The preparation of inputs that comes with weights."""
 
-    notes: what the checkpoint does not say, or does and our fields cannot, one line each.
-    """
-
-    origin: str
+    origin: str  # where they come from, for messages
+    # tokenizer of ours → dotted field of what reads it ("images.mean") → value
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the checkpoint does not say, or does and our fields cannot, one line each
 
     def of(self, reader: Mapping[str, Any]) -> dict[str, Any]:
         """For the fields of a task or an evaluation: those of the tokenizers that it names."""
@@ -41,7 +39,7 @@ class Preparation:
 def published(
     directory: Path, config: Mapping[str, Any], places: Mapping[str, Tower], sizes: Mapping[str, Any]
 ) -> Preparation:
-    """Of a Hugging Face directory. config: its config.json; places: our tokenizers → the towers that fill them; sizes: the
+    """Read the preparation of a Hugging Face directory. config: its config.json; places: our tokenizers → the towers that fill them; sizes: the
     config of each of our tokenizers."""
     try:
         steps: Mapping[str, ImageSteps | AudioSteps] = load_steps(directory, Fields(config, str(directory)))
@@ -80,7 +78,7 @@ def _images(steps: ImageSteps, size: tuple[int, int], notes: list[str]) -> dict[
 
 
 def _colours(steps: ImageSteps) -> dict[str, Any]:
-    """Of pictures that become ids: the palette, from 0 to 255."""
+    """Read the palette of pictures that become ids, from 0 to 255."""
     assert steps.colors is not None
     scale, mean, std = (
         default if x is None else x for x, default in ((steps.scale, 1.0), (steps.mean, 0.0), (steps.std, 1.0))

@@ -1,4 +1,4 @@
-"""What comes before a checkpoint: strings, pictures and sounds → the arrays that `Pretrained` is called with."""
+"""Preprocessing for a checkpoint: strings, pictures and sounds → the arrays that `Pretrained` is called with."""
 
 from __future__ import annotations
 
@@ -40,16 +40,13 @@ _BY_MODEL_TYPE = {
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Call it with raw text, pictures or sound, and the model with what it gives: `model(**preprocessor(text="…"))`.
+    """Call it with raw text, pictures or sound, and the model with what it gives: `model(**preprocessor(text="…"))`."""
 
-    text, image and audio: the encoder or the steps of each, None where the checkpoint has none; missing: why.
-    """
-
-    directory: str
-    text: TextEncoder | None = None
-    image: ImageSteps | None = None
-    audio: AudioSteps | None = None
-    missing: Mapping[str, str] = field(default_factory=dict)
+    directory: str  # of the checkpoint
+    text: TextEncoder | None = None  # encoder of texts; None: the checkpoint has none
+    image: ImageSteps | None = None  # steps of a picture; None: none
+    audio: AudioSteps | None = None  # steps of a sound; None: none
+    missing: Mapping[str, str] = field(default_factory=dict)  # why one of them is None, by name
 
     def __call__(
         self,
@@ -88,6 +85,11 @@ class Preprocessor:
             found |= steps(to_waveforms(audio, rate, steps.rate))
         return found
 
+    @property
+    def rate(self) -> int:
+        """Samples in a second of the sound that the model takes. Raises UsageError where it takes none."""
+        return self._need(self.audio, "audio").rate
+
     def decode(self, ids: Any) -> str | list[str]:
         """Ids [T] → a string, [B,T] → a list of strings, without the special tokens. Raises UsageError as for text."""
         return self._need(self.text, "text").decode(ids)
@@ -114,6 +116,7 @@ def load_preprocessor(path: str | Path) -> Preprocessor:
     parts: dict[str, Any] = {}
     missing: dict[str, str] = {}
     parts |= load_steps(directory, model)
+    # Go on without a tokenizer where pictures or sound can be prepared, and remember why.
     try:
         parts["text"] = load_text(directory, model)
     except NoTokenizer as error:

@@ -40,10 +40,10 @@ class Waveforms:
     give them one sound at a time.
     """
 
-    rate: int
-    normalize: bool
-    mask: bool
-    padding: float = 0.0
+    rate: int  # samples in a second
+    normalize: bool  # see above
+    mask: bool  # the model takes one
+    padding: float = 0.0  # value that fills up shorter sounds
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         rows = [normalize(w) for w in waveforms] if self.normalize and self.mask else waveforms
@@ -60,12 +60,12 @@ class Waveforms:
 class LogMel:
     """Whisper: exactly `samples` of sound, padded with silence or cut → audio [B,samples // hop,bins]."""
 
-    rate: int
-    bins: int
-    window: int
-    hop: int
-    samples: int
-    padding: float = 0.0
+    rate: int  # samples in a second
+    bins: int  # of the mel scale
+    window: int  # samples of one Fourier transform
+    hop: int  # samples from frame to frame
+    samples: int  # of the whole input
+    padding: float = 0.0  # value that fills up shorter sounds
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         made = []
@@ -84,10 +84,10 @@ class FilterBank:
     """The audio spectrogram transformer: `frames` of 10 ms, padded with zeros or cut, minus mean, over twice the
     deviation (Gong 2021, §2.1; None: neither) → audio [B,frames,bins]."""
 
-    rate: int
-    bins: int
-    frames: int
-    normal: tuple[float, float] | None
+    rate: int  # samples in a second
+    bins: int  # of the mel scale
+    frames: int  # of the whole input
+    normal: tuple[float, float] | None  # mean and deviation of the log-mel values
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         audio = np.zeros((len(waveforms), self.frames, self.bins), np.float32)

@@ -35,19 +35,15 @@ _EDGE_BY_NUMBER = ("CLIP", "Bit")  # to whom one number is the shorter side, not
 
 @dataclass(frozen=True, eq=False)
 class ImageSteps:
-    """What happens to a picture, in this order; None: not that.
+    """Steps that happen to a picture, in this order. A step that is None is left out."""
 
-    size: (height, width), or the length of the shorter side; crop: the middle (height, width); then pixel · scale,
-    minus mean, over std; colors: the nearest of these rows replaces the pixel, and rows of ids the picture.
-    """
-
-    size: tuple[int, int] | int | None
-    resample: Image.Resampling
-    crop: tuple[int, int] | None
-    scale: float | None
-    mean: np.ndarray | None
-    std: np.ndarray | None
-    colors: np.ndarray | None = None
+    size: tuple[int, int] | int | None  # (height, width), or the length of the shorter side
+    resample: Image.Resampling  # the filter of the resizing
+    crop: tuple[int, int] | None  # the middle (height, width)
+    scale: float | None  # that pixels are multiplied by
+    mean: np.ndarray | None  # of each channel, which is taken away
+    std: np.ndarray | None  # of each channel, which divides
+    colors: np.ndarray | None = None  # the nearest of these rows replaces the pixel, and its number the picture
 
     def __call__(self, image: Picture | Sequence[Picture]) -> np.ndarray:
         """One picture or several: Pillow's, uint8 [H,W,3] (or [H,W], [H,W,1], [H,W,4]), paths, encoded bytes → float32

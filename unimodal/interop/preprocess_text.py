@@ -25,15 +25,14 @@ _UNMASKED = ("siglip", "siglip_text_model")  # trained on texts padded to the fu
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """pad_id fills up shorter rows, at the left if `left`; cut_left: too long texts lose their beginning; types: sentence
-    types are given out; length: every row is padded to it, and there is no mask."""
+    """Strings to ids, as the checkpoint's tokenizer does it."""
 
     tokenizer: Any  # a tokenizers.Tokenizer
-    pad_id: int
-    left: bool = False
-    cut_left: bool = False
-    types: bool = False
-    length: int | None = None
+    pad_id: int  # fills up shorter rows
+    left: bool = False  # rows are filled up on the left
+    cut_left: bool = False  # texts that are too long lose their beginning
+    types: bool = False  # sentence types are given out
+    length: int | None = None  # every row is padded to it, and there is no mask; None: to the longest
 
     def __call__(self, text: Strings, max_length: int | None = None) -> dict[str, np.ndarray]:
         """One string, or a list of strings and pairs of strings → text, text_mask and text_types, int32 [B,T]."""
@@ -110,7 +109,7 @@ def _pad_id(tokenizer: Any, roles: Mapping[str, str], padding: Mapping[str, Any]
 
 
 def _gives_types(settings: Fields, model: Fields, name: str) -> bool:
-    """Whether the model has sentence types."""
+    """True if the model has sentence types."""
     inputs = settings.raw("model_input_names")
     if inputs is not None:
         return "token_type_ids" in inputs
@@ -118,7 +117,7 @@ def _gives_types(settings: Fields, model: Fields, name: str) -> bool:
 
 
 def _words(model: Fields) -> Fields:
-    """What config.json says of the text model, which may be all there is."""
+    """The part of config.json about the text model, which may be all of it."""
     return model.part("text_config") if model.raw("text_config") is not None else model
 
 

@@ -26,18 +26,18 @@ Embedded = tuple[Tokens, dict[str, jax.Array]]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a checkpoint came from, and what goes back into a saved one unchanged.
+    """The origin of a checkpoint, and what goes back into a saved one unchanged.
 
     files: file name and its tensors, in order. unused: tensors that no parameter of ours reads; they stay in
     `directory` and are copied from there when the model is saved. fresh: parameters that no tensor filled.
     """
 
-    directory: str
-    config: str
-    files: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    unused: tuple[str, ...] = ()
-    fresh: tuple[str, ...] = ()
+    directory: str  # that the checkpoint was read from
+    config: str  # config.json as it stands
+    files: tuple[tuple[str, tuple[str, ...]], ...] = ()  # file name and its tensors, in order
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()  # of tensors that are stored in another shape than ours
+    unused: tuple[str, ...] = ()  # tensors that no parameter of ours reads; they are copied when the model is saved
+    fresh: tuple[str, ...] = ()  # parameters that no tensor filled
 
 
 class Pretrained(nnx.Module):
@@ -163,10 +163,10 @@ class Pretrained(nnx.Module):
 class Given:
     """One tower's input."""
 
-    value: Any
-    mask: jax.Array | None
-    types: jax.Array | None
-    key: jax.Array | None
+    value: Any  # ids, pixels or samples
+    mask: jax.Array | None  # [B,T], 0 for padding; None: all is real
+    types: jax.Array | None  # [B,T] sentence types; None: none
+    key: jax.Array | None  # turns dropout on
 
 
 def _embed_text(tokenizer: Any, tower: Tower, given: Given) -> Embedded:

@@ -1,4 +1,4 @@
-"""What a config must say so that a checkpoint's weights are right for it, and where one says otherwise."""
+"""Configs for a checkpoint: what one must say so that the weights are right for it, and where one says otherwise."""
 
 from __future__ import annotations
 
@@ -39,14 +39,13 @@ _ONLY = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The parts of a model that a checkpoint fills, as `unimodal.model.assemble` takes them: tokenizers (name → kind and
-    its Config) and backbones by name. towers and outputs: what the checkpoint is, as its family describes it."""
+    """The parts of a model that a checkpoint fills, as `unimodal.model.assemble` takes them."""
 
-    directory: Path
-    tokenizers: Mapping[str, tuple[str, Any]]
-    backbones: Mapping[str, BackboneConfig]
-    towers: tuple[Tower, ...]
-    outputs: tuple[Output, ...]
+    directory: Path  # of the checkpoint
+    tokenizers: Mapping[str, tuple[str, Any]]  # name → kind and its Config
+    backbones: Mapping[str, BackboneConfig]  # by name
+    towers: tuple[Tower, ...]  # as its family describes them
+    outputs: tuple[Output, ...]  # as its family describes them
 
     @property
     def heads(self) -> dict[str, Any]:
@@ -55,7 +54,7 @@ class Recipe:
 
 
 def recipe(path: str | Path) -> Recipe:
-    """What config a checkpoint (a directory, or a hub name) asks for; read from its headers alone.
+    """Write the config that a checkpoint (a directory, or a hub name) asks for. Only headers are read.
 
     Parameters and computation are float32 in it, whatever the file holds. Raises UsageError as `load_huggingface` does.
     """

@@ -29,6 +29,7 @@ def save_huggingface(model: Pretrained, directory: str | Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write in {target}: {error.strerror}") from error
+    # Open where the model came from: tensors that it never read are copied from there.
     old = _origin(origin.directory, needed=bool(origin.unused))
     groups, leaves = pieces_by_source(model), named_leaves(model)
     shapes = dict(origin.shapes)
@@ -41,6 +42,7 @@ def save_huggingface(model: Pretrained, directory: str | Path) -> None:
             for name in names
         }
         write_file(target / file, described, _values(names, groups, leaves, shapes, old))
+    # Take vocabularies and preprocessing along, so that the copy can be used by itself.
     if old is not None and target.resolve() != old.directory.resolve():
         for path in small_files(old.directory):
             (target / path).parent.mkdir(exist_ok=True)
@@ -90,6 +92,7 @@ def assemble(pieces: Sequence[Piece], leaves: Mapping[str, Any], shape: tuple[in
 
 def _take(piece: Piece, leaf: jax.Array) -> np.ndarray:
     """The part of a parameter that a piece is, brought to the host; one layer of a stack, not all."""
+    # Slice on the device, so that only one layer comes to the host at a time.
     value = leaf if piece.layer is None else leaf[piece.layer]
     if piece.row.rows is not None:
         value = value[slice(*piece.row.rows)]

@@ -20,13 +20,13 @@ from unimodal.tokens import tokens
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may look at besides its input: the parts of the model, the tokens' origin, earlier outputs."""
+    """Everything that a stage may look at besides its input."""
 
-    heads: Mapping[str, Any]
-    tokenizer: Any
-    ids: jax.Array
-    segment: jax.Array | None
-    outputs: Mapping[str, jax.Array]
+    heads: Mapping[str, Any]  # the model's heads, by name
+    tokenizer: Any  # of the tower
+    ids: jax.Array  # [B,T] of a text; else the input itself
+    segment: jax.Array | None  # [B,T], 0 for padding; None: all is real
+    outputs: Mapping[str, jax.Array]  # those computed before, by name
 
 
 class Stage(Protocol):
@@ -49,7 +49,7 @@ class Bare:
 class Headed:
     """A stage that is one module, the head `name`: of a class that tasks train, too."""
 
-    name: str
+    name: str  # of the head, in `model.heads`
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
         return {self.name: self.module(rngs)}
@@ -65,8 +65,8 @@ class Headed:
 class Pool(Bare):
     """The mean over the real tokens from `start` to `stop`: [B,T,D] → [B,D]. (0, 1) is the first token."""
 
-    start: int = 0
-    stop: int | None = 1
+    start: int = 0  # first token
+    stop: int | None = 1  # behind the last token; None: the end
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         real = None if context.segment is None or self.stop is not None else context.segment[:, self.start :]
@@ -75,11 +75,10 @@ class Pool(Bare):
 
 @dataclass(frozen=True)
 class Last(Bare):
-    """The last token of the row, padding or not (or, if `real`, the last that is none: by its id if pad_id is given,
-    else by the mask). [B,T,D] → [B,D]."""
+    """The last token of the row: [B,T,D] → [B,D]."""
 
-    real: bool = False
-    pad_id: int | None = None
+    real: bool = False  # the last token that is no padding, in place of the last of all
+    pad_id: int | None = None  # tells padding by this id; None: by the mask
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         real = context.segment if self.pad_id is None else (context.ids != self.pad_id).astype(jnp.int32)
@@ -90,8 +89,8 @@ class Last(Bare):
 class Both(Bare):
     """Two poolings side by side: [B,T,D] → [B,2·D]."""
 
-    first: Pool
-    second: Pool
+    first: Pool  # the left half
+    second: Pool  # the right half
 
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         return jnp.concatenate([self.first(x, context), self.second(x, context)], axis=-1)
@@ -110,10 +109,10 @@ class Unit(Bare):
 class Dense(Headed):
     """A linear layer and, if named, an activation."""
 
-    inputs: int
-    outputs: int
-    activation: str | None = None
-    bias: bool = True
+    inputs: int  # width
+    outputs: int  # width
+    activation: str | None = None  # after it; None: none
+    bias: bool = True  # it has one
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         return Linear((self.inputs,), (self.outputs,), ("embed", "classes"), bias=self.bias, rngs=rngs)
@@ -127,9 +126,9 @@ class Dense(Headed):
 class Normed(Headed):
     """A LayerNorm."""
 
-    width: int
-    epsilon: float
-    bias: bool = True
+    width: int  # of its input
+    epsilon: float  # beside the variance
+    bias: bool = True  # it has one
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         return Norm(self.width, epsilon=self.epsilon, bias=self.bias)
@@ -140,8 +139,8 @@ class _OverIds(Headed):
     """Logits over the ids, which may share the tokenizer's table."""
 
     head: ClassVar[Any]  # a class of `unimodal.heads`
-    width: int
-    vocabulary: int
+    width: int  # of hidden states
+    vocabulary: int  # how many ids
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         # What a subclass adds are options of its head.
@@ -157,9 +156,9 @@ class Vocabulary(_OverIds):
     """Logits over the ids."""
 
     head = LanguageModel
-    tied: bool = True
-    bias: bool = False
-    soft_cap: float | None = None
+    tied: bool = True  # the last matrix is the tokenizer's table
+    bias: bool = False  # one for each id
+    soft_cap: float | None = None  # logits stay within ± this, by tanh; None: unbounded
 
 
 @dataclass(frozen=True)
@@ -167,20 +166,20 @@ class MaskedVocabulary(_OverIds):
     """Logits over the ids of masked tokens."""
 
     head = MaskedLanguageModel
-    activation: str
-    norm_epsilon: float
-    tied: bool = True
+    activation: str  # of the transform before the table
+    norm_epsilon: float  # of the norm after it
+    tied: bool = True  # the last matrix is the tokenizer's table
 
 
 @dataclass(frozen=True)
 class Embedded(Headed):
-    """One embedding of each row. part: "pooled" or "projected", what comes before; "" is the embedding of unit length."""
+    """One embedding of each row."""
 
-    width: int
-    size: int
-    config: Embed
-    backbone: BackboneConfig
-    part: str = ""
+    width: int  # of hidden states
+    size: int  # of the embedding
+    config: Embed  # pooling, norm and projection
+    backbone: BackboneConfig  # whose options a pooling by attention has
+    part: str = ""  # "pooled" or "projected" for what comes before; "": the embedding of unit length
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         return Projection(self.width, self.size, self.config, self.backbone, rngs=rngs)
@@ -195,10 +194,10 @@ class Embedded(Headed):
 class Quantised(Headed):
     """Each frame's likeliest codes from a product codebook, side by side."""
 
-    channels: int
-    groups: int
-    codes: int
-    size: int
+    channels: int  # of the features
+    groups: int  # codebooks
+    codes: int  # in each codebook
+    size: int  # of one code
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         return Quantiser(self.channels, self.groups, self.codes, self.size, rngs=rngs)
@@ -213,8 +212,8 @@ class Quantised(Headed):
 class Similarity(Headed):
     """Embeddings [A,E] against the output `other` [B,E], scaled (and shifted): [A,B] (Radford 2021; Zhai 2023)."""
 
-    other: str
-    bias: bool = False
+    other: str  # the output that is compared with
+    bias: bool = False  # similarities are shifted, too
 
     def module(self, rngs: nnx.Rngs) -> nnx.Module:
         return LogitScale(bias=0.0 if self.bias else None)
@@ -228,11 +227,11 @@ class Decoded:
     """A second backbone over the projected tokens and its own position table (He 2022, §3 "MAE decoder"); drops the
     first `drop` tokens. All tokens are given here, so what stands for a masked one is kept and not used."""
 
-    name: str
-    inputs: int
-    length: int
-    config: BackboneConfig
-    drop: int = 1
+    name: str  # of the backbone among the heads; its other parts are NAME_embed, NAME_position and NAME_mask
+    inputs: int  # width of the encoder
+    length: int  # rows of the position table
+    config: BackboneConfig  # of the backbone
+    drop: int = 1  # tokens at the front that are left out of the output
 
     def make(self, rngs: nnx.Rngs) -> dict[str, Any]:
         width = self.config.width

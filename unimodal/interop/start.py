@@ -32,17 +32,15 @@ Backbones = Mapping[str, BackboneConfig]
 
 @dataclass(frozen=True)
 class Start:
-    """loaded: our parameter → the pieces of the checkpoint that fill it; fresh: our others, which stay as initialised;
-    unused: tensors of the checkpoint that nothing of ours takes. before: rows of a table there that come before ours.
-    inputs: lines on what the weights are fed with."""
+    """Parameters of a model that a published checkpoint fills."""
 
-    source: Source
-    matched: Matched
-    loaded: Mapping[str, Sequence[Piece]]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-    before: Mapping[str, int]
-    inputs: tuple[str, ...] = ()
+    source: Source  # the files
+    matched: Matched  # its tensors and the parts of its own model
+    loaded: Mapping[str, Sequence[Piece]]  # our parameter → the pieces that fill it
+    fresh: tuple[str, ...]  # our others, which stay as initialised
+    unused: tuple[str, ...]  # tensors that nothing of ours takes
+    before: Mapping[str, int]  # rows of a table there that come before ours
+    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
 
     def report(self) -> str:
         """Each parameter and tensor by name, then `inputs`."""
@@ -75,6 +73,7 @@ class Start:
     def _read(self, name: str, old: jax.Array) -> jax.Array:
         pieces, before, dtype = self.loaded[name], self.before.get(name, 0), np.dtype(old.dtype)
         shape, where = (old.shape[0] + before, *old.shape[1:]) if before else old.shape, old.sharding
+        # Free the initialised array first: both together might not fit.
         old.delete()
         if not before:
             return read_leaf(shape, dtype, where, pieces, self.source)
@@ -94,6 +93,7 @@ def start_from(
     description = describe(source)
     ours = named_leaves(nnx.state(model, nnx.Param))
     left_out = _left_out(skip, list(ours))
+    # Find out which part of ours each tower fills before shapes are compared, so that errors name a field of the config.
     places = _places(description.towers, tokenizers, backbones, source.directory)
     for place in places:
         tower, tokenizer, backbone = place.tower, place.tokenizer, place.backbone
@@ -121,6 +121,7 @@ def start_from(
             shape = (shape[0] - before[name], *shape[1:])
         if shape == ours[name].shape:
             loaded[name] = pieces
+        # Let a head of another size start afresh: other classes are what fine-tuning is for.
         elif not name.startswith("heads."):
             raise UsageError(f"{name} has the shape {ours[name].shape}, but {shape} in {source.directory}")
     if not loaded:
@@ -138,7 +139,7 @@ def start_from(
 def preparation_of(
     path: str | Path, tokenizers: Tokenizers, backbones: Backbones, *, skip: str | None = None
 ) -> Preparation:
-    """What the checkpoint was fed with, for those of `tokenizers` that it fills. A vocabulary whose table of embeddings is
+    """Find how the checkpoint's inputs were prepared, for those of `tokenizers` that it fills. A vocabulary whose table of embeddings is
     skipped does not come along. Raises UsageError as `start_from` does."""
     source = open_source(resolve(path))
     places = _places(describe(source).towers, tokenizers, backbones, source.directory)
@@ -154,11 +155,11 @@ def preparation_of(
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tower of the checkpoint goes: our backbone, and our tokenizer if we have one of its kind."""
+    """The place of a checkpoint's tower: our backbone, and our tokenizer if we have one of its kind."""
 
-    tower: Tower
-    tokenizer: str | None
-    backbone: str
+    tower: Tower  # of the checkpoint
+    tokenizer: str | None  # of ours; None: there is none of its kind
+    backbone: str  # of ours
 
 
 def _places(towers: Sequence[Tower], tokenizers: Tokenizers, backbones: Backbones, directory: Path) -> list[_Place]:
@@ -172,6 +173,7 @@ def _places(towers: Sequence[Tower], tokenizers: Tokenizers, backbones: Backbone
             )
         name = None if not same_kind else tower.name if tower.name in same_kind else same_kind[0]
         behind = tower.name if name is None else name
+        # Leave a tower out where nothing says which backbone it could fill.
         if name is None and (len(towers) > 1 or (behind not in backbones and len(backbones) > 1)):
             continue
         # As `assemble` has it: the backbone of that name, or else the first.

@@ -10,25 +10,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """One source tensor ↔ one parameter of ours (or a part of either).
+    """One source tensor ↔ one parameter of ours, or a part of either.
 
-    source: its name there; `{layer}` stands for the number of the layer. ours: dotted path in the model, without layer
-    numbers. Reading takes part i of n equal `part`s along `axis`, permutes the dimensions, and reshapes to ours. `rows`
-    says that the tensor is only these rows of ours. `optional`: may be missing there, and is then as initialised.
-    `tied`: a second copy of a tensor that another row reads; it must be equal, and is written again. `first`: the first
-    layer that has it there; ours is `before` in the layers before that.
+    Reading takes the part, permutes the dimensions, and reshapes to ours.
     """
 
-    source: str
-    ours: str
-    permute: tuple[int, ...] | None = None
-    part: tuple[int, int] = (0, 1)
-    axis: int = 0
-    rows: tuple[int, int] | None = None
-    optional: bool = False
-    tied: bool = False
-    first: int = 0
-    before: float = 0.0
+    source: str  # its name there; `{layer}` stands for the number of the layer
+    ours: str  # dotted path in the model, without layer numbers
+    permute: tuple[int, ...] | None = None  # order of the dimensions there that gives ours; None: as it is
+    part: tuple[int, int] = (0, 1)  # (i, n): part i of n equal parts along `axis`
+    axis: int = 0  # that parts are cut along
+    rows: tuple[int, int] | None = None  # the tensor is only these rows of ours; None: all
+    optional: bool = False  # may be missing there, and is then as initialised
+    tied: bool = False  # a second copy of a tensor that another row reads: it must be equal, and is written again
+    first: int = 0  # the first layer that has it there
+    before: float = 0.0  # what ours is in the layers before that
 
     def read(self, value: np.ndarray) -> np.ndarray:
         """The source tensor with our order of dimensions (a view); its shape still may have to be split or joined."""
@@ -59,7 +55,7 @@ class Row:
 
 
 def fits(found: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether `wanted` only splits or joins neighbouring dimensions of `found`, so that reshaping cannot mix them up."""
+    """True if `wanted` only splits or joins neighbouring dimensions of `found`, so that reshaping cannot mix them up."""
     a, b = [n for n in found if n != 1], [n for n in wanted if n != 1]
     i = j = 0
     while i < len(a) and j < len(b):

@@ -30,6 +30,7 @@ def write(
 ) -> np.ndarray:
     """See `Pretrained.generate`."""
     tower, head = writer(model)
+    # Refuse a hidden default: two calls would draw the same "random" text.
     if sampling.temperature and key is None:
         raise UsageError(f"sampling at temperature {sampling.temperature} needs a key, such as jax.random.key(0)")
     prompt, lengths = _bucketed(tower, ids, mask, steps)
@@ -75,6 +76,7 @@ def _bucketed(tower: Tower, ids: Any, mask: Any, steps: int) -> tuple[np.ndarray
             f"row {row} of {tower.input} is empty: give at least one id, such as the one that begins a text"
         )
     longest, limit = int(lengths.max()), tower.tokenizer.max_length
+    # Round up to a power of two, so that prompts of all lengths compile a few programs.
     width = max(16, 1 << (longest - 1).bit_length())
     if limit is not None:
         if longest + steps - 1 > limit:
@@ -90,6 +92,7 @@ def end_ids(origin: Any) -> tuple[int, ...]:
     file, found = Path(origin.directory) / "generation_config.json", None
     if file.exists():
         found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    # Ask config.json second: generation_config.json is newer, and may name several ends.
     if found is None:
         found = json.loads(origin.config).get("eos_token_id")
     return tuple(i for i in (found if isinstance(found, list) else [found]) if isinstance(i, int))

@@ -21,8 +21,8 @@ LANES = 128  # of a TPU's vector registers: blocks are multiples of it
 class Seen(masks.Mask):
     """A pattern in the form of splash's masks: block by block, equal blocks once. Padding up to `size` sees itself."""
 
-    pattern: Pattern
-    size: int
+    pattern: Pattern  # of the real tokens
+    size: int  # of the padded row
 
     @property
     def shape(self) -> tuple[int, int]:

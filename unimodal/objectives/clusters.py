@@ -59,7 +59,7 @@ def swapped_prediction(
 
 
 def prototype_use(codes_NK: jax.Array) -> jax.Array:
-    """How many clusters are in use, as a share of all: exp(entropy) of the mean assignment, over K. 1/K: one for all."""
+    """The share of clusters that are in use: exp(entropy) of the mean assignment, over K. 1/K: one for all."""
     share = codes_NK.astype(jnp.float32).mean(axis=0)
     share = share / share.sum()
     entropy = -(share * jnp.log(jnp.maximum(share, 1e-12))).sum()

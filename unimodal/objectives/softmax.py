@@ -11,14 +11,11 @@ from unimodal.objectives.reduction import Metrics, as_weights, example_mean, exa
 
 
 class PositionLoss(NamedTuple):
-    """Cross-entropy at each position, as arrays of one shape, float32.
+    """Cross-entropy at each position, as float32 arrays of one shape."""
 
-    `objective` is minimised: it includes smoothing and z-loss. `nats` is the plain -log p(target), `correct` 1 or 0.
-    """
-
-    objective: jax.Array
-    nats: jax.Array
-    correct: jax.Array
+    objective: jax.Array  # what is minimised, smoothing and z-loss included
+    nats: jax.Array  # plain -log p(target)
+    correct: jax.Array  # 1 or 0
 
 
 LOG_Z = "log_z"  # what chunks keep for their backward pass

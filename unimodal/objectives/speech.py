@@ -58,6 +58,32 @@ def wav2vec2_contrastive(
         one distractor left) and `correct` (contested frames that pick the true target). `correct / frames` is 0 for a
         collapsed codebook, although its loss is 0 too.
     """
+    nats, contested, right = frame_choices(
+        context_BTC, quantised_BTC, mask_BT, negatives_BTN, temperature, codes_BTG=codes_BTG
+    )
+    weights = mask_BT.astype(jnp.float32)
+    return example_mean(nats, weights), {
+        "objective": example_sum(nats, weights).sum(),
+        "frames": weights.sum(),
+        "contested": example_sum(contested, weights).sum(),
+        "correct": example_sum(right, weights).sum(),
+    }
+
+
+def frame_choices(
+    context_BTC: jax.Array,
+    quantised_BTC: jax.Array,
+    mask_BT: jax.Array,
+    negatives_BTN: jax.Array,
+    temperature: Scalar = 0.1,
+    *,
+    codes_BTG: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Compare each frame with its own target and its distractors; arguments as in `wav2vec2_contrastive`.
+
+    Returns three arrays [B,T]: nats in float32, whether a distractor is left (`contested`), and whether a contested frame
+    picks the true target. Only masked frames mean anything.
+    """
     mask = mask_BT.astype(bool)
     context = unit(jnp.where(mask[:, :, None], context_BTC, 0.0))
     target = unit(jnp.where(mask[:, :, None], quantised_BTC, 0.0))
@@ -80,13 +106,7 @@ def wav2vec2_contrastive(
     # Codes that are NaN look all the same, and their frames uncontested: times 0, their NaN comes through all the same.
     nats = jnp.where(contested, jax.nn.logsumexp(logits, axis=2, where=keep) - logits[:, :, 0], 0.0 * logits[:, :, 0])
     beaten = (allowed & ~(logits[:, :, :1] > logits[:, :, 1:])).any(axis=2)
-    weights = mask.astype(jnp.float32)
-    return example_mean(nats, weights), {
-        "objective": example_sum(nats, weights).sum(),
-        "frames": weights.sum(),
-        "contested": example_sum(contested, weights).sum(),
-        "correct": example_sum(contested & ~beaten, weights).sum(),
-    }
+    return nats, contested, contested & ~beaten
 
 
 def _fingerprint(x_BTC: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from unimodal.objectives.reduction import ratio
 class Mean(NamedTuple):
     """A mean as its total and its count. 0 where nothing counts."""
 
-    total: jax.Array
+    total: jax.Array  # sum of what is averaged
     count: jax.Array  # depends on the batch only, not on parameters
 
     def value(self) -> jax.Array:
@@ -35,7 +35,7 @@ class Mean(NamedTuple):
 class Sum(NamedTuple):
     """A metric that adds up, such as a number of examples."""
 
-    total: jax.Array
+    total: jax.Array  # so far
 
 
 @jax.tree_util.register_dataclass
@@ -90,13 +90,13 @@ def as_scalars(loss: Loss, metrics: TaskMetrics) -> tuple[jax.Array, dict[str, j
 
 
 class Judged(NamedTuple):
-    """A `WholeBatch` of all parts: its loss, metrics, and the loss's derivatives by what each part gave."""
+    """A `WholeBatch` of all parts."""
 
-    loss: jax.Array
-    metrics: Mapping[str, jax.Array]
-    sums: Any
+    loss: jax.Array  # of the whole batch
+    metrics: Mapping[str, jax.Array]  # of the whole batch
+    sums: Any  # derivatives of the loss by the rows of each part
     rows: Any  # [parts, rows of a part, ...]
-    shared: Any
+    shared: Any  # derivatives of the loss by what all parts share
 
 
 def needs(loss: Loss) -> list[Any]:

@@ -114,7 +114,7 @@ def _try_meshes(
 
 
 def _rank(found: Plan) -> tuple[bool, float, float]:
-    """Those that fit first; then by the time that a step takes at best, or by what it sends, and by memory."""
+    """Rank meshes: those that fit first, then by the time that a step takes at best, or by what it sends, and by memory."""
     if found.fits is False:
         return (True, 0.0, found.memory.total)
     sent = sum(c.sent for c in found.collectives.values())
@@ -142,7 +142,7 @@ def _those_that_divide(single: Experiment, where: Topology, sequence: int) -> st
 
 
 def _remedy(found: Plan, config: Config) -> str:
-    """By how much it does not fit, and what would, by estimate: arguments are split over fsdp and tensor, temporaries
+    """Say by how much it does not fit, and what would, by estimate: arguments are split over fsdp and tensor, temporaries
     over the rows of a batch."""
     memory, chip, mesh = found.memory, found.topology.chip, found.mesh
     capacity = memory.capacity or 0.0

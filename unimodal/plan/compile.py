@@ -25,16 +25,13 @@ from unimodal.training.loop import turns
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device. arguments: parameters, optimizer and batch; temporaries: everything else that a step takes;
-    capacity: what the chip has, None where that is not known. accepted: whether a compiler that refuses programs which
-    do not fit took this one; None where it would take any. peak: what is alive at the worst moment, where the compiler
-    says so; temporaries are more, as they count holes between buffers and what lies in a scratchpad."""
+    """Bytes of one device."""
 
-    arguments: float
-    temporaries: float
-    capacity: float | None
-    accepted: bool | None = None
-    peak: float | None = None
+    arguments: float  # parameters, optimizer and batch
+    temporaries: float  # everything else that a step takes, holes between buffers included
+    capacity: float | None  # of the chip; None: not known
+    accepted: bool | None = None  # by a compiler that refuses programs which do not fit; None: it would take any
+    peak: float | None = None  # alive at the worst moment, where the compiler says so
 
     @property
     def total(self) -> float:
@@ -52,23 +49,22 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """One compiled step. Counts are per device and step; `memory.fits` False: it does not compile for lack of memory,
-    and then nothing else is known. tasks: that train together in it."""
+    """One compiled step. Counts are per device and step."""
 
-    topology: Topology
-    tasks: tuple[str, ...]
-    mesh: Mapping[str, int]
-    parameters: int
-    memory: Memory
-    model_flops: float = 0.0
-    flops: float = 0.0
-    hidden_flops: float = 0.0
-    traffic: float = 0.0
-    collectives: Mapping[str, Collective] = field(default_factory=dict)
-    kernels: Mapping[str, int] = field(default_factory=dict)
-    replicated: Sequence[str] = ()
-    program_bytes: int = 0
-    seconds: float = 0.0
+    topology: Topology  # the chips
+    tasks: tuple[str, ...]  # that train together in it
+    mesh: Mapping[str, int]  # devices along each axis
+    parameters: int  # how many, over all devices
+    memory: Memory  # if `fits` is False, nothing below is known
+    model_flops: float = 0.0  # of the matrix products that the model needs
+    flops: float = 0.0  # of all that is computed
+    hidden_flops: float = 0.0  # of kernels, which the compiler does not count
+    traffic: float = 0.0  # bytes to and from the main memory
+    collectives: Mapping[str, Collective] = field(default_factory=dict)  # by kind
+    kernels: Mapping[str, int] = field(default_factory=dict)  # by name, how often they run
+    replicated: Sequence[str] = ()  # large arrays that lie whole on every device
+    program_bytes: int = 0  # of the compiled program
+    seconds: float = 0.0  # of compiling
 
     @property
     def fits(self) -> bool | None:

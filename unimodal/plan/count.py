@@ -38,12 +38,11 @@ _FREE = (
 
 @dataclass(frozen=True)
 class Collective:
-    """count and bytes of one step on one device, and bytes that leave the chip. bytes: the whole array that a
-    collective makes or takes (of its operand and its result the larger)."""
+    """Collectives of one kind in one step on one device."""
 
-    count: float = 0.0
-    bytes: float = 0.0
-    sent: float = 0.0
+    count: float = 0.0  # how many
+    bytes: float = 0.0  # of the whole array that each makes or takes, the larger of the two
+    sent: float = 0.0  # bytes that leave the chip
 
     def plus(self, times: float, size: float, sent: float) -> Collective:
         return Collective(self.count + times, self.bytes + times * size, self.sent + times * sent)
@@ -167,7 +166,7 @@ def kernels(program: Program) -> dict[str, int]:
 
 
 def collectives(program: Program) -> dict[str, Collective]:
-    """By kind. An all-reduce of which a fusion keeps but its own share is a reduce-scatter. One that several fusions work
+    """Count collectives by kind. An all-reduce of which a fusion keeps but its own share is a reduce-scatter. One that several fusions work
     at, to overlap it with other work, has the same channel in all of them, and counts once."""
     found: dict[str, Collective] = {}
     channels: set[tuple[str, str]] = set()
@@ -205,7 +204,7 @@ def _sent(kind: str, size: float, group: int) -> float:
 
 
 def group_size(collective: Instruction, everybody: int) -> int:
-    """How many devices take part together."""
+    """Count the devices that take part together."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", collective.attributes):
         return len(listed[1].split(","))
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", collective.attributes):

@@ -26,13 +26,12 @@ _TURNS = re.compile(r'op_name="[^"]*/turns_(\d+)/while"')  # a loop that says in
 
 @dataclass(frozen=True)
 class Shape:
-    """One array: dimensions, bytes, whether it lies in the chip's main memory (a TPU's scratchpad is S(1)), and XLA's
-    name of its type."""
+    """One array of a program."""
 
-    dimensions: tuple[int, ...]
-    bytes: float
-    in_memory: bool = True
-    kind: str = "f32"
+    dimensions: tuple[int, ...]  # as compiled
+    bytes: float  # of all of it
+    in_memory: bool = True  # it lies in the chip's main memory (a TPU's scratchpad is S(1))
+    kind: str = "f32"  # XLA's name of its type
 
     @property
     def size(self) -> int:
@@ -43,12 +42,12 @@ class Shape:
 class Instruction:
     """name = shapes opcode(operands), attributes. A tuple has several shapes."""
 
-    name: str
-    opcode: str
-    shapes: tuple[Shape, ...]
-    operands: tuple[str, ...]
-    attributes: str
-    root: bool = False
+    name: str  # unique in its computation
+    opcode: str  # as dot or all-reduce
+    shapes: tuple[Shape, ...]  # of the result
+    operands: tuple[str, ...]  # names of instructions
+    attributes: str  # the rest of the line
+    root: bool = False  # it is the result of its computation
 
     @property
     def bytes(self) -> float:
@@ -71,8 +70,10 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Computation:
-    name: str
-    instructions: Mapping[str, Instruction]
+    """One function of a module."""
+
+    name: str  # unique in the module
+    instructions: Mapping[str, Instruction]  # by name, in order
 
     @property
     def root(self) -> Instruction:
@@ -90,15 +91,15 @@ class Computation:
 
 @dataclass(frozen=True)
 class Program:
-    """A module's computations; `entry` is where it begins."""
+    """All computations of a module."""
 
-    computations: Mapping[str, Computation]
-    entry: str
-    replicas: int = 1
+    computations: Mapping[str, Computation]  # by name
+    entry: str  # the one where it begins
+    replicas: int = 1  # devices that run it alike
 
     @cached_property
     def runs(self) -> dict[str, float]:
-        """How often each computation that is run as such (not inside a fusion) runs in one step. Of branches, each
+        """Count how often each computation that is run as such (not inside a fusion) runs in one step. Of branches, each
         counts as often as all of them are chosen together, which is an upper bound."""
         return self._weights(inside_fusions=False)
 
@@ -124,7 +125,7 @@ class Program:
         return weights
 
     def trips(self, loop: Instruction, caller: Computation) -> int:
-        """How often a `while` goes round: as the compiler or its own scope says, or from its counter's start, step and
+        """Count how often a `while` goes round: as the compiler or its own scope says, or from its counter's start, step and
         limit; else 1."""
         if known := _TRIPS.search(loop.attributes) or _TURNS.search(loop.attributes):
             return int(known[1])

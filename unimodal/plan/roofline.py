@@ -1,4 +1,4 @@
-"""How fast a step could be at best: the slowest of computing, moving memory and talking, each at its published peak."""
+"""Roofline of a step, or how fast it could be at best: the slowest of computing, moving memory and talking, each at its published peak."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from unimodal.chips import Chip
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step in each resource, if nothing else held it up and all three overlapped; the largest binds.
+    """Seconds of one step in each resource, if nothing else held it up and all three overlapped. The largest binds.
 
-    mfu: an upper bound on model FLOPs utilisation, model FLOPs / (peak · the largest). No measurement: real programs
-    overlap less, and their products do not reach the peak.
+    This is no measurement: real programs overlap less, and their products do not reach the peak.
     """
 
-    compute: float
-    memory: float
-    interconnect: float
-    mfu: float
+    compute: float  # seconds of arithmetic
+    memory: float  # seconds of main memory
+    interconnect: float  # seconds between chips
+    mfu: float  # upper bound on model FLOPs utilisation: model FLOPs / (peak · the largest)
 
     @property
     def seconds(self) -> float:

@@ -25,12 +25,12 @@ FORMS = "v4:…, v5e:…, v5p:…, v6e:… with the sides of the slice, as v5p:8
 
 @dataclass(frozen=True)
 class Topology:
-    """name: as given; devices: what a mesh is made of; hosts: how many machines hold them."""
+    """Chips that are described and need not be here."""
 
-    name: str
-    chip: Chip
-    devices: Sequence[Any]
-    hosts: int
+    name: str  # as given
+    chip: Chip  # of which kind
+    devices: Sequence[Any]  # what a mesh is made of
+    hosts: int  # machines that hold them
 
 
 def open_topology(name: str) -> Topology:

@@ -19,6 +19,7 @@ class Cloud:
     end: Callable[[Pod], Step]  # stops and removes it
     ending: str  # what `end` does, in the platform's word: delete, cancel, …
     reasons: Sequence[tuple[str, str]]  # pattern in a tool's output → what it means
+    # raises UsageError for a name in use, where the platform itself would not
     refuse_taken: Callable[[Pod], None] | None = (
         None  # raises UsageError for a name in use, where the platform would not
     )

@@ -99,7 +99,7 @@ def _missing(step: Step) -> UsageError:
 
 
 def must(step: Step, reasons: Sequence[tuple[str, str]]) -> str:
-    """What the step wrote to standard output. Raises UsageError, in the words of `reasons` (pattern → what it means), if it failed."""
+    """Run a step and return what it wrote. Raises UsageError, in the words of `reasons` (pattern → what it means), if it failed."""
     outcome = run(step)
     if outcome.code:
         raise UsageError(explain(step, outcome, reasons))
@@ -128,5 +128,5 @@ _Dumper.add_representer(str, _text)
 
 
 def to_yaml(value: Any) -> str:
-    """In the order in which it was put together."""
+    """Write YAML in the order in which the value was put together."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=10_000)

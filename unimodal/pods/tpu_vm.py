@@ -265,7 +265,7 @@ def _follow(pod: Pod, last: str = "+1") -> dict[str, Step]:
 
 
 def _worst(codes: Sequence[int]) -> int:
-    """Of several slices: what has to be mended first, then what is unknown, then what a restart helps."""
+    """Choose the code of several slices: what has to be mended first, then what is unknown, then what a restart helps."""
     for code in (EXIT_USAGE, *(c for c in codes if c not in (0, UNREACHABLE, EXIT_STOPPED, EXIT_LOST)), UNREACHABLE):
         if code in codes:
             return code

@@ -16,6 +16,7 @@ from unimodal.evaluation.samples import AttentionMap
 from unimodal.report.views.affinity import affinity_view
 from unimodal.report.views.attention import attention_view
 from unimodal.report.views.curves import CHART, Curve, chart_views
+from unimodal.report.views.forgetting import forgetting_view
 from unimodal.report.views.samples import sample_view
 from unimodal.report.views.text import fact, names, number, printable, size_in_bytes
 from unimodal.storage import write_whole
@@ -37,6 +38,7 @@ def write_report(
     samples: Mapping[str, Sequence[Any]] | None = None,
     commands: Mapping[str, str] | None = None,
     affinity: Mapping[str, Any] | None = None,
+    forgetting: Mapping[str, Any] | None = None,
     attention: Sequence[AttentionMap] = (),
     parameters: Sequence[Mapping[str, Any]] = (),
     total_parameters: int = 0,
@@ -50,6 +52,7 @@ def write_report(
         eval_curves: the metric named in `results`, measured during training, per task as (step, value).
         results: per task {"metric", "value", "baseline", "higher_is_better"}; other keys are ignored.
         affinity: how tasks' gradients agree, as `training.affinity` gives it.
+        forgetting: the score of every task after each, as `continual.matrix` gives it.
         samples: per task, what `unimodal.evaluation.samples` defines; the first twelve are shown.
         commands: per task, the command line that asks the same of the samples again.
         parameters: rows of {"name", "shape", "axes", "spec", "bytes_per_device"}.
@@ -68,6 +71,7 @@ def write_report(
         "results": [_result_view(task, result) for task, result in results.items()],
         "charts": chart_views(curves or {}, eval_curves or {}, results),
         "affinity": None if affinity is None else affinity_view(affinity),
+        "forgetting": None if forgetting is None else forgetting_view(forgetting),
         "samples": views,
         "commands": commands or {},
         "attention": [attention_view(item) for item in attention],

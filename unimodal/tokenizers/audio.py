@@ -14,14 +14,13 @@ from flax import nnx
 
 from unimodal.errors import DTYPES, UsageError, check_fields
 from unimodal.layers import ACTIVATIONS, Linear, Norm, activate, dropout, fan_in
-from unimodal.recordings import Recordings, at_places, kept_apart, normalised, numbered
 from unimodal.sharding import whole_in_time
 from unimodal.tokens import Tokens, tokens
 
 
 @dataclass(frozen=True)
 class Config:
-    """How a waveform becomes frames."""
+    """Options of the tokenizer that turns a waveform into frames."""
 
     channels: int = 512  # of each convolution
     # length of each convolution: the first in samples, the others in frames of the one before
@@ -61,10 +60,28 @@ class Config:
         return math.prod(self.strides)
 
     def frames(self, samples: jax.Array | int) -> jax.Array | int:
-        """How many frames the convolutions make of so many samples; 0 if too short for one."""
+        """Count the frames that the convolutions make of so many samples; 0 if too short for one."""
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return jnp.maximum(samples, 0) if isinstance(samples, jax.Array) else max(samples, 0)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Recordings:
+    """Several recordings in each row of samples, one after another. Each has the frames that it has alone."""
+
+    starts: jax.Array  # [B,N] int32, in samples: multiples of `Config.hop`, ascending
+    lengths: jax.Array  # [B,N] int32, in samples; 0 for none
+
+    def owner(self, config: Config, layers: int, places: int) -> jax.Array:
+        """[B,places,N] float32: which recording each place after so many convolutions belongs to, 1 or 0. Places that see two
+        recordings belong to none."""
+        first, count = self.starts, self.lengths
+        for kernel, stride in zip(config.kernels[:layers], config.strides[:layers], strict=True):
+            first, count = first // stride, jnp.maximum((count - kernel) // stride + 1, 0)
+        place = jnp.arange(places, dtype=jnp.int32)[None, :, None]
+        return ((place >= first[:, None]) & (place < (first + count)[:, None])).astype(jnp.float32)
 
 
 class Convolution(nnx.Module):
@@ -212,7 +229,7 @@ class Tokenizer(nnx.Module):
         first = None  # only the first convolution has a norm over time
         if recordings is not None and self.config.conv_norm == "group":
             places = (waveform.shape[1] - self.config.kernels[0]) // self.config.strides[0] + 1
-            first = recordings.owner(self.config.kernels[:1], self.config.strides[:1], places)
+            first = recordings.owner(self.config, 1, places)
         for i, convolution in enumerate(self.convolutions):
             x = convolution(x, first if i == 0 else None)
         factor = self.config.feature_gradient
@@ -240,9 +257,9 @@ class Tokenizer(nnx.Module):
             x = dropout(x, self.config.feature_dropout, jax.random.fold_in(key, 1))
         if masked is not None:
             x = jnp.where(masked[:, :, None], self.mask_embedding.get_value().astype(x.dtype)[None, None], x)
-        owner = None if recordings is None else recordings.owner(self.config.kernels, self.config.strides, x.shape[1])
+        owner = None if recordings is None else recordings.owner(self.config, len(self.config.kernels), x.shape[1])
         if silenced is not None:
-            silent = silenced[:, None, :] if owner is None else at_places(owner, silenced.astype(jnp.float32)) > 0.5
+            silent = silenced[:, None, :] if owner is None else _at(owner, silenced.astype(jnp.float32)) > 0.5
             x = jnp.where(silent, jnp.zeros((), x.dtype), x)
         frames = None
         if owner is not None:
@@ -258,11 +275,26 @@ class Tokenizer(nnx.Module):
 
     def _several(self, x: jax.Array, owner: jax.Array, key: jax.Array | None) -> Tokens:
         """The tokens of several recordings in each row, of which none reaches another."""
-        segment, position = numbered(owner)
-        # Half a kernel between two recordings: neither sees the other.
-        run = kept_apart(segment, owner.shape[2], self.config.position_kernel // 2)
-        x = x * (segment > 0)[:, :, None].astype(x.dtype)
-        x = x + self._positioned(x, run)
+        segment = (
+            (owner * jnp.arange(1, owner.shape[2] + 1, dtype=owner.dtype)[None, None]).sum(axis=2).astype(jnp.int32)
+        )
+        real = (segment > 0)[:, :, None].astype(x.dtype)
+        before = jnp.cumsum(owner, axis=1) * owner
+        position = jnp.maximum(before.sum(axis=2).astype(jnp.int32) - 1, 0)
+        # Room for half a kernel between two recordings holds them as far apart as the ends of a row are from nothing.
+        gap = self.config.position_kernel // 2
+        place = jnp.arange(x.shape[1], dtype=jnp.int32)[None] + gap * jnp.maximum(segment - 1, 0)
+        length = x.shape[1] + gap * (owner.shape[2] - 1)
+
+        def apart(x: jax.Array) -> jax.Array:
+            spread = jax.vmap(lambda row, at: jnp.zeros((length, row.shape[1]), row.dtype).at[at].add(row))
+            return spread(x * real, place)
+
+        def together(x: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(x, place[:, :, None], axis=1) * real
+
+        x = x * real
+        x = x + self._positioned(x, lambda convolution, x: together(convolution(apart(x))))
         if self.norm is not None:
             x = self.norm(x)
         return tokens(dropout(x, self.config.dropout, key), segment=segment, position=position)
@@ -290,13 +322,21 @@ def _scaled_gradient(factor: float, x: jax.Array) -> jax.Array:
 _scaled_gradient.defvjp(lambda factor, x: (x, None), lambda factor, _, g: (g * jnp.asarray(factor, g.dtype),))
 
 
+def _at(owner: jax.Array, values: jax.Array) -> jax.Array:
+    """[B,N,C] of each recording → [B,T,C], at its places [B,T,N]."""
+    return jnp.einsum("btn,bnc->btc", owner, values, precision="highest")
+
+
 def _norm_over_time(norm: Norm, x: jax.Array, owner: jax.Array | None = None) -> jax.Array:
     y = x.astype(jnp.float32)
     if owner is None:
         y = y - y.mean(axis=1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=1, keepdims=True) + norm.epsilon)
     else:
-        y = normalised(y, owner, norm.epsilon)
+        share = owner / jnp.maximum(owner.sum(axis=1, keepdims=True), 1)
+        mean = lambda y: jnp.einsum("btn,btc->bnc", share, y, precision="highest")  # noqa: E731
+        y = (y - _at(owner, mean(y))) * owner.sum(axis=2, keepdims=True)  # what is nobody's is 0
+        y = y * _at(owner, jax.lax.rsqrt(mean(jnp.square(y)) + norm.epsilon))
     assert norm.bias is not None
     y = (
         y * norm.scale.get_value().astype(jnp.float32)[None, None]

@@ -26,7 +26,7 @@ QUANTISERS = ("gumbel", "vq")
 
 @dataclass(frozen=True)
 class Config:
-    """How pixels become codes, and codes pixels."""
+    """Options of the tokenizer that turns pixels into codes, and codes into pixels."""
 
     image_size: tuple[int, int] = (256, 256)  # height and width in pixels
     channels: int = 3  # 3 for colour, 1 for grey
@@ -59,7 +59,7 @@ class Config:
 
     @property
     def tokens(self) -> int:
-        """How many codes an image becomes."""
+        """The number of codes that an image becomes."""
         return math.prod(self.grid)
 
 
@@ -127,7 +127,7 @@ class Tokenizer(nnx.Module):
         self.columns = Embedding(c.grid[1], width, **place) if width else None
 
     def features(self, pixels: jax.Array) -> jax.Array:
-        """What the encoder makes of pixels: scores of all codes [B,rows,columns,V], or vectors [B,rows,columns,code_size].
+        """Encode pixels: scores of all codes [B,rows,columns,V], or vectors [B,rows,columns,code_size].
 
         Raises UsageError if the pixels are not of the configured size."""
         c = self.config
@@ -185,5 +185,5 @@ def mapped(pixels: jax.Array) -> jax.Array:
 
 
 def unmapped(values: jax.Array) -> jax.Array:
-    """Of `mapped` values the pixels again."""
+    """Turn `mapped` values into pixels again."""
     return (values - MARGIN) / (1 - 2 * MARGIN)

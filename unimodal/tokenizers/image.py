@@ -19,7 +19,7 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """How pixels become patches."""
+    """Options of the tokenizer that turns pixels into patches."""
 
     image_size: tuple[int, int] = (224, 224)  # height and width in pixels
     patch: int = 16  # side of a patch in pixels
@@ -62,7 +62,7 @@ class Config:
 
     @property
     def tokens(self) -> int:
-        """How many tokens one image becomes."""
+        """The number of tokens that one image becomes."""
         return self.registers + self.plain_registers + math.prod(self.grid)
 
 
@@ -219,7 +219,7 @@ def _bicubic(old: int, new: int) -> np.ndarray:
 
 
 def _smooth_bicubic(old: int, new: int) -> np.ndarray:
-    """As `_bicubic`, but as wide as one new place if that is wider than an old one, and cut off at the border."""
+    """Interpolate as `_bicubic`, but as wide as one new place if that is wider than an old one, and cut off at the border."""
     step = old / new
     centre = (np.arange(new) + 0.5) * step - 0.5
     matrix = _cubic(np, (centre[:, None] - np.arange(old)[None]) / max(step, 1.0), a=-0.5)

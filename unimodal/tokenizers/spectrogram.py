@@ -17,7 +17,7 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """How log-mel frames become tokens."""
+    """Options of the tokenizer that turns log-mel frames into tokens."""
 
     bins: int = 80  # mel bins of a frame
     # length of each convolution, odd: the first in frames, the others in outputs of the one before

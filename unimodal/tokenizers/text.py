@@ -16,7 +16,7 @@ from unimodal.tokens import Tokens, tokens
 
 @dataclass(frozen=True)
 class Config:
-    """How ids become embeddings."""
+    """Options of the tokenizer that turns ids into embeddings."""
 
     vocabulary: int  # V, the number of ids
     # rows of the learned position table; None: no table, as for backbones that rotate (RoPE)

@@ -22,12 +22,12 @@ _MOMENTS = "optimizer.inner."  # then the parameter, then what the rule keeps of
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Arrays by name: those that a checkpoint fills (taken), those that begin afresh, and what it has besides (left)."""
+    """Arrays by name, as a checkpoint of another config fits them."""
 
-    step: int
-    taken: tuple[str, ...]
-    fresh: tuple[str, ...]
-    left: tuple[str, ...]
+    step: int  # of the checkpoint
+    taken: tuple[str, ...]  # those that it fills
+    fresh: tuple[str, ...]  # those that begin anew
+    left: tuple[str, ...]  # those that it has besides
 
     def report(self) -> str:
         """One line for each of the three."""

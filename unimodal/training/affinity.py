@@ -1,4 +1,4 @@
-"""How tasks pull at the weights they share: cosines between the gradients of their losses (Yu 2020, §2; Fifty 2021)."""
+"""Affinity of tasks, or how they pull at the weights they share: cosines between the gradients of their losses (Yu 2020, §2; Fifty 2021)."""
 
 from __future__ import annotations
 

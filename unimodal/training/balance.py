@@ -1,10 +1,11 @@
-"""How the losses of tasks that train in one step are balanced.
+"""Balance between the losses of tasks that train in one step.
 
 | balance | what a step follows |
 |---|---|
 | fixed | the sum of the losses by the tasks' weights |
 | uncertainty | the same, each loss divided by a variance that is learned (Kendall 2018, eq. 10) |
-| pcgrad | the same, without what gradients take from one another (Yu 2020, algorithm 1) |
+| equal | the sum of the gradients, each as long as their mean, times the tasks' weights |
+| pcgrad | the sum by the weights, without what gradients take from one another (Yu 2020, algorithm 1) |
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-BALANCES = ("fixed", "uncertainty", "pcgrad")
+BALANCES = ("fixed", "uncertainty", "equal", "pcgrad")
+APART = ("equal", "pcgrad")  # these need the gradient of each task by itself
 HEAD = "balance"  # the name of `Uncertainty` among a task's heads
 
 
@@ -28,7 +30,7 @@ class Uncertainty(nnx.Module):
 
 
 def with_uncertainty(make: Callable[..., Mapping[str, nnx.Module]]) -> Callable[..., Mapping[str, nnx.Module]]:
-    """What makes a task's heads → what makes an `Uncertainty` with them."""
+    """Extend a function that makes a task's heads so that it makes an `Uncertainty` with them."""
     return lambda model, rngs: {**make(model, rngs), HEAD: Uncertainty()}
 
 
@@ -55,14 +57,8 @@ def without_conflict(gradients: Sequence[Any], key: jax.Array) -> Any:
     in the span of the gradients, so inner products are enough to find how often each g_k counts in the end. They are taken
     over the parameters that several tasks use; of others the gradient stays as it is.
     """
-    leaves, structure = zip(*(jax.tree.flatten(g) for g in gradients), strict=True)
-    count, parameters = len(gradients), list(zip(*leaves, strict=True))
-    used = [jnp.stack([jnp.any(g != 0) for g in each]) for each in parameters]
-    shared = [each.sum() > 1 for each in used]
-    products = jnp.zeros((count, count), jnp.float32)
-    for each, several in zip(parameters, shared, strict=True):
-        full = [g.astype(jnp.float32) for g in each]
-        products += jnp.where(several, jnp.stack([jnp.stack([jnp.vdot(a, b) for b in full]) for a in full]), 0.0)
+    products, shared = _products(gradients)
+    count = len(gradients)
     times = jnp.zeros((count,), jnp.float32)
     for i in range(count):
         order = jax.random.permutation(jax.random.fold_in(key, i), count)
@@ -72,8 +68,37 @@ def without_conflict(gradients: Sequence[Any], key: jax.Array) -> Any:
             length = products[j, j]
             mine = mine.at[j].add(jnp.where((along < 0) & (j != i), -along / jnp.maximum(length, 1e-30), 0.0))
         times += mine
+    return _added(gradients, times, shared)
+
+
+def of_equal_length(gradients: Sequence[Any], weights: Sequence[float]) -> Any:
+    """Add up gradients of tasks, each brought to the mean of their lengths and then weighed.
+
+    Lengths are over the parameters that several tasks use; of others the gradient stays as it is. So no task pulls harder at
+    what they share for having a steeper loss (the aim of Chen 2018, without learning the weights).
+    """
+    products, shared = _products(gradients)
+    given = jnp.asarray(weights, jnp.float32)
+    lengths = jnp.sqrt(jnp.diagonal(products)) / given
+    return _added(gradients, lengths.mean() / jnp.maximum(lengths, 1e-30), shared)
+
+
+def _products(gradients: Sequence[Any]) -> tuple[jax.Array, list[jax.Array]]:
+    """Inner products of every two gradients [N,N] over the parameters that several tasks use, and which those are."""
+    shared, products = [], jnp.zeros((len(gradients), len(gradients)), jnp.float32)
+    for each in zip(*(jax.tree.leaves(g) for g in gradients), strict=True):
+        shared.append(jnp.stack([jnp.any(g != 0) for g in each]).sum() > 1)
+        full = [g.astype(jnp.float32) for g in each]
+        found = jnp.stack([jnp.stack([jnp.vdot(a, b) for b in full]) for a in full])
+        products += jnp.where(shared[-1], found, 0.0)
+    return products, shared
+
+
+def _added(gradients: Sequence[Any], times: jax.Array, shared: Sequence[jax.Array]) -> Any:
+    """The sum of the gradients, the k-th `times[k]` times where a parameter is shared, and once elsewhere."""
+    leaves = zip(*(jax.tree.leaves(g) for g in gradients), strict=True)
     added = [
         sum(jnp.where(several, times[k], 1.0).astype(g.dtype) * g for k, g in enumerate(each))
-        for each, several in zip(parameters, shared, strict=True)
+        for each, several in zip(leaves, shared, strict=True)
     ]
-    return jax.tree.unflatten(structure[0], added)
+    return jax.tree.unflatten(jax.tree.structure(gradients[0]), added)

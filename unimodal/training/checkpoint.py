@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -58,7 +55,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Of those that are complete, in order."""
+        """The steps of complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, iterators: Mapping[str, Any], score: float | None = None) -> str:
@@ -67,6 +64,7 @@ class Checkpoints:
         score: what the best checkpoint is told by. Raises StorageError if this one, or the last, cannot be written.
         """
         arrays, step = named(state), int(state.step)
+        # Hash on the devices: only one number of each array comes to the host.
         hashes = {name: int(value) for name, value in jax.device_get(leaf_hashes(arrays)).items()}
         facts = facts_of(hashes, spelt(arrays), iterators, score)
         if score is not None:
@@ -99,6 +97,7 @@ class Checkpoints:
         step = self._known(step)
         try:
             return self._restore(abstract, step)
+        # Look for an older one that is whole, so that the error says which step to go on from.
         except DamagedError as error:
             older = self._whole_before(abstract, step)
             more = (
@@ -109,6 +108,7 @@ class Checkpoints:
     def set_aside(self, step: int) -> list[epath.Path]:
         """Move the checkpoints after `step` out of the way, so that a run can go on from it; returns where they are now."""
         later = [each for each in self.steps() if each > step]
+        # Close the store first, as it keeps a list of steps of its own.
         self._manager.close()
         moved = move_aside(absolute(self.workdir), later)
         self._open()
@@ -147,6 +147,7 @@ class Checkpoints:
     def _restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any], str]:
         facts = self._facts(step)
         wanted = named(abstract)
+        # Read checkpoints from before arrays had their names of today by the names of then.
         if then := earlier.names_then(wanted, facts["shapes"]):
             _check_names(set(then.values()), set(facts["hashes"]), step, spare="optimizer.")
             same = {name: shape for name, shape in spelt(wanted).items() if then[name] == name}
@@ -168,8 +169,12 @@ class Checkpoints:
         return state, facts["iterators"], facts["fingerprint"]
 
     def shapes(self, step: int) -> dict[str, str]:
-        """What is in the checkpoint of `step`, as "float32[3, 4]" by name. Reads no arrays."""
+        """Name the arrays in the checkpoint of `step`, each with its type and shape as "float32[3, 4]". Reads no arrays."""
         return self._facts(step)["shapes"]
+
+    def fingerprint(self, step: int) -> str:
+        """The fingerprint of the state in the checkpoint of `step`."""
+        return self._facts(step)["fingerprint"]
 
     def iterators(self, step: int) -> dict[str, Any]:
         """The states of the tasks' data iterators in the checkpoint of `step`."""
@@ -224,88 +229,6 @@ class Checkpoints:
         elif isinstance(error, Exception):  # not Ctrl-C, which ends at once
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self.close()
-
-
-@dataclass(frozen=True)
-class WorkdirStart:
-    """Which parameters of a model the checkpoint of another run fills. loaded, fresh (ours that stay as initialised)
-    and unused (parameters of the checkpoint that the model lacks), and those of which its average is taken, all by name."""
-
-    workdir: epath.PathLike
-    step: int
-    loaded: tuple[str, ...]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-    averaged: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
-
-    def report(self) -> str:
-        """Each parameter by name, then `inputs`."""
-        average = f" ({len(self.averaged)} of them its average)" if self.averaged else ""
-        counts = f"{len(self.loaded)} parameters loaded{average}, {len(self.fresh)} fresh; {len(self.unused)} unused"
-        kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
-        lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
-        return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines, *self.inputs])
-
-    def fill(self, parameters: Any) -> Any:
-        """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards."""
-        leaves, structure = jax.tree_util.tree_flatten_with_path(parameters)
-        ours = {path_name(path): leaf for path, leaf in leaves}
-        checkpoints = Checkpoints(self.workdir, create=False)
-        # Read under the names of a TrainState, in which the parameters are one part.
-        where = {n: f"ema.values.{n}" if n in self.averaged else f"parameters.{n}" for n in self.loaded}
-        dtype = lambda name: jnp.float32 if name in self.averaged else ours[name].dtype  # noqa: E731
-        place = lambda n: jax.ShapeDtypeStruct(ours[n].shape, dtype(n), sharding=ours[n].sharding)  # noqa: E731
-        found = checkpoints.read(self.step, {there: place(name) for name, there in where.items()})
-        checkpoints.close()
-        values = {name: found[there].astype(ours[name].dtype) for name, there in where.items()}
-        return structure.unflatten(values.get(name, leaf) for name, leaf in ours.items())
-
-
-def is_workdir(path: epath.PathLike) -> bool:
-    """Whether a run of ours left its config and checkpoints there."""
-    path = epath.Path(path)
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
-
-
-def start_from_workdir(
-    workdir: epath.PathLike, parameters: Any, *, skip: str | None = None, ema: bool = False
-) -> WorkdirStart:
-    """Match the latest checkpoint of a workdir with parameters (or their shapes) by name.
-
-    skip: a regular expression; parameters in whose name it is found start afresh. ema: take the average that the run kept.
-    Reads no arrays. Raises UsageError if there is no checkpoint or no average, nothing in it fits, or a parameter has
-    another shape there.
-    """
-    if not is_workdir(workdir):
-        raise UsageError(f"{workdir} is not a workdir with checkpoints")
-    checkpoints = Checkpoints(workdir, create=False)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise UsageError(f"no checkpoint in {workdir}; train there first")
-    shapes = checkpoints.shapes(step)
-    checkpoints.close()
-    ours = spelt({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
-    there = {n.removeprefix("parameters."): s for n, s in shapes.items() if n.startswith("parameters.")}
-    there = layouts.shapes_as(there, ours)
-    if ema and "ema.count" not in shapes:
-        raise UsageError(f"{workdir} kept no average of its parameters (ema=0 there); leave out init_ema")
-    wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
-    if skip is not None and len(wanted) == len(ours):
-        raise UsageError(f"init_skip={skip!r} is found in no parameter's name, such as {next(iter(ours))}")
-    loaded = tuple(name for name in wanted if name in there)
-    for name in loaded:
-        if wanted[name] != there[name]:
-            raise UsageError(
-                f"{name} is {wanted[name]} in the model, {there[name]} in {workdir}; configure it alike, or leave it out "
-                f"with init_skip"
-            )
-    if not loaded:
-        raise UsageError(f"no parameter of {workdir}, such as {next(iter(there))}, is one of this model")
-    fresh, unused = tuple(n for n in ours if n not in loaded), tuple(n for n in there if n not in loaded)
-    kept = layouts.shapes_as(shapes, [f"ema.values.{name}" for name in ours]) if ema else {}
-    averaged = tuple(n for n in loaded if f"ema.values.{n}" in kept)  # the rest were frozen
-    return WorkdirStart(workdir, step, loaded, fresh, unused, averaged)
 
 
 def named(tree: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def names_then(wanted: Mapping[str, Any], shapes: Mapping[str, str]) -> dict[str, str] | None:
-    """Where an earlier checkpoint of AdamW, whose arrays are called as in `shapes`, holds what is `wanted` today.
+    """Map each `wanted` array of today to its name in an earlier checkpoint of AdamW, whose arrays are in `shapes`.
 
     Its one count of steps served every parameter, and serves each now. None for any other checkpoint.
     """
@@ -42,7 +42,7 @@ def to_read(wanted: Mapping[str, Any], then: Mapping[str, str], shapes: Mapping[
 
 
 def as_now(wanted: Mapping[str, Any], then: Mapping[str, str], found: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """What is `wanted`, of the arrays that were read. Moments become float32, counts one for each layer."""
+    """Make the `wanted` arrays from those that were read. Moments become float32, counts one for each layer."""
 
     def made(name: str, leaf: Any) -> jax.Array:
         # A copy, for the state's buffers are given away one by one, and the count stands in for many.

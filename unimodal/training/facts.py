@@ -28,7 +28,7 @@ def facts_of(
 
 
 def fault(facts: Any) -> str | None:
-    """What is wrong with facts as they were read; None: nothing. Those of earlier versions have no digest."""
+    """Say what is wrong with facts as they were read, or None. Facts of earlier versions have no digest."""
     if not isinstance(facts, dict) or not facts.keys() >= _NEEDED or not facts.keys() <= _KNOWN:
         return "they are not the facts of a checkpoint"
     hashes, shapes = facts["hashes"], facts["shapes"]

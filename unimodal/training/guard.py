@@ -16,8 +16,8 @@ _MOST_IDS = 8  # named in one line
 
 
 class _Step(NamedTuple):
-    number: int
-    metrics: Mapping[str, Mapping[str, Any]]
+    number: int  # counted from 1
+    metrics: Mapping[str, Mapping[str, Any]]  # by task, still on the device
     ids: Mapping[str, Any]  # sequences of strings
 
 

@@ -1,21 +1,21 @@
-"""What a run writes of its steps: a row of metrics for those that are logged, its progress, and what went wrong."""
+"""The journal of a run: a row of metrics for each step that is logged, its progress, and what went wrong."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from etils import epath
 
 from unimodal.data.pipeline import BatchIterator, TaskBatches
 from unimodal.training.guard import BEHIND, Guard
-from unimodal.training.meters import Cost
 from unimodal.training.metrics import MetricsWriter
 from unimodal.training.progress import Progress
 from unimodal.training.step import Program
+from unimodal.training.work import Work
 
 RECENT = "metrics.recent"  # beside the iterators' states in a checkpoint: what the next row of each task will hold
 
@@ -23,11 +23,22 @@ Metrics = Mapping[str, Mapping[str, Any]]
 """Task → metric → number, on the device or the host."""
 
 
+class Pace(Protocol):
+    """The fields of a `LoopConfig` that the journal reads."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
+    @property
+    def max_bad_steps(self) -> int: ...
+
+
 class _Row(NamedTuple):
     """A logged step whose numbers are still on the device, and what was done since the one before."""
 
-    step: int
-    metrics: Metrics
+    step: int  # its number
+    metrics: Metrics  # by task
     waited: float  # seconds, for input
     done: Mapping[str, float]  # tokens, examples and FLOPs
     epochs: Mapping[str, Mapping[str, float]]  # by task: how often its sources have been gone through
@@ -37,35 +48,26 @@ class Journal:
     """Metrics and progress of a run, and its `guard`.
 
     Numbers are fetched one step late, so that the device has the next step to do meanwhile. `recent` are the metrics
-    that the next row of each task will hold; a checkpoint keeps them. sizes: examples of a batch, by task. tokens: of one
-    example, by task.
+    that the next row of each task will hold. A checkpoint keeps them (`kept`), and `go_on` gives them back.
     """
 
     def __init__(
         self,
         workdir: epath.PathLike,
         program: Program,
+        pace: Pace,
+        work: Work,
         *,
-        steps: int,
-        start: int,
-        log_every: int,
-        max_bad_steps: int,
-        sizes: Mapping[str, int],
-        tokens: Mapping[str, int],
-        cost: Cost,
-        recent: dict[str, Any],
-        batches: Mapping[str, BatchIterator],
-        news: Sequence[str] = (),
+        start: int = 0,
+        recent: Mapping[str, Any] = {},
     ) -> None:
-        enabled = jax.process_index() == 0
-        self.progress = Progress(steps, start, enabled=enabled, chips=program.mesh.size, peak=cost.peak)
-        self.guard = Guard(max_bad_steps, program.parameter_names(), self.progress.note, self._record_bad)
-        self.recent = recent
-        for line in news:
-            self.progress.note(line)
+        enabled, self._steps = jax.process_index() == 0, pace.steps
+        self.progress = Progress(pace.steps, start, enabled=enabled, chips=program.mesh.size, peak=work.cost.peak)
+        self.guard = Guard(pace.max_bad_steps, program.parameter_names(), self.progress.note, self._record_bad)
+        self.recent = dict(recent)
         self._writer = MetricsWriter(workdir, enabled=enabled, resume_step=start)
-        self._steps, self._log_every = steps, log_every
-        self._sizes, self._tokens, self._cost, self._batches = sizes, tokens, cost, batches
+        self._log_every, self._work = pace.log_every, work
+        self._sizes = {task.name: task.batch_size for task in work.tasks}
         self._waited, self._done = 0.0, _nothing()
         self._losses: dict[str, float] = {}
         self._pending: _Row | None = None
@@ -77,11 +79,11 @@ class Journal:
         self._waited += waited
         for name in names:
             self._done["examples"] += self._sizes[name]
-            self._done["tokens"] += self._sizes[name] * self._tokens[name]
-            self._done["flops"] += self._cost.flops.get(name, 0.0)
+            self._done["tokens"] += self._sizes[name] * self._work.tokens[name]
+            self._done["flops"] += self._work.cost.flops.get(name, 0.0)
         self._log()
         if self._is_logged(step):
-            epochs = {name: _epochs(self._batches[name]) for name in self.recent}
+            epochs = {name: _epochs(self._work.batches[name]) for name in self.recent}
             self._pending = _Row(step, self.recent, self._waited, self._done, epochs)
             self.recent, self._waited, self._done = {}, 0.0, _nothing()
         self.guard.look(step - BEHIND)
@@ -93,8 +95,9 @@ class Journal:
         self._writer.sync()
 
     def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the states of iterators, under RECENT; nothing where a row has just been written."""
-        return {RECENT: _for_json(self.recent)} if self.recent else {}
+        """Give what a checkpoint keeps beside arrays: the place in the data, and the metrics of steps that have no row yet."""
+        places = {name: iterator.get_state() for name, iterator in self._work.batches.items()}
+        return {**places, RECENT: _for_json(self.recent)} if self.recent else places
 
     def validation(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Write the scores of evaluations amid training."""
@@ -151,7 +154,7 @@ class Journal:
 
 
 def _epochs(batches: BatchIterator) -> Mapping[str, float]:
-    """How often a task's sources have been gone through, where its batches know."""
+    """Count how often a task's sources have been gone through, where its batches know."""
     return batches.epochs() if isinstance(batches, TaskBatches) else {}
 
 
@@ -166,10 +169,17 @@ def _for_json(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, f
     return {task: {name: finite(value) for name, value in values.items()} for task, values in found.items()}
 
 
-def from_json(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+def go_on(batches: Mapping[str, BatchIterator], kept: Mapping[str, Any], anew: Collection[str] = ()) -> dict[str, Any]:
+    """Take the data to where it was, from what a checkpoint kept, but for the tasks that begin `anew`.
+
+    Returns the metrics of steps that had no row yet.
+    """
+    for name, place in kept.items():
+        if name in batches and name not in anew:
+            batches[name].set_state(place)
     return {
         task: {name: math.nan if value is None else value for name, value in values.items()}
-        for task, values in metrics.items()
+        for task, values in kept.get(RECENT, {}).items()
     }
 
 

@@ -10,15 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Keep:
-    """last: so many of the newest. every: those whose step is a multiple of it, too (0: none). best: the one with the best
-    score, too (None: none); True: the higher the better."""
+    """Choice of the checkpoints that stay."""
 
-    last: int = 2
-    every: int = 0
-    best: bool | None = None
+    last: int = 2  # so many of the newest
+    every: int = 0  # those whose step is a multiple of it, too; 0: none
+    best: bool | None = None  # the one with the best score, too; True: the higher the better; None: none
 
     def chosen(self, steps: Sequence[int], scores: Mapping[int, float]) -> set[int]:
-        """Of checkpoints at `steps`, those to keep. A score that is missing or no number is never the best."""
+        """Choose which checkpoints at `steps` to keep. A score that is missing or no number is never the best."""
         kept = set(sorted(steps)[-self.last :])
         if self.every:
             kept |= {step for step in steps if step % self.every == 0}
@@ -31,10 +30,10 @@ class Keep:
 
 @dataclass
 class Policy:
-    """`Keep`, as the store asks for it. `scores` is filled as checkpoints are read and written."""
+    """`Keep`, as the store asks for it."""
 
-    keep: Keep
-    scores: dict[int, float] = field(default_factory=dict)
+    keep: Keep  # what to choose by
+    scores: dict[int, float] = field(default_factory=dict)  # by step; filled as checkpoints are read and written
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         kept = self.keep.chosen([each.step for each in checkpoints], self.scores)

@@ -19,36 +19,42 @@ from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
 from unimodal.training.adapt import adapted
-from unimodal.training.balance import BALANCES
+from unimodal.training.balance import APART, BALANCES
 from unimodal.training.checkpoint import Checkpoints, named
 from unimodal.training.diagnosis import diagnosis
 from unimodal.training.example_losses import ExampleLosses
-from unimodal.training.journal import RECENT, Journal, from_json
+from unimodal.training.journal import Journal, go_on
 from unimodal.training.keep import Keep
-from unimodal.training.meters import Cost, ProfileConfig, Profiler, summary, write_summary
+from unimodal.training.meters import ProfileConfig, Profiler, summary, write_summary
 from unimodal.training.replicas import differing
+from unimodal.training.sequence import InSequence, in_sequence
 from unimodal.training.status import TRAINING, WAITING, Status
 from unimodal.training.step import Program, TrainState
 from unimodal.training.stopping import StopSignal, Together
 from unimodal.training.turns import name_sets, turns
+from unimodal.training.work import Resumption, Validation, Work
 
-SCHEDULES = ("sum", "alternate")
+SCHEDULES = ("sum", "alternate", "sequence")
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long a run trains, and what it does now and then."""
+    """The length of a run, and what it does now and then."""
 
     steps: int  # in all
-    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights
+    # "sum": every step takes a batch of every task; "alternate": one task per step, in turns by their weights; "sequence": one
+    # task after the other, each evaluated when one has ended
     schedule: str = "sum"
-    # of the losses in a sum: fixed (the tasks' weights), uncertainty or pcgrad (see `training.balance`)
+    # for schedule="sequence": the tasks in their order, as NAME or NAME=STEPS; (): as the config has them
+    sequence: tuple[str, ...] = ()
+    # of the losses in a sum: fixed (the tasks' weights), uncertainty, equal or pcgrad (see `training.balance`)
     balance: str = "fixed"
     # turns are shared by the tasks' weights to the power of 1 over this: above 1, tasks of small weight have more
     turn_temperature: float = 1.0
     log_every: int = 10  # steps
     eval_every: int = 0  # steps; 0: only at the end
     checkpoint_every: int = 0  # steps; 0: only at the end
+    commit_every: int = 0  # steps between commits to the run's ledger; 0: only at the end
     keep_checkpoints: int = 2  # how many of the latest stay
     stop_after: int | None = None  # stop after this step with a checkpoint, to be resumed; None: train to the end
     # end the run after so many steps in a row whose loss or gradient is not finite (such a step changes nothing)
@@ -71,16 +77,25 @@ class LoopConfig:
         if not 0 < self.turn_temperature < math.inf:
             raise UsageError(f"turn_temperature must be above 0 and finite, but is {self.turn_temperature}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
-        least["keep_every"] = least["compare_replicas_every"] = least["example_losses_every"] = 0
+        least["commit_every"] = least["keep_every"] = least["compare_replicas_every"] = least[
+            "example_losses_every"
+        ] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
 
+    def in_sequence(self, tasks: Sequence[str]) -> InSequence | None:
+        """Tell which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
+        return in_sequence(tasks, self.steps, self.sequence) if self.schedule == "sequence" else None
+
 
 def compile_steps(
-    program: Program, tasks: Mapping[str, Task], config: LoopConfig
+    program: Program, tasks: Mapping[str, Task], config: LoopConfig, sequence: InSequence | None = None
 ) -> dict[tuple[str, ...], Callable[..., Any]]:
     """One step for each set of tasks that trains together. Where tasks take turns, turns stand for their weights."""
+    if sequence is not None:
+        sets = sequence.weights().items()
+        return {names: program.step({n: (tasks[n].loss, w) for n, w in weights.items()}) for names, weights in sets}
     weigh = config.schedule == "sum"
     return {
         names: program.step({name: (tasks[name].loss, tasks[name].weight if weigh else 1.0) for name in names})
@@ -109,59 +124,55 @@ def check_batches(tasks: Sequence[Task], program: Program) -> None:
                 f"tasks.{task.name}.batch_size={task.batch_size} is not divisible by {parts} "
                 f"(mesh data·fsdp={batch_parts(program.mesh)}, accumulate={program.accumulate})"
             )
-    if program.balance == "pcgrad" and program.accumulate > 1:
-        raise UsageError("balance=pcgrad takes the gradients of whole batches: leave optimizer.accumulate at 1")
+    if program.balance in APART and program.accumulate > 1:
+        raise UsageError(
+            f"balance={program.balance} takes the gradients of whole batches: leave optimizer.accumulate at 1"
+        )
 
 
 def train(
     program: Program,
-    tasks: Sequence[Task],
-    batches: Mapping[str, BatchIterator],
+    work: Work,
     config: LoopConfig,
     workdir: epath.PathLike,
     *,
-    tokens: Mapping[str, int],
-    evaluate: Callable[[Any, int], Mapping[str, Mapping[str, float]]] | None = None,
+    validation: Validation = Validation(),
+    resumption: Resumption = Resumption(),
     together: Together | None = None,
-    cost: Cost = Cost(),
-    from_step: int | None = None,
-    adapt: Collection[str] | None = None,
-    higher_is_better: Mapping[str, bool] = {},
+    commit: Callable[[TrainState, Mapping[str, Any]], Any] | None = None,
 ) -> tuple[TrainState, str, bool]:
-    """Train to the end, resuming from the workdir's latest checkpoint if it has one, or from that of `from_step`.
+    """Train to the end, going on from a checkpoint of the workdir if it has one.
 
-    `tokens` of one example, per task, and `cost` are for the meters. `evaluate(model, step)` gives metrics per task.
-    `adapt`: take what fits of a checkpoint of another config, with the data of these tasks begun anew. `together`: how
-    several processes agree when to stop. Returns the state, its fingerprint, and whether all steps are done.
+    `together` is how several processes agree when to stop; `commit(state, iterators)` puts the weights into a ledger. Returns the state, its fingerprint, and whether all steps are
+    done.
     """
-    by_name = {task.name: task for task in tasks}
-    who, compiled = turns(tasks, config.schedule, config.turn_temperature), compile_steps(program, by_name, config)
+    tasks, batches, by_name, evaluate = work.tasks, work.batches, work.by_name, validation.scores
+    sequence, compiled = work.sequence, compile_steps(program, by_name, config, work.sequence)
+    who = turns(tasks, config.schedule, config.turn_temperature) if sequence is None else sequence.who
 
     # --- start, or go on --------------------------------------------------------------------------------------------
-    best = None if config.keep_best is None else higher_is_better[config.keep_best]
+    best = None if config.keep_best is None else validation.higher_is_better[config.keep_best]
     checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
-    start = from_step or checkpoints.latest_step() or 0
+    start = resumption.step or checkpoints.latest_step() or 0
     if start:
-        state, fingerprint, recent = _restore(checkpoints, program, batches, start, adapt)
+        state, fingerprint, recent = _restore(checkpoints, program, batches, start, resumption.adapt)
         aside = [f"a later checkpoint is now {path}" for path in checkpoints.set_aside(start)]
         news = [f"resuming {workdir} after step {start}", *aside]
     else:
         state, fingerprint, recent, news = program.init(), "", {}, []
-    often: dict[str, Any] = dict(steps=config.steps, log_every=config.log_every, max_bad_steps=config.max_bad_steps)
-    sizes = {name: task.batch_size for name, task in by_name.items()}
-    about: dict[str, Any] = dict(sizes=sizes, tokens=tokens, cost=cost, batches=batches)
-    journal = Journal(workdir, program, **often, **about, start=start, recent=recent, news=news)
+    journal = Journal(workdir, program, config, work, start=start, recent=recent)
     guard, note = journal.guard, journal.progress.note
+    for line in news:
+        note(line)
     example_losses = ExampleLosses(program, by_name, workdir, config.example_losses_every, note)
     profiler = Profiler(config.profile, epath.Path(workdir) / "profile")
     stop, status = StopSignal(together), Status(workdir, config.steps, process=jax.process_index())
     differ: ReplicasDifferError | None = None
-    last, saved_at, scored = start, start, (-1, 0.0)
+    last, saved_at, committed_at, scored = start, start, start, (-1, 0.0)
 
     def save() -> str:
         status.now(last, "saving")
-        states = {name: iterator.get_state() for name, iterator in batches.items()} | journal.kept()
-        saved = checkpoints.save(state, states, scored[1] if scored[0] == last else None)
+        saved = checkpoints.save(state, journal.kept(), scored[1] if scored[0] == last else None)
         if config.verify_checkpoints:
             checkpoints.verify(state)
         return saved
@@ -194,7 +205,12 @@ def train(
                 if (where := differing(named(state), program.mesh)) is not None:
                     differ = ReplicasDifferError(where, last)
                     break
-            if evaluate is not None and config.eval_every and last % config.eval_every == 0 and last < config.steps:
+            ended = sequence.ended(last) if sequence is not None and last < config.steps else None
+            if ended is not None and sequence is not None and sequence.between is not None:
+                status.now(last, "between tasks")
+                state = sequence.between(ended, state)
+            due = ended is not None or (config.eval_every and last % config.eval_every == 0)
+            if evaluate is not None and due and last < config.steps:
                 note(f"evaluating after step {last:,} …")
                 status.now(last, "evaluating")
                 scores = evaluate(program.model(state), last)
@@ -205,15 +221,23 @@ def train(
                 journal.settle(last)  # a run that resumes from the checkpoint has the numbers of every step before it
                 if guard.in_a_row == 0:  # a checkpoint from amid bad steps would push out one from before them
                     fingerprint, saved_at = save(), last
+            if commit is not None and config.commit_every and last % config.commit_every == 0:
+                journal.settle(last)
+                if guard.in_a_row == 0:
+                    status.now(last, "committing")
+                    commit(state, work.positions())
+                    committed_at = last
         journal.settle(last)
         profiler.close(state)
         if last > saved_at and guard.diverged is None and differ is None:
             fingerprint = save()
+        if commit is not None and last > committed_at and guard.diverged is None and differ is None:
+            commit(state, work.positions())
         checkpoints.close()  # before signals have their old meaning again: a second SIGTERM must not tear it
     if failed := differ or guard.diverged:
         raise failed
     if jax.process_index() == 0 and last > start:
-        write_summary(workdir, summary(journal.progress.mean_rates(), program.mesh.size, cost))
+        write_summary(workdir, summary(journal.progress.mean_rates(), program.mesh.size, work.cost))
     return state, fingerprint, last >= config.steps
 
 
@@ -227,12 +251,8 @@ def _restore(
     """The state of a checkpoint, its fingerprint, and the journal's recent metrics. Batches go on from where they were,
     but for those of the tasks in `adapt`."""
     if adapt is not None:
-        state, iterators = adapted(program, checkpoints.workdir, step)
-        fingerprint, recent = "", {}
-        iterators = {name: saved for name, saved in iterators.items() if name in batches and name not in adapt}
-    else:
-        state, iterators, fingerprint = checkpoints.restore(program.abstract_state(), step)
-        recent = from_json(iterators.pop(RECENT, {}))
-    for name, saved in iterators.items():
-        batches[name].set_state(saved)
-    return state, fingerprint, recent
+        state, kept = adapted(program, checkpoints.workdir, step)
+        go_on(batches, kept, adapt)
+        return state, "", {}
+    state, kept, fingerprint = checkpoints.restore(program.abstract_state(), step)
+    return state, fingerprint, go_on(batches, kept)

@@ -1,4 +1,4 @@
-"""What a run costs and what the hardware makes of it: the figures that progress shows and meters.json keeps."""
+"""Meters of a run, or what it costs and how fast the hardware is: the figures that progress shows and meters.json keeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unimodal.storage import Mirror, is_remote, write_whole
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step costs and what a chip can do. Without both there is no MFU."""
+    """The cost of a step and the peak of a chip. Without both there is no MFU."""
 
     # Model FLOPs of one step of each task over all chips: matrix products of the forward and backward pass, causal
     # attention halved, recomputation not counted.
@@ -30,9 +30,9 @@ class Cost:
 class Rates:
     """Rates per second of wall time, over all chips. NaN until two updates have been timed."""
 
-    steps: float = math.nan
-    tokens: float = math.nan
-    examples: float = math.nan
+    steps: float = math.nan  # of the optimizer
+    tokens: float = math.nan  # of all tasks
+    examples: float = math.nan  # of all tasks
     waiting: float = math.nan  # share of the time that the loop waited for input
     mfu: float = math.nan  # model FLOPs / (seconds · chips · peak); NaN where no peak is known
 

@@ -149,7 +149,7 @@ def finite_only(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict(value: float | None, baseline: float | None, higher_is_better: bool) -> Verdict:
-    """Whether a result beats its baseline: "better", "worse" or "equal"; "failed" if it is not finite, and "unknown" if
+    """Compare a result with its baseline: "better", "worse" or "equal"; "failed" if it is not finite, and "unknown" if
     there is no result or nothing to compare it with."""
     if value is not None and not math.isfinite(value):
         return "failed"

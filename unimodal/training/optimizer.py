@@ -26,16 +26,11 @@ __all__ = ["OptimizerConfig", "OptimizerState", "apply_updates", "averaged", "ma
 
 
 class OptimizerState(NamedTuple):
-    """Everything an optimizer keeps between steps.
+    """Everything an optimizer keeps between steps."""
 
-    inner: optax's state by parameter, float32; nothing of those that are frozen for good.
-    master: float32 values of half-precision parameters, where the config asks for them.
-    step: how many steps there were, whatever they touched.
-    """
-
-    inner: dict[str, Any]
-    master: dict[str, Any]
-    step: jax.Array
+    inner: dict[str, Any]  # optax's state by parameter, float32; nothing of those that are frozen for good
+    master: dict[str, Any]  # float32 values of half-precision parameters, where the config asks for them
+    step: jax.Array  # how many steps there were, whatever they touched
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -> optax.GradientTransformation:
@@ -170,7 +165,7 @@ def _values(state: Any) -> Any:
 
 
 def _tree(params: Any) -> Any:
-    """How the parameters hang together, variables for leaves."""
+    """The tree of parameters, with variables for leaves."""
     return jax.tree.structure(params, is_leaf=_is_variable)
 
 

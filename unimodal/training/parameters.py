@@ -1,4 +1,4 @@
-"""What the optimizer has to know of each parameter, and which of them an entry of its config names."""
+"""Facts about each parameter that the optimizer needs, and which parameters an entry of its config names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OUTER = ("vocabulary", "classes", "codes", "patch")
 class Parameter:
     """One parameter by its dotted name, with the metadata of its `nnx.Variable` (see `layers`)."""
 
-    name: str
+    name: str  # dotted, as in backbones.shared.layers.mlp.up.kernel
     leaf: Any  # an nnx.Variable, or a plain array, which has no metadata
 
     @cached_property
@@ -39,17 +39,17 @@ class Parameter:
 
     @property
     def dimensions(self) -> int:
-        """How many dimensions it has in one layer."""
+        """The number of its dimensions in one layer."""
         return len(self.metadata["axes"]) if "axes" in self.metadata else self.value.ndim
 
     @property
     def half(self) -> bool:
-        """Whether it is stored with fewer than 32 bits."""
+        """True if it is stored with fewer than 32 bits."""
         return self.value.dtype.itemsize < 4
 
     @property
     def stacked(self) -> bool:
-        """Whether it holds the parameters of several layers, one behind the other."""
+        """True if it holds the parameters of several layers, stacked along its first dimension."""
         return self.value.ndim > self.dimensions
 
     @property
@@ -62,7 +62,7 @@ class Parameter:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay is for it: for matrices and tables, not for biases, scales and other vectors."""
+        """True if weight decay applies: to matrices and tables, but not to biases, scales and other vectors."""
         return self.kind != "vector"
 
     @property
@@ -126,7 +126,7 @@ def rate_factor(entry: str) -> tuple[re.Pattern[str], float]:
 
 
 def rate_factors(parameters: Sequence[Parameter], entries: Sequence[str], layer_decay: float) -> dict[str, np.ndarray]:
-    """What each parameter's learning rate is multiplied by: a number, or one for each layer of a stacked parameter.
+    """Factors that multiply each parameter's learning rate: a number, or one for each layer of a stacked parameter.
 
     The first of the `entries` that matches counts. Raises UsageError for one that matches nothing.
     """

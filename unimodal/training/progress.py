@@ -1,4 +1,4 @@
-"""What a run says while it runs: a live bar on a terminal, a plain line now and then elsewhere, a table at the end."""
+"""Progress of a run on the terminal: a live bar on a terminal, a plain line now and then elsewhere, a table at the end."""
 
 import math
 import time
@@ -24,20 +24,20 @@ _SMOOTHING = 0.9  # of the losses shown
 
 @dataclass(frozen=True)
 class _Interval:
-    end: float
-    seconds: float
-    steps: int
-    tokens: int
-    examples: int
-    flops: float = 0.0
-    waited: float = 0.0
+    end: float  # on the clock, in seconds
+    seconds: float  # of wall time
+    steps: int  # of the optimizer
+    tokens: int  # of all tasks
+    examples: int  # of all tasks
+    flops: float = 0.0  # model FLOPs, over all chips
+    waited: float = 0.0  # seconds for input
 
 
 class Progress:
     """The progress line of a run from `start_step` to `total_steps`; says nothing at all with `enabled=False`.
 
     On a terminal: a live bar with steps/s, tokens/s, examples/s, time left and each task's smoothed loss. Elsewhere: a
-    plain line at the first update, then at most one in 30 seconds, and one at the end. Usable as a context manager.
+    plain line at the first update, then at most one in 30 seconds, and one at the end, which `close` prints.
 
     An interval in which a task is seen for the first time is left out of the rates: it holds a compilation.
     With several `chips`, tokens are also told per chip; with the `peak` FLOP/s of one, model FLOPs as a share of it (MFU).
@@ -88,6 +88,7 @@ class Progress:
         """Tell that `step` steps are done; `tokens`, `examples` and model `flops` count what was processed since the last
         update, and `waited` the seconds for input. `remarks`: a few words to stand beside a task's loss."""
         now = self._clock()
+        # Compare tasks with those seen so far: a new one means that a step was compiled in this interval.
         compiled = not self._losses or any(task not in self._newest for task in losses)
         for task, loss in losses.items():
             self._smooth(task, float(loss))
@@ -97,6 +98,7 @@ class Progress:
         self._last_time = now
         if not compiled:
             self._window.append(interval)
+            # Keep one interval at least, so that steps longer than the window have a rate, too.
             while len(self._window) > 1 and self._window[0].end < now - _WINDOW_SECONDS:
                 self._window.popleft()
             self._all = _sum(self._all, interval)
@@ -144,6 +146,7 @@ class Progress:
 
     def _smooth(self, task: str, loss: float) -> None:
         self._newest[task] = loss
+        # Leave NaN out of the average, which would stay NaN for ever.
         if math.isfinite(loss):
             before = self._losses.get(task, loss)
             self._losses[task] = _SMOOTHING * before + (1 - _SMOOTHING) * loss

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def quiet_store() -> None:
-    """From now on drop what the store says of its own errors: they reach the caller, too, who says them in a line."""
+    """Silence the store's own reports of its errors. They also reach the caller, who prints one line."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_no_traceback)  # again is harmless: it is the same filter
     if sys.unraisablehook is not _hook:

@@ -19,7 +19,7 @@ _LONGEST = 64  # bytes of a host's name
 
 
 def differing(arrays: Mapping[str, jax.Array], mesh: Mesh) -> str | None:
-    """Where copies of one value differ in a bit, spelled out; None if all are equal.
+    """Say where copies of one value differ in a bit, or None if all are equal.
 
     Arrays lie on `mesh`. Every device hashes what it holds, so nothing but one number per array and device travels. What
     only one device holds (all of it with fsdp over all devices) has no copy to be compared with.

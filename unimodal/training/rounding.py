@@ -1,4 +1,4 @@
-"""How an update reaches a parameter: added in float32, kept within bounds, rounded to what is stored."""
+"""Rounding of updates: each is added in float32, kept within bounds and rounded to what is stored."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from unimodal.objectives.terms import (
 )
 from unimodal.sharding import initialise, path_name, shardings
 from unimodal.state import Kept, advance, begin, take_pushed
-from unimodal.training.balance import balanced, without_conflict
+from unimodal.training.balance import APART, balanced, of_equal_length, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.optimizer import apply_updates, averaged
 from unimodal.training.spikes import Spikes, begin_spikes, judge_spikes
@@ -42,7 +42,7 @@ Batches = Mapping[str, Mapping[str, jax.Array]]
 class TrainState:
     """Everything a step changes."""
 
-    step: jax.Array
+    step: jax.Array  # how many there were
     parameters: nnx.State  # trained by gradients
     variables: nnx.State  # what losses change as they go, micro-batch by micro-batch
     optimizer: Any  # its moments
@@ -55,26 +55,21 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Program:
-    """What is fixed during a run: the model's structure, how it is made, and the optimizer.
+    """The fixed part of a run: the model's structure, how it is made, and the optimizer."""
 
-    start: gives the first parameters from the initialised ones (published weights, say); None: they are as initialised.
-    steps: of the whole run, for the schedules of what tasks keep. ema: decay of an average of the parameters (0: none);
-    evaluate_ema: whether `model` is of that average. balance: of the losses in one step, see `training.balance`. skip_spikes:
-    see `spikes.judge_spikes` (0: none are skipped), of `tasks`.
-    """
-
-    make_model: Callable[[jax.Array], nnx.Module]
-    optimizer: optax.GradientTransformation
-    mesh: Mesh
-    seed: int
-    accumulate: int = 1
+    make_model: Callable[[jax.Array], nnx.Module]  # key → the whole model, with random weights
+    optimizer: optax.GradientTransformation  # a gradient transformation of optax
+    mesh: Mesh  # where everything lies
+    seed: int  # of weights and of randomness in training
+    accumulate: int = 1  # parts that each batch is taken in, one after the other
+    # initialised parameters → the first ones, from published weights, say; None: as initialised
     start: Callable[[nnx.State], nnx.State] | None = None
-    steps: int = 0
-    ema: float = 0.0
-    evaluate_ema: bool = True
-    balance: str = "fixed"
-    skip_spikes: float = 0.0
-    tasks: tuple[str, ...] = ()
+    steps: int = 0  # of the whole run, for the schedules of what tasks keep
+    ema: float = 0.0  # decay of an average of the parameters; 0: none
+    evaluate_ema: bool = True  # `model` has that average in place of the last parameters
+    balance: str = "fixed"  # between the losses of one step, see `training.balance`
+    skip_spikes: float = 0.0  # see `spikes.judge_spikes`; 0: none are skipped
+    tasks: tuple[str, ...] = ()  # whose spikes are judged
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""
@@ -86,13 +81,15 @@ class Program:
         if self.start is None:
             return initialise(self._make_state, self.mesh, key)
         parameters, variables, kept = initialise(self._make_weights, self.mesh, key)
-        parameters = self.start(parameters)  # of which the rest of the state may hold copies
+        # Fill in the first parameters before the rest of the state is made, which may hold copies of them.
+        parameters = self.start(parameters)
         more = initialise(self._begin, self.mesh, parameters, variables, kept)
         return TrainState(parameters=parameters, variables=variables, **more)
 
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state, for restoring into."""
         abstract = jax.eval_shape(self._make_state, jax.random.key(self.seed))
+        # Name the shard of every array: a restore then reads each piece where it belongs.
         place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
         return jax.tree.map(place, abstract, shardings(abstract, self.mesh))
 
@@ -153,6 +150,7 @@ class Program:
             key = jax.random.fold_in(jax.random.key(self.seed), state.step)
             differentiate = self._at_once if self.accumulate == 1 else self._accumulated
             gradients, metrics, variables, pushed = differentiate(losses, state, batches, key)
+            # Judge by the norm, which clipping needs in any case: one number tells whether any gradient is not finite.
             found = {name: task["loss"] for name, task in metrics.items()}
             norm, bad = _judge_numbers(found, gradients)
             spikes = state.spikes
@@ -160,18 +158,14 @@ class Program:
                 spikes, odd = judge_spikes(spikes, found, norm, self.skip_spikes)
                 bad = {name: jnp.where(odd[name] & (code == 0), SPIKE, code) for name, code in bad.items()}
             metrics = {name: {**task, "gradient_norm": norm, "bad": bad[name]} for name, task in metrics.items()}
-            updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
-            parameters = apply_updates(state.parameters, updates)
-            model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
-            advance(model, list(losses), pushed, state.step, self.steps)
-            _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
-            ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
-            after: Any = parameters, variables, optimizer, kept, ema
-            before = state.parameters, state.variables, state.optimizer, state.kept, state.ema
             good = jnp.stack([code == 0 for code in bad.values()]).all()
-            kept_or_new = jax.tree.map(partial(jnp.where, good), after, before)
-            return TrainState(state.step + 1, *kept_or_new, spikes), metrics
+            # Choose inside the compiled step: no host has to wait to undo a bad one. Take one way or the other, as a choice
+            # between two whole states costs as much memory traffic as an optimizer does.
+            advanced = partial(self._advanced, tuple(losses))
+            done = jax.lax.cond(good, advanced, lambda state, *_: state, state, gradients, variables, pushed)
+            return replace(done, step=state.step + 1, spikes=spikes), metrics
 
+        # Pin the shardings of the result: the compiler might lay arrays otherwise, and the next step would compile again.
         state_shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         replicated = NamedSharding(self.mesh, PartitionSpec())
         return jax.jit(run, donate_argnums=0, out_shardings=(state_shardings, replicated))
@@ -186,6 +180,18 @@ class Program:
 
         return jax.jit(run)
 
+    def _advanced(
+        self, names: Sequence[str], state: TrainState, gradients: Any, variables: Any, pushed: Any
+    ) -> TrainState:
+        """The state after the gradients of the losses `names`, but for its step."""
+        updates, optimizer = self.optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = apply_updates(state.parameters, updates)
+        model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
+        advance(model, list(names), pushed, state.step, self.steps)
+        _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
+        ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
+        return replace(state, parameters=parameters, variables=variables, optimizer=optimizer, kept=kept, ema=ema)
+
     def parameter_names(self) -> list[str]:
         """The parameters in the order in which the metric "bad" counts them: 1 is a loss that is not finite, 2 + i a
         gradient, that of parameter i first, and 2 + their number a gradient so large that its norm is not finite. SPIKE is a
@@ -196,11 +202,12 @@ class Program:
     def _run(
         self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState
     ) -> Any:
-        """What every task's loss function gives, by name, the variables after that, what tasks have pushed, and the heads."""
+        """Run every task's loss. Returns losses by task, the variables afterwards, what tasks pushed, and the heads."""
         # Flax refuses a loss that changes what is kept: that is for `advance`, once a step.
         model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
         found = {}
         for name, (function, _) in losses.items():
+            # Take the key from the name, so that a task draws the same whoever trains beside it.
             task_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
             found[name] = function(model, batches[name], key=task_key, step=state.step)
         pushed = take_pushed(model)
@@ -220,10 +227,14 @@ class Program:
                 metrics[name] = {"loss": value, **more, **balance}
             return each, (metrics, variables, pushed)
 
-        if self.balance == "pcgrad" and len(losses) > 1:
+        if self.balance in APART and len(losses) > 1:
             each, pull, aside = jax.vjp(apart, state.parameters, has_aux=True)
+            # Pull back one task at a time: a forward pass serves all of them.
             alone = [{name: jnp.float32(name == task) for name in each} for task in each]
-            return without_conflict([pull(one)[0] for one in alone], jax.random.fold_in(key, 0)), *aside
+            gradients = [pull(one)[0] for one in alone]
+            if self.balance == "equal":
+                return of_equal_length(gradients, [losses[name][1] for name in each]), *aside
+            return without_conflict(gradients, jax.random.fold_in(key, 0)), *aside
 
         def total(parameters: Any) -> Any:
             each, aside = apart(parameters)
@@ -265,6 +276,7 @@ class Program:
             sums = jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients)
             return (sums, variables), (metrics, pushed)
 
+        # Sum in float32: a hundred bfloat16 gradients added up would lose the last of them.
         zero = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), state.parameters)
         (sums, variables), (stacked, pushed) = jax.lax.scan(micro, (zero, state.variables), (batches, indices))
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pushed)  # as they stand in the whole batch

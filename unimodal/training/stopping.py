@@ -1,4 +1,4 @@
-"""When a run is asked to stop: by a signal, in one process or in several that must stop as one."""
+"""Stopping a run on a signal, in one process or in several that must stop at the same step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StopSignal:
         self._together = together
 
     def now(self, step: int) -> bool:
-        """Whether to stop before `step`: at once where one process runs, where all agreed to where there are several."""
+        """True if the run stops before `step`. One process stops at once, several at the step that all agreed on."""
         return self.wanted if self._together is None else self._together.should_stop(step)
 
     def __enter__(self) -> StopSignal:

@@ -1,4 +1,4 @@
-"""Whose turn it is: which tasks train at each step."""
+"""Turns: which tasks train at each step."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def whose_turn(step: int, share: Sequence[int]) -> int:
 
 
 def _place(i: int, n: int, share: Sequence[int]) -> int:
-    """How many turns come before turn n of task i."""
+    """Count the turns before turn n of task i."""
     before = n
     for j, other in enumerate(share):
         if j != i:

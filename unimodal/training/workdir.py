@@ -1,4 +1,4 @@
-"""Whose a workdir is: its config.json says which run may go on there."""
+"""Ownership of a workdir: its config.json says which run may go on there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes after training: a model by its path, and what can be done with it.
+"""Use of a trained model: load it by its path, and ask it.
 
 | module | what it does |
 |---|---|

@@ -21,18 +21,15 @@ READERS = 4  # threads that read files and decode pictures and sounds
 
 @dataclass
 class Asking:
-    """A loaded model with a question: which task, what it is to give. Compiled functions stay for later batches.
-
-    task: None for the only one that reads what comes. gives: None for the first of the task's answers that reads it.
-    """
+    """A loaded model with a question. Compiled functions stay for later batches."""
 
     loaded: Any  # a `Loaded`
-    asked: Asked = Asked()
-    task: str | None = None
-    gives: str | None = None
-    batch_size: int = 32
-    _answers: dict[str, Sequence[Answer]] = field(default_factory=dict)
-    _compiled: dict[Any, Any] = field(default_factory=dict)
+    asked: Asked = Asked()  # options of the question
+    task: str | None = None  # None: the only one that reads what comes
+    gives: str | None = None  # None: the first of the task's answers that reads it
+    batch_size: int = 32  # inputs at a time
+    _answers: dict[str, Sequence[Answer]] = field(default_factory=dict)  # by task
+    _compiled: dict[Any, Any] = field(default_factory=dict)  # by answer
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -57,11 +54,11 @@ class Asking:
         return found
 
     def reads(self, modality: str) -> bool:
-        """Whether some answer reads this, such as "image" or "image+text"."""
+        """True if some answer reads this, such as "image" or "image+text"."""
         return any(answer.reads == modality for found in self._answers.values() for answer in found)
 
     def answer(self, reads: Sequence[str]) -> Answer:
-        """Who answers an input of one of these modalities. Raises UsageError where nobody does, or several might."""
+        """The answer for an input of one of these modalities. Raises UsageError where there is none, or several."""
         able = {name: [a for a in found if a.reads in reads] for name, found in self._answers.items()}
         able = {name: found for name, found in able.items() if found}
         if len(able) > 1:
@@ -74,7 +71,7 @@ class Asking:
         raise UsageError(f"{who} {there}{asked}, not {' or '.join(reads) or 'this'}")
 
     def run(self, answer: Answer, rows: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """What the model makes of rows. They are filled up to a power of two, so that few shapes are compiled."""
+        """Run the model on rows. They are filled up to a power of two, so that few shapes are compiled."""
         model, mesh = self.loaded.model, self.loaded.mesh
         parts = batch_parts(mesh)
         size = min(-(-self.batch_size // parts) * parts, max(parts, 1 << (len(rows) - 1).bit_length()))
@@ -91,7 +88,7 @@ class Asking:
         return [{name: value[i] for name, value in found.items()} for i in range(len(rows))]
 
 
-Read = tuple[str, Answer, Mapping[str, np.ndarray]]
+Read = tuple[str, Answer, list[Mapping[str, np.ndarray]]]
 
 
 def answered(asking: Asking, entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
@@ -114,7 +111,8 @@ def _read(asking: Asking, entry: Entry) -> Read | dict[str, Any]:
         else:
             record = entry.read()
             answer = asking.answer(modalities(record))
-        return entry.id, answer, answer.row({**record, "id": entry.id})
+        record = {**record, "id": entry.id}
+        return entry.id, answer, [answer.row(record)] if answer.rows is None else list(answer.rows(record))
     except UsageError as error:
         return {"id": entry.id, "error": _line(error)}
     except OSError as error:
@@ -124,18 +122,23 @@ def _read(asking: Asking, entry: Entry) -> Read | dict[str, Any]:
 def _answers(asking: Asking, futures: Sequence[Future[Any]]) -> Iterator[dict[str, Any]]:
     read = [future.result() for future in futures]
     made: dict[int, dict[str, Any]] = {i: one for i, one in enumerate(read) if isinstance(one, dict)}
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Any, list[tuple[int, Mapping[str, np.ndarray]]]] = {}
     for i, one in enumerate(read):
-        if isinstance(one, tuple):
-            shapes = tuple(np.shape(value) for value in one[2].values())
-            groups.setdefault((id(one[1]), shapes), []).append(i)
-    for places in groups.values():
-        answer: Answer = read[places[0]][1]
-        for i, row in zip(places, asking.run(answer, [read[i][2] for i in places]), strict=True):
-            try:
-                made[i] = {"id": read[i][0], **answer.say(row)}
-            except UsageError as error:
-                made[i] = {"id": read[i][0], "error": _line(error)}
+        for row in one[2] if isinstance(one, tuple) else ():
+            shapes = tuple(np.shape(value) for value in row.values())
+            groups.setdefault((id(one[1]), shapes), []).append((i, row))
+    found: dict[int, list[dict[str, np.ndarray]]] = {}
+    for rows in groups.values():
+        answer: Answer = read[rows[0][0]][1]
+        for some in (rows[k : k + asking.batch_size] for k in range(0, len(rows), asking.batch_size)):
+            for (i, _), part in zip(some, asking.run(answer, [row for _, row in some]), strict=True):
+                found.setdefault(i, []).append(part)
+    for i, parts in found.items():
+        name, answer, _ = read[i]
+        try:
+            made[i] = {"id": name, **answer.say(parts[0] if answer.join is None else answer.join(parts))}
+        except UsageError as error:
+            made[i] = {"id": name, "error": _line(error)}
     return iter([made[i] for i in range(len(read))])
 
 

@@ -16,6 +16,7 @@ USES = {
     "GPT2LMHeadModel": "text-generation",
     "LlamaForCausalLM": "text-generation",
     "ViTForImageClassification": "image-classification",
+    "ViTMAEForPreTraining": "feature-extraction",
     "CLIPModel": "zero-shot-image-classification",
     "SiglipModel": "zero-shot-image-classification",
     "Wav2Vec2ForCTC": "automatic-speech-recognition",

@@ -21,10 +21,10 @@ FORMS = ("huggingface", "stablehlo")
 
 @dataclass(frozen=True)
 class Target:
-    """Where an export goes: huggingface:DIR or stablehlo:DIR."""
+    """The target of an export: huggingface:DIR or stablehlo:DIR."""
 
-    form: str
-    directory: Path
+    form: str  # huggingface or stablehlo
+    directory: Path  # that is written
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -37,7 +37,9 @@ class Target:
         return cls(form, directory)
 
 
-def export(loaded: Any, target: Target, task: str | None = None, gives: str | None = None) -> list[str]:
+def export(
+    loaded: Any, target: Target, task: str | None = None, gives: str | None = None, *, int8: bool = False
+) -> list[str]:
     """Write one task of a workdir's model; returns lines that say what was written.
 
     Raises UsageError, before anything is written, for a model that the form has no place for.
@@ -46,7 +48,9 @@ def export(loaded: Any, target: Target, task: str | None = None, gives: str | No
         raise UsageError(f"{loaded.path} is a published checkpoint already")
     name = only_task(loaded, task)
     if target.form == "stablehlo":
-        return write_stablehlo(loaded, name, gives, target.directory)
+        return write_stablehlo(loaded, name, gives, target.directory, int8=int8)
+    if int8:
+        raise UsageError("--int8 is for stablehlo:DIR; a Hugging Face directory keeps its weights as they are")
     exported = match(handed(loaded, name), loaded.model)
     tensors = write_checkpoint(exported, loaded.model, target.directory)
     written = write_preparation(loaded.tasks[name], exported, target.directory)
@@ -77,7 +81,9 @@ def handed(loaded: Any, name: str) -> Handed:
         inputs[modality] = Part(
             tokenizer, kind, config, backbone, experiment.backbones[backbone], causal and modality == "text"
         )
-    return Handed(name, inputs, heads, _labels(task), _end(task))
+    second = vars(task).get("decoder_backbone")
+    decoder = (second, experiment.backbones[second]) if second else None
+    return Handed(name, inputs, heads, _labels(task), _end(task), decoder, vars(task))
 
 
 def _modalities(loaded: Any, name: str) -> dict[str, str]:

@@ -32,7 +32,7 @@ EXACT = 50_000
 class Index:
     """An index as it lies on disk. Nothing is read before it is asked for."""
 
-    folder: Path
+    folder: Path  # that holds it
     size: int  # of a vector
     rows: int  # vectors that are whole
     made_by: Mapping[str, Any]  # the model, as the one who searches needs it
@@ -46,7 +46,7 @@ class Index:
 
     @cached_property
     def ids(self) -> list[dict[str, Any]]:
-        """What each vector is of."""
+        """The id of the input behind each vector."""
         with (self.folder / "rows.jsonl").open(encoding="utf-8") as stream:
             return [json.loads(line) for line, _ in zip(stream, range(self.rows), strict=False)]
 

@@ -1,4 +1,4 @@
-"""What a user gives: files, folders, globs, texts, lines of standard input, sources → records, read one by one."""
+"""Inputs from a user: files, folders, globs, texts, lines of standard input, sources → records, read one by one."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ LARGEST = 512 * 2**20  # bytes of a file that is read at all
 
 @dataclass(frozen=True)
 class Entry:
-    """One input: the name that its answer bears, and how it is read, which may raise UsageError or OSError."""
+    """One input."""
 
-    id: str
-    read: Callable[[], Record]
+    id: str  # the name that its answer bears
+    read: Callable[[], Record]  # gives its record, or raises UsageError or OSError
     reads: tuple[str, ...] = ()  # the modalities that it may be, if they are known before it is read
 
 
@@ -122,7 +122,7 @@ def record_of(kind: str, content: bytes, name: str) -> Record:
 
 
 def modalities(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the columns of a record may be."""
+    """List the modalities that the columns of a record may be."""
     return tuple(kind for kind, names in OBVIOUS.items() if any(name in record for name in names))
 
 

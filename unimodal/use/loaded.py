@@ -20,6 +20,7 @@ from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.experiment import Experiment, build
 from unimodal.interop.load import resolve
+from unimodal.kept import with_encoders, with_learned
 from unimodal.model import Model
 from unimodal.places import places_of
 from unimodal.settings import MeshConfig
@@ -30,7 +31,6 @@ from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.ema import with_ema
 from unimodal.use.answering import Asking, answered
 from unimodal.use.inputs import as_entries
-from unimodal.use.kept import with_learned
 from unimodal.use.published import published_task
 
 
@@ -54,7 +54,7 @@ class Loaded:
         return name
 
     def answers(self, task: str, asked: Asked = Asked()) -> Sequence[Answer]:
-        """What the task can be asked. Raises UsageError for a task that says nothing of it and reads no pictures."""
+        """List what the task can be asked. Raises UsageError for a task without answers that reads no pictures."""
         answers = getattr(self.tasks[task], "answers", None)
         found = picture_features(self.tasks[task], self.model) if answers is None else answers(self.model, asked)
         if not found:
@@ -114,7 +114,7 @@ def _published(path: Path, mesh: Mesh, dtype: str | None) -> Loaded:
 
 
 def _has_tasks(where: epath.Path) -> bool:
-    """Whether the config.json there is one of ours."""
+    """True if the config.json there is one of ours."""
     try:
         return "tasks" in json.loads((where / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -122,7 +122,8 @@ def _has_tasks(where: epath.Path) -> bool:
 
 
 def _of_workdir(where: epath.Path, step: int | None, ema: bool | None, mesh: Mesh, dtype: str | None) -> Loaded:
-    config = with_learned(where, json.loads((where / "config.json").read_text(encoding="utf-8")))
+    config = json.loads((where / "config.json").read_text(encoding="utf-8"))
+    config = with_encoders(where, with_learned(where, config))
     there = Checkpoints(where, create=False).steps() if (where / "checkpoints").is_dir() else []
     if not there:
         raise UsageError(f"{where} has no checkpoint: train there first, or wait for the first one")

@@ -1,4 +1,4 @@
-"""What prepares the inputs of an exported model: preprocessor_config.json, and the vocabulary."""
+"""Files that prepare the inputs of an exported model: preprocessor_config.json, and the vocabulary."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def byte_tokenizer(directory: Path) -> list[str]:
 
 
 def byte_pieces() -> dict[int, str]:
-    """How byte-level vocabularies write each byte (Radford 2019): itself where it can be seen, else a sign from 256 on."""
+    """Map each byte to its sign in byte-level vocabularies (Radford 2019): itself where it can be seen, else one from 256 on."""
     seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     unseen = [b for b in range(256) if b not in seen]
     return {b: chr(b) if b in seen else chr(256 + unseen.index(b)) for b in range(256)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from unimodal.answers import IMAGE, SOUND, TEXT, Answer, Asked, class_answer, embedding_answer, zero_shot_answer
+from unimodal.answers import (
+    IMAGE,
+    SOUND,
+    TEXT,
+    Answer,
+    Asked,
+    class_answer,
+    embedding_answer,
+    transcript_answer,
+    zero_shot_answer,
+)
 from unimodal.answers.classes import ranked
-from unimodal.answers.texts import HOLE
+from unimodal.answers.texts import HOLE, guessed, written_after
 from unimodal.data.audio import decode_audio
 from unimodal.data.blocks.inputs import find_column
 from unimodal.data.pictures import decode_image
 from unimodal.data.text import text_of
 from unimodal.errors import UsageError
-from unimodal.evaluation.decoding import collapse
 from unimodal.generate import Sampling, generate
 from unimodal.heads import LogitScale, pool
 from unimodal.interop import Preprocessor, Pretrained, load_huggingface, load_preprocessor
@@ -49,12 +58,25 @@ def published_task(
 
 
 @dataclass(frozen=True)
-class PublishedTask:
-    """Answers for the outputs of a checkpoint. preprocessor: strings, pictures and sounds as it was trained with them."""
+class Characters:
+    """Characters of a published CTC model, whose blank has been moved to the front."""
 
-    name: str
-    preprocessor: Preprocessor
-    config: Mapping[str, Any]
+    shown: Mapping[int, str]  # the model's own class → its characters; others spell nothing
+    blank: int  # the model's own class of the blank, which is its padding
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids without blanks, with one space between words."""
+        own = (i - 1 if i <= self.blank else i for i in map(int, ids))
+        return " ".join("".join(self.shown.get(i, "") for i in own).split())
+
+
+@dataclass(frozen=True)
+class PublishedTask:
+    """Answers for the outputs of a checkpoint."""
+
+    name: str  # its model_type
+    preprocessor: Preprocessor  # strings, pictures and sounds as the checkpoint was trained with them
+    config: Mapping[str, Any]  # its config.json
 
     def answers(self, model: Pretrained, asked: Asked) -> list[Answer]:
         towers = {tower.name: tower for tower in model.description.towers}
@@ -80,7 +102,7 @@ class PublishedTask:
         if output.start != "hidden" or any(isinstance(stage, Pool | Last) for stage in stages):
             return [class_answer(reads, self._labels(model), row, logits, top=asked.top)]
         if tower.input == "audio":
-            return [self._transcript(row, tower, logits)]
+            return [self._transcript(row, tower, logits, asked.beam)]
         return [self._tokens(row, reads, logits, self._labels(model), asked)] if tower.input == "text" else []
 
     def _row(self, tower: Tower) -> Any:
@@ -98,11 +120,11 @@ class PublishedTask:
 
             def row(record: Mapping[str, Any]) -> dict[str, Any]:
                 found = record[find_column(record, "", OBVIOUS[SOUND], "a sound")]
-                steps = self.preprocessor._need(self.preprocessor.audio, "audio")
-                audio = decode_audio(found, steps.rate, name=str(record["id"]), found_rate=record.get("rate"))
+                rate = self.preprocessor.rate
+                audio = decode_audio(found, rate, name=str(record["id"]), found_rate=record.get("rate"))
                 if not len(audio):
                     raise UsageError("the recording is empty")
-                made = self.preprocessor(audio=audio, rate=steps.rate)
+                made = self.preprocessor(audio=audio, rate=rate)
                 return _filled(made, None) if "audio_mask" in made else {n: v[0] for n, v in made.items()}
 
         return row
@@ -139,30 +161,19 @@ class PublishedTask:
         return [made]
 
     def _continuation(self, model: Pretrained, tower: Tower, asked: Asked) -> Answer:
-        ends, head = end_ids(model.origin), writer(model)[1]
-        limit = tower.tokenizer.max_length or LONGEST
-        steps = min(asked.steps, limit // 2)
-        read = self._row(tower)
-        sampling = Sampling(temperature=asked.temperature, top_p=None if asked.top_p == 1 else asked.top_p)
+        ends, head, row = end_ids(model.origin), writer(model)[1], self._row(tower)
+        more: dict[str, Any] = dict(stop=ends, fill=ends[0] if ends else 0)
 
-        def row(record: Mapping[str, Any]) -> dict[str, Any]:
-            made = read(record)
-            ids, mask = made["text"], made.get("text_mask", np.ones_like(made["text"]))
-            real = ids[mask != 0][-(limit - steps) :]
-            width = min(max(16, 1 << (len(real) - 1).bit_length()), limit - steps)
-            prompt = np.zeros(width, np.int32)
-            prompt[: len(real)] = real
-            return {"prompt": prompt, "length": np.int32(len(real))}
+        def read(record: Mapping[str, Any]) -> np.ndarray:
+            made = row(record)
+            return made["text"][made.get("text_mask", np.ones_like(made["text"])) != 0]
 
-        def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        def write(model: Pretrained, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
             parts: Any = (model.backbones[tower.name], model.tokenizers[tower.name], model.heads[head])
-            more: dict[str, Any] = dict(steps=steps, sampling=sampling, stop=ends, fill=ends[0] if ends else 0)
-            write: Any = generate
-            return {"ids": write(*parts, batch["prompt"], batch["length"], jax.random.key(asked.seed), **more)}
+            run: Any = generate
+            return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, **more)
 
-        return Answer(
-            "continuation", TEXT, row, predict, lambda found: {"continuation": self.preprocessor.decode(found["ids"])}
-        )
+        return written_after(read, self._decode, tower.tokenizer.max_length or LONGEST, write, asked)
 
     def _masked(self, read: Any, logits: Any, asked: Asked) -> Answer:
         encoder = self.preprocessor.text
@@ -176,49 +187,34 @@ class PublishedTask:
                 raise UsageError(f"nothing to guess: write {HOLE} in the place of each token")
             return made
 
-        def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-            best, ids = jax.lax.top_k(jax.nn.softmax(logits(model, batch).astype(jnp.float32)), asked.top)
-            real = batch.get("text_mask", jnp.ones_like(batch["text"]))
-            return {"ids": batch["text"], "real": real, "chance": best, "best": ids}
+        piece = lambda i: self._decode(np.asarray([i])) or str(i)  # noqa: E731
+        return guessed(row, "text", hole, logits, asked, decode=self._decode, surface=piece)
 
-        def say(found: Mapping[str, Any]) -> dict[str, Any]:
-            ids, places = found["ids"].copy(), np.flatnonzero(found["ids"] == hole)
-            ids[places] = found["best"][places, 0]
-            piece = lambda i: self.preprocessor.decode(np.asarray([i])) or str(i)  # noqa: E731
-            pairs = lambda k: zip(found["best"][k], found["chance"][k], strict=True)  # noqa: E731
-            guesses = [{str(piece(i)): round(float(p), 6) for i, p in pairs(k)} for k in places]
-            return {"text": self.preprocessor.decode(ids[found["real"] != 0]), "masked": guesses}
+    def _decode(self, ids: Any) -> str:
+        return str(self.preprocessor.decode(ids))
 
-        return Answer("masked words", TEXT, row, predict, say)
+    def _transcript(self, row: Any, tower: Tower, logits: Any, beam: int) -> Answer:
+        characters = self._characters()
 
-    def _transcript(self, row: Any, tower: Tower, logits: Any) -> Answer:
-        characters, blank = self._characters()
-        frames = tower.tokenizer.frames
+        def blank_first(model: Pretrained, batch: Mapping[str, jax.Array]) -> jax.Array:
+            z, blank = logits(model, batch), characters.blank
+            return jnp.concatenate([z[..., blank : blank + 1], z[..., :blank], z[..., blank + 1 :]], axis=-1)
 
-        def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-            z = logits(model, batch)
-            mask = batch.get("audio_mask")
-            real = jnp.full(len(z), z.shape[1]) if mask is None else frames((mask != 0).sum(axis=1, dtype=jnp.int32))
-            return {"path": jnp.argmax(z, axis=-1).astype(jnp.int32), "frames": real}
+        def frames(_: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+            audio, mask = batch["audio"], batch.get("audio_mask")
+            samples = jnp.full(len(audio), audio.shape[1], jnp.int32) if mask is None else (mask != 0).sum(axis=1)
+            return tower.tokenizer.frames(samples.astype(jnp.int32))
 
-        def say(found: Mapping[str, Any]) -> dict[str, Any]:
-            path = found["path"][: int(found["frames"])]
-            # `collapse` knows 0 as the blank.
-            ids = collapse(np.where(path == blank, 0, np.where(path < blank, path + 1, path)))
-            back = [i - 1 if i <= blank else i for i in map(int, ids)]
-            return {"transcript": " ".join("".join(characters.get(i, "") for i in back).split())}
+        return transcript_answer(lambda: characters, row, blank_first, frames, beam=beam)
 
-        return Answer("transcript", SOUND, row, predict, say)
-
-    def _characters(self) -> tuple[dict[int, str], int]:
-        """Of vocab.json, by id, and the blank, which is the padding."""
+    def _characters(self) -> Characters:
         path = Path(self.preprocessor.directory) / "vocab.json"
         if not path.exists():
             raise UsageError(f"{path} is not there, so nobody knows what its classes spell")
         vocabulary = json.loads(path.read_text(encoding="utf-8"))
         special = lambda piece: len(piece) > 1 and piece[0] in "<["  # noqa: E731
         shown = {int(i): " " if piece == "|" else str(piece) for piece, i in vocabulary.items() if not special(piece)}
-        return shown, int(self.config.get("pad_token_id") or 0)
+        return Characters(shown, int(self.config.get("pad_token_id") or 0))
 
     def _tokens(self, row: Any, reads: str, logits: Any, names: Sequence[str], asked: Asked) -> Answer:
         def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:

@@ -14,6 +14,7 @@ from jax import export as jax_export
 from unimodal.answers import Answer
 from unimodal.errors import UsageError
 from unimodal.use.card import write_card
+from unimodal.use.int8 import Int8, in_int8, whole
 
 RUN = '''"""Run the exported function: JAX, numpy and flatbuffers are all it takes."""
 
@@ -33,7 +34,7 @@ weights = np.load(here / "weights.npz")
 def run(**batch):
     """Arrays by name, as function.json has them, [batch, ...] each, to arrays by name."""
     arrays = {name: np.asarray(batch[name], spec["dtype"]) for name, spec in said["inputs"].items()}
-    return function.call([weights[f"w{i}"] for i in range(len(weights.files))], arrays)
+    return function.call({name: weights[name] for name in weights.files}, arrays)
 
 
 if __name__ == "__main__":
@@ -42,8 +43,10 @@ if __name__ == "__main__":
 '''
 
 
-def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path) -> list[str]:
+def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path, *, int8: bool = False) -> list[str]:
     """Write an answer's `predict` with its weights beside it. The batch may be of any size where the model allows that.
+
+    int8: keep matrices in eight bits (see `use.int8`); the lines that are returned say what that costs in score.
 
     Raises UsageError for an answer that the task does not give, or that cannot be exported.
     """
@@ -57,27 +60,65 @@ def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path) 
         raise UsageError(f"the task {name!r} gives no {gives}, but {there}")
     answer = answers[0]
     leaves, structure = jax.tree.flatten(loaded.model)
+    kept = in_int8(loaded.model) if int8 else [np.asarray(leaf) for leaf in leaves]
+    arrays = _named(kept)
+    dtypes = [leaf.dtype for leaf in leaves]
     row = _example(loaded, answer)
-    sizes, function = _exported(answer, leaves, structure, row)
+    sizes, function = _exported(answer, arrays, dtypes, structure, row)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "function.stablehlo").write_bytes(function.serialize())
-    arrays: dict[str, Any] = {f"w{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
     np.savez(directory / "weights.npz", **arrays)
     spec = {n: dict(shape=[sizes, *np.shape(v)], dtype=str(np.asarray(v).dtype)) for n, v in row.items()}
     said = dict(task=name, gives=answer.gives, reads=answer.reads, inputs=spec)
     (directory / "function.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     (directory / "run.py").write_text(RUN, encoding="utf-8")
     write_card(loaded, name, f"{answer.gives} by {name}", directory)
-    return [f"{directory}: {answer.gives} of {answer.reads}, {len(leaves)} arrays, batch {sizes}; run.py runs it"]
+    size = sum(array.nbytes for array in arrays.values())
+    told = f"{directory}: {answer.gives} of {answer.reads}, {len(leaves)} arrays, {size:,} bytes, batch {sizes}"
+    lines = [f"{told}; run.py runs it"]
+    if int8:
+        whole_model = jax.tree.unflatten(structure, [whole(a, d) for a, d in zip(kept, dtypes, strict=True)])
+        lines.append(_cost(loaded, name, whole_model))
+    return lines
 
 
-def _exported(answer: Answer, leaves: list[Any], structure: Any, row: Any) -> tuple[str | int, Any]:
+def _named(kept: list[np.ndarray | Int8]) -> dict[str, np.ndarray]:
+    """The arrays as weights.npz has them: `w` and a number, and `s` and the number for the scale of one in eight bits."""
+    arrays: dict[str, np.ndarray] = {}
+    for i, array in enumerate(kept):
+        if isinstance(array, Int8):
+            arrays |= {f"w{i}": array.whole, f"s{i}": array.scale}
+        else:
+            arrays[f"w{i}"] = array
+    return arrays
+
+
+def _cost(loaded: Any, name: str, model: Any) -> str:
+    """What the weights in eight bits score on the task's own evaluation, beside the weights as they were."""
+    evaluation = loaded.experiment.evaluations.get(name)
+    if evaluation is None:
+        return f"what eight bits cost is not known: {name} has no evaluation of its name"
+    try:
+        scores = [evaluation.measure(each, loaded.experiment.reader).score["value"] for each in (loaded.model, model)]
+    except UsageError as error:  # the data is not here
+        return f"what eight bits cost is not known: {error}"
+    return f"{evaluation.metric}: {scores[0]:.4g} with the weights as they are, {scores[1]:.4g} in eight bits"
+
+
+def _exported(
+    answer: Answer, arrays: dict[str, np.ndarray], dtypes: list[Any], structure: Any, row: Any
+) -> tuple[str | int, Any]:
     """The function with a batch of any size, or of one row where a kernel needs to know it."""
 
-    def function(weights: list[Any], batch: Any) -> Any:
-        return dict(answer.predict(jax.tree.unflatten(structure, weights), batch))
+    def function(weights: dict[str, Any], batch: Any) -> Any:
+        kept = [
+            Int8(weights[f"w{i}"], s) if (s := weights.get(f"s{i}")) is not None else weights[f"w{i}"]
+            for i in range(len(dtypes))
+        ]
+        leaves = [whole(array, dtype) for array, dtype in zip(kept, dtypes, strict=True)]
+        return dict(answer.predict(jax.tree.unflatten(structure, leaves), batch))
 
-    weights = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
     (symbolic,) = jax_export.symbolic_shape("batch")
     found: Exception | None = None
     for size in (symbolic, 1):
@@ -96,5 +137,5 @@ def _example(loaded: Any, answer: Answer) -> Any:
         "image": {"image": np.zeros((64, 64, 3), np.uint8)},
         "text": {"text": "a [MASK]"},
         "sound": {"audio": np.sin(np.arange(16_000) / 20).astype(np.float32) * 0.1, "rate": 16_000},
-    }[answer.reads]
-    return answer.row({"id": "example", **given})
+    }
+    return answer.row({"id": "example", **{k: v for kind in answer.reads.split("+") for k, v in given[kind].items()}})

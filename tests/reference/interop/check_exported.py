@@ -3,7 +3,7 @@
 python tests/reference/interop/check_exported.py
 
 It needs torch and transformers beside this package; nothing else here does. Each architecture that `export` writes is made
-of an untrained model of the tiny test config, exported, opened strictly (no weight missing, none left over), and run on the
+of a model of the tiny test config with random weights, exported, opened strictly (no weight missing, none left over), and run on the
 same arrays on both sides. Prints the largest difference of each output.
 """
 
@@ -36,7 +36,7 @@ def inputs(name: str, rng: np.random.Generator) -> tuple[dict[str, Any], dict[st
     ids = rng.integers(8, 264, (2, 12)).astype(np.int32)
     pixels = rng.normal(size=(2, 16, 16, 3)).astype(np.float32)
     there = torch.tensor(pixels.transpose(0, 3, 1, 2))
-    if name == "vit":
+    if name in ("vit", "mae"):
         return dict(image=pixels), dict(pixel_values=there)
     if name in ("clip", "siglip"):
         ids = rng.integers(8, 263, (2, 16)).astype(np.int32)
@@ -51,13 +51,25 @@ def inputs(name: str, rng: np.random.Generator) -> tuple[dict[str, Any], dict[st
 OUTPUTS = {
     "clip": {"image_embedding": "image_embeds", "text_embedding": "text_embeds", "logits": "logits_per_image"},
     "siglip": {"image_embedding": "image_embeds", "text_embedding": "text_embeds", "logits": "logits_per_image"},
+    "mae": {"patches": "logits"},
     "wav2vec2": {"projected": "projected_states", "quantised": "projected_quantized_states"},
 }
 
 
+def masked_apart(workdir: Path, theirs: Any, pixels: np.ndarray, rng: np.random.Generator) -> float:
+    """How far two MAEs differ that hide the same patches: the task as it trains, and theirs."""
+    loaded = unimodal.load(workdir)
+    noise = rng.random((len(pixels), 4)).astype(np.float32)
+    mine = jax.jit(loaded.tasks["mae"].predict)(loaded.model, dict(image=pixels, noise=noise))
+    with torch.no_grad():
+        found = theirs.eval()(torch.tensor(pixels.transpose(0, 3, 1, 2)), noise=torch.tensor(noise))
+    np.testing.assert_array_equal(mine["masked"], found["mask"].numpy().astype(bool))
+    return float(np.abs(np.asarray(mine["predicted"]) - found["logits"].numpy()).max())
+
+
 def check(name: str, folder: Path) -> str:
     workdir, target = folder / name, folder / f"{name}_hf"
-    used.workdir(workdir, exports.config_of(name))
+    used.workdir(workdir, exports.config_of(name), noise=0.05)
     export(unimodal.load(workdir), Target("huggingface", target))
     kind = getattr(transformers, transformers.AutoConfig.from_pretrained(target).architectures[0])
     theirs, told = kind.from_pretrained(target, output_loading_info=True, attn_implementation="eager")
@@ -65,9 +77,13 @@ def check(name: str, folder: Path) -> str:
     ours = unimodal.load_huggingface(target)
     a, b = inputs(name, np.random.default_rng(0))
     mine = jax.jit(lambda m, x: m(**x))(ours, a)
+    worst = {}
+    if name == "mae":
+        worst["masked"] = masked_apart(workdir, theirs, pixels := a["image"], np.random.default_rng(1))
+        theirs.config.mask_ratio = 0.0  # as ours is read: every patch is seen
+        b["noise"] = torch.arange(4).repeat(len(pixels), 1).float()
     with torch.no_grad():
         found = theirs.eval()(**b)
-    worst = {}
     for mine_name, their_name in OUTPUTS.get(name, {"logits": "logits"}).items():
         worst[mine_name] = float(np.abs(np.asarray(mine[mine_name]) - found[their_name].numpy()).max())
     if name in ("gpt2", "llama", "bert", "text_classifier", "clip"):  # and what prepares its texts

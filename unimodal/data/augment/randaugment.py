@@ -31,7 +31,7 @@ def _moved(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 
 
 def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-    """By a factor from 0.1 to 1.9."""
+    """Enhance by a factor from 0.1 to 1.9."""
     return lambda picture, share: kind(picture).enhance(1.0 + 0.9 * share)
 
 

@@ -1,4 +1,4 @@
-"""What makes another view of a picture: crop, mirror, other colours, grey, blur, solarise (Chen 2020, appendix A).
+"""Steps that make another view of a picture: crop, mirror, other colours, grey, blur, solarise (Chen 2020, appendix A).
 
 All of it takes and gives Pillow pictures in RGB, whose operations run in C and round as torchvision's do. Every function
 draws on the generator it is given and on nothing else.
@@ -16,7 +16,7 @@ from unimodal.data.image import random_box
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How one view is drawn. The steps run in the order of the fields."""
+    """The steps of one view. They run in the order of the fields."""
 
     size: tuple[int, int]  # height and width of the result, in pixels
     crop: tuple[float, float]  # range of the crop's area, as a share of the picture

@@ -1,4 +1,4 @@
-"""What a task says of its data: one small frozen dataclass for each modality, nested in the task's config.
+"""Blocks of data in a task's config: one small frozen dataclass for each modality, nested in the task's config.
 
 A block knows which column of a record it reads and what becomes of it. Bound to a size or an encoder it gives a `Part`:
 the array's spec, how the column is read once, and how an example is made of it. `columns` joins parts into `Inputs`.

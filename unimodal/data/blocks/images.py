@@ -125,7 +125,7 @@ class Images:
         return to_float(picture, mean=_whole(self.mean), std=_whole(self.std))
 
     def to_uint8(self, pixels: np.ndarray) -> np.ndarray:
-        """What the model takes as a picture again, uint8 `[H, W, 3]`."""
+        """Turn the model's values into a picture again, uint8 `[H, W, 3]`."""
         return to_uint8(pixels, mean=_whole(self.mean), std=_whole(self.std))
 
 

@@ -23,14 +23,11 @@ def brought(default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One array of an example, or a few that belong together.
+    """One array of an example, or a few that belong together."""
 
-    `read(record)` takes a column out of a record and decodes it; it runs once per record where memory allows.
-    `make(value, rng, training)` turns what was read into arrays by name, every time the record is met.
-    """
-
-    spec: Mapping[str, ArraySpec]
-    read: Callable[[Mapping[str, Any]], Any]
+    spec: Mapping[str, ArraySpec]  # arrays by name
+    read: Callable[[Mapping[str, Any]], Any]  # record → value; runs once per record where memory allows
+    # (value, rng, training) → arrays by name; runs every time the record is met
     make: Callable[[Any, np.random.Generator, bool], Mapping[str, Any]]
     check: Callable[[], None] | None = None  # raises UsageError for what would go wrong; runs once, before training
 
@@ -39,8 +36,8 @@ class Part:
 class Inputs:
     """The arrays of one example, and the examples of a split ("train", "validation")."""
 
-    spec: Mapping[str, ArraySpec]
-    dataset: Callable[[str], Dataset]
+    spec: Mapping[str, ArraySpec]  # arrays by name
+    dataset: Callable[[str], Dataset]  # split → its examples
 
 
 def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | None = None) -> Inputs:

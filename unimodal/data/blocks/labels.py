@@ -140,11 +140,11 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What a split's column holds: each record's class, all names in order, and whether they are names or numbers."""
+    """The contents of a split's column."""
 
     values: tuple[str | int | None, ...]  # None: the record cannot be read
-    names: tuple[str, ...]
-    named: bool
+    names: tuple[str, ...]  # of all classes, in order
+    named: bool  # the column holds names, not numbers
 
 
 @functools.cache

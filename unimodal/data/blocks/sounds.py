@@ -79,7 +79,7 @@ class Sounds:
 
     @property
     def spec(self) -> dict[str, ArraySpec]:
-        """Of `audio` and `length`."""
+        """The spec of `audio` and `length`."""
         return {
             "audio": ArraySpec((self.samples,), np.float32, -1, 1),
             "length": ArraySpec((), np.int32, self.samples, self.samples + 1),

@@ -36,7 +36,7 @@ class Spectrograms:
 
     @property
     def samples(self) -> int:
-        """How many samples make the frames."""
+        """Count the samples that make the frames."""
         return round(self.sounds.rate * HOP) * (self.frames - 1) + round(self.sounds.rate * WINDOW)
 
     @property

@@ -1,4 +1,4 @@
-"""What training could not use is found before the first step."""
+"""Checks, before the first step, for data that training could not use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOOKED_AT = 1000
 
 
 def spread(source: Source) -> Iterator[Mapping[str, Any]]:
-    """Up to LOOKED_AT records at even distances, without those that cannot be read."""
+    """Read up to LOOKED_AT records at even distances, without those that cannot be read."""
     count = min(len(source), LOOKED_AT)
     for i in range(count):
         with contextlib.suppress(RecordError):

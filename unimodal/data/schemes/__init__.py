@@ -20,7 +20,7 @@ ALIASES = {"arrayrecord": "array_record", "webdataset": "wds"}
 
 
 class Scheme(Protocol):
-    """What a module of this folder has. Both functions raise UsageError for what is not there."""
+    """The protocol of the modules in this folder. Both functions raise UsageError for what is not there."""
 
     FORM: str
     OPTIONS: Mapping[str, str]

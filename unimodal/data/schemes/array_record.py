@@ -13,7 +13,7 @@ OPTIONS: dict[str, str] = {}
 
 
 def splits(address: Address) -> tuple[str, ...]:
-    """By the names of the files."""
+    """List splits by the names of the files."""
     return tuple(sorted(splits_in(Path(address.path).expanduser()))) or ("train",)
 
 

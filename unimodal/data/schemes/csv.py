@@ -23,7 +23,7 @@ SUFFIXES = (".csv",)
 
 
 def splits(address: Address) -> tuple[str, ...]:
-    """By the names of the files in a folder; () for one file."""
+    """List splits by the names of the files in a folder; () for one file."""
     return splits_of(address, SUFFIXES)
 
 

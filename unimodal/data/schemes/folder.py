@@ -63,7 +63,7 @@ class FolderFiles:
         return {**record, **{name: self._beside(path, name) for name in self._columns()}}
 
     def class_names(self, column: str) -> tuple[str, ...]:
-        """What the numbers under `column` stand for, () if they stand for nothing."""
+        """The names that the numbers under `column` stand for, () if they stand for nothing."""
         return self.classes if column == "label" else ()
 
     def column(self, name: str) -> list[Any]:

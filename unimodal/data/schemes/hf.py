@@ -18,7 +18,7 @@ OPTIONS = {"revision": "of a set on the hub"}
 
 
 def splits(address: Address) -> tuple[str, ...]:
-    """Those of the set; () where it has `train` alone."""
+    """List the splits of the set; () where it has `train` alone."""
     found = tuple(sorted(_load(address.path, address.options.get("revision"))))
     return () if len(found) == 1 and "validation" not in address.names else found
 
@@ -37,9 +37,9 @@ def open_split(address: Address, split: str | None) -> Source:
 class HfRecords:
     """Rows of a set. `id` is the column of that name, else "SPLIT/ROW"; pictures and sounds are bytes."""
 
-    where: str
-    split: str
-    table: Any = dataclasses.field(repr=False, compare=False)
+    where: str  # the source, for messages
+    split: str  # its name
+    table: Any = dataclasses.field(repr=False, compare=False)  # of the datasets library
 
     def __len__(self) -> int:
         return len(self.table)

@@ -58,7 +58,7 @@ class TfdsRecords:
         return fields | {"id": f"{self.name}/{self.split}/{place}"}
 
     def class_names(self, column: str) -> tuple[str, ...]:
-        """What the numbers under `column` stand for, () if they stand for nothing."""
+        """The names that the numbers under `column` stand for, () if they stand for nothing."""
         return self.classes.get(column, ())
 
 

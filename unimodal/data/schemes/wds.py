@@ -31,7 +31,7 @@ VERSION = 1
 
 
 def splits(address: Address) -> tuple[str, ...]:
-    """By the names of the shards in a folder; () for files."""
+    """List splits by the names of the shards in a folder; () for files."""
     return splits_of(address, SUFFIXES)
 
 
@@ -45,8 +45,8 @@ def open_split(address: Address, split: str | None) -> Source:
 class Samples:
     """The records of shards. `id` is the name in the shard; what an ending becomes is said by `column_of`."""
 
-    shards: tuple[Any, ...]
-    where: str
+    shards: tuple[Any, ...]  # tar files, in order
+    where: str  # the source, for messages
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -115,7 +115,7 @@ class Continuation:
         }
 
     def predict(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """What `likelihood_rows` counts of what follows, and the ids [B,steps] that the model writes, as `made`."""
+        """Count the likelihood of what follows (see `likelihood_rows`), and write ids [B,steps], as `made`."""
         head = model.heads[self.task]["language"] if "language" in model.heads.get(self.task, {}) else None
         if head is None:
             raise UsageError(f"evaluations.{self.name}.task={self.task!r} has no head `language` that could write")
@@ -148,7 +148,7 @@ class Continuation:
         return (text.split(self.stop)[0] if self.stop else text).strip()
 
     def matches(self, made: np.ndarray, truth: np.ndarray) -> bool:
-        """Whether what was written is the reference."""
+        """True if the model wrote exactly the reference."""
         if self.stop or (self.packed and self.reference):
             return self.answer(made) == self.answer(truth)
         return bool((made[: len(truth)] == truth).all())

@@ -32,6 +32,7 @@ class LinearProbe(Features):
             raise UsageError(f"evaluations.{self.name}: a probe needs two classes or more in {self.source}")
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
             return {"value": float("nan")}
+        # Standardise, or one penalty would mean another thing for each feature and each model.
         mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
         train, valid = (train - mean) / deviation, (valid - mean) / deviation
         classes = self.labels.size(self.source)
@@ -42,6 +43,7 @@ class LinearProbe(Features):
     def _penalty(self, train: np.ndarray, labels: np.ndarray, classes: int) -> float:
         if len(self.penalties) == 1:
             return self.penalties[0]
+        # Hold out training rows: the penalty must not be chosen by the score that is reported.
         order = np.random.default_rng(0).permutation(len(train))
         held, rest = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
         scores = [
@@ -72,6 +74,7 @@ def fit(x: Any, y: Any, penalty: Any, *, classes: int, steps: int) -> tuple[jax.
         updates, state = solver.update(gradient, state, parameters, value=value, grad=gradient, value_fn=loss)
         return optax.apply_updates(parameters, updates), state, count + 1, optax.tree.norm(gradient)
 
+    # Stop at a small gradient: most probes are done long before the last step.
     def unfinished(carry: Any) -> jax.Array:
         _, _, count, norm = carry
         return (count < steps) & (norm > 1e-5)

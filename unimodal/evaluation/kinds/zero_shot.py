@@ -74,7 +74,7 @@ class Classified:
         return columns(self.config.source, part, self.config.labels.part(self.config.source))
 
     def names(self) -> tuple[str, ...]:
-        """What the classes are called. Raises UsageError for names that are empty, or equal."""
+        """The names of the classes. Raises UsageError for names that are empty, or equal."""
         names = tuple(name.strip() for name in self.config.labels.names(self.config.source))
         where = f"evaluations.{self.config.name}: "
         if empty := [number for number, name in enumerate(names) if not name]:
@@ -93,6 +93,7 @@ class Classified:
         texts = Inputs(spec, lambda _: data.Dataset(rows, lambda row, rng: {"ids": row["ids"]}))
         read = list(reader.rows(self.say, model, texts.dataset("validation"), self.config.batch_size))
         found = np.concatenate([row["text"] for row in read]).reshape(len(self.names()), len(self.config.templates), -1)
+        # Average over the templates before scaling to unit length, as Radford 2021, §3.1.4 does.
         mean = found.mean(axis=1)
         return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
@@ -109,11 +110,12 @@ class Classified:
         at5 = seen = 0.0
         for rows in reader.rows(self.look, model, examples, self.config.batch_size, limit):
             similarity = rows["embedding"] @ classes.T
+            # Sort stably: equal classes go by their number, the same on every machine.
             order = np.argsort(-similarity, axis=1, kind="stable")
-            sick = np.isnan(similarity).any(axis=1)
-            right = np.where(sick, np.nan, order[:, 0] == rows["label"])
+            has_nan = np.isnan(similarity).any(axis=1)
+            right = np.where(has_nan, np.nan, order[:, 0] == rows["label"])
             tally.add({"label": rows["label"], "correct": right})
-            at5 += float(np.where(sick, np.nan, (order[:, :5] == rows["label"][:, None]).any(axis=1)).sum())
+            at5 += float(np.where(has_nan, np.nan, (order[:, :5] == rows["label"][:, None]).any(axis=1)).sum())
             seen += len(order)
             shown.append({"index": rows["index"], "label": rows["label"], "similarity": similarity})
         joined = {name: np.concatenate([rows[name] for rows in shown]) for name in shown[0]}
@@ -145,6 +147,7 @@ class Classified:
             pixels[split] = np.stack([picture for _, picture in made])
         there = np.unique(truth["train"])
         means = np.stack([pixels["train"][truth["train"] == k].mean(axis=0) for k in there])
+        # Leave out |x|², which is the same for all classes.
         far = -2 * pixels["validation"] @ means.T + np.square(means).sum(axis=1)[None]
         return float((there[far.argmin(axis=1)] == truth["validation"]).mean())
 

@@ -42,7 +42,7 @@ def classified_pictures(
 
 
 def attention_in(model: Model, image: np.ndarray, images: Images, tokenizer: str, backbone: str) -> AttentionMap:
-    """Where the last layer looks in a picture [1,H,W,C], averaged over queries, per head."""
+    """Attention of the last layer in a picture [1,H,W,C], averaged over queries, for each head."""
     parts = model.backbones[backbone], model.tokenizers[tokenizer]
     _, out = jax.jit(lambda b, t, x: b(t(x), capture=("attention",)))(*parts, jnp.asarray(image))
     config = parts[1].config

@@ -120,6 +120,32 @@ def vit(handed: Handed) -> Offer | None:
     return Offer("vit", config, markers, "a classifier of the first token (pooling=first)")
 
 
+def vit_mae(handed: Handed) -> Offer | None:
+    """ViTMAEForPreTraining."""
+    wanted = {"decoder_embed", "decoder_position", "decoder_mask", "patches"}
+    if set(handed.inputs) != {"image"} or handed.decoder is None or not wanted <= set(handed.heads):
+        return None
+    part, smaller = handed.inputs["image"], handed.decoder[1]
+    config = dict(
+        model_type="vit_mae",
+        architectures=["ViTMAEForPreTraining"],
+        **_viewer(part),
+        hidden_dropout_prob=part.layers.dropout,
+        attention_probs_dropout_prob=0.0,
+        qkv_bias=part.layers.qkv_bias,
+        decoder_hidden_size=smaller.width,
+        decoder_num_hidden_layers=smaller.depth,
+        decoder_num_attention_heads=smaller.heads,
+        decoder_intermediate_size=smaller.M,
+        mask_ratio=handed.fields.get("mask_ratio", 0.75),
+        norm_pix_loss=bool(handed.fields.get("normalise", False)),
+    )
+    # transformers 5 writes the decoder's layers under this name, and reads them under the older one, too.
+    layer = "decoder.decoder_encoder.layer.0.layernorm_before.weight"
+    markers = {"vit.": (), "decoder.decoder_embed.weight": (), layer: ()}
+    return Offer("vit_mae", config, markers, "a decoder of patches")
+
+
 def clip(handed: Handed) -> Offer | None:
     """CLIPModel."""
     if (config := _two_towers(handed, "clip")) is None or handed.heads["temperature"].bias is not None:
@@ -204,11 +230,11 @@ def wav2vec2(handed: Handed) -> Offer | None:
     return Offer("wav2vec2", config, markers, "a linear layer over characters", {"ctc": characters})
 
 
-ARCHITECTURES: tuple[Callable[[Handed], Offer | None], ...] = (bert, gpt2, llama, vit, clip, siglip, wav2vec2)
+ARCHITECTURES: tuple[Callable[[Handed], Offer | None], ...] = (bert, gpt2, llama, vit, vit_mae, clip, siglip, wav2vec2)
 
 
 def _writer(handed: Handed) -> Part | None:
-    """What writes text, if it is that."""
+    """The part that writes text, or None for a model that does not."""
     if set(handed.inputs) != {"text"} or not any(isinstance(h, LanguageModel) for h in handed.heads.values()):
         return None
     return handed.inputs["text"]
@@ -228,7 +254,7 @@ def _sizes(b: BackboneConfig) -> dict[str, Any]:
 
 
 def _encoder(b: BackboneConfig) -> dict[str, Any]:
-    """What the encoders that follow BERT call a backbone's options."""
+    """A backbone's options under the names of encoders that follow BERT."""
     return dict(**_sizes(b), hidden_act=activation(b.activation), layer_norm_eps=b.norm_epsilon)
 
 

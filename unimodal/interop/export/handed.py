@@ -1,4 +1,4 @@
-"""What is handed over: the parts of a model that one task uses. And what an architecture makes of it."""
+"""The parts of a model that one task uses, handed to an architecture, and what the architecture makes of them."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Handed:
-    """A task's part of a model. inputs: "text", "image" or "audio" → what reads it; heads: the task's, by name."""
+    """A task's part of a model."""
 
     task: str  # its name: the heads are `model.heads[task]`
-    inputs: Mapping[str, Part]
-    heads: Mapping[str, Any]
+    inputs: Mapping[str, Part]  # "text", "image" or "audio" → what reads it
+    heads: Mapping[str, Any]  # the task's, by name
     labels: tuple[str, ...] = ()  # names of classes, where it tells some apart
     end: int | None = None  # the id that ends every text, where there is one
+    # a second backbone that the task uses behind its heads, by its name in the model, with its config
+    decoder: tuple[str, BackboneConfig] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the task's own, for what an architecture calls otherwise
 
 
 @dataclass(frozen=True)
 class Offer:
-    """An architecture's config.json for a model. markers: names of tensors that tell which heads there are, with their
-    shapes as far as the family looks at them. wants: in words, the heads that it has."""
+    """An architecture's config.json for a model."""
 
-    family: str
-    config: dict[str, Any]
+    family: str  # which of `interop.families` reads it
+    config: dict[str, Any]  # the whole config.json
+    # names of tensors that tell which heads there are, with their shapes as far as the family looks at them
     markers: Mapping[str, tuple[int, ...]]
-    wants: str
+    wants: str  # the heads that it has, in words
     # A head of the architecture → ours, by name, where they are of one make but called otherwise.
     renamed: Mapping[str, str] = field(default_factory=dict)
 

@@ -12,24 +12,25 @@ import jax
 from flax import nnx
 
 from unimodal.errors import UsageError
-from unimodal.interop.describe import Description, Fields, Names
+from unimodal.interop.describe import Description, Fields, Names, Output
 from unimodal.interop.export.architectures import ARCHITECTURES, UNENDED
 from unimodal.interop.export.handed import Handed, Offer
 from unimodal.interop.head_names import head_names
 from unimodal.interop.match import named_leaves
 from unimodal.interop.pretrained import Origin, Pretrained
 from unimodal.interop.recipes import effective, tokenizer_config
+from unimodal.interop.stages import Decoded
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What a model is elsewhere. names: the architecture's parameter → ours; left: parameters of ours that it has not."""
+    """A model of ours as a published architecture."""
 
-    offer: Offer
-    description: Description
-    abstract: Pretrained
-    names: Mapping[str, str]
-    left: tuple[str, ...]
+    offer: Offer  # the architecture and its config.json
+    description: Description  # of the checkpoint that would be written
+    abstract: Pretrained  # the shapes of that checkpoint
+    names: Mapping[str, str]  # the architecture's parameter → ours
+    left: tuple[str, ...]  # parameters of ours that it has not
 
 
 def match(handed: Handed, model: Any) -> Exported:
@@ -72,7 +73,7 @@ def _judge(handed: Handed, offer: Offer, model: Any) -> tuple[Exported | None, l
     against = _differences(handed, description) + _unended(offer)
     scan = {tower.name: handed.inputs[tower.name].layers.scan for tower in description.towers}
     towers = tuple(replace(t, backbone=replace(t.backbone, scan=scan[t.name])) for t in description.towers)
-    description = replace(description, towers=towers)
+    description = replace(description, towers=towers, outputs=tuple(_scanned(handed, o) for o in description.outputs))
     abstract = jax.eval_shape(lambda: Pretrained(description, Origin("", ""), rngs=nnx.Rngs(0)))
     names = _names(handed, offer, description, model, abstract)
     theirs = named_leaves(abstract)
@@ -100,18 +101,42 @@ def _differences(handed: Handed, description: Description) -> list[str]:
             (f"backbones.{part.backbone}", part.layers, tower.backbone),
         )
         for where, ours, theirs in pairs:
-            a, b = effective(ours), effective(theirs)
-            found += [
-                f"{where}.{name} is {a[name]}, --config.{where}.{name}={_shown(b[name])} would fit"
-                for name in a
-                if a[name] != b[name]
-            ]
+            found += _differing(where, ours, theirs)
         if part.causal != tower.causal:
             sees = "what came before" if tower.causal else "all of a row"
             found.append(
                 f"its {tower.input} sees only {sees}; --config.tasks.{handed.task}.causal={tower.causal} would fit"
             )
+    for decoder in _decoders(description) if handed.decoder is not None else ():
+        found += _differing(f"backbones.{handed.decoder[0]}", handed.decoder[1], decoder.config)
     return found
+
+
+def _differing(where: str, ours: Any, theirs: Any) -> list[str]:
+    """Fields of one config in which two differ."""
+    a, b = effective(ours), effective(theirs)
+    return [
+        f"{where}.{name} is {a[name]}, --config.{where}.{name}={_shown(b[name])} would fit"
+        for name in a
+        if a[name] != b[name]
+    ]
+
+
+def _decoders(description: Description) -> list[Decoded]:
+    """The backbones of the architecture that stand behind its heads."""
+    return [stage for output in description.outputs for stage in output.stages if isinstance(stage, Decoded)]
+
+
+def _scanned(handed: Handed, output: Output) -> Output:
+    """An output whose decoder stacks its layers as ours does."""
+    if handed.decoder is None:
+        return output
+    scan = handed.decoder[1].scan
+    stages = tuple(
+        replace(stage, config=replace(stage.config, scan=scan)) if isinstance(stage, Decoded) else stage
+        for stage in output.stages
+    )
+    return replace(output, stages=stages)
 
 
 def _shown(value: Any) -> str:
@@ -119,10 +144,12 @@ def _shown(value: Any) -> str:
 
 
 def _of(handed: Handed, name: str) -> bool:
-    """Whether a parameter belongs to the task."""
+    """True if a parameter belongs to the task."""
     prefixes = [f"heads.{handed.task}."]
     for part in handed.inputs.values():
         prefixes += [f"tokenizers.{part.tokenizer}.", f"backbones.{part.backbone}."]
+    if handed.decoder is not None:
+        prefixes.append(f"backbones.{handed.decoder[0]}.")
     return name.startswith(tuple(prefixes))
 
 
@@ -130,6 +157,8 @@ def _names(handed: Handed, offer: Offer, description: Description, model: Any, t
     """Each parameter of the architecture → ours, as far as there is one."""
     prefixes = head_names(description.outputs, _OnlyTask(handed), theirs.heads)
     prefixes |= {f"heads.{there}": f"heads.{handed.task}.{ours}" for there, ours in offer.renamed.items()}
+    if handed.decoder is not None:
+        prefixes |= {f"heads.{stage.name}": f"backbones.{handed.decoder[0]}" for stage in _decoders(description)}
     for tower in description.towers:
         part = handed.inputs[tower.name]
         prefixes[f"tokenizers.{tower.name}"] = f"tokenizers.{part.tokenizer}"
@@ -143,7 +172,7 @@ def _names(handed: Handed, offer: Offer, description: Description, model: Any, t
 
 
 class _OnlyTask:
-    """What `head_names` looks at: the heads of one task."""
+    """The heads of one task, for `head_names` to look at."""
 
     def __init__(self, handed: Handed):
         self.heads = {handed.task: handed.heads}

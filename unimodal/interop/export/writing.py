@@ -18,7 +18,7 @@ from unimodal.interop.save import assemble
 from unimodal.interop.table import TRANSPOSE
 
 # Tensors that stand with leading dimensions of one there, by how their names end.
-ONE_BEFORE = ("cls_token", "position_embeddings", "distillation_token")
+ONE_BEFORE = ("cls_token", "position_embeddings", "distillation_token", "decoder_pos_embed", "decoder.mask_token")
 TWO_BEFORE = ("parametrizations.weight.original0", "head.probe")
 
 

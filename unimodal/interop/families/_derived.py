@@ -20,7 +20,7 @@ Describe = Callable[[Fields, Names, Path], Description]
 def renamed(
     describe: Describe, config: Fields, names: Names, directory: Path, *, there: str, known: str
 ) -> Description:
-    """What `describe` says of a checkpoint whose names begin with `there` where it knows them to begin with `known`."""
+    """Describe a checkpoint whose names begin with `there` by a `describe` that expects them to begin with `known`."""
     if not there or not names.prefix(there):
         return describe(config, names, directory)
     seen = {known + name.removeprefix(there) if name.startswith(there) else name: s for name, s in names.names.items()}
@@ -60,7 +60,7 @@ def tower_alone(
 
 
 def _heads(output: Output) -> list[str]:
-    """Where the parameters of its stages are."""
+    """The paths of the parameters of its stages."""
     named = [stage for stage in output.stages if isinstance(stage, Headed)]
     return [f"heads.{stage.name}." for stage in named if jax.tree.leaves(jax.eval_shape(_made(stage)))]
 
@@ -70,7 +70,7 @@ def _made(stage: Headed) -> Callable[[], Any]:
 
 
 def _plainly(output: Output, pooled: str) -> Output:
-    """With the plain name `pooled`, as there is but one tower."""
+    """Use the plain name `pooled`, as there is but one tower."""
     name, start = ("pooled" if word == pooled else word for word in (output.name, output.start))
     return replace(output, name=name, start=start)
 

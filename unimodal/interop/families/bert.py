@@ -100,7 +100,7 @@ def pooler(config: Fields, names: Names, prefix: str, sentence: tuple[Stage, ...
 
 
 def start(config: Fields, names: Names, prefix: str, sentence: tuple[Stage, ...] | None) -> str:
-    """What a linear classifier stands on: one label per token, or per text. Old models for tokens carry an idle pooler."""
+    """The stage below a linear classifier, for one label per token or per text. Old models for tokens carry an idle pooler."""
     tokens = config.head("ForTokenClassification") or f"{prefix}pooler.dense.weight" not in names
     return "hidden" if tokens or sentence is not None else "pooled"
 
@@ -140,7 +140,7 @@ def masked_lm(config: Fields, names: Names, source: str, activation: str) -> Hea
 
 
 def sentence_pooling(directory: Path) -> tuple[Stage, ...] | None:
-    """How a sentence-transformers directory pools, if it is one: modules.json and 1_Pooling/config.json say so.
+    """Read how a sentence-transformers directory pools, from modules.json and 1_Pooling/config.json; None for others.
 
     Raises UsageError for what would give other embeddings than the published ones.
     """

@@ -43,7 +43,7 @@ def sandwiched(
     extra: tuple[Row, ...] = (),
     **choices: Any,
 ) -> Description:
-    """What Gemma 2 and 3 have in common. choices: further fields of the BackboneConfig."""
+    """Describe Gemma 2 or 3. choices: further fields of the BackboneConfig."""
     config.only("attention_bias", False)
     config.only("use_bidirectional_attention", None, False)
     config.only("hidden_activation", None, "gelu_pytorch_tanh")

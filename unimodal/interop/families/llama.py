@@ -21,7 +21,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
 
 
 def biases(config: Fields) -> dict[str, Any]:
-    """Of all attention matrices or of none, as config.json says."""
+    """True if attention matrices have biases, as config.json says of all of them at once."""
     bias = config.get("attention_bias", False)
     return dict(biased=ATTENTION if bias else (), qkv_bias=bias, output_bias=bias)
 
@@ -40,6 +40,7 @@ def decoder(
     """A decoder with these names of tensors. biased: attention matrices with a bias; extra: rows of further layer norms;
     scaled: embeddings times √D; tied: by default; choices: fields of the BackboneConfig."""
     width, vocabulary = config.need("hidden_size"), config.need("vocab_size")
+    # Read heads first: two other sizes default to what follows from them.
     heads = config.need("num_attention_heads")
     fields = dict(
         **config.sizes(),
@@ -72,7 +73,7 @@ def decoder(
 
 
 def base(names: Names) -> str:
-    """What stands before the names of the decoder's tensors; models that answer questions have another word."""
+    """The prefix of the decoder's tensors. Models that answer questions have another one."""
     return names.prefix("model.", "transformer.")
 
 
@@ -90,7 +91,7 @@ def _rows(prefix: str, biased: tuple[str, ...], mlp_bias: bool) -> tuple[Row, ..
 
 
 def rotary(config: Fields) -> Fields:
-    """What config.json says of rotary positions. Newer files keep it together; an older field that is there, too, wins."""
+    """Read rotary positions from config.json. Newer files keep them in one group, but an older field wins over it."""
     part = config.part("rope_scaling" if config.raw("rope_scaling") else "rope_parameters")
     if any(isinstance(value, dict) for value in part.values.values()):
         raise UsageError(f"{part.where}: rotary positions that differ between layers are not supported")

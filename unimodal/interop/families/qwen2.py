@@ -14,7 +14,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
 
 
 def window(config: Fields) -> int | None:
-    """How far back a token sees, None for as far as there is. Raises UsageError if not all layers see the same."""
+    """The number of tokens that a token sees back, or None for all. Raises UsageError if not all layers see the same."""
     if not config.get("use_sliding_window", False) or config.raw("sliding_window") is None:
         return None
     depth, first = config.need("num_hidden_layers"), config.get("max_window_layers", 28)

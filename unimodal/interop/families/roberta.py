@@ -42,7 +42,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
 
 
 def _classifier(names: Names, width: int) -> Head:
-    """Of texts: a tanh layer of its own on the first token, in place of the pooler."""
+    """A classifier of texts: a tanh layer of its own on the first token, in place of the pooler."""
     before = (Pool(), Dense("classifier_hidden", width, width, "tanh"))
     found = classifier(names, "text", width, "classifier.out_proj", before=before)
     return joined(found, ((), linear("classifier.dense", "heads.classifier_hidden")))

@@ -64,7 +64,7 @@ def patch_size(config: Fields) -> int:
 
 
 def backbone(config: Fields, **choices: object) -> BackboneConfig:
-    """Of the encoders whose config.json has these names."""
+    """The backbone of encoders whose config.json has these names."""
     config.only("is_causal", None, False)
     fields = dict(
         width=config.need("hidden_size"),

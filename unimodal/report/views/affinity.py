@@ -1,4 +1,4 @@
-"""How tasks agree, as a table in colours."""
+"""Affinity of tasks as a table in colours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STRONGEST = 0.55  # opacity of a cosine of 1
 
 
 def affinity_view(affinity: Mapping[str, Any]) -> dict[str, Any]:
-    """What `training.affinity` gives → rows of cells with a text and a colour."""
+    """Result of `training.affinity` → rows of cells with a text and a colour."""
     tasks = [str(task) for task in affinity["tasks"]]
     rows = []
     for i, task in enumerate(tasks):

@@ -20,11 +20,11 @@ CHART = {"width": 340, "height": 210, "left": 46, "right": 20, "top": 10, "botto
 class _Scale:
     """Maps low..high to start..end of the drawing, evenly or by logarithm."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool = False
+    low: float  # value
+    high: float  # value
+    start: float  # coordinate of low
+    end: float  # coordinate of high
+    logarithmic: bool = False  # by logarithm
 
     def __call__(self, value: Any) -> Any:
         share = (value - self.low) / (self.high - self.low)

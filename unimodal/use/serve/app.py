@@ -36,12 +36,12 @@ class Refused(Exception):
 
 @dataclass
 class Server:
-    """A model, maybe with an index, and what a request may ask of it. timeout: seconds that an answer may take."""
+    """A model, maybe with an index, and what a request may ask of it."""
 
-    loaded: Any
-    batcher: Batcher
-    index: Index | None = None
-    timeout: float = 60.0
+    loaded: Any  # a `Loaded`
+    batcher: Batcher  # joins requests into batches
+    index: Index | None = None  # that is searched; None: no search
+    timeout: float = 60.0  # seconds that an answer may take
 
     def __post_init__(self) -> None:
         self.requests: dict[int, int] = {}
@@ -68,7 +68,7 @@ class Server:
         return await self.ask(task, gives, asked, entry)
 
     async def search(self, request: Any) -> dict[str, Any]:
-        """What is nearest to a text, a file, or both: asked together where the model reads both, else by their sum."""
+        """Find what is nearest to a text, a file, or both: asked together where the model reads both, else by their sum."""
         if self.index is None:
             raise Refused(404, "this server has no index: start it with --index=FOLDER")
         entry, said = await read_request(request, several=True)

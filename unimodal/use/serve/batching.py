@@ -26,11 +26,11 @@ class FullError(RuntimeError):
 
 @dataclass
 class Job:
-    """One input, and where its answer goes."""
+    """One input on its way to an answer."""
 
-    key: Key
-    entry: Entry
-    future: Future[dict[str, Any]] = field(default_factory=Future)
+    key: Key  # jobs of one key may share a batch
+    entry: Entry  # the input
+    future: Future[dict[str, Any]] = field(default_factory=Future)  # where its answer goes
 
 
 class Batcher:

@@ -1,4 +1,4 @@
-"""What stands before the application: how large a request may be, who may ask, and what a browser may do with an answer."""
+"""Limits before the application: how large a request may be, who may ask, and what a browser may do with an answer."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ async function begin() {
     offers = [];
     for (const [task, answers] of Object.entries(said.tasks))
       for (const { gives, reads, names } of answers)
-        if (gives !== "embedding" || !said.search) offers.push({ task, gives, reads, names, says: `${task}: ${gives} of ${reads}` });
+        if (!reads.includes("+") && (gives !== "embedding" || !said.search)) offers.push({ task, gives, reads, names, says: `${task}: ${gives} of ${reads}` });
     if (said.search) offers.unshift({ search: true, reads: "anything", says: "search: by a picture, words, or both" });
     at("task").replaceChildren(...offers.map((offer, i) => make("option", offer.says, { value: i })));
     show();
