@@ -17,7 +17,7 @@ def require_private_cache() -> None:
 
     A bucket has rights of its own, and a group that shares a folder trusts itself.
     """
-    named = jax.config.jax_compilation_cache_dir
+    named: str | None = jax.config.values["jax_compilation_cache_dir"]
     if not named or "://" in str(named):
         return
     path = Path(named)

@@ -34,7 +34,8 @@ def held(shapes: Mapping[str, str], wanted: Iterable[str]) -> dict[str, Held]:
     What nobody wants, and what fits neither way, stays under its own name.
     """
     wanted = set(wanted)
-    ways = {found[1] + "." + found[3]: found for name in wanted - shapes.keys() if (found := _UNROLLED.fullmatch(name))}
+    matches = [match for name in wanted - shapes.keys() if (match := _UNROLLED.fullmatch(name))]
+    ways = {f"{match[1]}.{match[3]}": match for match in matches}
     found: dict[str, Held] = {}
     layers: dict[str, dict[int, str]] = {}
     for name, shape in shapes.items():
