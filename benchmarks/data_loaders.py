@@ -95,7 +95,7 @@ class Pictures:
     @staticmethod
     def made(data: bytes) -> Any:
         """Encoded bytes → float tensor [3,H,W]."""
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         with Image.open(io.BytesIO(data)) as opened:
             image = opened.convert("RGB")
@@ -118,7 +118,7 @@ class Recordings:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         samples, _ = soundfile.read(self.paths[index], dtype="float32")
         audio = torch.from_numpy(samples[: SECONDS * RATE])
@@ -140,7 +140,7 @@ class Rows:
 
 def theirs(dataset: Any, batch: int, workers: int) -> Iterator[Any]:
     """Endless batches of torch's DataLoader."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     options: dict[str, Any] = dict(batch_size=batch, shuffle=True, drop_last=True, num_workers=workers)
@@ -151,8 +151,8 @@ def theirs(dataset: Any, batch: int, workers: int) -> Iterator[Any]:
 
 def webdataset(shard: Path, batch: int) -> Iterator[Any]:
     """Endless batches of WebDataset's reader."""
-    import torch
-    import webdataset as wds
+    import torch  # pyright: ignore[reportMissingImports]
+    import webdataset as wds  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     made = wds.WebDataset(str(shard), shardshuffle=False).shuffle(100).to_tuple("jpg", "cls")
@@ -198,14 +198,14 @@ def shards_of(folder: Path, workers: int) -> tuple[Iterator[Any], Iterator[Any],
     with tarfile.open(shard, "w") as tar:
         for i, path in enumerate(paths):
             tar.dereference = True
-            tar.inodes = {}  # hard links as files of their own
+            tar.inodes.clear()  # pyright: ignore[reportAttributeAccessIssue]  # hard links as files of their own
             tar.add(path, f"{i:04}.jpg")
             label = tarfile.TarInfo(f"{i:04}.cls")
             label.size = 1
             tar.addfile(label, io.BytesIO(str(i % 2).encode()))
-    labels = Labels(column="cls", classes=("a", "b"))
+    labels = Labels(classes=("0", "1"))
     source = f"wds:{shard}"
-    made = columns(source, Images(column="jpg", crop=CROP, flip=0.5).part((SIZE, SIZE)), labels.part(source))
+    made = columns(source, Images(crop=CROP, flip=0.5).part((SIZE, SIZE)), labels.part(source))
     ours = train_batches(made.dataset("train"), batch_size=32, seed=0, prefetch=False, workers=workers)
     return ours, webdataset(shard, 32), 32
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from unimodal.data.stored import STORE, Store
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("UNIMODAL_CACHE", str(tmp_path / "cache"))
-    yield tmp_path / "cache" / "decoded"  # pyright: ignore
+    yield tmp_path / "cache" / "decoded"
     STORE.limit(0)
 
 
@@ -75,10 +76,10 @@ def test_the_folder_is_bounded_and_what_is_idle_goes_first(cache: Path, caplog: 
     assert held() <= 4 * one and len(list(cache.glob("*/*.npy"))) == 4
     assert caplog.text.count("decoded_cache is full") == 1
     first = sorted(cache.glob("*/*.npy"))[0]
-    os.utime(first, (time.time() - 2 * 24 * 3600,) * 2)
+    os.utime(first, (time.time() - 2 * 24 * 3600, time.time() - 2 * 24 * 3600))
     (cache / "aa").mkdir(exist_ok=True)
     (cache / "aa" / "left.partial").write_bytes(b"x" * 50)  # of a writer that was killed
-    os.utime(cache / "aa" / "left.partial", (time.time() - 7200,) * 2)
+    os.utime(cache / "aa" / "left.partial", (time.time() - 7200, time.time() - 7200))
     store(4 * one).find(b"new", "x", lambda: ARRAY)
     assert not first.exists() and not (cache / "aa" / "left.partial").exists() and held() <= 4 * one
 

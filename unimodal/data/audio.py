@@ -50,7 +50,7 @@ def decode_audio(
         raise RecordError(f"{name}: {error}") from None
     if found_rate != rate and len(mono):
         _say_once(f"sound of {found_rate} Hz is resampled to {rate} Hz")
-    peak = float(np.abs(made).max(initial=0.0))
+    peak = float(np.maximum(made.max(initial=0.0), -made.min(initial=0.0)))
     if not peak <= 2.0**31:  # nor if it is not a number
         raise RecordError(f"{name}: it has samples that are not finite, or far beyond full scale (a peak of {peak:g})")
     if peak > 2.0:
@@ -72,6 +72,11 @@ class _File(io.BytesIO):
 
 def sound_rate(data: bytes, name: str) -> int:
     """Samples a second, as the header says. Raises RecordError when the bytes are not sound."""
+    # Two common headers say it at a fixed place; libsndfile takes a tenth of a decoder's time to say the same.
+    if data[:4] == b"RIFF" and data[8:16] == b"WAVEfmt " and (rate := int.from_bytes(data[24:28], "little")):
+        return rate
+    if data[:5] == b"fLaC\0" and (rate := int.from_bytes(data[18:21], "big") >> 4):
+        return rate
     return _header(data, name)[1]
 
 
@@ -103,9 +108,9 @@ def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int]:
         raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise RecordError(f"{name}: not a sound libsndfile can read ({' '.join(str(error).split())})") from error
-    mono = samples[:, 0] if channels == 1 else samples.mean(axis=1)
     # A shorter file than its header says leaves a view of a larger array, which would live as long as the samples.
-    return mono if mono.base is None else mono.copy(), rate, channels
+    whole = samples if samples.base is None else samples.copy()
+    return whole.reshape(-1) if channels == 1 else whole.mean(axis=1), rate, channels
 
 
 def to_mono(samples: np.ndarray, name: str) -> np.ndarray:
@@ -159,7 +164,7 @@ def normalize(samples: np.ndarray) -> np.ndarray:
     if not len(samples):
         return samples
     centred = samples - samples.mean(dtype=np.float64).astype(np.float32)
-    return centred / np.sqrt(np.mean(np.square(centred)) + np.float32(1e-7))
+    return np.divide(centred, np.sqrt(np.mean(np.square(centred)) + np.float32(1e-7)), out=centred)
 
 
 def crop_or_pad(samples: np.ndarray, length: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
@@ -170,6 +175,8 @@ def crop_or_pad(samples: np.ndarray, length: int, rng: np.random.Generator | Non
     spare = len(samples) - length
     start = int(rng.integers(0, spare + 1)) if rng is not None and spare > 0 else 0
     kept = samples[start : start + length]
+    if len(kept) == length:
+        return kept, length
     out = np.zeros(length, dtype=samples.dtype)
     out[: len(kept)] = kept
     return out, len(kept)

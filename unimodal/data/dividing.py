@@ -19,6 +19,7 @@ from unimodal.errors import UsageError
 
 SHARE = 0.1
 """Of validation, where nothing is said."""
+_BLOCK = 1 << 20  # keys at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +80,16 @@ def divided(
 def _assign(keys: np.ndarray, shares: Mapping[str, float]) -> np.ndarray:
     """The split of each key, 0 for train; no split stays empty where there are keys enough."""
     chosen = np.zeros(len(keys), np.int8)
-    place = keys.astype(np.float64) / 2.0**64
-    begin = 0.0
-    for number, share in enumerate(shares.values(), start=1):
-        chosen[(place >= begin) & (place < begin + share)] = number
-        begin += share
-    ordered = np.unique(keys)
+    for first in range(
+        0, len(keys), _BLOCK
+    ):  # in blocks: a table of ten million rows takes little room beside its keys
+        place, begin = keys[first : first + _BLOCK].astype(np.float64) / 2.0**64, 0.0
+        block = chosen[first : first + _BLOCK]
+        for number, share in enumerate(shares.values(), start=1):
+            block[(place >= begin) & (place < begin + share)] = number
+            begin += share
     for number in range(len(shares) + 1):  # a handful of records: the lowest keys are held out, the highest trained on
-        if not (chosen == number).any() and len(ordered) > len(shares):
+        if not (chosen == number).any() and len(ordered := np.unique(keys)) > len(shares):
             key = ordered[-1] if number == 0 else ordered[number - 1]
             chosen[keys == key] = number
     return chosen
@@ -111,10 +114,16 @@ def hashed(values: Iterable[Any]) -> np.ndarray:
 
 def mixed(words: np.ndarray) -> np.ndarray:
     """Numbers of any kind as evenly spread uint64 (the finaliser of SplitMix64, Steele 2014)."""
-    z = words.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    out = words.astype(np.uint64)
+    for first in range(0, len(out), _BLOCK):
+        z = out[first : first + _BLOCK]  # a view
+        z += np.uint64(0x9E3779B97F4A7C15)
+        z ^= z >> np.uint64(30)
+        z *= np.uint64(0xBF58476D1CE4E5B9)
+        z ^= z >> np.uint64(27)
+        z *= np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return out
 
 
 def keys_of(source: Source, by: str | None) -> np.ndarray:

@@ -49,11 +49,14 @@ def kept(path: str, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     with contextlib.suppress(OSError, ValueError):
         return np.load(target, mmap_mode="r", allow_pickle=False)
     made = make()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".partial", delete=False) as file:
             np.save(file, made, allow_pickle=False)
         os.replace(file.name, target)  # whole or not at all, whoever else makes the same one
+        return np.load(
+            target, mmap_mode="r", allow_pickle=False
+        )  # which does not stay in memory, as what was made would
     return made
 
 

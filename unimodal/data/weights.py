@@ -78,4 +78,6 @@ def endless(source: Any, seed: int, batch: int = 1) -> grain.MapDataset:
         start += count
     weights = [weight for _, weight in parts]
     found = shares(weights, batch)
-    return _Interleaved(streams, found) if isinstance(found, Changing) else grain.MapDataset.mix(streams, weights)
+    if isinstance(found, Changing):
+        return _Interleaved(streams, found)
+    return grain.MapDataset.mix(streams, found.weights)

@@ -33,7 +33,7 @@ class View:
 def views_of(task: Any, spec: Mapping[str, ArraySpec], example: Mapping[str, Any]) -> tuple[View, ...]:
     """Every array of an example, as its shape and the task's blocks say what it is; not the bytes that ids stand for, nor
     where the parts of a row lie."""
-    silent = {"bytes", "position", *(("place", "register", "segment") if "patches" in example else ())}
+    silent = {"bytes", "position", "start", *(("place", "register", "segment") if "patches" in example else ())}
     return tuple(
         _view(task, name, spec.get(name), np.asarray(example[name]), example)
         for name in example
@@ -48,6 +48,8 @@ def _view(task: Any, name: str, spec: ArraySpec | None, array: np.ndarray, examp
         sizes = np.bincount(array)
         listed = ", ".join(f"{number}: {size}" for number, size in enumerate(sizes) if number and size)
         return View(name, "text", text=f"{listed}; padding: {sizes[0]}")
+    if name == "text" and array.ndim == 2:
+        return View(name, "text", text="\n".join(_decoded(task, name, row) or "" for row in array if row.any()))
     if name == "label" and array.ndim == 1:
         return View(name, "text", text=", ".join(_value(task, name, number) for number in array if number >= 0))
     if array.dtype.kind == "f" and array.ndim == 4 and array.shape[-1] in (1, 3):  # several views of one picture

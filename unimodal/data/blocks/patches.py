@@ -127,7 +127,7 @@ class PatchRows:
     def alone(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The row of one picture, without chance and without its label."""
         picture = self.images.read(record, at_least=self.images.at_least(self._size(self.grid)))
-        grid = fitted_grid(*picture.shape[:2], self.patch, math.prod(self.grid))
+        grid = fitted_grid(picture.shape[0], picture.shape[1], self.patch, math.prod(self.grid))
         return joined_row([self._picture(picture, grid, np.random.default_rng(0), False)], self.longest)
 
     def _read(self, record: Mapping[str, Any], at_least: tuple[int, int]) -> dict[str, Any]:
