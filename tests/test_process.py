@@ -83,11 +83,12 @@ def test_no_such_file_is_no_such_kernel(tmp_path: Path) -> None:
 def test_a_process_starts_again_once() -> None:
     if process.without_huge_pages(True) is not None:
         pytest.skip("this kernel, or this C library, has no large pages")
-    program = "import os; from unimodal.command import process; process.prepare(['train']); print(os.environ['GLIBC_TUNABLES'])"
+    program = "import os; from unimodal.command import process; process.prepare(['train']); "
+    program += "print(os.environ['GLIBC_TUNABLES'], process.started_again())"
     environment = {name: value for name, value in tiny.environment(1).items() if name != "GLIBC_TUNABLES"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{TUNED}\n")
-    assert done.stderr == "starting again with memory in pages of 2 MB (--huge_pages=false: without)\n"
+    assert (done.returncode, done.stderr) == (0, "")  # a line about it comes with the run
+    assert done.stdout == f"{TUNED} memory in pages of 2 MB (--huge_pages=false: without)\n"
 
 
 def test_the_cache_is_private(tmp_path: Path) -> None:
@@ -119,3 +120,30 @@ def test_importing_the_package_does_not_wait_for_jax() -> None:
     program = "import sys, unimodal, unimodal.command; print([n for n in ('jax', 'numpy', 'flax') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], env=tiny.environment(1), capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_a_refused_run_leaves_no_workdir(tmp_path: Path) -> None:
+    """Nor does it take away one that was there, or that holds anything."""
+    from unimodal.errors import UsageError
+    from unimodal.training.alone import alone
+
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        with pytest.raises(UsageError), alone(tmp_path / name):
+            raise UsageError("a column that is not there")
+    with pytest.raises(UsageError), alone(tmp_path / "begun"):
+        (tmp_path / "begun" / "config.json").write_text("{}")
+        raise UsageError("later")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "old"]
+    with alone(tmp_path / "new"):  # and it can be made again
+        assert (tmp_path / "new" / ".lock").exists()
+
+
+def test_a_reader_who_has_read_enough(tmp_path: Path) -> None:
+    """As `head` does: no traceback, and the exit code of a process that SIGPIPE ends."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(tiny.ROOT / "launch.py"), "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=tiny.environment(1))
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

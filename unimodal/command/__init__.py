@@ -32,6 +32,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     StorageError: EXIT_STORAGE,
     Stopped: 75,
 }
+EXIT_PIPE = 141  # as shells have it: 128 + SIGPIPE
 EXIT_INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
         return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    except BrokenPipeError:  # whoever reads what is printed has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return EXIT_INTERRUPTED

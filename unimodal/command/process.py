@@ -19,6 +19,7 @@ TRAINING = ("train", "eval")
 COMPUTING = (*TRAINING, "predict", "embed", "index", "serve")
 FLAG = "--huge_pages"
 TUNABLE = "glibc.malloc.hugetlb"
+AGAIN = "UNIMODAL_STARTED_AGAIN"  # set for a process that was started again
 OLDEST_GLIBC = (2, 35)  # the first that has the tunable
 PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -49,8 +50,14 @@ def take_huge_pages(arguments: Sequence[str]) -> None:
         return
     set_before = os.environ.get("GLIBC_TUNABLES")
     tunables = f"{set_before}:{TUNABLE}=1" if set_before else f"{TUNABLE}=1"
-    print(f"starting again with memory in pages of 2 MB ({FLAG}=false: without)", file=sys.stderr, flush=True)
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "GLIBC_TUNABLES": tunables})
+    environment = {**os.environ, "GLIBC_TUNABLES": tunables, AGAIN: "1"}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def started_again() -> str | None:
+    """The line that says so, once training begins; None where this process was started but once. A command line that is
+    refused prints its error alone."""
+    return f"memory in pages of 2 MB ({FLAG}=false: without)" if os.environ.get(AGAIN) else None
 
 
 def without_huge_pages(cpu: bool, pages: Path = PAGES) -> str | None:

@@ -24,6 +24,7 @@ from unimodal.chips import peak_flops
 from unimodal.command.committing import committer
 from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
+from unimodal.command.process import started_again
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
 from unimodal.command.words import USE, Words, parse, usage
@@ -205,6 +206,8 @@ def train_and_evaluate(
     adapt = bool(order.words.adapt and saved)
     may_differ = ("*",) if adapt else MAY_DIFFER
     differences(workdir, plain, may_differ=may_differ, meaning=order.meaning)  # before anything is added to its files
+    if line := started_again():
+        say(line)
     list_skipped(workdir)
     tasks, schedule = experiment.tasks, None
     if experiment.sequence is None:

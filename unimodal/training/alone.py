@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from etils import epath
 
@@ -34,6 +35,7 @@ def alone(workdir: epath.PathLike) -> Iterator[None]:
         with Lease(epath.Path(workdir) / FILE_NAME):
             yield
         return
+    fresh = not Path(workdir).exists()
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         file = (Path(workdir) / FILE_NAME).open("a+", encoding="utf-8")
@@ -50,13 +52,30 @@ def alone(workdir: epath.PathLike) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+        if not _is_there(file, Path(workdir) / FILE_NAME):  # its last holder has just taken it away
+            raise UsageError(f"{workdir} was in use a moment ago; give the command again")
         file.seek(0)
         file.truncate()
         with contextlib.suppress(OSError):  # a full disk takes no name, but the lock holds
             since = time.strftime("%Y-%m-%d %H:%M:%S")
             file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
             file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if fresh and [path.name for path in Path(workdir).iterdir()] == [FILE_NAME]:
+                # A run that was refused before it wrote anything leaves nothing.
+                with contextlib.suppress(OSError):
+                    (Path(workdir) / FILE_NAME).unlink()
+                    Path(workdir).rmdir()
+
+
+def _is_there(file: IO[str], path: Path) -> bool:
+    """True if the path still leads to the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _by_whom(text: str) -> str:
