@@ -7,6 +7,7 @@
 | `recipe` | a recipe, or the config.json of a run, as a ConfigDict, with its fields changed |
 | `compiled` | whose the folder of compiled programs is |
 | `runs` | what each command that trains or evaluates does |
+| `going_on` | what a run keeps and says where its workdir had another config |
 | `use` | what each command that uses a model does |
 | `data`, `inspect`, `data_words` | `data inspect` and `data convert` |
 | `ledger`, `ledger_words` | `ledger commit`, `diff`, `revert`, `merge` and the others |

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
@@ -24,6 +23,7 @@ from unimodal.chips import peak_flops
 from unimodal.command.committing import committer
 from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
+from unimodal.command.going_on import prepare_to_adapt, rescheduled
 from unimodal.command.process import started_again
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
@@ -37,8 +37,7 @@ from unimodal.ledger.start import pinned
 from unimodal.places import ALONG, Places, find_recipe, places_of
 from unimodal.results import RESULTS, finish
 from unimodal.settings import MeshConfig, read_settings
-from unimodal.storage import folder, is_remote, lost, one_line, require_backend, write_whole
-from unimodal.training.adapt import fit
+from unimodal.storage import folder, is_remote, lost, one_line, require_backend
 from unimodal.training.alone import alone
 from unimodal.training.checkpoint import Checkpoints, saved_steps
 from unimodal.training.loop import train
@@ -220,7 +219,7 @@ def train_and_evaluate(
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
     if adapt:
-        prepare_to_adapt(experiment, workdir, max(saved))
+        say(prepare_to_adapt(experiment, workdir, max(saved)))
     changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)
     if jax.process_index() == 0:
         keep_encoders(workdir, plain)
@@ -259,31 +258,12 @@ def train_and_evaluate(
     return 0
 
 
-def prepare_to_adapt(experiment: Experiment, workdir: epath.Path, step: int) -> None:
-    """Say what fits of a checkpoint, and keep the config that it was made with. Raises UsageError if nothing fits."""
-    with Checkpoints(workdir, create=False) as checkpoints:
-        found = fit(step, experiment.program.abstract_state(), checkpoints.shapes(step))
-    say(found.report())
-    kept = workdir / f"config.until_{step}.json"
-    if jax.process_index() == 0 and not kept.exists():
-        write_whole(kept, (workdir / "config.json").read_text(encoding="utf-8"))
-
-
 def list_skipped(workdir: epath.Path) -> None:
     """Begin the run's list of records that cannot be used. Only folders have one: nothing can be added to a bucket's files."""
     number = jax.process_index()
     LEDGER.clear()
     if not is_remote(workdir):
         LEDGER.list_in(Path(workdir) / (FILE if number == 0 else f"{number}-{FILE}"))
-
-
-def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str:
-    """One line on what other steps mean for the learning rate."""
-    then, here = (jnp.asarray(experiment.optimizer.schedule(steps)(step)).item() for steps in (before, now))
-    return (
-        f"steps: {before} there, {now} now; from step {step} on the learning rate is that of {now} steps: "
-        f"{here:.3g} here, where it was {then:.3g}"
-    )
 
 
 def cost(experiment: Experiment) -> Cost:
