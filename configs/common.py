@@ -12,7 +12,10 @@ from ml_collections.config_dict import placeholder
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import is_brought
 from unimodal.continual import ContinualConfig
+from unimodal.settings import GeneralConfig, MeshConfig
 from unimodal.tokenizers import image, text
+from unimodal.training.loop import LoopConfig
+from unimodal.training.meters import ProfileConfig
 from unimodal.training.optimizer import OptimizerConfig
 
 
@@ -102,46 +105,13 @@ def sees_imagenet(config: ConfigDict, shape: Mapping[str, int], **optimizer: Any
 
 def base() -> ConfigDict:
     """A config without tokenizers, backbones and tasks. Every key is a field of a dataclass in `launch.py`'s reach."""
-    return ConfigDict(
-        dict(
-            seed=0,
-            steps=1000,
-            schedule="sum",
-            sequence=(),
-            balance="fixed",
-            turn_temperature=1.0,
-            log_every=10,
-            eval_every=0,
-            eval_limit=placeholder(int),
-            init_from=placeholder(str),
-            init_skip=placeholder(str),
-            init_ema=False,
-            ema=0.0,
-            evaluate_ema=placeholder(bool),
-            skip_spikes=0.0,
-            affinity=0,
-            checkpoint_every=0,
-            ledger=placeholder(str),
-            ledger_branch="main",
-            commit_every=0,
-            keep_checkpoints=2,
-            keep_every=0,
-            keep_best=placeholder(str),
-            stop_after=placeholder(int),
-            max_bad_steps=10,
-            verify_checkpoints=False,
-            compare_replicas_every=0,
-            example_losses_every=0,
-            workers=0,
-            decoded_cache=0.0,
-            profile=dict(steps=placeholder(str)),
-            mesh=dict(data=-1, fsdp=1, tensor=1, sequence=1),
-            optimizer=every(OptimizerConfig),
-            continual=every(ContinualConfig),
-            tokenizers=dict(),
-            backbones=dict(),
-            tasks=dict(),
-            evaluations=dict(),
-        ),
-        convert_dict=True,
+    general = every(GeneralConfig)
+    del general["fake_data"]  # a flag of its own
+    groups = dict(
+        mesh=every(MeshConfig),
+        profile=every(ProfileConfig),
+        optimizer=every(OptimizerConfig),
+        continual=every(ContinualConfig),
+        **{name: {} for name in ("tokenizers", "backbones", "tasks", "evaluations")},
     )
+    return ConfigDict({**general, **every(LoopConfig, steps=1000), **groups}, convert_dict=True)

@@ -55,7 +55,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.continual": "training task state objectives sharding data.pipeline errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "generate model heads backbone tokenizers tokens layers sharding configuration data errors",
-    "unimodal.ledger": "sharding configuration storage errors",
+    "unimodal.ledger": "training.workdir_start sharding configuration storage errors",
     "unimodal.moved": "data.sources",
     "unimodal.settings": "moved continual training.loop training.meters training.optimizer task model backbone configuration errors",
     "unimodal.kept": "data storage errors",
@@ -69,7 +69,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",
     "unimodal": "use interop model backbone visibility tokens errors",  # unimodal/__init__.py, the short names
     "tasks": "task answers state packed joint_embedding dual_encoder text_to_picture generate decoding model heads tokenizers backbone layers tokens objectives data errors evaluation",
-    "configs": "tasks interop backbone tokenizers data configuration continual training.optimizer",  # the dataclasses whose fields a recipe fills in
+    "configs": "tasks settings interop backbone tokenizers data configuration continual training.loop training.meters training.optimizer",  # the dataclasses whose fields a recipe fills in
     "unimodal.command": "unimodal history ledger use answers sharding places inspection data.skipped data.schemes data.convert brought kept settings plan results evaluation.kinds experiment hosts pods chips training configuration storage errors",
     "unimodal.__main__": "command",
     "launch": "command places",

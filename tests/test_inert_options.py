@@ -265,6 +265,10 @@ def loads(source: str) -> set[str]:
             return
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             found.add(node.attr)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            last = node.args[1].values[-1] if isinstance(node.args[1], ast.JoinedStr) else None
+            if isinstance(last, ast.Constant):  # getattr(task, f"{modality}_head") reads image_head and its like
+                found.add(f"*{last.value}")
         for inner in ast.iter_child_nodes(node):
             visit(inner)
 
@@ -293,19 +297,30 @@ def configs() -> Iterator[type[Any]]:
 READ_ELSEWHERE = {"batch_size", "weight", "accumulate"}  # by the loop and the step, of every task
 
 
+def _ours(value: Any) -> bool:
+    """True for a function, or a module of functions, of this package."""
+    name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", "")
+    return str(name).startswith("unimodal.") and (inspect.ismodule(value) or inspect.isfunction(value))
+
+
 def test_every_field_of_a_config_is_read() -> None:
-    """In its own module, or that of a class it extends; a block of data may also be read by the tasks that nest it."""
+    """In its own module, that of a class it extends, or that of a function that it imports (tasks share functions of the
+    task). A block of data may also be read by the tasks that nest it."""
     paths = [tiny.ROOT / "launch.py", *(p for room in ("unimodal", "tasks") for p in (tiny.ROOT / room).rglob("*.py"))]
     everywhere = set().union(*(loads(path.read_text("utf-8")) for path in paths))
     unread = []
     for cls in configs():
         owners = [inspect.getmodule(owner) for owner in cls.__mro__ if dataclasses.is_dataclass(owner)]
+        there = [value for owner in owners for value in vars(owner).values() if _ours(value)]
+        owners += [value if inspect.ismodule(value) else inspect.getmodule(value) for value in there]
         read = set().union(*(loads(inspect.getsource(owner)) for owner in owners if owner))
         shared = cls.__module__.startswith("unimodal.data.")
         read |= everywhere if shared else everywhere & READ_ELSEWHERE
         if cls is OptimizerConfig:  # declared beside the optimizers, read by what puts them to work
             read |= loads((tiny.ROOT / "unimodal/training/optimizer.py").read_text("utf-8"))
-        unread += [f"{cls.__name__}.{field.name}" for field in dataclasses.fields(cls) if field.name not in read]
+        ends = tuple(name[1:] for name in read if name.startswith("*"))
+        names = [field.name for field in dataclasses.fields(cls)]
+        unread += [f"{cls.__name__}.{name}" for name in names if name not in read and not name.endswith(ends)]
     assert unread == []
 
 

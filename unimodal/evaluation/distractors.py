@@ -26,7 +26,7 @@ def picked(
     context, target: [B,T,D]. masked: bool [B,T]. negatives: as in `wav2vec2_contrastive`. codes: one-hot [B,T,groups,codes].
     """
     chosen = jnp.argmax(codes, axis=-1).astype(jnp.int32)
-    _, _, right = frame_choices(context, target, masked, negatives, temperature, codes_BTG=chosen)
+    _, _, right = frame_choices(context, target, masked, negatives, chosen, temperature)
     frames = masked.astype(jnp.float32)
     correct, frames = example_sum(right, frames), frames.sum(axis=1)
     # No comparison with NaN is true, so that a model that gives NaN would seem never to be beaten.

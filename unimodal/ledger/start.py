@@ -14,6 +14,7 @@ import numpy as np
 from unimodal.errors import UsageError
 from unimodal.ledger.ledger import Commit, Ledger, parse_address
 from unimodal.sharding import path_name
+from unimodal.training.workdir_start import report_of
 
 SCHEME = "ledger:"
 
@@ -32,12 +33,7 @@ class LedgerStart:
 
     def report(self) -> str:
         """Each parameter by name, then `inputs`."""
-        average = f" ({len(self.averaged)} of them its average)" if self.averaged else ""
-        counts = f"{len(self.loaded)} parameters loaded{average}, {len(self.fresh)} fresh; {len(self.unused)} unused"
-        kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
-        lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
-        first = f"starting from {self.address}, commit {self.commit.short} ({self.commit.subject}): {counts}"
-        return "\n".join([first, *lines, *self.inputs])
+        return report_of(self, f"{self.address}, commit {self.commit.short} ({self.commit.subject})")
 
     def fill(self, parameters: Any) -> Any:
         """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards."""

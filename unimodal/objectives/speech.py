@@ -58,9 +58,7 @@ def wav2vec2_contrastive(
         one distractor left) and `correct` (contested frames that pick the true target). `correct / frames` is 0 for a
         collapsed codebook, although its loss is 0 too.
     """
-    nats, contested, right = frame_choices(
-        context_BTC, quantised_BTC, mask_BT, negatives_BTN, temperature, codes_BTG=codes_BTG
-    )
+    nats, contested, right = frame_choices(context_BTC, quantised_BTC, mask_BT, negatives_BTN, codes_BTG, temperature)
     weights = mask_BT.astype(jnp.float32)
     return example_mean(nats, weights), {
         "objective": example_sum(nats, weights).sum(),
@@ -75,9 +73,8 @@ def frame_choices(
     quantised_BTC: jax.Array,
     mask_BT: jax.Array,
     negatives_BTN: jax.Array,
+    codes_BTG: jax.Array | None,
     temperature: Scalar = 0.1,
-    *,
-    codes_BTG: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compare each frame with its own target and its distractors; arguments as in `wav2vec2_contrastive`.
 

@@ -16,6 +16,18 @@ from unimodal.training import layouts
 from unimodal.training.checkpoint import Checkpoints, spelt
 
 
+def report_of(start: Any, where: str) -> str:
+    """Say what a start fills: counts, each parameter by name, then the lines on what the weights are fed with.
+
+    start: has names `loaded`, `fresh`, `unused` and `averaged`, and the lines `inputs`.
+    """
+    average = f" ({len(start.averaged)} of them its average)" if start.averaged else ""
+    counts = f"{len(start.loaded)} parameters loaded{average}, {len(start.fresh)} fresh; {len(start.unused)} unused"
+    kinds = (("loaded", start.loaded), ("fresh", start.fresh), ("unused", start.unused))
+    lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
+    return "\n".join([f"starting from {where}: {counts}", *lines, *start.inputs])
+
+
 @dataclass(frozen=True)
 class WorkdirStart:
     """Parameters of a model that the checkpoint of another run fills, all by name."""
@@ -30,11 +42,7 @@ class WorkdirStart:
 
     def report(self) -> str:
         """Each parameter by name, then `inputs`."""
-        average = f" ({len(self.averaged)} of them its average)" if self.averaged else ""
-        counts = f"{len(self.loaded)} parameters loaded{average}, {len(self.fresh)} fresh; {len(self.unused)} unused"
-        kinds = (("loaded", self.loaded), ("fresh", self.fresh), ("unused", self.unused))
-        lines = [f"  {kind:<7} {name}" for kind, names in kinds for name in names]
-        return "\n".join([f"starting from {self.workdir} after step {self.step}: {counts}", *lines, *self.inputs])
+        return report_of(self, f"{self.workdir} after step {self.step}")
 
     def fill(self, parameters: Any) -> Any:
         """`parameters` with what is loaded in the place of what was initialised: same shapes, dtypes and shards."""

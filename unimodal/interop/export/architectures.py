@@ -110,10 +110,7 @@ def vit(handed: Handed) -> Offer | None:
     config = dict(
         model_type="vit",
         architectures=["ViTForImageClassification"],
-        **_viewer(part),
-        hidden_dropout_prob=part.layers.dropout,
-        attention_probs_dropout_prob=0.0,
-        qkv_bias=part.layers.qkv_bias,
+        **_vit(part),
         **labelled(handed.labels or tuple(map(str, range(classes)))),
     )
     markers = {"vit.": (), "classifier.weight": (classes, width)}
@@ -129,10 +126,7 @@ def vit_mae(handed: Handed) -> Offer | None:
     config = dict(
         model_type="vit_mae",
         architectures=["ViTMAEForPreTraining"],
-        **_viewer(part),
-        hidden_dropout_prob=part.layers.dropout,
-        attention_probs_dropout_prob=0.0,
-        qkv_bias=part.layers.qkv_bias,
+        **_vit(part),
         decoder_hidden_size=smaller.width,
         decoder_num_hidden_layers=smaller.depth,
         decoder_num_attention_heads=smaller.heads,
@@ -266,6 +260,13 @@ def _viewer(part: Part) -> dict[str, Any]:
         num_channels=c.channels,
         **_encoder(b),
     )
+
+
+def _vit(part: Part) -> dict[str, Any]:
+    """What ViT and MAE call the options of a picture's encoder."""
+    b = part.layers
+    dropout = dict(hidden_dropout_prob=b.dropout, attention_probs_dropout_prob=0.0)
+    return dict(**_viewer(part), **dropout, qkv_bias=b.qkv_bias)
 
 
 def _two_towers(handed: Handed, kind: str) -> dict[str, Any] | None:
