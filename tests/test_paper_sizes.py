@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from typing import Any
 
@@ -44,22 +45,31 @@ PUBLISHED = {
     # vectors of the codes.
     ("dvae", "paper"): (98e6, 53_786_240 + 43_829_766 - 128),
 }
-SIZES = {
-    "gpt": ("tiny", "small", "paper", "paper_xl"),
-    "bert": ("tiny", "small", "paper", "paper_large"),
-    "bert_finetune": ("tiny", "small", "paper", "paper_large"),
-    "sentence": ("tiny", "small", "paper"),
-    "vit": ("tiny", "small", "deit_small", "paper", "paper_large", "paper_huge"),
-    "imagegpt": ("tiny", "small", "paper", "paper_medium", "paper_large"),
-    "mae": ("tiny", "small", "paper", "paper_large"),
-    "clip": ("tiny", "paper", "paper_large"),
-    "simclr": ("tiny", "small", "paper_small", "paper"),
-    "moco": ("tiny", "small", "paper_small", "paper"),
-    "swav": ("tiny", "small", "paper_small", "paper"),
-    "virtex": ("tiny", "paper"),
-    "dvae": ("tiny", "small", "paper"),
-    "dalle": ("tiny", "paper"),
-}
+
+
+SPEECH = ("audio_classifier", "ctc", "wav2vec2")
+
+
+def sizes() -> dict[str, tuple[str, ...]]:
+    """tiny, small and those of the paper, of each recipe that has them, as the recipe itself lists them. Recipes of speech are
+    in test_speech_recipes."""
+    found = {}
+    for path in sorted((tiny.ROOT / "configs").glob("*.py")):
+        get_config = getattr(importlib.import_module(f"configs.{path.stem}"), "get_config", None)
+        try:
+            if get_config is not None and inspect.signature(get_config).parameters:
+                get_config("size=?")
+        except ValueError as error:
+            found[path.stem] = tuple(str(error).rpartition("give :size=")[2].split("|"))
+        except Exception:  # a recipe of something else than a size
+            continue
+    ordered = {
+        n: tuple(s for s in each if s in ("tiny", "small") or s.startswith("paper")) for n, each in found.items()
+    }
+    return {n: each for n, each in ordered.items() if "paper" in each and n not in SPEECH}
+
+
+SIZES = sizes()
 # Encoders of methods that compare views: Chen 2021, table 1 says 22M and 86M. Exactly: ViT's without its head.
 ENCODERS = {"paper_small": (22, 21_665_664), "paper": (86, 86_567_656 - 769 * 1000)}
 
