@@ -86,7 +86,7 @@ FLAGS = (
     ),
     Flag("to", "FOLDER", "the index, which is made if it is not there", ("index",)),
     Flag("image", "FILE", "a picture that is looked for", ("search",)),
-    Flag("text", "WORDS", "words that are looked for; with a picture, the sum of both", ("search",)),
+    Flag("text", "WORDS", "words that are looked for; with a picture, both together", ("search",)),
     Flag("sound", "FILE", "a sound that is looked for", ("search",)),
     Flag("exact", "", "compare with all vectors, however many", ("search",)),
     Flag("model", "WORKDIR_OR_CHECKPOINT", "the model (default: the one that made the index)", ("search",)),
