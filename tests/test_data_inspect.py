@@ -126,7 +126,9 @@ def test_packed_rows_are_told_and_shown(tmp_path: Path) -> None:
     np.testing.assert_allclose(train.filled, count * 3 / (-(-count // 4) * 14))
     views = {view.name: view for view in vit.shown[0][1]}
     assert set(views) == {"patches", "label"} and set(views["label"].text.split(", ")) <= {"0: a", "1: b"}
-    sizes = [Image.open(io.BytesIO(base64.b64decode(p.partition(",")[2]))).size for p in views["patches"].pictures]
+    # A row holds what stands side by side in the folder, so mostly one class: both shapes are in the rows together.
+    drawn = [picture for _, shown in vit.shown for view in shown if view.name == "patches" for picture in view.pictures]
+    sizes = [Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).size for picture in drawn]
     assert set(sizes) == {(8, 16), (16, 8)}
     rows = {view.name: view.text for view in texts.shown[0][1]}
     assert "padding: " in rows["segment"] and set(rows) == {"ids", "segment"}
