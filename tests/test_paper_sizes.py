@@ -51,7 +51,7 @@ SPEECH = ("audio_classifier", "ctc", "wav2vec2")
 
 
 def sizes() -> dict[str, tuple[str, ...]]:
-    """tiny, small and those of the paper, of each recipe that has them, as the recipe itself lists them. Recipes of speech are
+    """The sizes of each recipe that has the paper's, as it lists them, but for variants of tiny and small. Recipes of speech are
     in test_speech_recipes."""
     found = {}
     for path in sorted((tiny.ROOT / "configs").glob("*.py")):
@@ -63,9 +63,7 @@ def sizes() -> dict[str, tuple[str, ...]]:
             found[path.stem] = tuple(str(error).rpartition("give :size=")[2].split("|"))
         except Exception:  # a recipe of something else than a size
             continue
-    ordered = {
-        n: tuple(s for s in each if s in ("tiny", "small") or s.startswith("paper")) for n, each in found.items()
-    }
+    ordered = {n: tuple(s for s in each if not s.startswith(("tiny_", "small_"))) for n, each in found.items()}
     return {n: each for n, each in ordered.items() if "paper" in each and n not in SPEECH}
 
 

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny
 import used
-from PIL import Image
 
 import unimodal
 
@@ -29,11 +27,7 @@ WIDTHS = (1280, 400)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for i in range(4):
-        Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(folder / f"{i}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
-    return folder
+    return used.pictures(tmp_path_factory.mktemp("pictures"), 4)
 
 
 @pytest.fixture(scope="module")

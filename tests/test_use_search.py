@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 import used
-from PIL import Image
 
 import unimodal
 from unimodal.command import main
@@ -34,11 +33,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for i in range(9):
-        Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(folder / f"{i}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
-    return folder
+    return used.pictures(tmp_path_factory.mktemp("pictures"), 9)
 
 
 def vectors(count: int, size: int = 24, seed: int = 0) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import tiny
+from PIL import Image
 
 
 def workdir(folder: Path, config: Mapping[str, Any], *, learned: bool = True, noise: float = 0.0) -> Any:
@@ -35,3 +36,12 @@ def workdir(folder: Path, config: Mapping[str, Any], *, learned: bool = True, no
         keep_encoders(folder, config)
         keep_learned(folder, experiment.tasks)
     return experiment, state
+
+
+def pictures(folder: Path, count: int) -> Path:
+    """Write `count` pictures of noise, 0.png and so on, and broken.png, which is none; returns the folder."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder

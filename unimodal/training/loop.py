@@ -77,9 +77,7 @@ class LoopConfig:
         if not 0 < self.turn_temperature < math.inf:
             raise UsageError(f"turn_temperature must be above 0 and finite, but is {self.turn_temperature}")
         least = dict(steps=1, log_every=1, eval_every=0, checkpoint_every=0, keep_checkpoints=1, max_bad_steps=1)
-        least["commit_every"] = least["keep_every"] = least["compare_replicas_every"] = least[
-            "example_losses_every"
-        ] = 0
+        least |= dict.fromkeys(("commit_every", "keep_every", "compare_replicas_every", "example_losses_every"), 0)
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
@@ -143,8 +141,8 @@ def train(
 ) -> tuple[TrainState, str, bool]:
     """Train to the end, going on from a checkpoint of the workdir if it has one.
 
-    `together` is how several processes agree when to stop; `commit(state, iterators)` puts the weights into a ledger. Returns the state, its fingerprint, and whether all steps are
-    done.
+    `together` is how several processes agree when to stop; `commit(state, iterators)` puts the weights into a ledger. Returns
+    the state, its fingerprint, and whether all steps are done.
     """
     tasks, batches, by_name, evaluate = work.tasks, work.batches, work.by_name, validation.scores
     sequence, compiled = work.sequence, compile_steps(program, by_name, config, work.sequence)

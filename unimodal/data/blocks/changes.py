@@ -72,10 +72,10 @@ class Changes(Images):
 
         def make(value: Any, rng: np.random.Generator, training: bool) -> dict[str, np.ndarray]:
             first, second, text = value
-            pixels = self.to_uint8(whole.make(first, rng, training)["image"])
             if self.changed:  # both as they are: a crop of one would not be a crop of the other
                 pixels, results, asked = self.fitted(first, size), self.fitted(second, size)[None], [text]
             else:
+                pixels = self.to_uint8(whole.make(first, rng, training)["image"])
                 new = self.unseen and not training
                 results, asked = changed(pixels, self.count, rng, kinds=self.chosen, unseen=new)
             encoder = encoder_for(texts.encoder, vocabulary)
