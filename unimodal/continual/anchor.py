@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.continual.config import ContinualConfig
-from unimodal.data.pipeline import BatchIterator
+from unimodal.data.batches import BatchIterator
 from unimodal.sharding import path_name
 from unimodal.state import Kept, TaskState
 from unimodal.task import Task

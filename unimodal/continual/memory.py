@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Batch, BatchIterator
+from unimodal.data.batches import Batch, BatchIterator
 from unimodal.errors import UsageError
 
 

@@ -12,7 +12,9 @@ import jax
 from unimodal.continual.anchor import NAME, OWNER, Anchor, consolidated
 from unimodal.continual.config import ContinualConfig
 from unimodal.continual.memory import Remembering, check_memory
-from unimodal.data.pipeline import BatchIterator, Examples, order_seed
+from unimodal.data.batches import BatchIterator
+from unimodal.data.dataset import Examples
+from unimodal.data.order import order_seed
 from unimodal.objectives.terms import Loss, TaskMetrics, terms
 from unimodal.sharding import batch_parts, local_rows
 from unimodal.task import Task
