@@ -52,7 +52,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.dual_encoder": "answers evaluation model heads tokens objectives data errors",
     "unimodal.task": "answers model objectives data.blocks evaluation.evaluation",
     "unimodal.training": "task state objectives sharding tokens data.batches configuration storage errors",
-    "unimodal.continual": "training task state objectives sharding data.batches data.dataset data.order errors",
+    "unimodal.continual": "training task state objectives sharding data.batches data.dataset data.order data.spec errors",
     "unimodal.report": "evaluation.samples training.metrics storage",
     "unimodal.interop": "generate model heads backbone tokenizers tokens layers sharding configuration data errors",
     "unimodal.ledger": "training.workdir_start sharding configuration storage errors",
