@@ -67,7 +67,7 @@ def finish(
     scored = curves(logged := read_metrics(workdir), "validation/value")
     forgetting = None if experiment.sequence is None else matrix_of(experiment.sequence, scored, rows)
     if forgetting is not None:
-        summary["continual"] = forgetting
+        summary["continual"] = {**forgetting, "memory_bytes": experiment.memory_bytes}
     write_whole(workdir / FILE, json.dumps(finite_only(summary), indent=2, allow_nan=False))
     table = parameter_table(experiment.model, experiment.mesh)
     total = parameter_count(table)

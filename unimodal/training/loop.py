@@ -126,6 +126,8 @@ def check_batches(tasks: Sequence[Task], program: Program) -> None:
         raise UsageError(
             f"balance={program.balance} takes the gradients of whole batches: leave optimizer.accumulate at 1"
         )
+    if program.guidance.combine is not None and program.accumulate > 1:
+        raise UsageError("this strategy takes the gradients of whole batches: leave optimizer.accumulate at 1")
 
 
 def train(
