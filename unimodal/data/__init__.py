@@ -22,7 +22,8 @@
 | `packing`, `filling`, `bucketing` | several documents in one row; what shares a row; batches of like length |
 | `dataset` | `Dataset` = source + transform |
 | `order` | which record comes at which position of training |
-| `batches`, `stacking`, `workers` | `train_batches`, `eval_batches`, the iterator's state; rows of a batch; processes that make them |
+| `batches`, `stacking` | `train_batches`, `eval_batches`, the iterator's state; rows of a batch |
+| `workers`, `handing` | batches made by other processes, and how they come from there |
 | `spec`, `fake` | the arrays of an example, and made-up ones |
 | `epochs` | how often each source has been gone through |
 | `cache`, `stored` | `cached(source, decode)`: decoded records in memory, within a budget; decoded arrays on disk |
