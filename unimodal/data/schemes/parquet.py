@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.address import Address
+from unimodal.data.dataset import Source
 from unimodal.data.dividing import hashed
 from unimodal.data.files import is_remote, open_bytes
-from unimodal.data.pipeline import Source
 from unimodal.data.tables import Rows, open_tables, splits_of
 from unimodal.errors import RecordError, UsageError
 
