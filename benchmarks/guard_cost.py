@@ -73,8 +73,8 @@ def main() -> None:
         states["with the guard"] = program.init()
         costs = {"with the guard": guarded.lower(states["with the guard"], batch).compile().cost_analysis()}
         calls["with the guard"]()  # traced before the other
-        judge = step_module._judge_numbers
-        step_module._judge_numbers = lambda losses, gradients: (
+        judge = step_module.judge_numbers
+        step_module.judge_numbers = lambda losses, gradients: (
             judge(losses, gradients)[0],
             dict.fromkeys(losses, jnp.int32(0)),
         )
@@ -82,7 +82,7 @@ def main() -> None:
         costs["without"] = bare.lower(states["without"], batch).compile().cost_analysis()
         calls["without"] = run("without", bare)
         calls["without"]()
-        step_module._judge_numbers = judge
+        step_module.judge_numbers = judge
         times = in_turns(calls, given.rounds)
         count = sum(leaf.size for leaf in jax.tree.leaves(states["without"].parameters))
         print(f"{count / 1e6:.0f}M parameters, {given.batch} texts of {given.length} ids")

@@ -2,7 +2,7 @@
 
 python launch.py train --config=configs/stream.py --workdir=runs/stream --config.continual.strategy=replay
 
-Four of the demo's tasks, 200 steps each. Strategies: fine_tuning, l2, ewc, replay (docs/continual.md has what they came to). The
+Four of the demo's tasks, 200 steps each. docs/continual.md has the strategies and what they came to. The
 joint run beside it is `--config.schedule=alternate` with the other fields as they are.
 """
 

@@ -19,7 +19,7 @@ from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.pictures import classified_pictures
 from unimodal.heads import Classifier
-from unimodal.model import Model
+from unimodal.model import Model, check_shared_head
 from unimodal.objectives import Loss, TaskMetrics, classification_loss, mixed, visible_first
 
 
@@ -36,6 +36,8 @@ class Vit:
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "image"  # one of the config's tokenizers, by name
     backbone: str = "shared"  # one of the config's backbones, by name
+    # an earlier task whose head it uses, as tasks do that differ in their data alone; "": one of its own
+    head: str = ""
     pooling: str = "mean"  # of the tokens: first (the class token), mean, last or attention (a learned query's)
     label_smoothing: float = 0.1  # share of the target that is spread over all classes
     mixup: float = 0.0  # α of Beta(α, α), by which two pictures of a batch are blended (Zhang 2018); 0: never
@@ -68,6 +70,9 @@ class Vit:
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         c, classes = model.backbones[self.backbone].config, self.labels.size(self.source)
+        if self.head:
+            check_shared_head(model, self.name, self.head, "classify", classes)
+            return {}
         return {"classify": Classifier(c.width, classes, pooling=self.pooling, backbone=c, rngs=rngs)}
 
     def logits(self, model: Model, image: jax.Array, key: jax.Array | None = None) -> jax.Array:
@@ -77,11 +82,15 @@ class Vit:
             grid = model.tokenizers[self.tokenizer].config.grid_of(*image.shape[1:3])
             keep = self._kept(jax.random.fold_in(key, 2), len(image), math.prod(grid))
         hidden, _ = model.hidden(self.tokenizer, self.backbone, image, key=key, keep=keep)
-        return model.heads[self.name]["classify"](hidden)
+        return model.heads[self.head or self.name]["classify"](hidden)
 
     def judged(self, model: Model, batch: Batch) -> jax.Array:
         """What evaluations and answers compare: [B,classes]."""
         return packed.picture_logits(self, model, batch)[:, 0] if self.pack.row else self.logits(model, batch["image"])
+
+    def own_classes(self) -> tuple[int, ...]:
+        """The numbers of the classes that training has examples of, for heads that know more."""
+        return self.labels.present(self.source)
 
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         if self.pack.row:

@@ -16,9 +16,11 @@ from flax import nnx
 
 import launch
 from unimodal.continual import ContinualConfig
-from unimodal.continual.anchor import NAME, OWNER, Anchor
+from unimodal.continual.anchor import NAME, Anchor
 from unimodal.continual.matrix import matrix_of, metrics
-from unimodal.continual.memory import Remembering, check_memory, chosen, size_of
+from unimodal.continual.memory import Memory, Remembering, check_memory, chosen, evenly_of_classes, size_of
+from unimodal.continual.strategies import ewc, l2
+from unimodal.continual.strategy import OWNER
 from unimodal.errors import UsageError
 from unimodal.objectives.terms import as_scalars
 from unimodal.report.views.forgetting import forgetting_view
@@ -70,7 +72,10 @@ def test_tasks_train_one_after_the_other() -> None:
         (dict(sequence=["one=1", "two=2"]), "sequence=one=1, two=2 does not come to the 6 steps that steps says"),
         (dict(sequence=["one=6", "two"]), "does not come to the 6 steps"),
         (dict(sequence=["one=0", "two"]), "sequence has one=0, which should be a number of steps of at least 1"),
-        (dict(continual=dict(strategy="ewk")), "continual strategy='ewk' is not one of fine_tuning, l2, ewc, replay"),
+        (
+            dict(continual=dict(strategy="ewk")),
+            "continual strategy='ewk' is not one of agem, der, ewc, fine_tuning, l2, lwf",
+        ),
         (dict(continual=dict(memory=0)), "continual memory must be at least 1"),
         (dict(continual=dict(strenth=1)), "unknown config field continual.strenth; did you mean strength?"),
         (dict(schedule="sum", continual=dict(strategy="ewc")), "continual is for schedule='sequence'"),
@@ -113,7 +118,8 @@ def test_the_penalty_of_quadratics_is_that_worked_by_hand(strategy: str) -> None
     assert anchor.penalty(model) == 0  # until a task has ended nothing is held
     model.theta.set_value(jnp.asarray(c1))  # the first task ends at its minimum, with squared gradients
     squares = {"theta": jnp.asarray(a1**2)}
-    anchor.consolidate(model, squares, chosen)
+    rule = dict(ewc=ewc, l2=l2)[strategy].Strategy(chosen, ()).rule
+    anchor.consolidate(model, squares, rule)
     omega = a1**2 if strategy == "ewc" else np.array([1.0, 1.0, 0.0])
 
     def total(theta: jax.Array) -> jax.Array:
@@ -132,7 +138,7 @@ def test_the_penalty_of_quadratics_is_that_worked_by_hand(strategy: str) -> None
 
     # A second task: ewc's importance is decayed and added to, l2's is what any task has used.
     model.theta.set_value(theta)
-    anchor.consolidate(model, {"theta": jnp.asarray([0.0, 1.0, 9.0], jnp.float32)}, chosen)
+    anchor.consolidate(model, {"theta": jnp.asarray([0.0, 1.0, 9.0], jnp.float32)}, rule)
     both = 0.5 * omega + np.array([0.0, 1.0, 9.0]) if strategy == "ewc" else np.ones(3)
     np.testing.assert_allclose(anchor.importance["theta"].get_value(), both, rtol=1e-6)
     assert anchor.penalty(model) == 0
@@ -183,16 +189,15 @@ class Counting:
         self.n = state["n"]
 
 
-def remembering() -> Remembering:
+def remembering(**options: Any) -> Remembering:
     return Remembering(
         Counting(),
-        lambda place: {"x": np.int64(place)},
+        Memory(lambda place: {"x": np.int64(place)}, seen=20, size=6, seed=3),
         steps=5,
         batch_size=4,
-        memory=6,
         sizes=lambda number: 4 if number < 3 else 2,
         rows=range,
-        seed=3,
+        **options,
     )
 
 
@@ -217,6 +222,34 @@ def test_every_example_is_as_likely_to_be_remembered() -> None:
     # Each is kept in a third of 3,000 draws: 1,000 ± 4 standard deviations of 25.8.
     assert np.abs(counts - 1000).max() < 104
     assert list(chosen(3, 10, 0)) == [0, 1, 2]
+
+
+def test_a_batch_says_where_its_rows_are_kept_and_come_from() -> None:
+    batches = remembering(slots=True)
+    met = {}
+    for _ in range(5):
+        batch = next(batches)
+        met |= {int(s): int(x) for x, s in zip(batch["x"], batch["memory_slot"], strict=True) if s >= 0}
+    assert met == {slot: int(example["x"]) for slot, example in enumerate(batches.kept())}
+    again = next(batches)
+    assert [met[int(slot)] for slot in again["memory_stored"]] == list(again["x"])
+
+
+def test_a_balanced_memory_has_as_many_of_each_class_as_there_are() -> None:
+    labels = np.repeat([0, 1, 2, 3], [1, 40, 5, 54])
+    found = evenly_of_classes(labels, 24, seed=1)
+    assert len(set(found.tolist())) == 24
+    # 1 and 5 are all there are of two classes; the others share the 18 that are left.
+    assert np.bincount(labels[found]).tolist() == [1, 9, 5, 9]
+    assert evenly_of_classes(labels, 200, seed=1).tolist() == list(range(100))
+    counts = np.zeros(100)
+    for seed in range(2000):
+        counts[evenly_of_classes(labels, 24, seed)] += 1
+    # Of a class of 40 each is kept in 9 of 40 draws: 450 ± 4.5 standard deviations of 18.7.
+    assert np.abs(counts[labels == 1] - 450).max() < 84 and (counts[labels == 2] == 2000).all()
+    memory = Memory(lambda place: {"label": np.int32(place % 10 == 0)}, seen=1000, size=20, seed=2, balanced=True)
+    places = memory.places()
+    assert sorted(places) == list(places) and np.bincount(places % 10 == 0).tolist() == [10, 10]
 
 
 # --- R ------------------------------------------------------------------------------------------------------------------

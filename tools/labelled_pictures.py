@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,22 @@ def png(picture: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(picture).save(out, format="PNG")
     return out.getvalue()
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A file of the idx format with unsigned bytes, gzipped or not: a header of big-endian sizes, then the values."""
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.suffix == ".gz" else data
+    dimensions = data[3]
+    shape = np.frombuffer(data, ">u4", dimensions, offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def idx_records(images: Path, labels: Path, name: str, count: int) -> Iterator[dict[str, Any]]:
+    """The first `count` pictures of two idx files, as PNG bytes with a label. Ids begin with `name`."""
+    both = zip(read_idx(images)[:count], read_idx(labels)[:count], strict=True)
+    for i, (picture, label) in enumerate(both):
+        yield {"id": f"{name}-{i}", "image": png(picture), "label": int(label)}
 
 
 def make(

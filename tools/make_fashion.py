@@ -8,35 +8,22 @@ and test files. Fetches the Debian package dataset-fashion-mnist; needs `apt-get
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fetch import fetch_debian
-from labelled_pictures import make, png
+from labelled_pictures import idx_records, make
 
 PACKAGE, FOLDER = "dataset-fashion-mnist", Path("usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 FILES = {"train": ("train", 60_000), "validation": ("t10k", 10_000)}
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """A file of the idx format with unsigned bytes: a header of big-endian sizes, then the values."""
-    data = gzip.decompress(path.read_bytes())
-    dimensions = data[3]
-    shape = np.frombuffer(data, ">u4", dimensions, offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-
-
 def records(folder: Path, split: str, count: int) -> Iterator[dict[str, Any]]:
     """The first `count` pictures of a split, as PNG bytes with a label."""
     name = FILES[split][0]
-    pictures = read_idx(folder / f"{name}-images-idx3-ubyte.gz")[:count]
-    labels = read_idx(folder / f"{name}-labels-idx1-ubyte.gz")[:count]
-    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        yield {"id": f"{name}-{i}", "image": png(picture), "label": int(label)}
+    return idx_records(folder / f"{name}-images-idx3-ubyte.gz", folder / f"{name}-labels-idx1-ubyte.gz", name, count)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from unimodal import data
 from unimodal.backbone import BackboneConfig
 from unimodal.brought import check_codebooks, compared, config_of_run, preparation_of_init, readers_of, with_brought
 from unimodal.continual import ContinualConfig
-from unimodal.continual.plan import Plan, planned, states
+from unimodal.continual.strategy import Plan, Run, Strategy, strategy_of
 from unimodal.data.epochs import epochs_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.attached import attach
@@ -34,6 +34,7 @@ from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.affinity import affinity
 from unimodal.training.balance import with_uncertainty
+from unimodal.training.guidance import Guidance
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
 from unimodal.training.sequence import InSequence
@@ -77,7 +78,7 @@ class Experiment:
             tokenizers=self.tokenizers,
             backbones=self.backbones,
             heads={task.name: wrap(task.heads) for task in self.tasks},
-            states=_states(self.tasks) | ({} if self.sequence is None else states(self.continual)),
+            states=_states(self.tasks, {} if self.strategy is None else self.strategy.states()),
         )
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
         optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule != "sum")
@@ -96,6 +97,7 @@ class Experiment:
             skip_spikes=self.skip_spikes,
             tasks=tuple(task.name for task in self.tasks),
             balance=self.loop.balance,
+            guidance=Guidance() if self.strategy is None else self.strategy.guidance(),
         )
 
     @cached_property
@@ -148,11 +150,25 @@ class Experiment:
         """The schedule, if one task comes after the other. Raises UsageError for steps that do not add up."""
         return self.loop.in_sequence([task.name for task in self.tasks])
 
+    @cached_property
+    def strategy(self) -> Strategy | None:
+        """What is done against forgetting, if one task comes after the other. Raises UsageError for tasks that do not suit it."""
+        return None if self.sequence is None else strategy_of(self.continual, self.tasks, self.sequence)
+
     def plan(self) -> Plan:
         """Put the strategy against forgetting to work. Raises UsageError for data that do not suit it."""
-        assert self.sequence is not None
+        assert self.sequence is not None and self.strategy is not None
+        batches = {task.name: self.train_batches(task) for task in self.tasks}
         dataset = None if self.fake_data else lambda task: task.inputs(self.model).dataset("train")
-        return planned(self.continual, self.sequence, self.program, self.tasks, self.train_batches, dataset)
+        run = Run(self.program, self.train_batches, dataset)
+        return self.strategy.put_to_work(Plan(self.sequence, self.tasks, batches), run)
+
+    @cached_property
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes of the examples that the strategy keeps of each task, by its name."""
+        if self.sequence is None or self.strategy is None or self.fake_data:
+            return {}
+        return dict(self.strategy.memory_bytes(self.model, self.sequence))
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -262,9 +278,11 @@ def describe(experiment: Experiment) -> str:
     )
 
 
-def _states(tasks: Sequence[Any]) -> dict[str, StateMaker]:
-    """The method `state` of the tasks that have one."""
-    return {task.name: task.state for task in tasks if callable(getattr(task, "state", None))}
+def _states(tasks: Sequence[Any], more: Mapping[str, StateMaker]) -> dict[str, StateMaker]:
+    """What makes the state of each task that has any, and of what else keeps some. One owner's are joined."""
+    made = {task.name: task.state for task in tasks if callable(getattr(task, "state", None))}
+    both = {name: lambda model, a=made[name], b=more[name]: {**a(model), **b(model)} for name in made.keys() & more}
+    return {**made, **more, **both}
 
 
 def _beside(state: TrainState) -> list[str]:

@@ -96,6 +96,20 @@ class _Watched(Backbone):
         return super().__call__(tokens, **options)
 
 
+def check_shared_head(model: Model, task: str, head: str, part: str, outputs: int) -> None:
+    """Raises UsageError unless `head` names an earlier task whose head has a linear layer of so many outputs in `part`."""
+    others = [name for name, parts in model.heads.items() if part in parts]
+    if head not in others:
+        raise UsageError(
+            f"tasks.{task}.head={head!r} names no earlier task with a head of its own; there is {', '.join(others) or 'none'}"
+        )
+    found = model.heads[head][part].linear.kernel.get_value().shape[-1]
+    if found != outputs:
+        raise UsageError(
+            f"tasks.{task} has {outputs} classes, but the head of tasks.{head}, which it uses, has {found}"
+        )
+
+
 def assemble(
     key: jax.Array,
     *,

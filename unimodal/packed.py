@@ -46,7 +46,7 @@ def picture_logits(task: Any, model: Model, batch: Batch, key: jax.Array | None 
     tokens = model.tokenizers[task.tokenizer].packed(batch["patches"], **row, key=inner)
     hidden, _ = model.backbones[task.backbone](tokens, key=key)
     pooled = pool_segments(hidden, batch["segment"], count, task.pooling)
-    return model.heads[task.name]["classify"].linear(pooled)
+    return model.heads[task.head or task.name]["classify"].linear(pooled)
 
 
 def picture_loss(task: Any, model: Model, batch: Batch, key: jax.Array) -> tuple[Loss, TaskMetrics]:

@@ -214,6 +214,10 @@ def train_and_evaluate(
     else:
         plan = experiment.plan()
         tasks, schedule, batches = plan.tasks, plan.schedule, plan.batches
+        if kept := experiment.memory_bytes:
+            say(
+                f"remembers {sum(kept.values()):,} bytes of examples: {', '.join(f'{n} {b:,}' for n, b in kept.items())}"
+            )
     evaluations = {} if experiment.fake_data else experiment.evaluations
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:

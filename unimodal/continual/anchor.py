@@ -2,55 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.continual.config import ContinualConfig
-from unimodal.data.pipeline import BatchIterator
+from unimodal.continual.strategy import OWNER, Extended, Plan, StateMakers, Strategy, between, rewritten
 from unimodal.sharding import path_name
 from unimodal.state import Kept, TaskState
-from unimodal.task import Task
-from unimodal.training.checkpoint import named
-from unimodal.training.importance import squared_gradients
-from unimodal.training.step import Program, TrainState
+from unimodal.training.step import TrainState
 
-OWNER, NAME = "continual", "anchor"  # where it lies: model.state[OWNER][NAME]
+NAME = "anchor"  # where it lies: model.state[OWNER][NAME]
 
 
 class Anchor(TaskState):
-    """θ* and Ω of every parameter, float32 in the parameter's shards. Ω is 0 until a task has ended."""
+    """θ* and Ω of every parameter, float32 in the parameter's shards. Ω is 0 until a task has ended, and until then θ* is
+    where training began."""
 
     def __init__(self, model: Any):
         found = parameters_of(model)
-        self.weights: Any = nnx.Dict({n: Kept(_wide(p), **p.get_metadata()) for n, p in found.items()})
-        self.importance: Any = nnx.Dict(
-            {n: Kept(jnp.zeros_like(_wide(p)), **p.get_metadata()) for n, p in found.items()}
-        )
+        self.weights: Any = nnx.Dict({n: like(p, wide(p)) for n, p in found.items()})
+        self.importance: Any = nnx.Dict({n: like(p, jnp.zeros_like(wide(p))) for n, p in found.items()})
+
+    def begin(self, model: Any) -> None:
+        for name, p in parameters_of(model).items():
+            self.weights[name].set_value(jnp.array(wide(p), copy=True))
 
     def penalty(self, model: Any) -> jax.Array:
         """½ Σ Ω (θ − θ*)², a scalar."""
         terms = [
-            (self.importance[name].get_value() * jnp.square(_wide(p) - self.weights[name].get_value())).sum()
+            (self.importance[name].get_value() * jnp.square(wide(p) - self.weights[name].get_value())).sum()
             for name, p in parameters_of(model).items()
         ]
         return 0.5 * jnp.stack(terms).sum()
 
-    def consolidate(self, model: Any, squares: Mapping[str, jax.Array], config: ContinualConfig) -> None:
-        """A task has ended with these weights and squared gradients. ewc: Ω ← decay·Ω + squares. l2: Ω is 1 where a task has
-        had a gradient so far."""
+    def consolidate(
+        self, model: Any, found: Mapping[str, jax.Array], rule: Callable[[jax.Array, jax.Array], jax.Array]
+    ) -> None:
+        """A task has ended with these weights: Ω ← rule(Ω, found), θ* ← θ."""
         for name, p in parameters_of(model).items():
-            before, new = self.importance[name].get_value(), squares[name]
-            after = (
-                config.decay * before + new
-                if config.strategy == "ewc"
-                else jnp.maximum(before, (new > 0).astype(jnp.float32))
-            )
+            after = rule(self.importance[name].get_value(), found[name])
             self.importance[name].set_value(after.astype(jnp.float32))
-            self.weights[name].set_value(_wide(p))
+            self.weights[name].set_value(wide(p))
+
+
+class Anchored(Strategy):
+    """The form of strategies with a penalty: strength times the anchor's is added to every loss."""
+
+    def states(self) -> StateMakers:
+        return {OWNER: lambda model: {NAME: Anchor(model)}}
+
+    def rule(self, before: jax.Array, found: jax.Array) -> jax.Array:
+        """Ω after a task, of Ω before it and what the task itself says of a parameter."""
+        return self.config.decay * before + found
+
+    def guarded(self, plan: Plan) -> Plan:
+        """The plan with the penalty in every loss."""
+        term = lambda model, batch: self.config.strength * model.state[OWNER][NAME].penalty(model)  # noqa: E731
+        return replace(plan, tasks=[Extended(task, "penalty", term) for task in plan.tasks])
+
+    def consolidating(self, plan: Plan, run: Any, importance: Callable[[Any, TrainState], Mapping[str, Any]]) -> Plan:
+        """The plan with the penalty, and with the anchor moved when a task has ended.
+
+        importance: (task, state) → what the task says of each parameter, by name.
+        """
+        by_name = {task.name: task for task in self.tasks}
+
+        def move(name: str, state: TrainState) -> TrainState:
+            change = lambda model, found: model.state[OWNER][NAME].consolidate(model, found, self.rule)  # noqa: E731
+            return rewritten(run.program, state, change, importance(by_name[name], state))
+
+        return between(self.guarded(plan), move)
 
 
 def parameters_of(model: Any) -> dict[str, nnx.Param]:
@@ -59,27 +84,11 @@ def parameters_of(model: Any) -> dict[str, nnx.Param]:
     return {path_name(path): leaf for path, leaf in leaves if isinstance(leaf, nnx.Param)}
 
 
-def consolidated(
-    program: Program,
-    task: Task,
-    state: TrainState,
-    batches: Mapping[str, BatchIterator],
-    config: ContinualConfig,
-) -> TrainState:
-    """The state with its anchor where the weights are now. `batches` are of the task's training data."""
-    squares = squared_gradients(program, [task], state, batches, config.batches)
-
-    def kept_after(state: TrainState, squares: Any) -> Any:
-        anew = jax.tree.map(lambda x: x, (state.parameters, state.variables, state.kept))
-        model = nnx.merge(program.structure(), *anew)
-        model.state[OWNER][NAME].consolidate(model, named(squares), config)
-        return nnx.split(model, nnx.Param, Kept, ..., graph=False)[2]
-
-    where = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state().kept)
-    with jax.set_mesh(program.mesh):
-        kept = jax.jit(kept_after, out_shardings=where)(state, squares)
-    return TrainState(state.step, state.parameters, state.variables, state.optimizer, kept, state.ema)
-
-
-def _wide(parameter: nnx.Param) -> jax.Array:
+def wide(parameter: nnx.Param) -> jax.Array:
+    """A parameter in float32."""
     return parameter.get_value().astype(jnp.float32)
+
+
+def like(parameter: nnx.Param, value: jax.Array) -> Kept:
+    """Something kept of a parameter, in its shards."""
+    return Kept(value, **parameter.get_metadata())

@@ -1,35 +1,35 @@
-"""The strategies of continual learning by name."""
+"""The strategies of continual learning by name, and their numbers."""
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
+from pathlib import Path
 
-from unimodal.errors import check_fields
+from unimodal.errors import UsageError, check_fields
 
-STRATEGIES = ("fine_tuning", "l2", "ewc", "replay")
+# A new file in the folder is a new strategy. Listed without importing it, as this module stands below.
+STRATEGIES = tuple(sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "strategies")])))
 
 
 @dataclass(frozen=True)
 class ContinualConfig:
-    """What is done against forgetting, for schedule="sequence".
-
-    fine_tuning: nothing. l2: weights that earlier tasks used are held where they were. ewc: the same, each as strongly as it
-    mattered (Kirkpatrick 2017, in the online form of Schwarz 2018). replay: remembered examples of earlier tasks are trained
-    on again (Chaudhry 2019).
-    """
+    """What is done against forgetting, for schedule="sequence". Each module of `strategies` says which fields it reads."""
 
     strategy: str = "fine_tuning"  # one of STRATEGIES
-    strength: float = 1.0  # of the penalty of l2 and ewc, or of the loss on what replay remembers
-    decay: float = 1.0  # ewc: what earlier importance counts after another task; 1 is a sum over tasks
-    batches: int = 16  # ewc and l2: batches of a task by which importance is told when it has ended
-    memory: int = 200  # replay: examples kept of each task
+    strength: float = 1.0  # of a penalty or a distillation, or of the loss on what is remembered
+    decay: float = 1.0  # ewc, mas and si: what earlier importance counts after another task; 1 is a sum over tasks
+    damping: float = 0.1  # si: ξ, which keeps the importance of weights that hardly moved finite
+    batches: int = 16  # ewc, l2 and mas: batches of a task by which importance is told when it has ended
+    memory: int = 200  # replay, agem and der: examples kept of each task
+    balanced: bool = False  # the same: as many of each class as there are; False: chosen uniformly
+    distillation: float = 0.5  # der: weight of the distance from remembered logits, beside the loss there
+    temperature: float = 2.0  # lwf: divides the logits of both models
+    directions: int = 50  # ogd: gradients kept of each task, each as large as the model
 
     def __post_init__(self) -> None:
-        check_fields(
-            "continual", self, least=dict(strength=0, decay=0, batches=1, memory=1), among=dict(strategy=STRATEGIES)
-        )
-
-    @property
-    def anchors(self) -> bool:
-        """Whether weights are held where they were."""
-        return self.strategy in ("l2", "ewc")
+        least = dict(strength=0, decay=0, batches=1, memory=1, distillation=0, directions=1)
+        check_fields("continual", self, least=least, among=dict(strategy=STRATEGIES))
+        for name in ("damping", "temperature"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"continual {name} must be above 0, but is {getattr(self, name)}")

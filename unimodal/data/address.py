@@ -18,6 +18,7 @@ OPTIONS = {
     "stratify": "a column: every split gets the same share of each of its values (a class)",
     "weight": "the share of examples in training that comes from here, among several sources: a number, size, 2*size, "
     "size^0.5, or STEP:VALUE,STEP:VALUE",
+    "only": "COLUMN:VALUE,VALUE: the records that have these values, such as a few of the classes (label:0,1)",
     "bad": "the share of records that may be damaged before the run stops (0.05)",
 }
 """Options of every scheme."""

@@ -10,9 +10,10 @@ import difflib
 
 from unimodal.data import schemes
 from unimodal.data.address import OPTIONS, Address, parse
+from unimodal.data.dataset import Source
 from unimodal.data.dividing import SHARE, divided, keys_of
 from unimodal.data.joined import joined
-from unimodal.data.pipeline import Source
+from unimodal.data.only import only
 from unimodal.data.records import write_array_record
 from unimodal.data.schemes.embedded import EMOJI_GROUPS
 from unimodal.data.shares import parse_weight
@@ -46,6 +47,11 @@ def open_source(uri: str, split: str) -> Source:
 
 
 def _open(address: Address, split: str, uri: str) -> Source:
+    whole = _open_whole(address, split, uri)
+    return only(whole, address.options["only"], str(address)) if "only" in address.options else whole
+
+
+def _open_whole(address: Address, split: str, uri: str) -> Source:
     scheme = schemes.find(address.scheme)
     if scheme is None:
         known = schemes.names()

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from unimodal.configuration import nearest
-from unimodal.data.pipeline import BatchIterator
+from unimodal.data.batches import BatchIterator
 from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task
@@ -126,6 +126,8 @@ def check_batches(tasks: Sequence[Task], program: Program) -> None:
         raise UsageError(
             f"balance={program.balance} takes the gradients of whole batches: leave optimizer.accumulate at 1"
         )
+    if program.guidance.combine is not None and program.accumulate > 1:
+        raise UsageError("this strategy takes the gradients of whole batches: leave optimizer.accumulate at 1")
 
 
 def train(

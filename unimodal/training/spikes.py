@@ -1,9 +1,10 @@
-"""Steps whose loss or gradient leaps far above what it was lately: they are left out, where `skip_spikes` says so."""
+"""Steps whose numbers are not finite, and those whose loss or gradient leaps far above what it was lately: the former are
+left out always, the latter where `skip_spikes` says so."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,3 +54,14 @@ def judge_spikes(
         )
         after[name] = jax.tree.map(lambda new, old, finite=finite: jnp.where(finite, new, old), next_one, before)
     return after, found
+
+
+def judge_numbers(losses: Mapping[str, jax.Array], gradients: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The gradient's norm, and for each task 0 or what is wrong: see `Program.parameter_names`."""
+    squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(gradients)])
+    norm = jnp.sqrt(squares.sum())
+    finite = {name: jnp.isfinite(loss) for name, loss in losses.items()}
+    # A loss that is not finite spoils the gradient of all: then that is the fault, and of that task alone.
+    first = jnp.argmin(jnp.append(jnp.isfinite(squares), False)).astype(jnp.int32)
+    gradient = jnp.where(jnp.isfinite(norm) | ~jnp.stack(list(finite.values())).all(), 0, 2 + first)
+    return norm, {name: jnp.where(fine, gradient, 1) for name, fine in finite.items()}

@@ -28,8 +28,9 @@ from unimodal.sharding import initialise, path_name, shardings
 from unimodal.state import Kept, advance, begin, take_pushed
 from unimodal.training.balance import APART, balanced, of_equal_length, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
+from unimodal.training.guidance import Guidance
 from unimodal.training.optimizer import apply_updates, averaged
-from unimodal.training.spikes import Spikes, begin_spikes, judge_spikes
+from unimodal.training.spikes import Spikes, begin_spikes, judge_numbers, judge_spikes
 
 SPIKE = -1  # in the metric "bad"
 
@@ -70,6 +71,7 @@ class Program:
     balance: str = "fixed"  # between the losses of one step, see `training.balance`
     skip_spikes: float = 0.0  # see `spikes.judge_spikes`; 0: none are skipped
     tasks: tuple[str, ...] = ()  # whose spikes are judged
+    guidance: Guidance = Guidance()  # what a step does with gradients beside following their sum
 
     def abstract_model(self) -> Any:
         """The model with shapes for arrays."""
@@ -150,9 +152,12 @@ class Program:
             key = jax.random.fold_in(jax.random.key(self.seed), state.step)
             differentiate = self._at_once if self.accumulate == 1 else self._accumulated
             gradients, metrics, variables, pushed = differentiate(losses, state, batches, key)
+            if self.guidance.project is not None:
+                held = nnx.merge(self.structure(), *_anew((state.parameters, variables, state.kept)))
+                gradients = self.guidance.project(held, gradients)
             # Judge by the norm, which clipping needs in any case: one number tells whether any gradient is not finite.
             found = {name: task["loss"] for name, task in metrics.items()}
-            norm, bad = _judge_numbers(found, gradients)
+            norm, bad = judge_numbers(found, gradients)
             spikes = state.spikes
             if spikes is not None:
                 spikes, odd = judge_spikes(spikes, found, norm, self.skip_spikes)
@@ -188,6 +193,8 @@ class Program:
         parameters = apply_updates(state.parameters, updates)
         model = nnx.merge(self.structure(), *_anew((parameters, variables, state.kept)))
         advance(model, list(names), pushed, state.step, self.steps)
+        if self.guidance.witness is not None:
+            self.guidance.witness(model, gradients, state.parameters)
         _, parameters, kept, _ = nnx.split(model, nnx.Param, Kept, ..., graph=False)
         ema = None if state.ema is None else advance_ema(state.ema, self.ema, parameters, optimizer)
         return replace(state, parameters=parameters, variables=variables, optimizer=optimizer, kept=kept, ema=ema)
@@ -227,11 +234,13 @@ class Program:
                 metrics[name] = {"loss": value, **more, **balance}
             return each, (metrics, variables, pushed)
 
-        if self.balance in APART and len(losses) > 1:
+        if (self.balance in APART or self.guidance.combine is not None) and len(losses) > 1:
             each, pull, aside = jax.vjp(apart, state.parameters, has_aux=True)
             # Pull back one task at a time: a forward pass serves all of them.
             alone = [{name: jnp.float32(name == task) for name in each} for task in each]
             gradients = [pull(one)[0] for one in alone]
+            if self.guidance.combine is not None:
+                return self.guidance.combine(gradients), *aside
             if self.balance == "equal":
                 return of_equal_length(gradients, [losses[name][1] for name in each]), *aside
             return without_conflict(gradients, jax.random.fold_in(key, 0)), *aside
@@ -288,14 +297,3 @@ class Program:
 def _anew(tree: Any) -> Any:
     """The same with new variables: one may only be changed in the trace that made it."""
     return jax.tree.map(lambda x: x, tree)
-
-
-def _judge_numbers(losses: Mapping[str, jax.Array], gradients: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The gradient's norm, and for each task 0 or what is wrong: see `Program.parameter_names`."""
-    squares = jnp.stack([jnp.square(g.astype(jnp.float32)).sum() for g in jax.tree.leaves(gradients)])
-    norm = jnp.sqrt(squares.sum())
-    finite = {name: jnp.isfinite(loss) for name, loss in losses.items()}
-    # A loss that is not finite spoils the gradient of all: then that is the fault, and of that task alone.
-    first = jnp.argmin(jnp.append(jnp.isfinite(squares), False)).astype(jnp.int32)
-    gradient = jnp.where(jnp.isfinite(norm) | ~jnp.stack(list(finite.values())).all(), 0, 2 + first)
-    return norm, {name: jnp.where(fine, gradient, 1) for name, fine in finite.items()}

@@ -16,7 +16,7 @@ from unimodal.data.augment.randaugment import STRONGEST, rand_augment
 from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.image import Augmentation, center_crop, to_float, to_uint8, with_shorter_side
 from unimodal.data.pictures import open_picture
-from unimodal.data.pipeline import ArraySpec
+from unimodal.data.spec import ArraySpec
 from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 
@@ -36,6 +36,8 @@ class Images:
     shift: int = 0  # pixels, at most, each way; white comes in, which suits pictures on white
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of brightness, contrast and saturation
     randaugment: tuple[int, float] = (0, 9.0)  # how many operations, and their magnitude from 0 to 10 (Cubuk 2020)
+    # a seed by which the pixels of every picture are put into another order, always the same one; 0: as they are
+    permute: int = 0
     erase: float = 0.0  # probability that a rectangle is noise, in the end (Zhong 2020)
     mean: tuple[float, ...] = brought((0.5,))  # of pixels in [0, 1], per channel or one for all: (x - mean) / std
     std: tuple[float, ...] = brought((0.5,))  # of the same pixels
@@ -59,6 +61,8 @@ class Images:
             raise UsageError(
                 f"images.randaugment must be a number of operations and a magnitude up to 10, but is {count, magnitude}"
             )
+        if self.permute < 0:
+            raise UsageError(f"images.permute must be 0 or more, but is {self.permute}")
         if not 0 <= self.erase <= 1:
             raise UsageError(f"images.erase is a probability, from 0 to 1, but is {self.erase}")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
@@ -75,6 +79,13 @@ class Images:
 
     def made(self, picture: Picture, size: tuple[int, int], rng: np.random.Generator, training: bool) -> np.ndarray:
         """A picture as the model takes it: float32 `[*size, 3]`, augmented in training."""
+        pixels = self._made(picture, size, rng, training)
+        if not self.permute:
+            return pixels
+        order = np.random.default_rng(self.permute).permutation(pixels.shape[0] * pixels.shape[1])
+        return pixels.reshape(len(order), -1)[order].reshape(pixels.shape)
+
+    def _made(self, picture: Picture, size: tuple[int, int], rng: np.random.Generator, training: bool) -> np.ndarray:
         if not training or self.crop == (1, 1):
             picture = self.fitted(picture, size)
         if not training:

@@ -12,8 +12,8 @@ import numpy as np
 
 from unimodal.data.blocks.inputs import Part, find_column
 from unimodal.data.marked import marks
-from unimodal.data.pipeline import ArraySpec
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.data.values import class_names, readable
 from unimodal.data.values import column as read_column
 from unimodal.errors import UsageError
@@ -46,7 +46,8 @@ class Labels:
         """
         found = _found(source, "train", self.column, segments)
         if self.classes:
-            missing = [name for name in found.names if name not in self.classes] if found.named else []
+            there = {str(value) for value in found.values if value is not None}  # of the classes, some may be left out
+            missing = [name for name in found.names if name in there - set(self.classes)] if found.named else []
             if missing:
                 raise UsageError(
                     f"labels.classes lacks {_some(missing)} of {source}; the classes there are {_some(found.names)}"
@@ -59,6 +60,10 @@ class Labels:
         if self.count and len(found.names) > self.count:
             raise UsageError(f"labels.count is {self.count}, but {source} has {len(found.names)} classes")
         return found.names + tuple(str(i) for i in range(len(found.names), self.count))
+
+    def present(self, source: str) -> tuple[int, ...]:
+        """The numbers of the classes that training has examples of."""
+        return tuple(int(number) for number in np.unique(self.known(source, "train")))
 
     def given_names(self, source: str) -> tuple[str, ...]:
         """The classes' names by number, without the data where the config gives them."""
