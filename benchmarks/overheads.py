@@ -25,6 +25,7 @@ from configs import demo  # noqa: E402
 from launch import as_plain, task_class  # noqa: E402
 from unimodal.experiment import build  # noqa: E402
 from unimodal.training.loop import to_device, train  # noqa: E402
+from unimodal.training.work import Work  # noqa: E402
 
 
 def imports(rounds: int = 5) -> None:
@@ -41,7 +42,7 @@ def loop(steps: int = 600, rounds: int = 3) -> None:
         log_every=10,
         backbones=dict(shared=dict(width=64, depth=2, heads=2)),
         tokenizers=dict(text=dict(vocabulary=264, max_length=64)),
-        tasks=dict(gpt=dict(batch_size=8)),
+        tasks=dict(gpt=dict(batch_size=8, texts=dict(length=64))),
     )
     for _ in range(rounds):
         experiment = build(config, task_class, fake_data=True)
@@ -57,7 +58,8 @@ def loop(steps: int = 600, rounds: int = 3) -> None:
             jax.block_until_ready(state)
             alone = (time.perf_counter() - began) / steps
         with tempfile.TemporaryDirectory() as workdir:
-            train(program, experiment.tasks, batches, experiment.loop, Path(workdir), tokens=experiment.tokens)
+            work = Work(experiment.tasks, batches, experiment.tokens)
+            train(program, work, experiment.loop, Path(workdir))
             within = 1 / json.loads(Path(workdir, "meters.json").read_text())["steps_per_second"]
         print(
             f"step {1e3 * alone:.2f} ms, in the loop {1e3 * within:.2f} ms: {1e3 * (within - alone):+.2f} ms",

@@ -101,9 +101,8 @@ def test_the_order_is_that_of_grains_shuffle(count: int) -> None:
 
 
 def test_examples_that_are_made_are_cut_as_they_would_be_stacked() -> None:
-    rows = packed_rows(  # type: ignore[arg-type]
-        [{"id": str(i), "text": "x" * (1 + i % 7)} for i in range(40)], lambda text: np.full(len(text), 9, np.int32), 8
-    )
+    texts: Any = [{"id": str(i), "text": "x" * (1 + i % 7)} for i in range(40)]
+    rows = packed_rows(texts, lambda text: np.full(len(text), 9, np.int32), 8)
     stacked = rows.map(lambda example, rng: example)
     for options in (dict(rows=[1, 2]), dict(prefetch=False)):
         made = [take(train_batches(d, batch_size=4, seed=1, **options), 30) for d in (rows, stacked)]  # type: ignore[arg-type]
