@@ -206,7 +206,7 @@ def test_the_tiny_config_is_right() -> None:
         (dict(backbones__shared__rope_scaling=[8.0, 1.0]), r"rope_scaling must be \(factor,\) or"),
         (dict(backbones__shared__rope_scaling=[0.0]), r"rope_scaling must be \(factor,\) or"),
         (dict(backbones__shared__rope_scaling=[8.0, 4.0, 1.0, 512.0]), r"low below high"),
-        (dict(tasks__vit__pooling="centre"), "pool 'centre' is not one of first, mean, last"),
+        (dict(tasks__vit__pooling="centre"), "pool 'centre' is not one of first, first_two, mean, last"),
         (dict(tasks__vit__pooling=[1]), r"tasks\.vit\.pooling must be str, but is \[1\]"),
         (dict(tokenizers__image__channels=0), "image channels must be at least 1, but is 0"),
         (dict(tokenizers__image__patch=0), "image patch must be at least 1, but is 0"),
