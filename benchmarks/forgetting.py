@@ -64,9 +64,11 @@ def run(workdir: Path, config: str, fields: Sequence[str]) -> dict[str, Any]:
 
 
 def shares(line: Mapping[str, Any], joint: Mapping[str, Any]) -> dict[str, float]:
-    """How much of what joint training gains over the untrained model each task has at the end."""
-    before = line["untrained"]
-    return {n: (value - before[n]) / (joint["values"][n] - before[n]) for n, value in line["values"].items()}
+    """How much of what joint training gains over the untrained model each task has at the end, where it gains anything."""
+    before, best = line["untrained"], joint["values"]
+    return {
+        n: (value - before[n]) / (best[n] - before[n]) for n, value in line["values"].items() if best[n] != before[n]
+    }
 
 
 def tell(line: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Averaged gradient episodic memory: no step may raise the loss on what is remembered (Chaudhry 2019, equation 11).
 
-Reads memory and balanced.
+Reads memory, memory_share and balanced.
 """
 
 from __future__ import annotations
