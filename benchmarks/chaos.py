@@ -189,7 +189,10 @@ def judged(what: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except UsageError as error:
-        return "traceback" if "\n" in str(error) else "refused"
+        if "\n" not in str(error):
+            return "refused"
+        print(f"  {what}: {str(error)[:200]!r}", flush=True)
+        return "traceback"
     except Exception as error:
         print(f"  {what}: {type(error).__name__}: {str(error)[:200]}", flush=True)
         print("   ", traceback.format_tb(error.__traceback__)[-1].strip().replace("\n", " "), flush=True)

@@ -2,12 +2,14 @@
 
 python benchmarks/overheads.py
 python benchmarks/overheads.py loop starts imports      # some of them
+python benchmarks/overheads.py pipeline=vit,clip        # of some tasks
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from configs import demo  # noqa: E402
 from launch import as_plain, task_class  # noqa: E402
 from unimodal.experiment import build  # noqa: E402
 from unimodal.training.loop import to_device, train  # noqa: E402
+from unimodal.training.work import Work  # noqa: E402
 
 
 def imports(rounds: int = 5) -> None:
@@ -39,7 +42,7 @@ def loop(steps: int = 600, rounds: int = 3) -> None:
         log_every=10,
         backbones=dict(shared=dict(width=64, depth=2, heads=2)),
         tokenizers=dict(text=dict(vocabulary=264, max_length=64)),
-        tasks=dict(gpt=dict(batch_size=8)),
+        tasks=dict(gpt=dict(batch_size=8, texts=dict(length=64))),
     )
     for _ in range(rounds):
         experiment = build(config, task_class, fake_data=True)
@@ -55,7 +58,8 @@ def loop(steps: int = 600, rounds: int = 3) -> None:
             jax.block_until_ready(state)
             alone = (time.perf_counter() - began) / steps
         with tempfile.TemporaryDirectory() as workdir:
-            train(program, experiment.tasks, batches, experiment.loop, Path(workdir), tokens=experiment.tokens)
+            work = Work(experiment.tasks, batches, experiment.tokens)
+            train(program, work, experiment.loop, Path(workdir))
             within = 1 / json.loads(Path(workdir, "meters.json").read_text())["steps_per_second"]
         print(
             f"step {1e3 * alone:.2f} ms, in the loop {1e3 * within:.2f} ms: {1e3 * (within - alone):+.2f} ms",
@@ -77,30 +81,41 @@ def starts() -> None:
             print(f"{name} start of the demo's GPT, to its fifth step: {time.perf_counter() - began:.1f} s", flush=True)
 
 
-def pipeline(seconds: float = 3.0) -> None:
+def pipeline(*names: str, rounds: int = 5, seconds: float = 1.0) -> None:
+    """Examples a second of the processor's time, of the pipeline of each of the demo's tasks and of its step, in turns: what
+    else the machine does counts for neither."""
     experiment = build(as_plain(demo.get_config()), task_class)
     program = experiment.program
     for task in experiment.tasks:
+        if names and task.name not in names:
+            continue
         batches = experiment.train_batches(task)
         for _ in range(20):  # decode what is cached, start the threads
             batch = next(batches)
-        began, count = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds:
-            next(batches)
-            count += task.batch_size
-        supply = count / (time.perf_counter() - began)
         with jax.set_mesh(program.mesh):
             state, step = program.init(), program.step({task.name: (task.loss, 1.0)})
             placed = {task.name: to_device(batch, program)}
             state, _ = step(state, placed)
-            began, count = time.perf_counter(), 0
-            while time.perf_counter() - began < seconds:
-                state, metrics = step(state, placed)
-                jax.block_until_ready(metrics)
-                count += task.batch_size
-        demand = count / (time.perf_counter() - began)
+            pairs = []
+            for _ in range(rounds):
+                began, count = time.process_time(), 0
+                while time.process_time() - began < seconds:
+                    next(batches)
+                    count += task.batch_size
+                supply = count / (time.process_time() - began)
+                time.sleep(0.1)  # until the threads have read ahead all they may
+                began, count = time.process_time(), 0
+                while time.process_time() - began < seconds:
+                    state, metrics = step(state, placed)
+                    jax.block_until_ready(metrics)
+                    count += task.batch_size
+                pairs.append((supply, count / (time.process_time() - began)))
+        supply, demand = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratios = sorted(a / b for a, b in pairs)
         print(
-            f"{task.name}: pipeline {supply:,.0f} examples/s, step eats {demand:,.0f} examples/s ({supply / demand:.0f}×)"
+            f"| {task.name} | {supply:,.0f} | {demand:,.0f} | {statistics.median(ratios):.1f} "
+            f"({ratios[0]:.1f}–{ratios[-1]:.1f}) |",
+            flush=True,
         )
 
 
@@ -129,5 +144,6 @@ def compiles() -> None:
 PARTS = dict(imports=imports, loop=loop, starts=starts, pipeline=pipeline, compiles=compiles)
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or PARTS:
-        PARTS[part]()
+    for line in sys.argv[1:] or PARTS:
+        part, _, chosen = line.partition("=")
+        PARTS[part](*filter(None, chosen.split(",")))

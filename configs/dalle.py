@@ -5,7 +5,8 @@ python launch.py train --config=configs/dalle.py:size=tiny --workdir=runs/dalle
 python tools/draw.py --prior=runs/dalle --clip=runs/clip --out=drawn "red heart"
 
 size  | what                                                                        | reaches, in
-tiny  | 0.9M parameters beside the codebook's 0.2M, embedded emoji and their names  | not yet measured
+tiny  | 0.9M parameters beside the codebook's 0.2M, embedded emoji and their names  | 1.74 bits per code (shares of codes
+      |                                                                             | at each place 3.63), 520 s of CPU
 paper | 12 billion parameters, pairs of pictures and captions                       | not run
 
 The codebook is that of a run of the recipe dvae of the same size, in runs/dvae (--config.init_from=DIR for another), and stays as

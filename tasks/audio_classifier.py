@@ -40,7 +40,8 @@ class AudioClassifier:
     shift: float = 0.0  # seconds by which training moves a stretch, at most
     blank: tuple[int, int] = (0, 0)  # bins and frames that training blanks, at most (Park 2019)
     label_smoothing: float = 0.0  # share of the target that is spread over all classes
-    pooling: str = "mean"  # of the tokens: first, mean or last
+    pooling: str = "mean"  # of the tokens: first, first_two (AST's), mean or last
+    head_norm: float = 0.0  # epsilon of a norm between the pooling and the last layer; 0: none
 
     @property
     def classes(self) -> int:
@@ -61,7 +62,7 @@ class AudioClassifier:
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width = model.backbones[self.backbone].config.width
-        return {"classify": Classifier(width, self.classes, pooling=self.pooling, rngs=rngs)}
+        return {"classify": Classifier(width, self.classes, pooling=self.pooling, norm=self.head_norm, rngs=rngs)}
 
     def logits(self, model: Model, spectrogram: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """[B,bins,frames,1] → [B,classes]."""

@@ -45,6 +45,11 @@ SPEECH: dict[str, Any] = dict(
         norm_epsilon=1e-5,
     ),
 )
+AST: dict[str, Any] = dict(
+    tokenizers__spectrogram=dict(kind="image", image_size=(16, 24), patch=8, channels=1, stride=(8, 4), registers=2),
+    tasks__audio_classifier__pooling="first_two",
+    tasks__audio_classifier__head_norm=1e-6,
+)
 MAE: dict[str, Any] = dict(
     backbones=dict(shared=dict(width=32, depth=2, heads=4), decoder=dict(width=24, depth=1, heads=3)),
     tasks__mae__decoder_backbone="decoder",
@@ -72,6 +77,7 @@ FITS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "siglip": ("clip", SIGLIP, "image_embedding", "siglip"),
     "wav2vec2": ("wav2vec2", SPEECH, "projected", "wav2vec2_pretraining"),
     "ctc": ("ctc", SPEECH, "logits", "wav2vec2_ctc"),
+    "ast": ("audio_classifier", AST, "logits", "audio_spectrogram_transformer"),
 }  # fmt: skip
 
 
@@ -83,6 +89,7 @@ def config_of(name: str) -> dict[str, Any]:
         "text": ("bert", "text_classifier", "gpt", "clip"),
         "image": ("vit", "mae", "clip"),
         "audio": ("wav2vec2", "ctc"),
+        "spectrogram": ("audio_classifier",),
     }
     config["tokenizers"] = {n: c for n, c in config["tokenizers"].items() if task in reads.get(n, ())}
     return config

@@ -9,6 +9,7 @@ import itertools
 import json
 from typing import Any
 
+import grain
 import numpy as np
 import pytest
 
@@ -23,9 +24,10 @@ from unimodal.data import (
     eval_batches,
     fake_batches,
     mix,
+    packed_rows,
     train_batches,
 )
-from unimodal.data.pipeline import order_seed
+from unimodal.data.order import endless, order_seed
 from unimodal.errors import UsageError
 
 
@@ -87,6 +89,25 @@ def test_order_follows_the_seed_and_nothing_else() -> None:
     assert len({tuple(epoch) for values in epochs.values() for epoch in values.reshape(4, 10)}) == 32
     draws = [next(train_batches(NUMBERS, batch_size=10, seed=seed))["noise"].tobytes() for seed in range(8)]
     assert len(set(draws)) == 8
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 1000, 70_000])
+def test_the_order_is_that_of_grains_shuffle(count: int) -> None:
+    """Checkpoints of runs that were shuffled by grain itself go on in its order."""
+    ours, theirs = endless(range(count), 2**32 - 2), grain.MapDataset.source(range(count)).shuffle(2**32 - 2).repeat()
+    places = [0, 1, count - 1, count, 3 * count + 1, *np.random.default_rng(0).integers(0, 10 * count, 50).tolist()]
+    assert [ours[place] for place in places] == [theirs[place] for place in places]
+    assert ours[5:8][1] == theirs[6]
+
+
+def test_examples_that_are_made_are_cut_as_they_would_be_stacked() -> None:
+    texts: Any = [{"id": str(i), "text": "x" * (1 + i % 7)} for i in range(40)]
+    rows = packed_rows(texts, lambda text: np.full(len(text), 9, np.int32), 8)
+    stacked = rows.map(lambda example, rng: example)
+    for options in (dict(rows=[1, 2]), dict(prefetch=False)):
+        made = [take(train_batches(d, batch_size=4, seed=1, **options), 30) for d in (rows, stacked)]  # type: ignore[arg-type]
+        assert_same(*([{**batch, "id": batch["id"].astype("U9")} for batch in batches] for batches in made))
+    assert rows.source[3]["id"] == "row3" and "id" not in rows[3]
 
 
 @pytest.mark.parametrize("processes", [2, 4])

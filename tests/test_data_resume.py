@@ -19,8 +19,8 @@ import tiny
 
 from unimodal.data import TaskBatches, packed_rows, train_batches
 from unimodal.data.bucketing import Buckets
+from unimodal.data.dataset import Dataset
 from unimodal.data.filling import Together, filled
-from unimodal.data.pipeline import Dataset
 from unimodal.data.shares import Weight
 
 BATCH, STEPS = 8, 40

@@ -361,3 +361,16 @@ def test_options_that_are_none(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     assert len(open_source(f"{records}?validation=0.2", "validation")) >= 1
     assert {"folder", "hf", "jsonl", "wds", "tfds"} < set(schemes.names())
+
+
+def test_a_text_of_parquet_that_is_none_spoils_one_row(tmp_path: Path) -> None:
+    content = [b"one", b"tw\xe4o", b"three"]
+    offsets = np.cumsum([0, *map(len, content)]).astype(np.int32)
+    texts = pa.StringArray.from_buffers(3, pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(content)))
+    parquet.write_table(pa.table({"text": texts}), tmp_path / "t.parquet")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "t.parquet").rename(tmp_path / "all" / "train.parquet")
+    source = open_source(f"parquet:{tmp_path}/all", "train")
+    assert [source[i]["text"] for i in (0, 2)] == ["one", "three"]
+    with pytest.raises(RecordError, match=r"train.parquet: row 2 is damaged \('utf-8' codec"):
+        source[1]

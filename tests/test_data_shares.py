@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from unimodal.data import TaskBatches, open_source, train_batches
+from unimodal.data.dataset import Dataset
 from unimodal.data.epochs import epochs_of
-from unimodal.data.pipeline import Dataset
+from unimodal.data.order import endless
 from unimodal.data.shares import Changing, Constant, Weight, parse_weight, shares
-from unimodal.data.weights import endless
 from unimodal.errors import UsageError
 
 BATCH = 4

@@ -30,9 +30,9 @@ from unimodal.data import (
 from unimodal.data.audio import sound_length
 from unimodal.data.blocks import Images, Labels, Sounds, Texts, columns
 from unimodal.data.pictures import picture_size
-from unimodal.data.pipeline import STAND_IN
 from unimodal.data.schemes.csv import cells_of
 from unimodal.data.schemes.jsonl import parse
+from unimodal.data.spec import STAND_IN
 from unimodal.errors import RecordError, UsageError
 
 # What each decoder is given, at random; the long form is UNIMODAL_FUZZ=10000.

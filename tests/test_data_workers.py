@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
+import pickle
 import signal
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from PIL import Image
 from unimodal.data import TaskBatches, train_batches
 from unimodal.data.blocks import Images, Labels, columns
 from unimodal.data.epochs import epochs_of
+from unimodal.data.handing import handed, taken
 from unimodal.data.workers import WorkerBatches
 from unimodal.errors import UsageError
 
@@ -66,21 +70,58 @@ class Fragile:
     def __init__(self, flag: str, always: bool) -> None:
         self.flag, self.always = flag, always
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if index == 3 and (self.always or not os.path.exists(self.flag)):
             open(self.flag, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
-        return index
+        return {"few": np.array([index]), "many": np.full((1 << 10, 17), index, np.float64)}
+
+
+def numbers(batches: WorkerBatches, count: int) -> list[int]:
+    made = [next(batches) for _ in range(count)]
+    assert all((batch["many"] == batch["few"]).all() for batch in made)
+    return [int(batch["few"][0]) for batch in made]
 
 
 def test_a_worker_that_dies_is_replaced_once(tmp_path: Path) -> None:
     batches = WorkerBatches(Fragile(str(tmp_path / "once"), False), 2)
-    assert [next(batches) for _ in range(6)] == list(range(6))
+    assert numbers(batches, 6) == list(range(6))
     batches.close()
     batches = WorkerBatches(Fragile(str(tmp_path / "always"), True), 1)
     with pytest.raises(UsageError, match=r"a worker died twice over batch \d: out of memory, or a record that ends"):
-        [next(batches) for _ in range(6)]
+        numbers(batches, 6)
     batches.close()
+
+
+def test_batches_that_wait_are_made_again_where_their_workers_died(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    batches = WorkerBatches(Fragile(str(tmp_path / "there"), False), 2)
+    assert numbers(batches, 2) == [0, 1]
+    concurrent.futures.wait(batches._waiting)
+    for worker in list(batches._pool._processes):  # type: ignore[union-attr]
+        os.kill(worker, signal.SIGKILL)
+    assert numbers(batches, 4) == [2, 3, 4, 5]
+    batches.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="sent as they are on this system")
+def test_large_arrays_are_mapped_until_nobody_has_them() -> None:
+    mapped = lambda: Path("/proc/self/maps").read_text().count("memfd:batch")  # noqa: E731
+    rng = np.random.default_rng(0)
+    batch = {"id": np.array(["a", "b"]), "odd": rng.integers(0, 255, 70_001, np.uint8), "x": rng.random((90, 7, 200))}
+    batch["x"] = batch["x"].T  # not in C's order
+    sent, before = ForkingPickler.dumps(handed(batch)), mapped()
+    assert len(sent) < 2000
+    found = taken(pickle.loads(sent))
+    assert list(found) == list(batch) and mapped() == before + 1
+    for name in batch:
+        np.testing.assert_array_equal(found[name], batch[name], strict=True)
+    assert found["x"].flags.writeable and found["x"].ctypes.data % 64 == 0
+    last = found.pop("odd")
+    del found
+    assert mapped() == before + 1 and last[5] == batch["odd"][5]
+    del last
+    assert mapped() == before
 
 
 def test_epochs_of_each_source_are_counted(photos: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import used
-from exports import CLIP, FITS, config_of
+from exports import AST, CLIP, FITS, config_of
 
 import unimodal
 from unimodal.command import main
@@ -94,7 +95,12 @@ def test_what_has_no_such_shape_says_which_option_stands_in_the_way(made: Any, t
         ("vit", dict(tokenizers__image__registers=2), "tokenizers.image.registers=1 would fit"),
         ("bert", {}, "backbones.shared.norm_position=post would fit"),
         ("gpt", dict(backbones__shared__rope_theta=1e4), "backbones.shared.rope_theta=None would fit"),
-        ("audio_classifier", {}, "no published architecture reads audio with the heads classify (Classifier)"),
+        ("audio_classifier", {}, "tokenizers.spectrogram.registers=2 would fit"),
+        (
+            "audio_classifier",
+            {**AST, "tasks__audio_classifier__head_norm": 0.0},
+            "a classifier of the first two tokens",
+        ),
         ("clip", CLIP | {"tasks__clip__text_head": dict(pooling="last")}, "texts of bytes end with none"),
     ):
         where = tmp_path / f"{kind}{len(list(tmp_path.iterdir()))}"
@@ -190,3 +196,17 @@ def test_a_classes_head_that_is_not_there(tmp_path: Path) -> None:
         from unimodal.interop.export import match
 
         match(handed(loaded, "sentence"), loaded.model)
+
+
+def test_the_card_has_the_scores_of_this_checkpoint(made: Any, tmp_path: Path, capsys: Any) -> None:
+    _, _, hf = made("vit")
+    workdir = tmp_path / "run"
+    shutil.copytree(hf.parent / "vit", workdir)
+    row = dict(metric="accuracy", value=0.625, baseline=0.25, baseline_is="the largest class", higher_is_better=True)
+    for step, said in ((0, "| vit | accuracy | 0.625 | 0.25 (the largest class) |"), (7, "results.json is of step 7")):
+        (workdir / "results.json").write_text(json.dumps(dict(tasks=dict(vit=row), step=step, fingerprint="")))
+        assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / str(step)}"]) == 0
+        assert said in (tmp_path / str(step) / "README.md").read_text(encoding="utf-8")
+    (workdir / "results.json").write_text('{"tasks": [')
+    assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / 'damaged'}"]) == 2
+    assert "results.json is damaged" in capsys.readouterr().err

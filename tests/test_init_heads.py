@@ -178,7 +178,7 @@ def test_the_end_of_a_text_and_the_final_place() -> None:
     np.testing.assert_array_equal(pool(hidden, "end", ids=ids, end=5), [hidden[0, 0], hidden[1, 2]])
     np.testing.assert_array_equal(pool(hidden, "end", ids=ids), [hidden[0, 1], hidden[1, 3]])  # the largest
     np.testing.assert_array_equal(pool(hidden, "final", jnp.asarray([[1, 1, 0, 0], [1, 1, 1, 1]])), hidden[:, -1])
-    with pytest.raises(UsageError, match="pool 'end' is not one of first, mean, last, final$"):
+    with pytest.raises(UsageError, match="pool 'end' is not one of first, first_two, mean, last, final$"):
         pool(hidden, "end")
 
 
@@ -192,5 +192,7 @@ def test_scale_and_bias() -> None:
 def test_slips_are_one_line() -> None:
     with pytest.raises(UsageError, match="clip.objective must be softmax or sigmoid, but is 'siglip'"):
         Clip(objective="siglip")
-    with pytest.raises(UsageError, match="pooling 'max' is not one of first, mean, last, final, end, attention"):
+    with pytest.raises(
+        UsageError, match="pooling 'max' is not one of first, first_two, mean, last, final, end, attention"
+    ):
         Embed("max")

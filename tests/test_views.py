@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from unimodal.data.augment.views import View, brightened, contrasted, jittered, saturated, turned
+from unimodal.data.batches import train_batches
 from unimodal.data.blocks import Views, columns
-from unimodal.data.pipeline import check_example, train_batches
+from unimodal.data.spec import check_example
 from unimodal.errors import UsageError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 9, 3)).astype(np.uint8)

@@ -27,6 +27,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "bert": dict(texts=dict(length=16)),
     "clip": dict(texts=dict(length=16), size=16),
     "composed": dict(texts=dict(length=16), size=16, pictures=dict(count=2), words_alone=0.0),
+    "pic2word": dict(
+        texts=dict(length=15), size=16, images=dict(count=2), image_backbone="shared", text_backbone="shared",
+        word=dict(hidden=16, norm="none"),
+    ),
     "dalle": dict(texts=dict(length=16), unconditional=0.0),
     "virtex": dict(texts=dict(length=16), beams=2),
     "sentence": dict(texts=dict(length=16), size=16),
@@ -39,7 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "swav": dict(views=dict(crop=(0.5, 1.0)), temperature=0.5, projector=dict(norm="layer"), prototypes=6),
     "mae": dict(decoder_backbone="shared"),
     "ctc": dict(sounds=dict(segments="phrases", seconds=2.4), transcripts=dict(characters=48)),
-}
+}  # fmt: skip
 OPTIMIZER = dict(learning_rate=3e-3, warmup=5, final=0.1, b1=0.9, b2=0.98, weight_decay=0.05, clip=1.0, accumulate=1)
 
 

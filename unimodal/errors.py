@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,22 @@ DTYPES = ("float32", "bfloat16", "float16")
 class UsageError(ValueError):
     """Bad configuration, data or directory. The message is one line: what is wrong, and what would be right.
 
-    `launch.py` prints it without a traceback and exits with code 2; library callers may catch it as a ValueError.
+    `launch.py` prints it without a traceback and exits with code 2; library callers may catch it as a ValueError. Parts of it
+    may come from a file that nobody vouches for: line breaks in it become spaces, and other control characters, which
+    could command a terminal, are spelt out.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_CONTROL.sub(_spelt, str(message)))
+
+
+def _spelt(found: re.Match[str]) -> str:
+    text = found.group()
+    return " " if "\n" in text or "\r" in text else "".join(f"\\x{ord(sign):02x}" for sign in text)
+
+
+# Line breaks with the blanks around them, or a control character that is no tab.
+_CONTROL = re.compile(r"[ \t]*[\r\n][\s]*|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class RecordError(UsageError):

@@ -15,7 +15,7 @@ from unimodal.kernels.dense import attend
 from unimodal.layers import Embedding, Linear, Norm, activate, dropout
 from unimodal.sharding import copied
 
-POOLINGS = ("first", "mean", "last", "final", "end")
+POOLINGS = ("first", "first_two", "mean", "last", "final", "end")
 
 
 def pool(
@@ -26,7 +26,7 @@ def pool(
     ids: jax.Array | None = None,
     end: int | None = None,
 ) -> jax.Array:
-    """[B,T,D] → [B,D]: "first" token, "mean" over real tokens, "last" real token, "final" place of the row, real or not,
+    """[B,T,D] → [B,D]: "first" token, "first_two" (the mean of those, a class and a distillation token), "mean" over real tokens, "last" real token, "final" place of the row, real or not,
     or the "end" token: the first of `ids` [B,T] that is `end` (None: the largest, which is how CLIP once found it).
 
     Raises UsageError for another word. A row without real tokens gives zeros for "mean".
@@ -38,6 +38,8 @@ def pool(
         return hidden[:, -1]
     if how == "first":
         return hidden[:, 0]
+    if how == "first_two":
+        return hidden[:, :2].mean(axis=1)
     if how == "mean":
         if segment is None:
             return hidden.mean(axis=1)
@@ -79,8 +81,11 @@ def unit_length(x: jax.Array) -> jax.Array:
 
 
 class Classifier(nnx.Module):
-    """Pool, then a linear layer: [B,T,D] → logits [B,classes]. Starts at zero, so the first guess is uniform. pooling:
-    "attention", too, of the shape of `backbone`."""
+    """Pool, normalise if `norm` says so, then a linear layer: [B,T,D] → logits [B,classes].
+
+    Starts at zero, so the first guess is uniform. pooling: "attention", too, of the shape of `backbone`. norm: epsilon of
+    a LayerNorm behind the pooling, as AST has it; 0: none.
+    """
 
     def __init__(
         self,
@@ -89,17 +94,18 @@ class Classifier(nnx.Module):
         *,
         pooling: str = "first",
         backbone: BackboneConfig | None = None,
+        norm: float = 0.0,
         rngs: nnx.Rngs,
     ):
         self.pooling = pooling
+        self.norm = Norm(width, epsilon=norm) if norm else None
         self.linear = Linear((width,), (classes,), ("embed", "classes"), init_scale=0.0, rngs=rngs)
         attended = backbone if pooling == "attention" else None
         self.attention = None if attended is None else AttentionPool(attended, rngs=rngs)
 
     def __call__(self, hidden: jax.Array, segment: jax.Array | None = None) -> jax.Array:
-        if self.attention is not None:
-            return self.linear(self.attention(hidden, segment))
-        return self.linear(pool(hidden, self.pooling, segment))
+        pooled = pool(hidden, self.pooling, segment) if self.attention is None else self.attention(hidden, segment)
+        return self.linear(pooled if self.norm is None else self.norm(pooled))
 
 
 class PooledClassifier(nnx.Module):

@@ -18,6 +18,7 @@ from unimodal.evaluation.evaluation import Evaluation, Reader, Result, Shown, re
 from unimodal.evaluation.samples import AttentionMap
 from unimodal.experiment import Experiment
 from unimodal.report import write_report
+from unimodal.scores import FILE
 from unimodal.sharding import parameter_count, parameter_table
 from unimodal.storage import write_whole
 from unimodal.training.metrics import curves, finite_only, read_metrics
@@ -25,7 +26,7 @@ from unimodal.training.progress import results_table
 from unimodal.training.step import Program, TrainState
 
 # The files that a run writes at its end.
-RESULTS = ("results.json", "report.html")
+RESULTS = (FILE, "report.html")
 
 
 def finish(
@@ -67,7 +68,7 @@ def finish(
     forgetting = None if experiment.sequence is None else matrix_of(experiment.sequence, scored, rows)
     if forgetting is not None:
         summary["continual"] = {**forgetting, "memory_bytes": experiment.memory_bytes}
-    write_whole(workdir / "results.json", json.dumps(finite_only(summary), indent=2, allow_nan=False))
+    write_whole(workdir / FILE, json.dumps(finite_only(summary), indent=2, allow_nan=False))
     table = parameter_table(experiment.model, experiment.mesh)
     total = parameter_count(table)
     write_report(

@@ -14,6 +14,8 @@ from unimodal.data.skipped import FILE as SKIPPED
 from unimodal.data.skipped import Ledger
 from unimodal.kept import FILE as LEARNED
 from unimodal.kept import with_learned
+from unimodal.scores import FILE as SCORES
+from unimodal.scores import read_scores
 from unimodal.settings import read_settings
 from unimodal.training.alone import FILE_NAME as LOCK
 from unimodal.training.alone import alone
@@ -21,7 +23,7 @@ from unimodal.training.metrics import MetricsWriter, read_metrics
 from unimodal.training.status import Status
 from unimodal.training.workdir import claim_workdir
 
-WORKDIR_FILES = ("config.json", "metrics.jsonl", SKIPPED, LEARNED, LOCK, "status.json", "last_words.json")
+WORKDIR_FILES = ("config.json", "metrics.jsonl", SKIPPED, LEARNED, LOCK, "status.json", "last_words.json", SCORES)
 
 
 def config() -> dict[str, object]:
@@ -39,6 +41,8 @@ def write_workdir(folder: Path) -> None:
     (folder / LOCK).write_text(json.dumps({"host": "h", "pid": 1, "since": "2026-01-01 00:00:00"}))
     for name in ("status.json", "last_words.json"):
         (folder / name).write_text("{}")
+    row = dict(metric="accuracy", value=0.5, baseline=0.25, baseline_is="chance", higher_is_better=True)
+    (folder / SCORES).write_text(json.dumps(dict(tasks=dict(vit=row), step=8, fingerprint="9f3a")))
 
 
 def read_workdir(folder: Path) -> None:
@@ -58,3 +62,4 @@ def read_workdir(folder: Path) -> None:
         with Status(folder, 9):
             pass
     read_metrics(folder)
+    read_scores(place)

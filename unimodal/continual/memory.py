@@ -16,7 +16,10 @@ import numpy as np
 
 from unimodal.continual.config import ContinualConfig
 from unimodal.continual.strategy import Plan, Run
-from unimodal.data.pipeline import ArraySpec, Batch, BatchIterator, Examples, order_seed
+from unimodal.data.batches import Batch, BatchIterator
+from unimodal.data.dataset import Examples
+from unimodal.data.order import order_seed
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 from unimodal.sharding import batch_parts, local_rows
 from unimodal.training.sequence import InSequence

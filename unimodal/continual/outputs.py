@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from unimodal.data.pipeline import BatchIterator
+from unimodal.data.batches import BatchIterator
 from unimodal.errors import UsageError
 from unimodal.sharding import from_local_rows
 from unimodal.training.step import Program, TrainState

@@ -14,7 +14,8 @@ import jax
 from flax import nnx
 
 from unimodal.continual.config import ContinualConfig
-from unimodal.data.pipeline import BatchIterator, Examples
+from unimodal.data.batches import BatchIterator
+from unimodal.data.dataset import Examples
 from unimodal.objectives.terms import Loss, TaskMetrics, terms
 from unimodal.state import Kept
 from unimodal.task import Task

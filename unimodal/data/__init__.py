@@ -4,7 +4,7 @@
 |---|---|
 | `sources` | `open_source(uri, split)`: records from any source; every record has an id |
 | `schemes` | one module for each scheme of a URI: folders, tables, tar files, ArrayRecord, TFDS, embedded sets |
-| `address`, `dividing`, `joined`, `weights`, `shares` | a URI's parts; splits by a hash; several sources in one; their shares |
+| `address`, `dividing`, `joined`, `shares` | a URI's parts; splits by a hash; several sources in one; their shares |
 | `records`, `metadata`, `tables`, `cells`, `files`, `line_index` | what schemes have in common; `write_array_record` |
 | `values` | one column of a source, its first records, the names of its classes |
 | `text` | `ByteEncoder`, windows of ids, BERT's masking |
@@ -20,7 +20,12 @@
 | `marked` | marked stretches of recordings as records of their own |
 | `transcripts` | one plain spelling of a transcript; `Alphabet`, characters as ids |
 | `packing`, `filling`, `bucketing` | several documents in one row; what shares a row; batches of like length |
-| `pipeline` | `Dataset` = source + transform; `train_batches`, `eval_batches`, `fake_batches`; the iterator's state |
+| `dataset` | `Dataset` = source + transform |
+| `order` | which record comes at which position of training |
+| `batches`, `stacking` | `train_batches`, `eval_batches`, the iterator's state; rows of a batch |
+| `workers`, `handing` | batches made by other processes, and how they come from there |
+| `spec`, `fake` | the arrays of an example, and made-up ones |
+| `epochs` | how often each source has been gone through |
 | `cache`, `stored` | `cached(source, decode)`: decoded records in memory, within a budget; decoded arrays on disk |
 | `skipped` | records that cannot be used: left out, counted, listed |
 | `mixing` | several datasets in fixed shares |
@@ -30,8 +35,11 @@ can mend raises `unimodal.errors.UsageError` with one line.
 """
 
 from unimodal.data.audio import crop_or_pad, decode_audio, decode_sound, normalize, resample, span_mask
+from unimodal.data.batches import BatchIterator, EvalBatches, TaskBatches, eval_batches, train_batches
 from unimodal.data.cache import Budget, cached
+from unimodal.data.dataset import Dataset, Examples, Source
 from unimodal.data.encoders import NO_ID, Encoder, encoder_for, ids_spec, open_encoder, pad_id
+from unimodal.data.fake import fake_batches
 from unimodal.data.image import (
     Augmentation,
     center_crop,
@@ -58,23 +66,11 @@ from unimodal.data.pairs import (
     text_rows,
 )
 from unimodal.data.pictures import decode_image, decode_picture, to_rgb
-from unimodal.data.pipeline import (
-    ArraySpec,
-    BatchIterator,
-    Dataset,
-    EvalBatches,
-    Examples,
-    Source,
-    TaskBatches,
-    check_example,
-    eval_batches,
-    fake_batches,
-    train_batches,
-)
 from unimodal.data.records import write_array_record
 from unimodal.data.schemes.embedded import EMOJI_GROUPS
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec, check_example
 from unimodal.data.spectrogram import kaldi_log_mel, log_mel
 from unimodal.data.stored import STORE
 from unimodal.data.text import (

@@ -10,6 +10,8 @@ from typing import Any
 import grain
 import numpy as np
 
+from unimodal.data.stacking import stack
+
 POOL = (
     64  # batches whose examples are sorted together: batches are of like length, and still differ from epoch to epoch
 )
@@ -45,15 +47,14 @@ class BucketedBatches(grain.MapDataset):
         batch_size: int,
         rows: Sequence[int],
         seed: int,
-        stack: Callable[[Sequence[Any]], dict[str, np.ndarray]],
     ):
         super().__init__(examples)
         self._places, self._buckets, self._size, self._rows = places, buckets, batch_size, rows
-        self._seed, self._stack = seed, stack
+        self._seed = seed
         self._pool = functools.lru_cache(maxsize=4)(self._sorted)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options: dict[str, Any] = dict(batch_size=self._size, rows=self._rows, seed=self._seed, stack=self._stack)
+        options: dict[str, Any] = dict(batch_size=self._size, rows=self._rows, seed=self._seed)
         return functools.partial(BucketedBatches, **options), (self._parents[0], self._places, self._buckets)
 
     def __len__(self) -> int:
@@ -64,7 +65,7 @@ class BucketedBatches(grain.MapDataset):
             return self.slice(index)
         order, longest = self._pool(index // POOL)
         chosen = order[index % POOL]
-        batch = self._stack([self._parents[0][int(chosen[row])] for row in self._rows])
+        batch = stack([self._parents[0][int(chosen[row])] for row in self._rows])
         return self._buckets.cut(batch, self._buckets.edge(int(longest[index % POOL])))
 
     def _sorted(self, pool: int) -> tuple[np.ndarray, np.ndarray]:

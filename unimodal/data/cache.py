@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimodal.data.pipeline import STAND_IN, Source
-from unimodal.data.shares import Weight
+from unimodal.data.dataset import Source
+from unimodal.data.shares import Weight, parts_of
 from unimodal.data.skipped import LEDGER, Where
+from unimodal.data.spec import STAND_IN
 from unimodal.data.values import id_at
-from unimodal.data.weights import parts_of
 from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)

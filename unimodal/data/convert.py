@@ -15,7 +15,7 @@ import soundfile
 from PIL import Image
 
 from unimodal.data.address import SPLITS
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.records import SUFFIX, write_array_record
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import open_source

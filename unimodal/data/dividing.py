@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.values import column, id_at
 from unimodal.errors import UsageError
 
@@ -27,7 +27,7 @@ class Picked:
     """Some records of a source."""
 
     source: Source  # of all records
-    places: np.ndarray = dataclasses.field(repr=False, compare=False)  # int64 [N]
+    places: np.ndarray = dataclasses.field(repr=False, compare=False)  # whole numbers [N]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -71,10 +71,20 @@ def divided(
         for code in range(codes.max() + 1):
             members = np.flatnonzero(codes == code)
             chosen[members] = _rank(keys[members], shares)
-    places = np.flatnonzero(chosen == names.index(split))
+    places = _places(chosen, names.index(split))
     if not len(places):
         raise UsageError(f"split {split!r} of {where} is empty: all its {len(keys)} records have one key")
     return Picked(source, places)
+
+
+def _places(chosen: np.ndarray, number: int) -> np.ndarray:
+    """Where `chosen` is `number`, in as few bytes as the count of records allows."""
+    dtype = np.uint32 if len(chosen) <= 2**32 else np.int64
+    blocks = [
+        (np.flatnonzero(chosen[first : first + _BLOCK] == number) + first).astype(dtype)
+        for first in range(0, len(chosen), _BLOCK)
+    ]
+    return np.concatenate(blocks)
 
 
 def _assign(keys: np.ndarray, shares: Mapping[str, float]) -> np.ndarray:
@@ -113,8 +123,8 @@ def hashed(values: Iterable[Any]) -> np.ndarray:
 
 
 def mixed(words: np.ndarray) -> np.ndarray:
-    """Numbers of any kind as evenly spread uint64 (the finaliser of SplitMix64, Steele 2014)."""
-    out = words.astype(np.uint64)
+    """Numbers of any kind as evenly spread uint64 (the finaliser of SplitMix64, Steele 2014). uint64 are changed in place."""
+    out = words.astype(np.uint64, copy=False)
     for first in range(0, len(out), _BLOCK):
         z = out[first : first + _BLOCK]  # a view
         z += np.uint64(0x9E3779B97F4A7C15)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from unimodal.data.around import NO_ID, Around
-from unimodal.data.pipeline import ArraySpec
+from unimodal.data.spec import ArraySpec
 from unimodal.data.text import ByteEncoder
 from unimodal.data.vocabulary import SPELLINGS, VocabularyEncoder, read_vocabulary
 from unimodal.errors import UsageError

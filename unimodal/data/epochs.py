@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unimodal.data.shares import shares
-from unimodal.data.weights import parts_of
+from unimodal.data.shares import parts_of, shares
 
 
 def epochs_of(dataset: Any, examples: int, batch: int = 1) -> Mapping[str, float]:

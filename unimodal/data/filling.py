@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import STAND_IN, Source
+from unimodal.data.dataset import Source
+from unimodal.data.spec import STAND_IN
 from unimodal.data.values import id_at
 from unimodal.errors import UsageError
 

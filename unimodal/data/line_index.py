@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import tempfile
 import zlib
@@ -23,9 +24,10 @@ from unimodal.errors import UsageError
 VERSION = 1
 ROW = np.dtype([("start", "<i8"), ("length", "<u4"), ("key", "<u4")])
 """A record: its first byte, how many bytes without the line's end, and a checksum of them (CRC-32)."""
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 MOST_OPEN = 1 << 28
 """Bytes of one record while the index is made."""
+_BLOCK = 1 << 20  # records at a time
 
 
 def cache_folder() -> Path:
@@ -39,6 +41,16 @@ def line_index(path: str, *, quoted: bool = False) -> np.ndarray:
     quoted: a line's end between double quotes is part of a record, as in csv.
     """
     return kept(path, f"lines{VERSION}{'q' if quoted else ''}", lambda: _read(path, quoted))
+
+
+def keys_in(index: np.ndarray) -> np.ndarray:
+    """The keys of an index, uint64 [N]. What is read of a mapped file does not stay in memory."""
+    keys, mapped = np.empty(len(index), np.uint64), index.base
+    for first in range(0, len(index), _BLOCK):
+        keys[first : first + _BLOCK] = index["key"][first : first + _BLOCK]
+        if isinstance(mapped, mmap.mmap):
+            mapped.madvise(mmap.MADV_DONTNEED)
+    return keys
 
 
 def kept(path: str, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -61,7 +73,7 @@ def kept(path: str, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def _read(path: str, quoted: bool) -> np.ndarray:
-    parts: list[np.ndarray] = []
+    made = np.zeros(0, ROW)
     hint = "; is a double quote left open there?" if quoted else ""
     with open_bytes(path) as file:
         begin, rest, odd = 0, b"", 0  # the first byte that belongs to no record yet, and what was read from there on
@@ -81,11 +93,18 @@ def _read(path: str, quoted: bool) -> np.ndarray:
                 continue
             data = rest + chunk
             found, taken = _rows(data, ends + len(rest), begin)
-            parts.append(found)
+            _append(made, found)
             begin, rest = begin + taken, data[taken:]
         if rest:
-            parts.append(_rows(rest, np.array([len(rest)]), begin)[0])
-    return np.concatenate(parts) if parts else np.zeros(0, ROW)
+            _append(made, _rows(rest, np.array([len(rest)]), begin)[0])
+    return made
+
+
+def _append(rows: np.ndarray, found: np.ndarray) -> None:
+    """Put rows at the end, in place: an index of gigabytes is not there twice."""
+    begin = len(rows)
+    rows.resize(begin + len(found), refcheck=False)
+    rows[begin:] = found
 
 
 def _rows(data: bytes, ends: np.ndarray, begin: int) -> tuple[np.ndarray, int]:

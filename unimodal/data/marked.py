@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.cache import cached
-from unimodal.data.pipeline import Source
-from unimodal.data.weights import refuse_weights
+from unimodal.data.dataset import Source
+from unimodal.data.shares import refuse_weights
 from unimodal.errors import UsageError
 
 Mark = tuple[int, int, str]

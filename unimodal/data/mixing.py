@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from unimodal.data.pipeline import Dataset
+from unimodal.data.dataset import Dataset
+from unimodal.data.stacking import GlobalBatches
 from unimodal.errors import UsageError
 
 
@@ -33,6 +34,10 @@ class Mixture:
         words = np.random.SeedSequence(seed).generate_state(len(self.datasets))
         parts = [dataset.stream(int(word), batch) for dataset, word in zip(self.datasets, words, strict=True)]
         return grain.MapDataset.mix(parts, self.weights)
+
+    def batches(self, seed: int, batch_size: int, rows: Sequence[int]) -> grain.MapDataset:
+        """`rows` of each batch of the mixed stream, stacked."""
+        return GlobalBatches(self.stream(seed, batch_size), batch_size, rows)
 
     def ordered(self) -> grain.MapDataset:
         """Every example of every part once."""

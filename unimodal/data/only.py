@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.values import class_names, column, id_at
 from unimodal.errors import UsageError
 

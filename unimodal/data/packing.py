@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
+from unimodal.data.dataset import Dataset, Made, Source, as_is
 from unimodal.data.filling import check_fit, filled
-from unimodal.data.pipeline import Dataset, Source
+from unimodal.data.shares import refuse_weights
 from unimodal.data.text import Encode
-from unimodal.data.weights import refuse_weights
 from unimodal.errors import UsageError
 
 Row = dict[str, np.ndarray]
@@ -52,16 +51,19 @@ def packed_rows(
     """
     refuse_weights(documents, "packed rows")
     texts = [documents[i][field] for i in range(len(documents))]
-    rows: Any = [
-        row | {"id": f"row{i}"} for i, row in enumerate(pack(map(encode, texts), length, pad_id=pad_id, fit=fit))
-    ]
+    rows = list(pack(map(encode, texts), length, pad_id=pad_id, fit=fit))
     if not rows:
         raise UsageError("no text: every document is empty")
+    arrays = {name: _column(rows, name) for name in tuple(rows[0])}
     if count is not None:
         # Where a document goes depends on its length alone.
-        for row, other in zip(rows, pack(map(count, texts), length, fit=fit), strict=True):
-            row["bytes"] = other["ids"]
-    return Dataset(rows, lambda row, rng: {key: value for key, value in row.items() if key != "id"})
+        arrays["bytes"] = _column(list(pack(map(count, texts), length, fit=fit)), "ids")
+    return Dataset(Made(arrays | {"id": np.array([f"row{i}" for i in range(len(rows))])}), as_is)
+
+
+def _column(rows: list[Row], name: str) -> np.ndarray:
+    """One array of all rows, `[N, length]`, taken out of them: both are never there whole."""
+    return np.stack([row.pop(name) for row in rows])
 
 
 def _pack(documents: Iterable[np.ndarray], length: int, open_rows: int, pad_id: int) -> Iterator[Row]:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.around import Around
+from unimodal.data.dataset import Dataset, Source
 from unimodal.data.encoders import Encoder
-from unimodal.data.pipeline import Dataset, Source
+from unimodal.data.shares import refuse_weights
 from unimodal.data.text import fit_length, text_of
 from unimodal.data.transcripts import words_of
-from unimodal.data.weights import refuse_weights
 from unimodal.errors import UsageError
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -163,3 +164,14 @@ def shares(weights: Sequence[float | Weight], batch: int) -> Constant | Changing
     """The shares that weights mean, for batches of so many examples."""
     fixed = tuple(weight for weight in weights if not isinstance(weight, Weight))
     return Constant(fixed) if len(fixed) == len(weights) else Changing(weights, batch)
+
+
+def parts_of(source: Any) -> tuple[tuple[int, float | Weight], ...]:
+    """Records and weight of each part of a source, one part after another; () where every record counts the same."""
+    return tuple(getattr(source, "parts", ()))
+
+
+def refuse_weights(source: Any, what: str) -> None:
+    """Raises UsageError for a source with weights, where `what` cannot keep them."""
+    if parts_of(source):
+        raise UsageError(f"the weights of joined sources cannot be kept in {what}: leave out ?weight=")

@@ -12,10 +12,10 @@ import numpy as np
 
 from unimodal.data import schemes
 from unimodal.data.address import OPTIONS, Address, parse
+from unimodal.data.dataset import Source
 from unimodal.data.dividing import SHARE, divided, keys_of
 from unimodal.data.joined import joined
 from unimodal.data.only import Only, only
-from unimodal.data.pipeline import Source
 from unimodal.data.records import write_array_record
 from unimodal.data.schemes.embedded import EMOJI_GROUPS
 from unimodal.data.shares import parse_weight

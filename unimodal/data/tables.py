@@ -13,7 +13,7 @@ from unimodal.data import cells
 from unimodal.data.address import SPLITS, Address
 from unimodal.data.dividing import mixed
 from unimodal.data.files import expand, is_folder, open_bytes, parent, read_at, splits_in
-from unimodal.data.line_index import line_index
+from unimodal.data.line_index import keys_in, line_index
 from unimodal.errors import RecordError, UsageError
 
 MOST_BYTES = 1 << 26
@@ -85,7 +85,8 @@ class Rows:
 
     def keys(self) -> np.ndarray:
         """A hash of what each row says, so that equal rows are in one split."""
-        return mixed(np.concatenate([table.index["key"][table.skip :] for table in self.tables]))
+        keys = [keys_in(table.index)[table.skip :] for table in self.tables]
+        return mixed(keys[0] if len(keys) == 1 else np.concatenate(keys))
 
     def class_names(self, column: str) -> tuple[str, ...]:
         """The names of numbers, () where the tables do not say."""

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.around import bert_around
-from unimodal.data.pipeline import Dataset, Source
-from unimodal.data.shares import Weight
-from unimodal.data.weights import parts_of
+from unimodal.data.dataset import Dataset, Source
+from unimodal.data.shares import Weight, parts_of
 from unimodal.errors import RecordError, UsageError
 
 Encode = Callable[[str], np.ndarray]

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimodal.data.dataset import Source
 from unimodal.data.encoders import open_encoder
-from unimodal.data.pipeline import Source
 from unimodal.data.sources import open_source
 from unimodal.data.subwords import byte_level, import_tokenizers, word_piece
 from unimodal.data.text import all_ids, text_of

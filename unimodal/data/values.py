@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from unimodal.data.pipeline import Source
-from unimodal.data.weights import refuse_weights
+from unimodal.data.dataset import Source
+from unimodal.data.shares import refuse_weights
 from unimodal.errors import RecordError, UsageError
 
 

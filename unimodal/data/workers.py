@@ -17,6 +17,7 @@ from typing import Any
 
 import cloudpickle
 
+from unimodal.data.handing import handed, taken
 from unimodal.data.skipped import LEDGER
 from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
@@ -35,7 +36,7 @@ def _begin(packed: bytes, listed: str | None, stored: int) -> None:
 
 
 def _make(index: int) -> Any:
-    return _batches[index]
+    return handed(_batches[index])
 
 
 class WorkerBatches:
@@ -53,7 +54,7 @@ class WorkerBatches:
         for attempt in (1, 2):
             try:
                 self._fill()
-                made = self._waiting[0].result()
+                made = self._taken(self._waiting[0].result())
                 break
             except BrokenProcessPool as error:
                 self.close()
@@ -82,6 +83,13 @@ class WorkerBatches:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = None
+
+    @staticmethod
+    def _taken(made: Any) -> Any:
+        try:
+            return taken(made)
+        except (OSError, EOFError) as error:  # its worker died after it had made it
+            raise BrokenProcessPool from error
 
     def _fill(self) -> None:
         if self._pool is None:

@@ -15,7 +15,7 @@ import numpy as np
 from unimodal import data
 from unimodal.data.blocks import Inputs
 from unimodal.evaluation.evaluation import Batch, Measured, Reader, Shown
-from unimodal.evaluation.samples import ImageSample, Sample
+from unimodal.evaluation.samples import PictureRow, Sample
 from unimodal.evaluation.summed import Summed
 from unimodal.model import Model
 from unimodal.objectives import example_sum, position_cross_entropy
@@ -94,10 +94,13 @@ class CodeLikelihood:
         found: list[Sample] = []
         for i, place in enumerate(shown.index[: len(ids)]):
             caption = task.texts.text(source[int(place)])
-            for pictures, note in ((drawn, "drawn from the caption"), (completed, "completed from the upper half")):
-                mine = pictures[i * self.shown : (i + 1) * self.shown]
-                row = np.concatenate([images.to_uint8(p) for p in (np.asarray(true[i]), *mine)], axis=1)
-                found.append(ImageSample(row, (), truth=caption, note=f"first the true picture, then those {note}"))
+            for pictures, what, note in (
+                (drawn, "drawn", "drawn from the caption"),
+                (completed, "completed", "completed from the upper half"),
+            ):
+                mine = [(what, images.to_uint8(p)) for p in pictures[i * self.shown : (i + 1) * self.shown]]
+                row = (("true", images.to_uint8(np.asarray(true[i]))), *mine)
+                found.append(PictureRow(row, note=f"{caption}: {note}"))
         return found
 
 

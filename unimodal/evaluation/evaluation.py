@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from unimodal.data.blocks import Inputs
-from unimodal.data.pipeline import Examples
+from unimodal.data.dataset import Examples
 from unimodal.evaluation.samples import Sample
 from unimodal.model import Model
 

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from unimodal import data
-from unimodal.data.pipeline import Examples
+from unimodal.data.dataset import Examples
 from unimodal.evaluation.evaluation import Predict, Rows
 from unimodal.model import Model
 from unimodal.sharding import from_local_rows, local_rows

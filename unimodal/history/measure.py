@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.configuration import nearest
-from unimodal.data.pipeline import Examples
+from unimodal.data.dataset import Examples
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Predict, Reader, Rows, Streamed
 from unimodal.experiment import Experiment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,12 +27,13 @@ from unimodal.ledger.ledger import branch_ref
 from unimodal.ledger.locks import held
 from unimodal.ledger.manifest import DTYPES
 from unimodal.places import places_of
+from unimodal.scores import read_scores
 from unimodal.storage import folder, is_remote
 from unimodal.training.checkpoint import Checkpoints
 from unimodal.training.step import TrainState
 from unimodal.training.workdir_start import is_workdir
 
-CONFIG, RESULTS = "config.json", "results.json"
+CONFIG = "config.json"
 
 
 def experiment_of(files: Mapping[str, bytes], what: str) -> Experiment:
@@ -148,17 +150,14 @@ def data_of(experiment: Experiment, positions: Mapping[str, Any]) -> dict[str, A
 
 def _results(workdir: epath.Path, step: int, fingerprint: str) -> dict[str, bytes]:
     """The scores of results.json, if they are of this very checkpoint."""
-    path = workdir / RESULTS
-    if not path.exists():
-        return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if (found.get("step"), found.get("fingerprint")) != (step, fingerprint):
+    found = read_scores(workdir)
+    if found is None or (found.step, found.fingerprint) != (step, fingerprint):
         return {}
     kept = ("metric", "value", "higher_is_better")
     return {
-        f"scores/{name}.json": json.dumps({n: row[n] for n in kept}, indent=1).encode() + b"\n"
-        for name, row in found["tasks"].items()
-        if row["value"] is not None
+        f"scores/{name}.json": json.dumps({n: getattr(row, n) for n in kept}, indent=1).encode() + b"\n"
+        for name, row in found.by_name.items()
+        if math.isfinite(row.value)
     }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.data import LEDGER, open_source, train_batches
-from unimodal.data.pipeline import ArraySpec, Dataset
+from unimodal.data.dataset import Dataset
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 from unimodal.inspection.twins import content, nearly, records_of, shared
 from unimodal.inspection.views import View, views_of

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unimodal.data.dataset import Source
 from unimodal.data.pictures import decode_image
-from unimodal.data.pipeline import Source
 from unimodal.errors import RecordError
 
 _OF_PLACE = ("id", "file_name", "path", "rate")

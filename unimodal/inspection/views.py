@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data import log_mel
-from unimodal.data.pipeline import ArraySpec
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 from unimodal.report.views.media import data_uri, encode_wav, png_uri
 

@@ -9,19 +9,21 @@ from typing import Any
 from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, PooledClassifier, Projection
 from unimodal.interop.describe import Output
 from unimodal.interop.match import named_leaves
-from unimodal.interop.stages import Decoded, Dense, Headed, Pool, Stage
-from unimodal.layers import Embedding, Linear
+from unimodal.interop.stages import Decoded, Dense, Headed, Normed, Pool, Stage
+from unimodal.layers import Embedding, Linear, Norm
 
 
 def head_names(outputs: Sequence[Output], model: Any, theirs: Mapping[str, Any]) -> dict[str, str]:
     """Heads of the checkpoint that are of the same make as one of ours: prefix → prefix. theirs: its heads by name."""
     names: dict[str, str] = {}
+    whole_of = {output.name: output.stages for output in outputs}
     for task, heads in model.heads.items():
         for head_name, head in heads.items():
             for output in outputs:
                 names_there = [name for stage in output.stages for name in _modules(stage)]
                 whole = {name: "" for name in names_there if _alike(head_name, head, name, theirs)}
-                for stage, inner in (whole or _parts(head, output.stages, output.start)).items():
+                before = whole_of.get(output.start, ()) if isinstance(output.start, str) else ()
+                for stage, inner in (whole or _parts(head, (*before, *output.stages))).items():
                     names.setdefault(f"heads.{stage}", f"heads.{task}.{head_name}{inner}")
     return names
 
@@ -61,17 +63,21 @@ MEANING: dict[type, tuple[str, ...]] = {
 }
 
 
-def _parts(head: Any, stages: Sequence[Stage], start: str | tuple[str, ...]) -> dict[str, str]:
-    """The checkpoint's stage → the part of our classifier that computes just that."""
+def _parts(head: Any, stages: Sequence[Stage]) -> dict[str, str]:
+    """The checkpoint's stage → the part of our classifier that computes just that. stages: from the hidden states on."""
     match head, stages:
-        case Classifier(), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
+        case Classifier(norm=None), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
             return {dense.name: ".linear"}
+        case Classifier(norm=Norm()), (Pool() as pool, Normed() as normed, Dense(activation=None) as dense) if (
+            _pooling(pool) == head.pooling and normed.epsilon == head.norm.epsilon
+        ):
+            return {normed.name: ".norm", dense.name: ".linear"}
         case PooledClassifier(), (Pool() as pool, Dense(activation="tanh") as dense) if _pooling(pool) == head.pooling:
             return {dense.name: ".pooler"}
-        case PooledClassifier(), (Dense(activation=None) as dense,) if start == "pooled":
+        case PooledClassifier(), (Pool(), Dense(activation="tanh"), Dense(activation=None) as dense):
             return {dense.name: ".linear"}
     return {}
 
 
 def _pooling(pool: Pool) -> str:
-    return {(0, 1): "first", (0, None): "mean"}.get((pool.start, pool.stop), "")
+    return {(0, 1): "first", (0, 2): "first_two", (0, None): "mean"}.get((pool.start, pool.stop), "")

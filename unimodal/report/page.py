@@ -63,6 +63,7 @@ def write_report(
     views = {
         task: [sample_view(sample, sound_left) for sample in list(shown)[:_SAMPLES_PER_TASK]]
         for task, shown in samples.items()
+        if len(shown)
     }
     context = {
         "title": title,

@@ -66,17 +66,34 @@ class Tokenizer(nnx.Module):
     ) -> Tokens:
         """`segment`, `position`, `types`: [B,T] int32. lengths: [B] int32, of rows padded at their end, in place of
         `segment`. Raises UsageError if T exceeds the position table."""
-        result = tokens(self.table(ids), causal=causal, segment=segment, position=position, lengths=lengths)
+        told: dict[str, Any] = dict(segment=segment, position=position, types=types, lengths=lengths)
+        return self.embedded(self.table(ids), causal=causal, key=key, **told)
+
+    def embedded(
+        self,
+        rows: jax.Array,
+        *,
+        causal: bool = False,
+        segment: jax.Array | None = None,
+        position: jax.Array | None = None,
+        types: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> Tokens:
+        """Do the same with rows of the embedding table [B,T,D], or with what stands for words that it has not."""
+        result = tokens(rows, causal=causal, segment=segment, position=position, lengths=lengths)
         x = result.x
         if self.config.scale:
             x = x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
         if self.position_table is not None:
             limit = self.config.max_length
-            if position is None and limit is not None and ids.shape[1] > limit:
-                raise UsageError(f"text of {ids.shape[1]} tokens is longer than the position table, max_length={limit}")
+            if position is None and limit is not None and rows.shape[1] > limit:
+                raise UsageError(
+                    f"text of {rows.shape[1]} tokens is longer than the position table, max_length={limit}"
+                )
             x = x + self.position_table(result.position)
         if self.type_table is not None:
-            x = x + self.type_table(jnp.zeros_like(ids) if types is None else types)
+            x = x + self.type_table(jnp.zeros(rows.shape[:2], jnp.int32) if types is None else types)
         if self.norm is not None:
             x = self.norm(x)
         x = dropout(x, self.config.dropout, key)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unimodal.data.pipeline import BatchIterator
+from unimodal.data.batches import BatchIterator
 from unimodal.sharding import from_local_rows
 from unimodal.task import Task
 from unimodal.training.step import Program, TrainState

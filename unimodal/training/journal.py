@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from etils import epath
 
-from unimodal.data.pipeline import BatchIterator, TaskBatches
+from unimodal.data.batches import BatchIterator, TaskBatches
 from unimodal.training.guard import BEHIND, Guard
 from unimodal.training.metrics import MetricsWriter
 from unimodal.training.progress import Progress

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from unimodal.configuration import nearest
-from unimodal.data.pipeline import BatchIterator
+from unimodal.data.batches import BatchIterator
 from unimodal.errors import ReplicasDifferError, UsageError
 from unimodal.sharding import batch_parts, from_local_rows
 from unimodal.task import Task

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unimodal.data.pipeline import BatchIterator
+from unimodal.data.batches import BatchIterator
 from unimodal.task import Task
 from unimodal.training.meters import Cost
 from unimodal.training.sequence import InSequence

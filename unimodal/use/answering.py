@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -86,6 +87,23 @@ class Asking:
             arrays = {**from_local_rows(batch, mesh), **once}
             found = {name: np.asarray(value) for name, value in predict(model, arrays).items()}
         return [{name: value[i] for name, value in found.items()} for i in range(len(rows))]
+
+
+@dataclass
+class Askings:
+    """The last questions of a model, so that one that comes again finds its functions compiled."""
+
+    most: int = 16  # questions that stay
+    _kept: OrderedDict[Any, Asking] = field(default_factory=OrderedDict)
+
+    def of(self, loaded: Any, asked: Asked, task: str | None, gives: str | None, batch_size: int) -> Asking:
+        """A question as it was asked before, or a new one. Raises UsageError for one that the model has no answer to."""
+        key = task, gives, asked, batch_size
+        asking = self._kept.pop(key, None) or Asking(loaded, asked, task, gives, batch_size)
+        self._kept[key] = asking
+        while len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+        return asking
 
 
 Read = tuple[str, Answer, list[Mapping[str, np.ndarray]]]

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from etils import epath
+from unimodal.scores import Scores
 
 USES = {
     "BertForMaskedLM": "fill-mask",
@@ -16,6 +16,7 @@ USES = {
     "GPT2LMHeadModel": "text-generation",
     "LlamaForCausalLM": "text-generation",
     "ViTForImageClassification": "image-classification",
+    "ASTForAudioClassification": "audio-classification",
     "ViTMAEForPreTraining": "feature-extraction",
     "CLIPModel": "zero-shot-image-classification",
     "SiglipModel": "zero-shot-image-classification",
@@ -24,10 +25,9 @@ USES = {
 }
 
 
-def write_card(loaded: Any, name: str, kind: str, directory: Path) -> None:
-    """Write README.md. Whatever a run has not said (a licence, results) is named as missing, not made up."""
+def write_card(loaded: Any, name: str, kind: str, scores: Scores | None, directory: Path) -> None:
+    """Write README.md. scores: of the workdir. Whatever a run has not said (a licence, results) is named as missing, not made up."""
     task, config = loaded.tasks[name], loaded.config
-    scores = _scores(epath.Path(loaded.path))
     front = ["---", "library_name: transformers" if kind in USES else "library_name: jax"]
     front += [f"pipeline_tag: {USES[kind]}"] if kind in USES else []
     front += ["license: unknown", "tags: [unimodal, jax]", "---"]
@@ -44,7 +44,7 @@ def write_card(loaded: Any, name: str, kind: str, directory: Path) -> None:
         f"`{task.source}`. Nothing is known here of its licence: `license` above is for you to fill in.",
         "",
         "## Scores",
-        *(scores or ["The run has not been evaluated: it has no results.json."]),
+        *_table(scores, loaded.step),
         "",
         "## Recipe",
         f"{config.get('steps')} steps, seed {config.get('seed')}.",
@@ -62,19 +62,16 @@ def write_card(loaded: Any, name: str, kind: str, directory: Path) -> None:
     (directory / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _scores(workdir: epath.Path) -> list[str]:
-    """A table of results.json: value, baseline and what that is."""
-    path = workdir / "results.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    rows = found.get("results", found.get("evaluations", found))
+def _table(found: Scores | None, step: int) -> list[str]:
+    """The rows of results.json: value, baseline and what that is. Another checkpoint's scores are not shown."""
+    if found is None:
+        return ["The run has not been evaluated: it has no results.json."]
+    if found.step != step:
+        return [f"This checkpoint has not been evaluated: results.json is of step {found.step}."]
     lines = ["| evaluation | metric | value | baseline |", "|---|---|---|---|"]
-    for name, row in rows.items() if isinstance(rows, dict) else ():
-        if isinstance(row, dict) and "value" in row:
-            baseline = f"{row.get('baseline', float('nan')):.4g} ({row.get('baseline_is', '')})"
-            lines.append(f"| {name} | {row.get('metric', '')} | {row['value']:.4g} | {baseline} |")
-    return lines if len(lines) > 2 else []
+    for name, row in found.by_name.items():
+        lines.append(f"| {name} | {row.metric} | {row.value:.4g} | {row.baseline:.4g} ({row.baseline_is}) |")
+    return lines
 
 
 def _version() -> str:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from unimodal.answers import IMAGE, SOUND, TEXT
 from unimodal.data.around import NO_ID
 from unimodal.errors import UsageError
 from unimodal.heads import LanguageModel
 from unimodal.interop.export import Exported, Handed, Part, match, write_checkpoint
+from unimodal.scores import read_scores
 from unimodal.use.card import write_card
 from unimodal.use.preparation import write_preparation
 from unimodal.use.stablehlo import write_stablehlo
@@ -47,15 +50,16 @@ def export(
     if loaded.experiment is None:
         raise UsageError(f"{loaded.path} is a published checkpoint already")
     name = only_task(loaded, task)
+    scores = read_scores(epath.Path(loaded.path))
     if target.form == "stablehlo":
-        return write_stablehlo(loaded, name, gives, target.directory, int8=int8)
+        return write_stablehlo(loaded, name, gives, scores, target.directory, int8=int8)
     if int8:
         raise UsageError("--int8 is for stablehlo:DIR; a Hugging Face directory keeps its weights as they are")
     exported = match(handed(loaded, name), loaded.model)
     tensors = write_checkpoint(exported, loaded.model, target.directory)
     written = write_preparation(loaded.tasks[name], exported, target.directory)
-    write_card(loaded, name, exported.offer.config["architectures"][0], target.directory)
     kind = exported.offer.config["architectures"][0]
+    write_card(loaded, name, kind, scores, target.directory)
     return [f"{target.directory}: {kind}, {len(tensors)} tensors; {', '.join(written)}", *_notes(exported)]
 
 

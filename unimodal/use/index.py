@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from unimodal.data.line_index import line_index
 from unimodal.errors import UsageError
 from unimodal.storage import write_whole
 
@@ -44,16 +45,30 @@ class Index:
             return np.zeros((0, self.size), np.float32)
         return np.memmap(self.folder / "vectors.f32", np.float32, mode="r", shape=(self.rows, self.size))
 
+    def row(self, place: int) -> dict[str, Any]:
+        """What the vector at a place is of. Raises UsageError for a line that is none."""
+        content, lines = self._told
+        start, length, _ = lines[place]
+        try:
+            return dict(json.loads(bytes(content[start : start + length])))
+        except ValueError as error:
+            raise UsageError(
+                f"{self.folder / 'rows.jsonl'}: line {place + 1} is damaged; make the index again"
+            ) from error
+
     @cached_property
-    def ids(self) -> list[dict[str, Any]]:
-        """The id of the input behind each vector."""
-        with (self.folder / "rows.jsonl").open(encoding="utf-8") as stream:
-            return [json.loads(line) for line, _ in zip(stream, range(self.rows), strict=False)]
+    def _told(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes of rows.jsonl, mapped, and where each of its lines lies."""
+        path = self.folder / "rows.jsonl"
+        lines = line_index(str(path))
+        if len(lines) < self.rows:
+            raise UsageError(f"{path} has {len(lines)} lines for {self.rows} vectors; make the index again")
+        return np.memmap(path, np.uint8, mode="r"), lines
 
     def nearest(self, query: np.ndarray, top: int, *, exact: bool = False) -> list[dict[str, Any]]:
-        """The rows whose inner product with the query is largest, best first. exact: compare all, however many.
+        """The rows whose inner product with the query is largest, best first: what they are of, `score` and `row`, their place.
 
-        Raises UsageError for a query of another size.
+        exact: compare all, however many. Raises UsageError for a query of another size.
         """
         query = np.asarray(query, np.float32).reshape(-1)
         if len(query) != self.size:
@@ -67,7 +82,8 @@ class Index:
             places = np.argpartition(-all_scores, top - 1)[:top] if top else np.zeros(0, np.int64)
             places = places[np.lexsort((places, -all_scores[places]))]
             scores = all_scores[places]
-        return [{**self.ids[int(i)], "score": round(float(s), 6)} for i, s in zip(places, scores, strict=True)]
+        found = [(int(place), round(float(score), 6)) for place, score in zip(places, scores, strict=True)]
+        return [{**self.row(place), "score": score, "row": place} for place, score in found]
 
     @cached_property
     def graph(self) -> Any:

@@ -29,7 +29,7 @@ from unimodal.storage import folder, is_remote, require_backend
 from unimodal.training import earlier
 from unimodal.training.checkpoint import Checkpoints, named, spelt
 from unimodal.training.ema import with_ema
-from unimodal.use.answering import Asking, answered
+from unimodal.use.answering import Asking, Askings, answered
 from unimodal.use.inputs import as_entries
 from unimodal.use.published import published_task
 
@@ -46,6 +46,7 @@ class Loaded:
     step: int | None = None  # of the checkpoint; None for a published one
     experiment: Experiment | None = field(default=None, repr=False)  # for a workdir
     averaged: bool = False  # whether the weights are the average that the run kept
+    _askings: Askings = field(default_factory=Askings, repr=False, compare=False)
 
     def task(self, name: str) -> str:
         """The name of a task. Raises UsageError, with the nearest that there is."""
@@ -61,6 +62,12 @@ class Loaded:
             raise UsageError(f"the task {task!r} has no method `answers`, so nothing can be asked of it")
         return found
 
+    def asking(
+        self, asked: Asked, task: str | None = None, *, gives: str | None = None, batch_size: int = 32
+    ) -> Asking:
+        """A question to the model; asked again, it is not compiled again. Raises UsageError for one without an answer."""
+        return self._askings.of(self, asked, task, gives, batch_size)
+
     def predict(
         self, inputs: Any, *, task: str | None = None, batch_size: int = 32, **asked: Any
     ) -> list[dict[str, Any]]:
@@ -69,12 +76,12 @@ class Loaded:
         inputs: a path, a text, a record, a picture (an array or Pillow's) or several of these. asked: see `Asked`. Raises
         UsageError where the task cannot be told.
         """
-        asking = Asking(self, Asked(**asked), task, batch_size=batch_size)
+        asking = self.asking(Asked(**asked), task, batch_size=batch_size)
         return list(answered(asking, as_entries(inputs)))
 
     def embed(self, inputs: Any, *, task: str | None = None, batch_size: int = 32) -> np.ndarray:
         """Embeddings of unit length, float32 [inputs,size]. Raises UsageError for an input that cannot be read."""
-        asking = Asking(self, Asked(), task, gives="embedding", batch_size=batch_size)
+        asking = self.asking(Asked(), task, gives="embedding", batch_size=batch_size)
         rows = list(answered(asking, as_entries(inputs)))
         if bad := [row for row in rows if "error" in row]:
             raise UsageError(f"{bad[0]['id']}: {bad[0]['error']}")

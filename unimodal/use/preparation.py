@@ -15,6 +15,7 @@ from unimodal.data.transcripts import Alphabet
 from unimodal.errors import UsageError
 from unimodal.interop.export import Exported
 
+AST = "audio_spectrogram_transformer"
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "vocab.bpe", "added_tokens.json")
 
 
@@ -26,15 +27,7 @@ def write_preparation(task: Any, exported: Exported, directory: Path) -> list[st
         config = inputs["image"].tokenizer
         written += _json(directory, "preprocessor_config.json", picture_steps(task.images, config, exported))
     if "audio" in inputs:
-        sounds = task.sounds
-        steps = dict(
-            feature_extractor_type="Wav2Vec2FeatureExtractor",
-            feature_size=1,
-            sampling_rate=sounds.rate,
-            padding_value=0.0,
-            do_normalize=sounds.normalize,
-            return_attention_mask=True,
-        )
+        steps = _filter_bank(task, inputs["audio"].tokenizer) if exported.offer.family == AST else _samples(task.sounds)
         written += _json(directory, "preprocessor_config.json", steps)
         if hasattr(task, "letters"):
             written += _characters(task.letters, directory)
@@ -65,6 +58,35 @@ def picture_steps(images: Any, config: Any, exported: Exported) -> dict[str, Any
     size = dict(shortest_edge=to[0]) if len(to) == 1 else dict(height=to[0], width=to[1])
     crop_size = dict(height=height, width=width)
     return dict(image_processor_type="CLIPImageProcessor", size=size, do_center_crop=True, crop_size=crop_size, **steps)
+
+
+def _samples(sounds: Any) -> dict[str, Any]:
+    """preprocessor_config.json of sounds that are heard as samples."""
+    return dict(
+        feature_extractor_type="Wav2Vec2FeatureExtractor",
+        feature_size=1,
+        sampling_rate=sounds.rate,
+        padding_value=0.0,
+        do_normalize=sounds.normalize,
+        return_attention_mask=True,
+    )
+
+
+def _filter_bank(task: Any, config: Any) -> dict[str, Any]:
+    """preprocessor_config.json of sounds that are seen as Kaldi's log-mel frames."""
+    bins, frames = config.image_size
+    return dict(
+        feature_extractor_type="ASTFeatureExtractor",
+        feature_size=1,
+        sampling_rate=task.sounds.rate,
+        num_mel_bins=bins,
+        max_length=frames,
+        padding_value=0.0,
+        do_normalize=True,
+        mean=task.mean,
+        std=task.deviation,
+        return_attention_mask=False,
+    )
 
 
 def _vocabulary(texts: Any, directory: Path) -> list[str]:

@@ -14,6 +14,7 @@ from jax import export as jax_export
 
 from unimodal.answers import Answer
 from unimodal.errors import UsageError
+from unimodal.scores import Scores
 from unimodal.use.card import write_card
 from unimodal.use.int8 import Int8, in_int8, whole
 
@@ -44,10 +45,12 @@ if __name__ == "__main__":
 '''
 
 
-def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path, *, int8: bool = False) -> list[str]:
+def write_stablehlo(
+    loaded: Any, name: str, gives: str | None, scores: Scores | None, directory: Path, *, int8: bool = False
+) -> list[str]:
     """Write an answer's `predict` with its weights beside it. The batch may be of any size where the model allows that.
 
-    int8: keep matrices in eight bits (see `use.int8`); the lines that are returned say what that costs in score.
+    scores: of the workdir, for the card. int8: keep matrices in eight bits (see `use.int8`); the lines that are returned say what that costs in score.
 
     Raises UsageError for an answer that the task does not give, or that cannot be exported.
     """
@@ -73,7 +76,7 @@ def write_stablehlo(loaded: Any, name: str, gives: str | None, directory: Path, 
     said = dict(task=name, gives=answer.gives, reads=answer.reads, inputs=spec)
     (directory / "function.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     (directory / "run.py").write_text(RUN, encoding="utf-8")
-    write_card(loaded, name, f"{answer.gives} by {name}", directory)
+    write_card(loaded, name, f"{answer.gives} by {name}", scores, directory)
     size = sum(array.nbytes for array in arrays.values())
     told = f"{directory}: {answer.gives} of {answer.reads}, {len(leaves)} arrays, {size:,} bytes, batch {sizes}"
     lines = [f"{told}; run.py runs it"]

@@ -45,6 +45,9 @@ def inputs(name: str, rng: np.random.Generator) -> tuple[dict[str, Any], dict[st
     if name in ("wav2vec2", "ctc"):
         audio = rng.normal(size=(2, 4000)).astype(np.float32)
         return dict(audio=audio), dict(input_values=torch.tensor(audio))
+    if name == "ast":
+        frames = rng.normal(size=(2, 16, 24, 1)).astype(np.float32)
+        return dict(audio=frames), dict(input_values=torch.tensor(frames[..., 0].swapaxes(1, 2)))
     return dict(text=ids), dict(input_ids=torch.tensor(ids).long())
 
 

@@ -14,7 +14,7 @@ from unimodal.data.blocks.images import Images
 from unimodal.data.blocks.inputs import Part
 from unimodal.data.blocks.texts import Texts
 from unimodal.data.encoders import encoder_for
-from unimodal.data.pipeline import ArraySpec
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 
 

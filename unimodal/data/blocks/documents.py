@@ -9,10 +9,11 @@ import numpy as np
 from unimodal.data.around import NO_ID
 from unimodal.data.blocks.inputs import Inputs
 from unimodal.data.blocks.texts import Texts
+from unimodal.data.dataset import Dataset
 from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.packing import packed_rows
 from unimodal.data.pairs import next_sentence_rows
-from unimodal.data.pipeline import ArraySpec, Dataset
+from unimodal.data.spec import ArraySpec
 from unimodal.data.text import Encode, mask_tokens, text_windows
 
 

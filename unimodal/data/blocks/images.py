@@ -16,7 +16,7 @@ from unimodal.data.augment.randaugment import STRONGEST, rand_augment
 from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.image import Augmentation, center_crop, to_float, to_uint8, with_shorter_side
 from unimodal.data.pictures import open_picture
-from unimodal.data.pipeline import ArraySpec
+from unimodal.data.spec import ArraySpec
 from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.cache import cached
-from unimodal.data.pipeline import ArraySpec, Dataset, Source
+from unimodal.data.dataset import Dataset, Source
 from unimodal.data.skipped import Where
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from unimodal.data.blocks.inputs import Part, find_column
 from unimodal.data.marked import marks
-from unimodal.data.pipeline import ArraySpec
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.data.values import class_names, readable
 from unimodal.data.values import column as read_column
 from unimodal.errors import UsageError

@@ -12,10 +12,11 @@ import numpy as np
 from unimodal.data.audio import span_mask
 from unimodal.data.blocks.inputs import Inputs
 from unimodal.data.blocks.speech import TranscribedSpeech
+from unimodal.data.dataset import Dataset
 from unimodal.data.filling import Packing, Together, filled
-from unimodal.data.pipeline import ArraySpec, Dataset
+from unimodal.data.shares import refuse_weights
 from unimodal.data.skipped import Where
-from unimodal.data.weights import refuse_weights
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ import numpy as np
 from unimodal.data.blocks.inputs import Inputs
 from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.texts import Texts
+from unimodal.data.dataset import Dataset
 from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.pairs import Rows, pair_row, some_phrases, some_records, text_pairs, text_rows
-from unimodal.data.pipeline import ArraySpec, Dataset
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 
 

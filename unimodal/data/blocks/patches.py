@@ -15,11 +15,12 @@ from unimodal.data.blocks.images import OBVIOUS, Images, Picture
 from unimodal.data.blocks.inputs import Inputs, find_column
 from unimodal.data.blocks.labels import Labels
 from unimodal.data.cache import cached
+from unimodal.data.dataset import Dataset, Source
 from unimodal.data.filling import Packing, Together, filled
 from unimodal.data.pictures import picture_size
-from unimodal.data.pipeline import ArraySpec, Dataset, Source
+from unimodal.data.shares import refuse_weights
 from unimodal.data.skipped import LEDGER, Where
-from unimodal.data.weights import refuse_weights
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from unimodal.data.blocks.images import Images
 from unimodal.data.blocks.inputs import Part, brought
 from unimodal.data.image import nearest_color
 from unimodal.data.palette import PICTURES, PIXELS, fit_palette, palette_error
-from unimodal.data.pipeline import ArraySpec
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 
 # A palette that is given may be so many times as far from the data as one of the data's own, and so many levels besides.

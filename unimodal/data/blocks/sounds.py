@@ -11,9 +11,10 @@ import numpy as np
 
 from unimodal.data.audio import crop_or_pad, decode_audio, normalize
 from unimodal.data.blocks.inputs import Part, brought, find_column
+from unimodal.data.dataset import Source
 from unimodal.data.marked import segments
-from unimodal.data.pipeline import ArraySpec, Source
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
 

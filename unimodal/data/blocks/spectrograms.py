@@ -13,8 +13,9 @@ from unimodal.data.blocks.inputs import Inputs
 from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.sounds import Sounds
 from unimodal.data.cache import cached
-from unimodal.data.pipeline import ArraySpec, Dataset
+from unimodal.data.dataset import Dataset
 from unimodal.data.skipped import Where
+from unimodal.data.spec import ArraySpec
 from unimodal.data.spectrogram import kaldi_log_mel
 
 HOP, WINDOW = 0.010, 0.025  # seconds, as Kaldi's filter banks have them

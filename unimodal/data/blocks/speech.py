@@ -16,10 +16,11 @@ from unimodal.data.blocks.transcripts import Transcripts
 from unimodal.data.blocks.used import headers, warn_of_unused
 from unimodal.data.bucketing import Buckets
 from unimodal.data.cache import cached
+from unimodal.data.dataset import Dataset, Source
 from unimodal.data.marked import marks
-from unimodal.data.pipeline import ArraySpec, Dataset, Source
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import first, open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.data.transcripts import Alphabet
 from unimodal.errors import RecordError, UsageError
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.blocks.inputs import Part, brought, find_column
+from unimodal.data.dataset import Source
 from unimodal.data.encoders import Encoder, encoder_for, ids_spec, open_encoder, pad_id
 from unimodal.data.pairs import pair_row
-from unimodal.data.pipeline import ArraySpec, Source
-from unimodal.data.shares import Weight
+from unimodal.data.shares import Weight, parts_of
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.data.text import text_of
 from unimodal.data.values import id_at
-from unimodal.data.weights import parts_of
 from unimodal.errors import RecordError, UsageError
 
 OBVIOUS = ("text", "caption", "captions", "sentence", "transcript", "name", "title")

@@ -11,8 +11,8 @@ import numpy as np
 
 from unimodal.data.blocks.inputs import find_column
 from unimodal.data.marked import marks
-from unimodal.data.pipeline import ArraySpec
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.data.transcripts import Alphabet, collect_alphabet, spell
 from unimodal.data.values import column as read_column
 from unimodal.data.values import readable

@@ -11,7 +11,7 @@ from typing import Any
 from unimodal.data.audio import sound_length
 from unimodal.data.blocks.inputs import find_column
 from unimodal.data.blocks.sounds import OBVIOUS, Sounds
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.sources import open_source
 from unimodal.errors import RecordError, UsageError
 

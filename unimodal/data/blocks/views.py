@@ -13,7 +13,7 @@ from PIL import Image
 from unimodal.data.augment.views import View
 from unimodal.data.blocks.images import Images, Picture
 from unimodal.data.blocks.inputs import Part, brought
-from unimodal.data.pipeline import ArraySpec
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from unimodal.data.address import Address
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 
 ALIASES = {"arrayrecord": "array_record", "webdataset": "wds"}
 

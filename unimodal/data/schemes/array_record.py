@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unimodal.data.address import Address
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.records import open_array_record, splits_in
 
 FORM = "array_record:DIR"

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from unimodal.data.address import Address
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.tables import TextTable, first_record, open_tables, splits_of, text_table
 from unimodal.errors import RecordError, UsageError
 

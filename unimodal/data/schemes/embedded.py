@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from unimodal.data.address import Address
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.records import open_array_record
 from unimodal.errors import UsageError
 

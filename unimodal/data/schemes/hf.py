@@ -9,8 +9,8 @@ from typing import Any
 
 from unimodal.data import cells
 from unimodal.data.address import Address
+from unimodal.data.dataset import Source
 from unimodal.data.dividing import hashed
-from unimodal.data.pipeline import Source
 from unimodal.errors import UsageError
 
 FORM = "hf:NAME[:CONFIG]|DIR"

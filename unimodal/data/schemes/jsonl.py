@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from unimodal.data.address import Address
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.tables import open_tables, splits_of, text_table
 from unimodal.errors import RecordError
 

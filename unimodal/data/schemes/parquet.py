@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.address import Address
+from unimodal.data.dataset import Source
 from unimodal.data.dividing import hashed
 from unimodal.data.files import is_remote, open_bytes
-from unimodal.data.pipeline import Source
 from unimodal.data.tables import Rows, open_tables, splits_of
 from unimodal.errors import RecordError, UsageError
 
@@ -86,7 +86,10 @@ class _Table:
         except Exception as error:
             raise RecordError(f"{self.path}: row group {group} is damaged ({_one_line(error)})") from error
         first = int(self._ends[group - 1]) if group else 0
-        return table.slice(place - first, 1).to_pylist()[0]
+        try:  # texts are looked at when they are asked for
+            return table.slice(place - first, 1).to_pylist()[0]
+        except ValueError as error:
+            raise RecordError(f"{self.path}: row {place + 1} is damaged ({_one_line(error)})") from error
 
     def values(self, column: str) -> list[Any]:
         """All cells of a column. Raises UsageError where they cannot be read."""

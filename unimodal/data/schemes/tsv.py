@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from unimodal.data.address import Address
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.data.schemes.csv import OPTIONS as OPTIONS
 from unimodal.data.schemes.csv import open_file
 from unimodal.data.tables import open_tables, splits_of

@@ -17,10 +17,10 @@ import numpy as np
 
 from unimodal.data.address import Address
 from unimodal.data.cells import KINDS
+from unimodal.data.dataset import Source
 from unimodal.data.dividing import hashed
 from unimodal.data.files import open_bytes, read_at
 from unimodal.data.line_index import kept
-from unimodal.data.pipeline import Source
 from unimodal.data.tables import open_tables, splits_of
 from unimodal.errors import RecordError, UsageError
 

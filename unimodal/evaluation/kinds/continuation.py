@@ -15,7 +15,7 @@ from unimodal import data
 from unimodal.data.around import NO_ID
 from unimodal.data.blocks import Inputs, Part, Texts, columns
 from unimodal.data.encoders import Encoder, encoder_for
-from unimodal.data.pipeline import ArraySpec
+from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
 from unimodal.evaluation.answers import METRICS, Answered
 from unimodal.evaluation.evaluation import Measured, Reader, Shown, on_own_data

@@ -11,8 +11,8 @@ import numpy as np
 
 from unimodal.data.blocks import Inputs, Part, Texts, columns
 from unimodal.data.blocks.inputs import find_column
-from unimodal.data.pipeline import ArraySpec
 from unimodal.data.sources import open_source
+from unimodal.data.spec import ArraySpec
 from unimodal.data.transcripts import words_of
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import chance_recall

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.pipeline import Source
+from unimodal.data.dataset import Source
 from unimodal.evaluation.evaluation import Shown
 from unimodal.evaluation.samples import AudioSample, ImageSample, Sample, TextSample
 

@@ -224,7 +224,40 @@ def wav2vec2(handed: Handed) -> Offer | None:
     return Offer("wav2vec2", config, markers, "a linear layer over characters", {"ctc": characters})
 
 
-ARCHITECTURES: tuple[Callable[[Handed], Offer | None], ...] = (bert, gpt2, llama, vit, vit_mae, clip, siglip, wav2vec2)
+def ast(handed: Handed) -> Offer | None:
+    """ASTForAudioClassification."""
+    if set(handed.inputs) != {"audio"} or handed.inputs["audio"].kind != "image":
+        return None
+    head = next((h for h in handed.heads.values() if isinstance(h, Classifier)), None)
+    if head is None:
+        return None
+    part = handed.inputs["audio"]
+    c, b, (classes, width) = part.config, part.layers, (head.linear.kernel.shape[-1], part.layers.width)
+    across, along = c.stride or (c.patch, c.patch)
+    config = dict(
+        model_type="audio-spectrogram-transformer",
+        architectures=["ASTForAudioClassification"],
+        **_encoder(b),
+        hidden_dropout_prob=b.dropout,
+        attention_probs_dropout_prob=0.0,
+        qkv_bias=b.qkv_bias,
+        patch_size=c.patch,
+        num_mel_bins=c.image_size[0],
+        max_length=c.image_size[1],
+        frequency_stride=across,
+        time_stride=along,
+        **labelled(handed.labels or tuple(map(str, range(classes)))),
+    )
+    markers = {"audio_spectrogram_transformer.": (), "classifier.dense.weight": (classes, width)}
+    wants = "a classifier of the first two tokens behind a norm (pooling=first_two, head_norm as norm_epsilon)"
+    return Offer("audio_spectrogram_transformer", config, markers, wants)
+
+
+ARCHITECTURES: tuple[Callable[[Handed], Offer | None], ...] = (
+    *(bert, gpt2, llama),
+    *(vit, vit_mae, clip, siglip),
+    *(wav2vec2, ast),
+)
 
 
 def _writer(handed: Handed) -> Part | None:

@@ -82,9 +82,7 @@ class Server:
         found = [(await self.ask(task, "embedding", Asked(), one))["embedding"] for one in entries]
         total = np.sum(np.asarray(found, np.float32), axis=0)
         total /= max(float(np.linalg.norm(total)), 1e-12)
-        rows = await asyncio.to_thread(self.index.nearest, total, asked.top)
-        places = {row["id"]: i for i, row in enumerate(self.index.ids)}
-        return {"results": [{**row, "row": places[row["id"]]} for row in rows]}
+        return {"results": await asyncio.to_thread(self.index.nearest, total, asked.top)}
 
     def reads(self, task: str | None, modality: str) -> bool:
         """Whether a task, or any, has an answer that reads this."""
@@ -99,7 +97,7 @@ class Server:
         place = int(request.path_params["row"])
         if self.index is None or place >= self.index.rows:
             raise Refused(404, "there is no such row")
-        path = Path(self.index.ids[place]["id"])
+        path = Path(self.index.row(place)["id"])
         if kind_of(path) is None or not path.is_file():
             raise Refused(404, "the row is not a file")
         return FileResponse(path)

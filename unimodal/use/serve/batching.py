@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,11 +12,10 @@ from typing import Any
 
 from unimodal.answers import Asked
 from unimodal.errors import UsageError
-from unimodal.use.answering import Asking, answered
+from unimodal.use.answering import answered
 from unimodal.use.inputs import Entry
 
 Key = tuple[str | None, str | None, Asked]  # task, what it gives, what is said along
-KEPT = 16  # questions whose compiled functions stay
 
 
 class FullError(RuntimeError):
@@ -40,7 +38,6 @@ class Batcher:
     def __init__(self, loaded: Any, *, batch_size: int = 32, wait: float = 0.005, most: int = 1024):
         self.loaded, self.batch_size, self.wait = loaded, batch_size, wait
         self._waiting: queue.Queue[Job | None] = queue.Queue(most)
-        self._askings: OrderedDict[Key, Asking] = OrderedDict()
         self._put_back: list[Job] = []
         self.batches = self.answered = 0
         self._thread = threading.Thread(target=self._run, name="unimodal-batcher", daemon=True)
@@ -71,7 +68,9 @@ class Batcher:
             if not live:
                 continue
             try:
-                rows = list(answered(self._asking(live[0].key), [job.entry for job in live]))
+                task, gives, asked = live[0].key
+                asking = self.loaded.asking(asked, task, gives=gives, batch_size=self.batch_size)
+                rows = list(answered(asking, [job.entry for job in live]))
             except UsageError as error:
                 rows = [{"error": str(error)} for _ in live]
             except Exception as error:  # a bug, or no memory: these fail, and the server lives
@@ -101,12 +100,3 @@ class Batcher:
                 break
             (jobs if job.key == first.key else self._put_back).append(job)
         return jobs
-
-    def _asking(self, key: Key) -> Asking:
-        if key not in self._askings:
-            task, gives, asked = key
-            self._askings[key] = Asking(self.loaded, asked, task, gives, self.batch_size)
-            if len(self._askings) > KEPT:
-                self._askings.popitem(last=False)
-        self._askings.move_to_end(key)
-        return self._askings[key]

@@ -1,0 +1,225 @@
+"""Using a model, measured: answers beside transformers' pipelines, a server under load, and search in a million vectors.
+
+    pip install torch transformers 'unimodal[serve,search]'   # torch and transformers for `pipelines` alone
+    python benchmarks/use_speed.py pipelines [--batch=16] [--rounds=5]
+    python benchmarks/use_speed.py server [--clients=32] [--requests=512]
+    python benchmarks/use_speed.py search [--rows=1000000] [--size=64] [--queries=200]
+
+pipelines: a ViT (22M) and a wav2vec 2.0 with CTC (12M), initialised at random by transformers, saved, and loaded by both.
+Both get the paths of the same files, JPEGs of the embedded emoji and recordings of the embedded speech, and decode them. They
+take turns; rates are of whole calls.
+server: one model, over HTTP on this machine: one client that waits for each answer, then many at once.
+search: vectors that lie near a random subspace of 16 dimensions, as embeddings do; recall is against all inner products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import io
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from timing import in_turns
+
+import unimodal
+from unimodal.data import open_source
+from unimodal.use.index import append
+
+PICTURES, RECORDINGS = 64, 32
+
+
+def pictures(folder: Path) -> list[str]:
+    """JPEG files of 256 by 256 pixels."""
+    source = open_source("embedded:emoji", "train")
+    folder.mkdir()
+    for i in range(PICTURES):
+        image = Image.open(io.BytesIO(source[i]["image"])).convert("RGB").resize((256, 256))
+        image.save(folder / f"{i}.jpg", quality=90)
+    return [str(folder / f"{i}.jpg") for i in range(PICTURES)]
+
+
+def recordings(folder: Path) -> list[str]:
+    """WAV files of some seconds, 16 kHz."""
+    import soundfile
+
+    source = open_source("embedded:speech", "train")
+    folder.mkdir()
+    for i in range(RECORDINGS):
+        audio, rate = soundfile.read(io.BytesIO(source[i]["audio"]), dtype="float32")
+        soundfile.write(folder / f"{i}.wav", np.resize(audio, 3 * rate), rate)
+    return [str(folder / f"{i}.wav") for i in range(RECORDINGS)]
+
+
+def raw(path: str) -> dict[str, Any]:
+    """A recording as the pipeline takes it where there is no ffmpeg, by which it reads files."""
+    import soundfile
+
+    audio, rate = soundfile.read(path, dtype="float32")
+    return {"raw": audio, "sampling_rate": rate}
+
+
+def vit(folder: Path) -> None:
+    import transformers as t
+
+    shape = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
+    t.ViTForImageClassification(t.ViTConfig(**shape, num_labels=1000)).save_pretrained(folder)
+    t.ViTImageProcessor().save_pretrained(folder)
+
+
+def ctc(folder: Path) -> None:
+    import transformers as t
+
+    vocabulary = {"<pad>": 0, "|": 1, **{chr(97 + i): i + 2 for i in range(26)}}
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    tokenizer = t.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), pad_token="<pad>", unk_token="<pad>")
+    shape = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536)
+    config = t.Wav2Vec2Config(**shape, conv_dim=[256] * 7, vocab_size=len(vocabulary), pad_token_id=0)
+    t.Wav2Vec2ForCTC(config).save_pretrained(folder)
+    t.Wav2Vec2Processor(t.Wav2Vec2FeatureExtractor(), tokenizer).save_pretrained(folder)
+
+
+def run_pipelines(options: argparse.Namespace) -> None:
+    import transformers as t
+
+    t.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images, sounds = pictures(folder / "pictures"), recordings(folder / "sounds")
+        vit(folder / "vit")
+        ctc(folder / "ctc")
+        seen, heard = (unimodal.load(folder / kind) for kind in ("vit", "ctc"))
+        pipe = lambda task, kind: t.pipeline(task, model=str(folder / kind), batch_size=options.batch)  # noqa: E731
+        classify, features = pipe("image-classification", "vit"), pipe("image-feature-extraction", "vit")
+        transcribe = pipe("automatic-speech-recognition", "ctc")
+        asked: dict[str, Any] = dict(batch_size=options.batch)
+        cases: dict[str, tuple[list[str], Callable[[], Any], Callable[[], Any]]] = {
+            "classes of pictures": (images, lambda: seen.predict(images, **asked), lambda: classify(images)),
+            "embeddings of pictures": (images, lambda: seen.embed(images, **asked), lambda: features(images)),
+            "transcripts": (sounds, lambda: heard.predict(sounds, **asked), lambda: transcribe(list(map(raw, sounds)))),
+        }
+        print("| what | unimodal, a second | pipeline, a second | times as fast |\n|---|---|---|---|")
+        for what, (files, here, there) in cases.items():
+            times = in_turns({"here": here, "there": there}, options.rounds)
+            rates = [len(files) / found.median for found in times.values()]
+            print(f"| {what} | {rates[0]:.1f} | {rates[1]:.1f} | {times['there'].over(times['here'])} |", flush=True)
+
+
+def run_server(options: argparse.Namespace) -> None:
+    import uvicorn
+
+    from unimodal.use.serve.app import Server, make_app
+    from unimodal.use.serve.batching import Batcher
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bodies = [form(Path(path).read_bytes()) for path in pictures(folder / "pictures")]
+        vit(folder / "vit")
+        loaded = unimodal.load(folder / "vit")
+        app = make_app(Server(loaded, Batcher(loaded)), token=None, hosts=["localhost"])
+        server = uvicorn.Server(uvicorn.Config(app, host="localhost", port=0, log_level="warning"))
+        threading.Thread(target=server.run, daemon=True).start()
+        while not server.started:
+            time.sleep(0.05)
+        port = server.servers[0].sockets[0].getsockname()[1]
+
+        def ask(i: int) -> float:
+            began = time.perf_counter()
+            connection = http.client.HTTPConnection("localhost", port, timeout=120)
+            connection.request("POST", "/v1/predict", bodies[i % len(bodies)], KIND)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise SystemExit(f"{answer.status}: {answer.read().decode()}")
+            answer.read()
+            connection.close()
+            return time.perf_counter() - began
+
+        rates: dict[int, list[float]] = {1: [], options.clients: []}
+        waits: dict[int, list[float]] = {1: [], options.clients: []}
+        for number in range(options.rounds + 1):  # the first is not counted: it compiles
+            for clients in rates:
+                many = options.requests if clients > 1 else max(8, options.requests // 8)
+                with ThreadPoolExecutor(clients) as pool:
+                    began = time.perf_counter()
+                    found = list(pool.map(ask, range(many)))
+                    took = time.perf_counter() - began
+                if number:
+                    rates[clients].append(many / took)
+                    waits[clients] += found
+        server.should_exit = True
+    print("| clients | answers a second | median wait, ms | p95, ms |\n|---|---|---|---|")
+    for clients, found in rates.items():
+        middle, late = (1000 * np.percentile(waits[clients], q) for q in (50, 95))
+        print(f"| {clients} | {np.median(found):.1f} | {middle:.0f} | {late:.0f} |")
+    ratios = sorted(many / one for one, many in zip(*rates.values(), strict=True))
+    print(
+        f"{options.clients} clients get {np.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) times the answers"
+    )
+
+
+KIND = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def form(picture: bytes) -> bytes:
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="p.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    return head + picture + b"\r\n--b--\r\n"
+
+
+def run_search(options: argparse.Namespace) -> None:
+    rng = np.random.default_rng(0)
+    plane = rng.standard_normal((16, options.size), np.float32)
+
+    def vectors(count: int) -> np.ndarray:
+        made = rng.standard_normal((count, 16), np.float32) @ plane
+        made += 0.3 * rng.standard_normal(made.shape, np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    with tempfile.TemporaryDirectory() as name:
+        began = time.perf_counter()
+        rows = ({"id": f"{i}.png", "embedding": v} for i, v in enumerate(vectors(options.rows)))
+        index = append(name, rows, {"model": "none"}, every=10_000)
+        written = time.perf_counter() - began
+        queries = vectors(options.queries)
+        began = time.perf_counter()
+        index.nearest(queries[0], 10)
+        made = time.perf_counter() - began
+        waits, found = [], []
+        for query in queries:
+            began = time.perf_counter()
+            found.append([row["row"] for row in index.nearest(query, 10)])
+            waits.append(1000 * (time.perf_counter() - began))
+        exact = [[row["row"] for row in index.nearest(query, 10, exact=True)] for query in queries]
+        recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)])
+        median, late = np.percentile(waits, (50, 95))
+        print("| vectors | numbers | written, s | graph made, s | a search, ms | p95, ms | recall@10 |")
+        print("|---|---|---|---|---|---|---|")
+        print(
+            f"| {options.rows:,} | {options.size} | {written:.0f} | {made:.0f} | {median:.2f} | {late:.2f} | {recall:.3f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("pipelines", "server", "search"))
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--queries", type=int, default=200)
+    options = parser.parse_args()
+    {"pipelines": run_pipelines, "server": run_server, "search": run_search}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()

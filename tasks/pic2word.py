@@ -1,0 +1,117 @@
+"""A picture as a word of a trained CLIP, so that words can be said about it without triplets (Pic2Word, Saito 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from unimodal import dual_encoder
+from unimodal.answers import IMAGE, TEXT, Answer, Asked, both_rows, embedding_answer, picture_row, text_row
+from unimodal.data.blocks import Changes, Inputs, Texts, columns
+from unimodal.evaluation.composition import Composition
+from unimodal.evaluation.evaluation import Batch, Evaluation
+from unimodal.heads import Embed, LogitScale
+from unimodal.joint_embedding import Mlp, Projector
+from unimodal.model import Model
+from unimodal.objectives import Loss, TaskMetrics, clip, whole_batch
+from unimodal.tokens import lengths_of
+
+
+@dataclass(frozen=True)
+class Pic2word:
+    """A network that writes a picture's embedding as one token, whose text embedding is then the picture's own (§3.2).
+
+    Pictures alone train it. CLIP itself stays as it is: freeze its parts.
+    """
+
+    name: str = "pic2word"  # a CLIP of this name in `init_from` fills its heads
+    source: str = "embedded:emoji"  # a data source, see `data.sources`
+    images: Changes = Changes()  # the pictures; for evaluation, and what becomes of them
+    texts: Texts = Texts(length=32)  # the words that say how
+    before: str = ""  # what is said before the picture: the paper has "a photo of"
+    batch_size: int = 32  # pictures of one global batch
+    weight: float = 1.0  # of the loss among the tasks'
+    image_tokenizer: str = "image"  # one of the config's tokenizers, by name
+    text_tokenizer: str = "text"  # one of the config's tokenizers, by name
+    image_backbone: str = "image"  # one of the config's backbones, by name
+    text_backbone: str = "text"  # one of the config's backbones, by name
+    size: int = 64  # of the embeddings
+    image_head: Embed = Embed()  # as in the CLIP
+    text_head: Embed = Embed()  # as in the CLIP
+    causal: bool = False  # as in the CLIP
+    word: Projector = Projector(layers=3, hidden=512, norm="none")  # the network; its `size` is the text's width
+
+    # What `dual_encoder` asks of a task that compares pictures and texts.
+    pair, fill = ("image", "text"), None
+    embed_one = dual_encoder.embed_one
+
+    def inputs(self, model: Model) -> Inputs:
+        c = model.tokenizers[self.image_tokenizer].config
+        return columns(self.source, self.images.part(c.image_size, c.channels))
+
+    def triplets(self, model: Model) -> Inputs:
+        """What evaluation sees: pictures, words, and what they make of the pictures."""
+        c, words = (model.tokenizers[name].config for name in (self.image_tokenizer, self.text_tokenizer))
+        return columns(self.source, self.images.triplets(self.texts, c.image_size, c.channels, words.vocabulary))
+
+    def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
+        shape = replace(self.word, size=model.backbones[self.text_backbone].config.width)
+        read = dual_encoder.encoders(self, model, rngs)
+        return {**read, "temperature": LogitScale(1 / 0.07, most=100.0), "word": Mlp(self.size, shape, rngs=rngs)}
+
+    def said(self, model: Model, picture: jax.Array, ids: jax.Array) -> jax.Array:
+        """Embeddings of pictures [B,size] and words about them, ids [B,T] → the text encoder's embeddings [B,size].
+
+        The picture's word stands before the words, behind `before` and whatever opens a text of the vocabulary.
+        """
+        tokenizer, encoder = model.tokenizers[self.text_tokenizer], self.texts.opened
+        opened = 0 if self.texts.encoder == "bytes" else len(encoder.around.before)
+        told = jnp.asarray(encoder.encode(self.before), jnp.int32)[None].repeat(len(ids), axis=0)
+        nothing = jnp.full((len(ids), 1), self.texts.pad, jnp.int32)  # where the word comes
+        row = jnp.concatenate([ids[:, :opened], told, nothing, ids[:, opened:]], axis=1)
+        place = opened + told.shape[1]
+        word = model.heads[self.name]["word"](picture)
+        x = tokenizer.table(row).at[:, place].set(word)
+        lengths = lengths_of(ids, self.texts.pad) + told.shape[1] + 1
+        tokens = tokenizer.embedded(x, causal=self.causal, lengths=lengths)
+        hidden, _ = model.backbones[self.text_backbone](tokens)
+        return model.heads[self.name]["text"](hidden, tokens.segment, ids=row)
+
+    def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
+        picture = jax.lax.stop_gradient(self.embed_one(model, "image", batch))
+        scale = model.heads[self.name]["temperature"].scale
+        nothing = jnp.asarray(self.texts.row(self.texts.opened, ""))[None].repeat(len(picture), axis=0)
+        return whole_batch(clip, self.said(model, picture, nothing), picture, scale), {"scale": scale}
+
+    def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+        many, ids = batch["ids"].shape[1], batch["ids"].reshape(-1, batch["ids"].shape[-1])
+        changed = batch["changed"].reshape(-1, *batch["changed"].shape[2:])
+        picture, target = (self.embed_one(model, "image", {"image": x}) for x in (batch["image"], changed))
+        found = {
+            "query": self.said(model, picture.repeat(many, axis=0), ids),
+            "words": self.embed_one(model, "text", {"ids": ids}),
+            "target": target,
+        }
+        found = {name: x.reshape(-1, many, x.shape[-1]) for name, x in found.items()}
+        return {**found, "picture": picture, "looks": batch["looks"]}
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        shown: dict[str, Any] = dict(pictures=self.images, texts=self.texts)
+        found = Composition(inputs=self.triplets, predict=self.predict, batch_size=self.batch_size, **shown)
+        return {self.name: found}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        picture = picture_row(self.images, model.tokenizers[self.image_tokenizer].config)
+        words = text_row(self.texts, model.tokenizers[self.text_tokenizer].config.vocabulary)
+        whole: Any = both_rows(picture, words)
+        return [
+            embedding_answer(IMAGE, picture, lambda m, b: self.embed_one(m, "image", b)),
+            embedding_answer(TEXT, words, lambda m, b: self.embed_one(m, "text", b)),
+            embedding_answer(
+                f"{IMAGE}+{TEXT}", whole, lambda m, b: self.said(m, self.embed_one(m, "image", b), b["ids"])
+            ),
+        ]
