@@ -59,6 +59,14 @@ def recordings(folder: Path) -> list[str]:
     return [str(folder / f"{i}.wav") for i in range(RECORDINGS)]
 
 
+def raw(path: str) -> dict[str, Any]:
+    """A recording as the pipeline takes it where there is no ffmpeg, by which it reads files."""
+    import soundfile
+
+    audio, rate = soundfile.read(path, dtype="float32")
+    return {"raw": audio, "sampling_rate": rate}
+
+
 def vit(folder: Path) -> None:
     import transformers as t
 
@@ -97,7 +105,7 @@ def run_pipelines(options: argparse.Namespace) -> None:
         cases: dict[str, tuple[list[str], Callable[[], Any], Callable[[], Any]]] = {
             "classes of pictures": (images, lambda: seen.predict(images, **asked), lambda: classify(images)),
             "embeddings of pictures": (images, lambda: seen.embed(images, **asked), lambda: features(images)),
-            "transcripts": (sounds, lambda: heard.predict(sounds, **asked), lambda: transcribe(sounds)),
+            "transcripts": (sounds, lambda: heard.predict(sounds, **asked), lambda: transcribe(list(map(raw, sounds)))),
         }
         print("| what | unimodal, a second | pipeline, a second | times as fast |\n|---|---|---|---|")
         for what, (files, here, there) in cases.items():

@@ -3,7 +3,7 @@
 python launch.py train --config=configs/clip.py:size=tiny --workdir=runs/clip
 
 size        | what                                                                     | reaches, in
-tiny        | 1.1M parameters, embedded emoji and their names, one seed                | recall@5 0.12 (chance 0.03), 8 min on a busy machine
+tiny        | 1.1M parameters, embedded emoji and their names, one seed                | recall@5 0.12 (chance 0.03), 135 s of CPU
 paper       | ViT-B/16 and its text encoder, 150M                                      | not run
 paper_large | ViT-L/14 and its text encoder, 428M                                      | not run
 

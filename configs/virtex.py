@@ -3,7 +3,8 @@
 python launch.py train --config=configs/virtex.py:size=tiny --workdir=runs/virtex
 
 size  | what                                                                      | reaches, in
-tiny  | 0.7M parameters, embedded emoji and their names                           | not yet measured
+tiny  | 0.7M parameters, embedded emoji and their names                           | chrF 12.8 (commonest caption 7.9), 240 s of CPU;
+      |                                                                           | token accuracy 0.38, below its baseline 0.45
 paper | ViT-B/16 that also writes, 94M, captions of COCO                          | not run
 
 As in the paper (§3 and its appendix): captions of at most 30 tokens of a vocabulary of 10,000, written forward and backward,

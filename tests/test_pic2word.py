@@ -13,10 +13,12 @@ import pytest
 import tiny
 import used
 
+from configs import pic2word
 from unimodal.data.blocks import Texts
 from unimodal.errors import UsageError
 
-FROZEN = ("tokenizers", "backbones", "heads.clip.image", "heads.clip.text", "heads.clip.temperature")
+RECIPE = pic2word.get_config("size=tiny")
+FROZEN = RECIPE.optimizer.freeze
 
 
 def task_and_model(**changes: Any) -> tuple[Any, Any]:
@@ -47,7 +49,7 @@ def test_a_word_of_the_table_says_what_the_text_says(before: str, monkeypatch: p
 def test_only_the_network_learns(tmp_path: Path) -> None:
     used.workdir(tmp_path / "clip", tiny.plain("clip"), noise=0.05)
     config = tiny.plain("pic2word", steps=3, init_from=str(tmp_path / "clip"), optimizer__freeze=FROZEN)
-    config["tasks"] = {"clip": {**config["tasks"].pop("pic2word"), "kind": "pic2word"}}
+    config["tasks"] = {"clip": {**config["tasks"].pop("pic2word"), "kind": "pic2word", "name": "clip"}}
     experiment = tiny.build(config)
     first = experiment.program.first_model()
     state = tiny.train(config, tmp_path / "word").state
@@ -56,6 +58,11 @@ def test_only_the_network_learns(tmp_path: Path) -> None:
     assert moved == {name for name in before if ".word." in name}
     # The heads are the CLIP's, and so are the answers to a picture alone.
     assert not [name for name in experiment.start.fresh if ".word." not in name]
+
+
+def test_the_recipe_names_the_clip() -> None:
+    assert (RECIPE.tasks.clip.name, RECIPE.tasks.clip.kind) == ("clip", "pic2word")
+    assert RECIPE.tasks.clip.texts.length < RECIPE.tokenizers.text.max_length
 
 
 def _leaves(model: Any) -> list[tuple[str, Any]]:
