@@ -52,18 +52,18 @@ def permuted(config: ConfigDict) -> None:
 
 
 def pictures(config: ConfigDict, own: bool) -> None:
-    config.update(steps=2000, log_every=50)
-    config.optimizer.update(learning_rate=1e-3, warmup=50)
-    config.backbones.shared = common.backbone(width=96, depth=3, heads=3, scan=False)
+    config.update(steps=500, log_every=50)
+    config.optimizer.update(learning_rate=1e-3, warmup=20)
+    config.backbones.shared = common.backbone(width=64, depth=2, heads=2, scan=False)
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=4, init_std=0.5)
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     in_pairs(config, CIFAR, names, own, batch_size=32, images=dict(flip=0.5, shift=2))
 
 
 def on_one_patch(config: ConfigDict) -> None:
-    config.update(steps=1000, log_every=50)
-    config.optimizer.update(learning_rate=1e-3, warmup=20)
-    config.backbones.shared = common.backbone(width=128, depth=2, heads=4, scan=False)
+    config.update(steps=500, log_every=50)
+    config.optimizer.update(learning_rate=2e-3, warmup=20)
+    config.backbones.shared = common.backbone(width=64, depth=2, heads=2, scan=False)
     config.tokenizers.image = common.every(image.Config, image_size=(28, 28), patch=28)
 
 

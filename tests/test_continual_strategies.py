@@ -374,11 +374,23 @@ BOTH = dict(text=dict(vocabulary=264, max_length=16), image=dict(image_size=(8, 
         ),
         ("agem", dict(optimizer=dict(name="sgd", accumulate=2)), "leave optimizer.accumulate at 1"),
         ("si", dict(continual=dict(strategy="si", damping=0.0)), "continual damping must be"),
+        ("der", dict(continual=dict(strategy="der", memory_share=0.1)), "takes memory and no memory_share"),
+        ("replay", dict(continual=dict(strategy="replay", memory_share=1.1)), "memory_share must be from 0 to 1"),
     ],
 )
 def test_what_cannot_be_is_one_line(strategy: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tiny.build(config(strategy, **changes))
+
+
+def test_a_memory_may_be_a_share_of_the_data() -> None:
+    experiment = tiny.build(config("replay", continual=dict(strategy="replay", memory_share=0.02)))
+    batches = experiment.plan().batches["one"]
+    count = int(0.02 * len(experiment.tasks[0].inputs(experiment.model).dataset("train")))
+    for _ in range(4):
+        next(batches)
+    assert 0 < count == len(batches.kept()) < 24  # of three batches of eight
+    assert experiment.memory_bytes == {"one": count * (8 * 8 * 3 * 4 + 4)}
 
 
 def test_a_balanced_memory_needs_classes() -> None:

@@ -22,6 +22,7 @@ class ContinualConfig:
     damping: float = 0.1  # si: ξ, which keeps the importance of weights that hardly moved finite
     batches: int = 16  # ewc, l2 and mas: batches of a task by which importance is told when it has ended
     memory: int = 200  # replay, agem and der: examples kept of each task
+    memory_share: float = 0.0  # replay and agem: so large a share of each task's examples instead; 0: `memory`
     balanced: bool = False  # the same: as many of each class as there are; False: chosen uniformly
     distillation: float = 0.5  # der: weight of the distance from remembered logits, beside the loss there
     temperature: float = 2.0  # lwf: divides the logits of both models
@@ -30,6 +31,8 @@ class ContinualConfig:
     def __post_init__(self) -> None:
         least = dict(strength=0, decay=0, batches=1, memory=1, distillation=0, directions=1)
         check_fields("continual", self, least=least, among=dict(strategy=STRATEGIES))
+        if not 0 <= self.memory_share <= 1:
+            raise UsageError(f"continual memory_share must be from 0 to 1, but is {self.memory_share}")
         for name in ("damping", "temperature"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"continual {name} must be above 0, but is {getattr(self, name)}")

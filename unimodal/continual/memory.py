@@ -17,6 +17,7 @@ import numpy as np
 from unimodal.continual.config import ContinualConfig
 from unimodal.continual.strategy import Plan, Run
 from unimodal.data.batches import Batch, BatchIterator
+from unimodal.data.dataset import Examples
 from unimodal.data.order import order_seed
 from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
@@ -144,8 +145,17 @@ def bytes_of(spec: Mapping[str, ArraySpec], count: int) -> int:
 def bytes_by_task(config: ContinualConfig, tasks: Sequence[Any], model: Any, schedule: InSequence) -> dict[str, int]:
     """Bytes of the examples of each task that are remembered. Of the last one none are."""
     counts = dict(zip(schedule.names, schedule.steps, strict=True))
-    kept = {task.name: min(config.memory, counts[task.name] * task.batch_size) for task in tasks[:-1]}
-    return {task.name: bytes_of(task.inputs(model).spec, kept[task.name]) for task in tasks[:-1]}
+    found = {}
+    for task in tasks[:-1]:
+        inputs = task.inputs(model)
+        size = memory_of(config, inputs.dataset("train")) if config.memory_share else config.memory
+        found[task.name] = bytes_of(inputs.spec, min(size, counts[task.name] * task.batch_size))
+    return found
+
+
+def memory_of(config: ContinualConfig, examples: Examples) -> int:
+    """How many examples are kept of a task with these to train on."""
+    return max(1, int(config.memory_share * len(examples))) if config.memory_share else config.memory
 
 
 def check_memory(memory: int, examples: int, task: str) -> None:
@@ -170,14 +180,15 @@ def with_memory(config: ContinualConfig, plan: Plan, run: Run, *, slots: bool = 
     batches = dict(plan.batches)
     for task in plan.tasks:
         examples, batch = run.dataset(task), task.batch_size
-        check_memory(config.memory, len(examples), task.name)
+        size = memory_of(config, examples)
+        check_memory(size, len(examples), task.name)
         seed = order_seed(run.program.seed, task.name)
         stream: Any = examples.stream(seed)
         if config.balanced and "label" not in stream[0]:
             raise UsageError(f"continual.balanced needs examples with one class each, which tasks.{task.name} has not")
         batches[task.name] = Remembering(
             batches[task.name],
-            Memory(stream.__getitem__, counts[task.name] * batch, config.memory, seed, config.balanced),
+            Memory(stream.__getitem__, counts[task.name] * batch, size, seed, config.balanced),
             steps=counts[task.name],
             batch_size=batch,
             sizes=_sizes(schedule, run.program, batch, ends[task.name]),

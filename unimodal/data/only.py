@@ -47,7 +47,7 @@ def only(source: Source, asked: str, where: str) -> Only:
         raise UsageError(f"{where}: only={asked} should be COLUMN:VALUE,VALUE, such as label:0,1")
     values, names = column(source, name), class_names(source, name)
     texts = [None if value is None else value.decode() if isinstance(value, bytes) else str(value) for value in values]
-    spelt = {text: text for text in set(texts) - {None}}
+    spelt = {text: text for text in texts if text is not None}
     # A number may be asked for by its class's name, unless a value is spelt so itself.
     spelt = {names[int(text)]: text for text in spelt if names and text.isdecimal() and int(text) < len(names)} | spelt
     for value in wanted:

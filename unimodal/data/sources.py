@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 
+import numpy as np
+
 from unimodal.data import schemes
 from unimodal.data.address import OPTIONS, Address, parse
 from unimodal.data.dataset import Source
 from unimodal.data.dividing import SHARE, divided, keys_of
 from unimodal.data.joined import joined
-from unimodal.data.only import only
+from unimodal.data.only import Only, only
 from unimodal.data.records import write_array_record
 from unimodal.data.schemes.embedded import EMOJI_GROUPS
 from unimodal.data.shares import parse_weight
@@ -21,6 +23,9 @@ from unimodal.data.values import class_names, column, first
 from unimodal.errors import UsageError
 
 __all__ = ["EMOJI_GROUPS", "class_names", "column", "first", "open_source", "write_array_record"]
+
+
+_PLACES: dict[tuple[object, ...], np.ndarray] = {}  # of the records that `only=` takes
 
 
 def open_source(uri: str, split: str) -> Source:
@@ -48,7 +53,12 @@ def open_source(uri: str, split: str) -> Source:
 
 def _open(address: Address, split: str, uri: str) -> Source:
     whole = _open_whole(address, split, uri)
-    return only(whole, address.options["only"], str(address)) if "only" in address.options else whole
+    if "only" not in address.options:
+        return whole
+    asked, which = address.options["only"], (str(address), *sorted(address.options.items()), split, len(whole))
+    if which not in _PLACES:  # a whole column is read for it, and tasks open their source many times
+        _PLACES[which] = only(whole, asked, str(address)).places
+    return Only(whole, _PLACES[which])
 
 
 def _open_whole(address: Address, split: str, uri: str) -> Source:

@@ -1,6 +1,6 @@
 """Averaged gradient episodic memory: no step may raise the loss on what is remembered (Chaudhry 2019, equation 11).
 
-Reads memory and balanced.
+Reads memory, memory_share and balanced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Strategy(replay.Strategy):
 def without_conflict(gradients: Sequence[Any]) -> Any:
     """The first gradient without what it has against the sum of the others."""
     g, *others = gradients
-    r = jax.tree.map(lambda *each: sum(each[1:], each[0]).astype(jnp.float32), *others)
+    r = jax.tree.map(lambda *each: jnp.stack([x.astype(jnp.float32) for x in each]).sum(0), *others)
     along = _inner(g, r)
     factor = jnp.where(along < 0, along / jnp.maximum(_inner(r, r), 1e-30), 0.0)
     return jax.tree.map(lambda a, b: (a - factor * b).astype(a.dtype), g, r)

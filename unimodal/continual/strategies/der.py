@@ -19,6 +19,7 @@ from unimodal.continual.memory import SLOT, STORED, bytes_by_task, with_memory
 from unimodal.continual.outputs import check_outputs
 from unimodal.continual.strategy import Extended, Plan, Run, StateMakers
 from unimodal.continual.strategy import Strategy as Base
+from unimodal.errors import UsageError
 from unimodal.state import Kept, TaskState
 from unimodal.training.sequence import InSequence
 
@@ -47,6 +48,10 @@ class Strategy(Base):
 
     def check(self) -> None:
         check_outputs(self.config.strategy, self.tasks)
+        if self.config.memory_share:
+            raise UsageError(
+                "continual.strategy=der takes memory and no memory_share: its logits are as many from the start"
+            )
 
     def states(self) -> StateMakers:
         return {task.name: partial(self.logits_of, task) for task in self.tasks[:-1]}

@@ -37,6 +37,11 @@ class Directions(TaskState):
             rows[name] = Kept(jnp.zeros((count, *shape), jnp.float32), axes=whole)
         self.rows: Any = nnx.Dict(rows)
 
+    def fill(self, rows: Mapping[str, jax.Array]) -> None:
+        """Take other directions."""
+        for name, found in rows.items():
+            self.rows[name].set_value(found)
+
     def values(self) -> dict[str, jax.Array]:
         """The directions [count, ...] of every parameter."""
         return {name: kept.get_value() for name, kept in self.rows.items()}
@@ -65,8 +70,7 @@ class Strategy(Base):
         def keep(name: str, state: TrainState) -> TrainState:
             place = [task.name for task in self.tasks].index(name)
             rows = self.extended(run, self.tasks[place], place, state)
-            change = lambda model, rows: [model.state[OWNER][NAME].rows[n].set_value(x) for n, x in rows.items()]  # noqa: E731
-            return rewritten(run.program, state, change, rows)
+            return rewritten(run.program, state, lambda model, rows: model.state[OWNER][NAME].fill(rows), rows)
 
         return between(plan, keep)
 

@@ -1,6 +1,6 @@
 """Experience replay: remembered examples of earlier tasks are trained on again, beside each batch (Chaudhry 2019).
 
-Reads strength, memory and balanced.
+Reads strength, memory, memory_share and balanced.
 """
 
 from __future__ import annotations
