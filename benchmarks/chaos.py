@@ -152,7 +152,9 @@ def full_disk(scratch: Path, whole: str, chance: random.Random) -> str:
 
 def two_writers(scratch: Path, whole: str, chance: random.Random, afresh: bool) -> str:
     """Two runs in one workdir, the second up to a second later: one trains, and the other is refused in a line."""
-    first = Child(scratch / "run", afresh, slow=0.1)
+    first = Child(
+        scratch / "run", afresh, slow=0.5
+    )  # it must still train when the second has started, on a busy machine
     time.sleep(chance.random())
     endings = [process.ended() for process in (first, Child(scratch / "run", False, slow=0.1))]
     if any(err == "hang" for _, _, err in endings):
