@@ -47,7 +47,7 @@ def test_pool():
     means = [x[0].mean(axis=0), x[1, :2].mean(axis=0), x[2, 2:].mean(axis=0), np.zeros(3)]
     np.testing.assert_allclose(pool(hidden, "mean", segment), means, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(pool(hidden, "last", segment)[:3], [x[0, 3], x[1, 1], x[2, 3]])
-    with pytest.raises(ValueError, match="^pool 'max' is not one of first, mean, last, final$"):
+    with pytest.raises(ValueError, match="^pool 'max' is not one of first, first_two, mean, last, final$"):
         pool(hidden, "max")
 
 

@@ -128,7 +128,7 @@ class PooledClassifier(nnx.Module):
 class Embed:
     """Options of the head that turns hidden states into one embedding of unit length."""
 
-    pooling: str = "mean"  # of the tokens: first, mean, last, final or end (see `pool`), or attention
+    pooling: str = "mean"  # of the tokens: first, first_two, mean, last, final or end (see `pool`), or attention
     end: int | None = None  # for "end", the id of the token that ends a text; None: the largest id of the text
     norm: float = 0.0  # epsilon of a norm after the pooling; 0: none
     project: bool = True  # whether a linear layer follows; without one, the embedding is as wide as the backbone
