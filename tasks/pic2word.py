@@ -63,11 +63,12 @@ class Pic2word:
         read = dual_encoder.encoders(self, model, rngs)
         return {**read, "temperature": LogitScale(1 / 0.07, most=100.0), "word": Mlp(self.size, shape, rngs=rngs)}
 
-    def said(self, model: Model, picture: jax.Array, ids: jax.Array) -> jax.Array:
+    def said(self, model: Model, picture: jax.Array, ids: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Embeddings of pictures [B,size] and words about them, ids [B,T] → the text encoder's embeddings [B,size].
 
         The picture's word stands before the words, behind `before` and whatever opens a text of the vocabulary.
         """
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
         tokenizer, encoder = model.tokenizers[self.text_tokenizer], self.texts.opened
         opened = 0 if self.texts.encoder == "bytes" else len(encoder.around.before)
         told = jnp.asarray(encoder.encode(self.before), jnp.int32)[None].repeat(len(ids), axis=0)
@@ -77,15 +78,16 @@ class Pic2word:
         word = model.heads[self.name]["word"](picture)
         x = tokenizer.table(row).at[:, place].set(word)
         lengths = lengths_of(ids, self.texts.pad) + told.shape[1] + 1
-        tokens = tokenizer.embedded(x, causal=self.causal, lengths=lengths)
-        hidden, _ = model.backbones[self.text_backbone](tokens)
+        tokens = tokenizer.embedded(x, causal=self.causal, lengths=lengths, key=keys[0])
+        hidden, _ = model.backbones[self.text_backbone](tokens, key=keys[1])
         return model.heads[self.name]["text"](hidden, tokens.segment, ids=row)
 
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
-        picture = jax.lax.stop_gradient(self.embed_one(model, "image", batch))
+        keys = jax.random.split(key)
+        picture = jax.lax.stop_gradient(self.embed_one(model, "image", batch, keys[0]))
         scale = model.heads[self.name]["temperature"].scale
         nothing = jnp.asarray(self.texts.row(self.texts.opened, ""))[None].repeat(len(picture), axis=0)
-        return whole_batch(clip, self.said(model, picture, nothing), picture, scale), {"scale": scale}
+        return whole_batch(clip, self.said(model, picture, nothing, keys[1]), picture, scale), {"scale": scale}
 
     def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         many, ids = batch["ids"].shape[1], batch["ids"].reshape(-1, batch["ids"].shape[-1])

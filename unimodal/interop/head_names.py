@@ -68,8 +68,8 @@ def _parts(head: Any, stages: Sequence[Stage]) -> dict[str, str]:
     match head, stages:
         case Classifier(norm=None), (Pool() as pool, Dense(activation=None) as dense) if _pooling(pool) == head.pooling:
             return {dense.name: ".linear"}
-        case Classifier(norm=Norm()), (Pool() as pool, Normed() as normed, Dense(activation=None) as dense) if (
-            _pooling(pool) == head.pooling and normed.epsilon == head.norm.epsilon
+        case Classifier(norm=Norm() as own), (Pool() as pool, Normed() as normed, Dense(activation=None) as dense) if (
+            _pooling(pool) == head.pooling and normed.epsilon == own.epsilon
         ):
             return {normed.name: ".norm", dense.name: ".linear"}
         case PooledClassifier(), (Pool() as pool, Dense(activation="tanh") as dense) if _pooling(pool) == head.pooling:
