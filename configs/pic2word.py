@@ -35,5 +35,5 @@ def tiny(config: ConfigDict) -> None:
         "heads.clip.temperature",
     )
     # The picture's word takes one of the places that the table of positions has.
-    config.tasks.clip = common.every(Pic2word, name="clip", images=dict(crop=(0.7, 1.0)), texts=dict(length=31))
+    config.tasks.clip = common.every(Pic2word, name="clip", pictures=dict(crop=(0.7, 1.0)), texts=dict(length=31))
     config.tasks.clip.kind = "pic2word"

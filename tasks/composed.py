@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.answers import IMAGE, TEXT, Answer, Asked, both_rows, embedding_answer, picture_row, text_row
+from unimodal.answers import Answer, Asked, composed_answers
 from unimodal.data.blocks import Changes, Inputs, Texts, columns
-from unimodal.evaluation.composition import Composition
+from unimodal.evaluation.composition import compositions
 from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.heads import Embed, LogitScale, Projection
 from unimodal.model import Model
@@ -91,13 +91,9 @@ class Composed:
         return {**found, **self.gallery(model, batch), "looks": batch["looks"]}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        shown: dict[str, Any] = dict(pictures=self.pictures, texts=self.texts)
-        return {self.name: Composition(inputs=self.inputs, predict=self.predict, batch_size=self.batch_size, **shown)}
+        return compositions(self, self.inputs)
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        picture = picture_row(self.pictures, model.tokenizers[self.image_tokenizer].config)
-        words = text_row(self.texts, model.tokenizers[self.text_tokenizer].config.vocabulary)
-
         def composed(model: Model, batch: Batch, seen: bool = True) -> jax.Array:
             here = jnp.full((batch["ids"].shape[0], 1), seen)
             return self.query(model, batch["image"], batch["ids"][:, None], here)[:, 0]
@@ -107,12 +103,7 @@ class Composed:
             nothing = jnp.zeros((batch["ids"].shape[0], *c.image_size, c.channels))
             return composed(model, {**batch, "image": nothing}, seen=False)
 
-        whole: Any = both_rows(picture, words)
-        return [
-            embedding_answer(IMAGE, picture, lambda m, batch: self.picture(m, batch["image"])),
-            embedding_answer(TEXT, words, alone),
-            embedding_answer(f"{IMAGE}+{TEXT}", whole, composed),
-        ]
+        return composed_answers(self, model, lambda m, b: self.picture(m, b["image"]), alone, composed)
 
 
 def told_apart(_: Any, rows: Batch, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import dual_encoder
-from unimodal.answers import IMAGE, TEXT, Answer, Asked, both_rows, embedding_answer, picture_row, text_row
+from unimodal.answers import Answer, Asked, composed_answers
 from unimodal.data.blocks import Changes, Inputs, Texts, columns
-from unimodal.evaluation.composition import Composition
+from unimodal.evaluation.composition import compositions
 from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.heads import Embed, LogitScale
 from unimodal.joint_embedding import Mlp, Projector
@@ -30,7 +29,7 @@ class Pic2word:
 
     name: str = "pic2word"  # a CLIP of this name in `init_from` fills its heads
     source: str = "embedded:emoji"  # a data source, see `data.sources`
-    images: Changes = Changes()  # the pictures; for evaluation, and what becomes of them
+    pictures: Changes = Changes()  # the pictures; for evaluation, and what becomes of them
     texts: Texts = Texts(length=32)  # the words that say how
     before: str = ""  # what is said before the picture: the paper has "a photo of"
     batch_size: int = 32  # pictures of one global batch
@@ -51,12 +50,12 @@ class Pic2word:
 
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.image_tokenizer].config
-        return columns(self.source, self.images.part(c.image_size, c.channels))
+        return columns(self.source, self.pictures.part(c.image_size, c.channels))
 
     def triplets(self, model: Model) -> Inputs:
         """What evaluation sees: pictures, words, and what they make of the pictures."""
         c, words = (model.tokenizers[name].config for name in (self.image_tokenizer, self.text_tokenizer))
-        return columns(self.source, self.images.triplets(self.texts, c.image_size, c.channels, words.vocabulary))
+        return columns(self.source, self.pictures.triplets(self.texts, c.image_size, c.channels, words.vocabulary))
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         shape = replace(self.word, size=model.backbones[self.text_backbone].config.width)
@@ -90,30 +89,18 @@ class Pic2word:
         return whole_batch(clip, self.said(model, picture, nothing, keys[1]), picture, scale), {"scale": scale}
 
     def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
-        many, ids = batch["ids"].shape[1], batch["ids"].reshape(-1, batch["ids"].shape[-1])
-        changed = batch["changed"].reshape(-1, *batch["changed"].shape[2:])
+        many = batch["ids"].shape[1]
+        ids, changed = (batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("ids", "changed"))
         picture, target = (self.embed_one(model, "image", {"image": x}) for x in (batch["image"], changed))
-        found = {
-            "query": self.said(model, picture.repeat(many, axis=0), ids),
-            "words": self.embed_one(model, "text", {"ids": ids}),
-            "target": target,
-        }
+        found = {"query": self.said(model, picture.repeat(many, axis=0), ids), "target": target}
+        found["words"] = self.embed_one(model, "text", {"ids": ids})
         found = {name: x.reshape(-1, many, x.shape[-1]) for name, x in found.items()}
         return {**found, "picture": picture, "looks": batch["looks"]}
 
     def evaluations(self) -> dict[str, Evaluation]:
-        shown: dict[str, Any] = dict(pictures=self.images, texts=self.texts)
-        found = Composition(inputs=self.triplets, predict=self.predict, batch_size=self.batch_size, **shown)
-        return {self.name: found}
+        return compositions(self, self.triplets)
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        picture = picture_row(self.images, model.tokenizers[self.image_tokenizer].config)
-        words = text_row(self.texts, model.tokenizers[self.text_tokenizer].config.vocabulary)
-        whole: Any = both_rows(picture, words)
-        return [
-            embedding_answer(IMAGE, picture, lambda m, b: self.embed_one(m, "image", b)),
-            embedding_answer(TEXT, words, lambda m, b: self.embed_one(m, "text", b)),
-            embedding_answer(
-                f"{IMAGE}+{TEXT}", whole, lambda m, b: self.said(m, self.embed_one(m, "image", b), b["ids"])
-            ),
-        ]
+        seen = lambda m, b: self.embed_one(m, "image", b)  # noqa: E731
+        words = lambda m, b: self.embed_one(m, "text", b)  # noqa: E731
+        return composed_answers(self, model, seen, words, lambda m, b: self.said(m, seen(m, b), b["ids"]))

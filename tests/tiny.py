@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "clip": dict(texts=dict(length=16), size=16),
     "composed": dict(texts=dict(length=16), size=16, pictures=dict(count=2), words_alone=0.0),
     "pic2word": dict(
-        texts=dict(length=15), size=16, images=dict(count=2), image_backbone="shared", text_backbone="shared",
+        texts=dict(length=15), size=16, pictures=dict(count=2), image_backbone="shared", text_backbone="shared",
         word=dict(hidden=16, norm="none"),
     ),
     "dalle": dict(texts=dict(length=16), unconditional=0.0),

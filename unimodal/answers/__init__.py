@@ -29,7 +29,7 @@ from unimodal.answers.answer import (
     text_row,
 )
 from unimodal.answers.classes import class_answer, zero_shot_answer
-from unimodal.answers.embeddings import embedding_answer, picture_features, sound_features
+from unimodal.answers.embeddings import composed_answers, embedding_answer, picture_features, sound_features
 from unimodal.answers.texts import caption_answer, continuation_answer, masked_answer
 from unimodal.answers.transcripts import transcript_answer
 
@@ -42,6 +42,7 @@ __all__ = [
     "both_rows",
     "caption_answer",
     "class_answer",
+    "composed_answers",
     "continuation_answer",
     "embedding_answer",
     "masked_answer",

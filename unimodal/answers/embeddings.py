@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.answers.answer import IMAGE, SOUND, Answer, Row, picture_row, sound_row
+from unimodal.answers.answer import IMAGE, SOUND, TEXT, Answer, Row, both_rows, picture_row, sound_row, text_row
 from unimodal.data.blocks import Images, Views
 from unimodal.errors import UsageError
 from unimodal.heads import pool
@@ -23,6 +23,26 @@ def embedding_answer(reads: str, row: Callable[..., Row], embed: Callable[..., j
         return {"embedding": x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-12)}
 
     return Answer("embedding", reads, row, predict, _say)
+
+
+def composed_answers(
+    task: Any,
+    model: Any,
+    picture: Callable[..., jax.Array],
+    words: Callable[..., jax.Array],
+    both: Callable[..., jax.Array],
+) -> list[Answer]:
+    """Answers of a task that embeds pictures, words, and both together. It has `pictures`, `texts` and a tokenizer for each.
+
+    picture, words, both: (model, batch with `image`, `ids` or both) → embeddings [B,size].
+    """
+    seen = picture_row(task.pictures, model.tokenizers[task.image_tokenizer].config)
+    said = text_row(task.texts, model.tokenizers[task.text_tokenizer].config.vocabulary)
+    return [
+        embedding_answer(IMAGE, seen, picture),
+        embedding_answer(TEXT, said, words),
+        embedding_answer(f"{IMAGE}+{TEXT}", both_rows(seen, said), both),
+    ]
 
 
 def picture_features(task: Any, model: Any) -> list[Answer]:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unimodal.data.blocks import Changes, Texts
-from unimodal.evaluation.evaluation import Rows, Shown, Streamed, untrained_value
+from unimodal.data.blocks import Changes, Inputs, Texts
+from unimodal.evaluation.evaluation import Evaluation, Rows, Shown, Streamed, untrained_value
 from unimodal.evaluation.samples import PictureRow, Sample
 from unimodal.model import Model
 
@@ -74,6 +74,12 @@ class Composed:
                 hit = np.where(np.isnan(rank), np.nan, rank < at)
                 scores[f"recall@{at}" if name == "query" else f"{name}_recall@{at}"] = float(hit.mean())
         return {"value": scores["recall@1"], **scores, **{name: scores[f"{name}_recall@1"] for name in RIVALS}}
+
+
+def compositions(task: Any, inputs: Callable[[Model], Inputs]) -> dict[str, Evaluation]:
+    """The evaluation of a task that has `pictures`, `texts` and `predict`, on triplets."""
+    told: dict[str, Any] = dict(predict=task.predict, batch_size=task.batch_size)
+    return {task.name: Composition(inputs=inputs, pictures=task.pictures, texts=task.texts, **told)}
 
 
 @dataclass(frozen=True, kw_only=True)
