@@ -77,7 +77,7 @@ class Pic2word:
         word = model.heads[self.name]["word"](picture)
         x = tokenizer.table(row).at[:, place].set(word)
         lengths = lengths_of(ids, self.texts.pad) + told.shape[1] + 1
-        tokens = tokenizer.embedded(x, causal=self.causal, lengths=lengths, key=keys[0])
+        tokens = tokenizer(row, rows=x, causal=self.causal, lengths=lengths, key=keys[0])
         hidden, _ = model.backbones[self.text_backbone](tokens, key=keys[1])
         return model.heads[self.name]["text"](hidden, tokens.segment, ids=row)
 

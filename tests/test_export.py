@@ -202,7 +202,14 @@ def test_the_card_has_the_scores_of_this_checkpoint(made: Any, tmp_path: Path, c
     _, _, hf = made("vit")
     workdir = tmp_path / "run"
     shutil.copytree(hf.parent / "vit", workdir)
-    row = dict(metric="accuracy", value=0.625, baseline=0.25, baseline_is="the largest class", higher_is_better=True)
+    row = dict(
+        metric="accuracy",
+        value=0.625,
+        baseline=0.25,
+        baseline_is="the largest class",
+        higher_is_better=True,
+        details={},
+    )
     for step, said in ((0, "| vit | accuracy | 0.625 | 0.25 (the largest class) |"), (7, "results.json is of step 7")):
         (workdir / "results.json").write_text(json.dumps(dict(tasks=dict(vit=row), step=step, fingerprint="")))
         assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / str(step)}"]) == 0

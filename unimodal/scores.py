@@ -11,19 +11,9 @@ from typing import Any
 from etils import epath
 
 from unimodal.errors import UsageError
+from unimodal.evaluation.evaluation import Result
 
 FILE = "results.json"
-
-
-@dataclass(frozen=True)
-class Score:
-    """One evaluation's value beside its baseline; NaN where the value was not finite."""
-
-    metric: str  # name and unit of the value
-    value: float  # of the trained model
-    baseline: float  # the number to beat
-    baseline_is: str  # what the baseline is, in words
-    higher_is_better: bool  # direction of the metric
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class Scores:
 
     step: int  # of the checkpoint
     fingerprint: str  # of the checkpoint
-    by_name: Mapping[str, Score]  # by evaluation
+    by_name: Mapping[str, Result]  # by evaluation; a value that was not finite is NaN
 
 
 def read_scores(workdir: epath.Path) -> Scores | None:
@@ -48,10 +38,9 @@ def read_scores(workdir: epath.Path) -> Scores | None:
         raise UsageError(f"{path} is damaged; `launch.py eval --workdir={workdir}` writes it again") from error
 
 
-def _score(row: Mapping[str, Any]) -> Score:
+def _score(row: Mapping[str, Any]) -> Result:
     number = lambda value: math.nan if value is None else float(value)  # noqa: E731
-    known = {field.name: row[field.name] for field in fields(Score)}
-    numbers = {name: number(known[name]) for name in ("value", "baseline")}
-    if not isinstance(known["metric"], str) or not isinstance(known["baseline_is"], str):
+    if not isinstance(row["metric"], str) or not isinstance(row["baseline_is"], str):
         raise TypeError("a name that is no text")
-    return Score(**{**known, **numbers})
+    numbers = {name: number(row[name]) for name in ("value", "baseline")}
+    return Result(**{**{field.name: row[field.name] for field in fields(Result)}, **numbers})

@@ -58,8 +58,8 @@ class GeneralConfig:
             raise UsageError(f"seed must be 0 or more, but is {self.seed}")
         if self.eval_limit is not None and self.eval_limit < 1:
             raise UsageError(f"eval_limit must be at least 1, but is {self.eval_limit}")
-        if self.decoded_cache < 0:
-            raise UsageError(f"decoded_cache must be 0 or more, but is {self.decoded_cache}")
+        if not 0 <= self.decoded_cache < math.inf:
+            raise UsageError(f"decoded_cache must be 0 or more, and finite, but is {self.decoded_cache}")
         if self.workers < 0:
             raise UsageError(f"workers must be 0 or more, but is {self.workers}")
         if self.affinity < 0:

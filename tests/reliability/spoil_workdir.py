@@ -41,7 +41,7 @@ def write_workdir(folder: Path) -> None:
     (folder / LOCK).write_text(json.dumps({"host": "h", "pid": 1, "since": "2026-01-01 00:00:00"}))
     for name in ("status.json", "last_words.json"):
         (folder / name).write_text("{}")
-    row = dict(metric="accuracy", value=0.5, baseline=0.25, baseline_is="chance", higher_is_better=True)
+    row = dict(metric="accuracy", value=0.5, baseline=0.25, baseline_is="chance", higher_is_better=True, details={})
     (folder / SCORES).write_text(json.dumps(dict(tasks=dict(vit=row), step=8, fingerprint="9f3a")))
 
 

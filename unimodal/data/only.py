@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from typing import Any
 
 import numpy as np
 
 from unimodal.data.dataset import Source
-from unimodal.data.values import class_names, column, id_at
+from unimodal.data.dividing import Picked
+from unimodal.data.values import class_names, column
 from unimodal.errors import UsageError
 
 
-@dataclasses.dataclass(frozen=True)
-class Only:
-    """The records at some places of a source, in its order. Numbers of classes stay what they are there."""
-
-    source: Source  # of all records
-    places: np.ndarray  # [N], of those that are taken
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[int(self.places[index])]
-
-    def id_at(self, index: int) -> str:
-        """The record's id, as far as the source knows it without reading."""
-        return id_at(self.source, int(self.places[index]))
-
-    def column(self, name: str) -> list[Any]:
-        """The values of these records under `name`."""
-        values = column(self.source, name)
-        return [values[int(place)] for place in self.places]
-
-
-def only(source: Source, asked: str, where: str) -> Only:
+def only(source: Source, asked: str, where: str) -> Picked:
     """The records that `asked` names, as COLUMN:VALUE,VALUE: numbers, or words, which may be names of classes.
 
-    Reads the whole column once. Raises UsageError for another form, and for a value that no record has.
+    Reads the whole column once. Numbers of classes stay what they are there. Raises UsageError for another form, and for a value that no record has.
     """
     name, colon, listed = asked.partition(":")
     wanted = [value.strip() for value in listed.split(",")]
@@ -56,4 +32,4 @@ def only(source: Source, asked: str, where: str) -> Only:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"{where}: no record has {name} {value!r}, which only={asked} asks for{hint}")
     taken = {spelt[value] for value in wanted}
-    return Only(source, np.array([place for place, text in enumerate(texts) if text in taken], np.int64))
+    return Picked(source, np.array([place for place, text in enumerate(texts) if text in taken], np.int64))

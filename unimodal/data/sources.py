@@ -13,9 +13,9 @@ import numpy as np
 from unimodal.data import schemes
 from unimodal.data.address import OPTIONS, Address, parse
 from unimodal.data.dataset import Source
-from unimodal.data.dividing import SHARE, divided, keys_of
+from unimodal.data.dividing import SHARE, Picked, divided, keys_of
 from unimodal.data.joined import joined
-from unimodal.data.only import Only, only
+from unimodal.data.only import only
 from unimodal.data.records import write_array_record
 from unimodal.data.schemes.embedded import EMOJI_GROUPS
 from unimodal.data.shares import parse_weight
@@ -58,7 +58,7 @@ def _open(address: Address, split: str, uri: str) -> Source:
     asked, which = address.options["only"], (str(address), *sorted(address.options.items()), split, len(whole))
     if which not in _PLACES:  # a whole column is read for it, and tasks open their source many times
         _PLACES[which] = only(whole, asked, str(address)).places
-    return Only(whole, _PLACES[which])
+    return Picked(whole, _PLACES[which])
 
 
 def _open_whole(address: Address, split: str, uri: str) -> Source:

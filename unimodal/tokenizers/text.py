@@ -58,29 +58,17 @@ class Tokenizer(nnx.Module):
         ids: jax.Array,
         *,
         causal: bool = False,
+        rows: jax.Array | None = None,
         segment: jax.Array | None = None,
+        lengths: jax.Array | None = None,
         position: jax.Array | None = None,
         types: jax.Array | None = None,
-        lengths: jax.Array | None = None,
         key: jax.Array | None = None,
     ) -> Tokens:
         """`segment`, `position`, `types`: [B,T] int32. lengths: [B] int32, of rows padded at their end, in place of
-        `segment`. Raises UsageError if T exceeds the position table."""
-        told: dict[str, Any] = dict(segment=segment, position=position, types=types, lengths=lengths)
-        return self.embedded(self.table(ids), causal=causal, key=key, **told)
-
-    def embedded(
-        self,
-        rows: jax.Array,
-        *,
-        causal: bool = False,
-        segment: jax.Array | None = None,
-        position: jax.Array | None = None,
-        types: jax.Array | None = None,
-        lengths: jax.Array | None = None,
-        key: jax.Array | None = None,
-    ) -> Tokens:
-        """Do the same with rows of the embedding table [B,T,D], or with what stands for words that it has not."""
+        `segment`. rows: [B,T,D], in place of the table's, for what stands for words that it has not. Raises UsageError
+        if T exceeds the position table."""
+        rows = self.table(ids) if rows is None else rows
         result = tokens(rows, causal=causal, segment=segment, position=position, lengths=lengths)
         x = result.x
         if self.config.scale:
