@@ -14,11 +14,11 @@ HELP = {
         "commit the weights of a run, or of a Hugging Face directory; --evaluate scores them first",
     ),
     "branch": ("LEDGER [NAME [REF]]", "begin a branch at a ref (default: main), or list the branches"),
+    "show": ("LEDGER REF", "tell what is in a commit"),
     "log": (
         "LEDGER [REF…] [--limit=N] [--page=FILE] [--evaluate=false]",
         "list commits; --page writes the graph and the matrix of commits and tasks",
     ),
-    "show": ("LEDGER REF", "tell what is in a commit"),
     "diff": (
         "LEDGER A B [--tensors=20] [--evaluate=false] [--page=FILE]",
         "compare two commits: what changed in each tensor, and what that did to each task",
