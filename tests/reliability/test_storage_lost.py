@@ -36,8 +36,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def threads_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of a save that failed waits for the rest of it, five minutes long. The program ends without it."""
-    monkeypatch.setattr(multihost, "coordination_timeout", lambda: 10)
+    """What is left of a save that failed waits five minutes for the rest of it; the program ends without. A minute, as a busy
+    machine may take some seconds for a save that succeeds."""
+    monkeypatch.setattr(multihost, "coordination_timeout", lambda: 60)
 
 
 @contextlib.contextmanager
