@@ -9,7 +9,8 @@ paper       | AST, 85M, the 35 words of Speech Commands V2                      
 
 `paper` has the paper's shapes and settings for Speech Commands V2 (§2.1 and §3.2): DeiT-base over patches of 16×16 every 10,
 128 mel bins by 128 frames, batches of 128, Adam with 2.5e-4, 20 epochs, stripes of up to 48 bins and 48 frames blanked.
-Otherwise than there: the rate decays by a cosine, and there is neither mixup nor added noise. Sounds belong into data/sounds/train/CLASS/ and data/sounds/validation/CLASS/ (paper: data/speech_commands).
+Otherwise than there: the rate decays by a cosine, and there is neither mixup nor added noise. Sounds
+belong into data/sounds/train/CLASS/ and data/sounds/validation/CLASS/ (paper: data/speech_commands).
 """
 
 from ml_collections import ConfigDict

@@ -71,8 +71,8 @@ class Pic2word:
         tokenizer, encoder = model.tokenizers[self.text_tokenizer], self.texts.opened
         opened = 0 if self.texts.encoder == "bytes" else len(encoder.around.before)
         told = jnp.asarray(encoder.encode(self.before), jnp.int32)[None].repeat(len(ids), axis=0)
-        nothing = jnp.full((len(ids), 1), self.texts.pad, jnp.int32)  # where the word comes
-        row = jnp.concatenate([ids[:, :opened], told, nothing, ids[:, opened:]], axis=1)
+        gap = jnp.full((len(ids), 1), self.texts.pad, jnp.int32)  # where the picture's word comes
+        row = jnp.concatenate([ids[:, :opened], told, gap, ids[:, opened:]], axis=1)
         place = opened + told.shape[1]
         word = model.heads[self.name]["word"](picture)
         x = tokenizer.table(row).at[:, place].set(word)

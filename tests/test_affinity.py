@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unimodal.report.page import write_report
+from unimodal.report import Report
 from unimodal.sharding import make_mesh
 from unimodal.training.affinity import affinity
 
@@ -68,9 +68,9 @@ def test_nan_stays_nan(monkeypatch: Any) -> None:
 
 
 def test_the_report_shows_the_table(tmp_path: Any) -> None:
-    page = write_report(tmp_path / "report.html", title="x", affinity=compared()).read_text()
+    page = Report(title="x", affinity=compared()).write(tmp_path / "report.html").read_text()
     assert "How the tasks agree" in page and page.count('class="own"') == 3 and "–" in page
-    assert "How the tasks agree" not in write_report(tmp_path / "none.html", title="x").read_text()
+    assert "How the tasks agree" not in Report(title="x").write(tmp_path / "none.html").read_text()
 
 
 def test_gradients_are_the_step_s(tmp_path: Any) -> None:

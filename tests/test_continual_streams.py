@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import tiny
+import used
 
+from unimodal.command import main
 from unimodal.data import EMOJI_GROUPS, class_names, column, open_source
 from unimodal.data.blocks import Images, Labels
 from unimodal.data.values import id_at
 from unimodal.errors import UsageError
+from unimodal.interop.files import open_source as open_checkpoint
 
 EMOJI = "embedded:emoji"
 PAIR = f"{EMOJI}?only=label:objects,flags"
@@ -85,6 +89,24 @@ def config(**second: Any) -> dict[str, Any]:
         two=dict(kind="vit", batch_size=8, source=f"{EMOJI}?only=label:0,1", head="one", **second),
     )
     return {**tiny.plain("vit"), "tasks": tasks, "steps": 4, "schedule": "sequence"}
+
+
+def test_a_task_goes_out_with_the_head_that_it_uses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = config(pooling="first")
+    made["tasks"]["one"]["pooling"] = "first"
+    made["tokenizers"] = {"image": made["tokenizers"]["image"]}
+    used.workdir(tmp_path / "run", made, noise=0.05)
+    for name in ("one", "two"):
+        words = ["unimodal", "export", str(tmp_path / "run"), f"huggingface:{tmp_path / name}", f"--task={name}"]
+        assert main(words) == 0, capsys.readouterr().err
+    tensors = [open_checkpoint(tmp_path / name).tensors for name in ("one", "two")]
+    for name in tensors[0]:
+        np.testing.assert_array_equal(tensors[0][name].read(), tensors[1][name].read())
+    made["tasks"]["two"]["images"] = dict(permute=2)
+    used.workdir(tmp_path / "permuted", made)
+    words = ["unimodal", "export", str(tmp_path / "permuted"), f"huggingface:{tmp_path / 'x'}", "--task=two"]
+    assert main(words) == 2 and "images.permute has no place" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_tasks_that_share_a_head_have_one() -> None:

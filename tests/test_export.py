@@ -214,6 +214,11 @@ def test_the_card_has_the_scores_of_this_checkpoint(made: Any, tmp_path: Path, c
         (workdir / "results.json").write_text(json.dumps(dict(tasks=dict(vit=row), step=step, fingerprint="")))
         assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / str(step)}"]) == 0
         assert said in (tmp_path / str(step) / "README.md").read_text(encoding="utf-8")
-    (workdir / "results.json").write_text('{"tasks": [')
-    assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / 'damaged'}"]) == 2
-    assert "results.json is damaged" in capsys.readouterr().err
+    for damaged in (
+        '{"tasks": [',
+        '{"tasks": {}, "step": Infinity, "fingerprint": ""}',
+        '{"tasks": {"vit": 3}, "step": 0}',
+    ):
+        (workdir / "results.json").write_text(damaged)
+        assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / 'damaged'}"]) == 2
+        assert "results.json is damaged" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import tiny
 import used
 
 import unimodal
+from unimodal.answers import Asked
 from unimodal.command import main
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
@@ -160,6 +161,18 @@ def test_classes_by_their_names_alone(loaded: Any, files: Path) -> None:
     np.testing.assert_allclose([found["classes"][name] for name in asked["classes"]], wanted, atol=1e-5)
     with pytest.raises(UsageError, match="at least two different classes"):
         loaded.predict(files / "picture.png", task="clip", classes=("cat",))
+
+
+def test_a_question_that_comes_again_is_compiled_once(loaded: Any, files: Path) -> None:
+    ask = lambda classes: loaded.predict(files / "picture.png", task="clip", classes=classes)  # noqa: E731
+    assert ask(["a cat", "a dog"]) == ask(("a cat", "a dog"))  # a list is the same question
+    asked = Asked(classes=("a cat", "a dog"))
+    asking = loaded.asking(asked, "clip")
+    assert asking is loaded.asking(asked, "clip") and asking is not loaded.asking(asked, "clip", batch_size=4)
+    (compiled,) = asking._compiled.values()
+    assert compiled[0]._cache_size() == 1
+    with pytest.raises(UsageError, match="classes must be several names, but is 'cat'"):
+        ask("cat")
 
 
 def test_an_average_on_request(run: tuple[Path, Any, Any], tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ def test_an_index_is_exact_appendable_and_survives_a_kill(tmp_path: Path) -> Non
     wanted = np.argsort(-np.stack([row["embedding"] for row in rows]) @ query)[:4]
     assert [row["id"] for row in found] == [str(i) for i in wanted] and found[0]["score"] == pytest.approx(1, abs=1e-5)
     assert index.rows == at_once.rows == 700
+    assert [row["row"] for row in found] == list(wanted) and at_once.row(699)["id"] == rows[699]["id"]
+    spoilt = (tmp_path / "b" / "rows.jsonl").read_bytes().replace(b'{"id": "3"', b'{"id" : 3"')
+    (tmp_path / "b" / "rows.jsonl").write_bytes(spoilt)
+    with pytest.raises(UsageError, match=r"rows.jsonl: line 4 is damaged; make the index again"):
+        open_index(tmp_path / "b").row(3)
+    (tmp_path / "b" / "rows.jsonl").write_bytes(spoilt[:999])
+    with pytest.raises(UsageError, match=r"rows.jsonl has \d+ lines for 700 vectors; make the index again"):
+        open_index(tmp_path / "b").row(3)
     with pytest.raises(UsageError, match="holds vectors of 24 numbers, but the query has 7"):
         index.nearest(np.zeros(7), 3)
     with pytest.raises(UsageError, match="holds vectors of 24 numbers, but 0 has 8"):

@@ -80,7 +80,7 @@ def check_fields(
     for name, limit in least.items():
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and number < limit:
+            if number is not None and not number >= limit:  # NaN neither
                 raise UsageError(f"{where} {name} must be at least {limit}, but is {value}")
     for name, words in among.items():
         value = getattr(config, name)

@@ -26,8 +26,9 @@ def pool(
     ids: jax.Array | None = None,
     end: int | None = None,
 ) -> jax.Array:
-    """[B,T,D] → [B,D]: "first" token, "first_two" (the mean of those, a class and a distillation token), "mean" over real tokens, "last" real token, "final" place of the row, real or not,
-    or the "end" token: the first of `ids` [B,T] that is `end` (None: the largest, which is how CLIP once found it).
+    """[B,T,D] → [B,D]: "first" token, "first_two" (the mean of those, a class and a distillation token), "mean" over real
+    tokens, "last" real token, "final" place of the row, real or not, or the "end" token: the first of `ids` [B,T] that is
+    `end` (None: the largest, which is how CLIP once found it).
 
     Raises UsageError for another word. A row without real tokens gives zeros for "mean".
     """

@@ -21,8 +21,8 @@ from unimodal.tokens import Tokens
 class Model(nnx.Module):
     """The model of a run: `tokenizers`, `backbones` and `heads` by name.
 
-    Tasks that name the same tokenizer or backbone share its weights; heads belong to one task each, and so does `state`,
-    which has no gradient (see `unimodal.state`).
+    Tasks that name the same tokenizer or backbone share its weights; heads belong to one task each (ViT can name another's), and so does
+    `state`, which has no gradient (see `unimodal.state`).
     """
 
     def __init__(self, tokenizers: Mapping[str, nnx.Module], backbones: Mapping[str, Backbone]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Reader, Result, Shown, result
 from unimodal.evaluation.samples import AttentionMap
 from unimodal.experiment import Experiment
-from unimodal.report import write_report
+from unimodal.report import Report
 from unimodal.scores import FILE
 from unimodal.sharding import parameter_count, parameter_table
 from unimodal.storage import write_whole
@@ -40,27 +40,13 @@ def finish(
     say: Callable[[str], None],
 ) -> None:
     """Evaluate in full against the baselines, then write results.json and report.html and print the table."""
-    program, step = experiment.program, int(state.step)
-    if step == 0:  # what was not trained is compared with random weights
-        program = replace(program, start=None)
-    evaluations, reader = experiment.evaluations, experiment.reader
-    untrained = _score_untrained(program, evaluations, reader, say)
-    model = program.model(state)
-    results: dict[str, Result] = {}
-    samples: dict[str, list[Any]] = {}
-    commands: dict[str, str] = {}
-    for name, evaluation in evaluations.items():
-        measured = evaluation.measure(model, reader)
-        results[name] = result(evaluation, measured.score, untrained[name])
-        shown = measured.shown if jax.process_count() == 1 else None
-        samples[name] = [] if shown is None else list(evaluation.samples(model, shown))
-        if samples[name] and (command := command_of(experiment, name, shown, workdir)):
-            commands[name] = command
+    step = int(state.step)
+    evaluated = _evaluated(experiment, state, workdir, say)
     compared = experiment.affinity and len(experiment.tasks) > 1 and not experiment.fake_data
     affinity = experiment.task_affinity(state) if compared else None
     if jax.process_index() != 0:
         return
-    rows = {name: result.as_dict() for name, result in results.items()}
+    rows = {name: result.as_dict() for name, result in evaluated.results.items()}
     summary: dict[str, Any] = {"tasks": rows, "step": step, "fingerprint": fingerprint}
     if affinity is not None:
         summary["affinity"] = affinity
@@ -71,31 +57,62 @@ def finish(
     write_whole(workdir / FILE, json.dumps(finite_only(summary), indent=2, allow_nan=False))
     table = parameter_table(experiment.model, experiment.mesh)
     total = parameter_count(table)
-    write_report(
-        workdir / "report.html",
+    samples = evaluated.samples
+    Report(
         title=workdir.name,
         subtitle=f"{', '.join(rows)} in {total:,} parameters",
+        run={"steps": step, **facts, **_run_facts(experiment, fingerprint)},
+        results=rows,
         curves=curves(logged),
         eval_curves=scored,
-        results=rows,
         affinity=affinity,
         forgetting=forgetting,
-        commands=commands,
         samples={n: [s for s in found if not isinstance(s, AttentionMap)] for n, found in samples.items()},
+        commands=evaluated.commands,
         attention=[s for found in samples.values() for s in found if isinstance(s, AttentionMap)],
         parameters=table,
         total_parameters=total,
         config_text=config_text,
-        run={
-            "steps": step,
-            **facts,
-            "devices": str(experiment.mesh.devices.flat[0].device_kind),
-            "fingerprint": fingerprint,
-            **({"evaluated": f"the average, ema={program.ema:g}"} if program.ema and program.evaluate_ema else {}),
-        },
-    )
+    ).write(workdir / "report.html")
     results_table(rows)
-    say(f"wrote {workdir / 'results.json'} and {workdir / 'report.html'}")
+    say(f"wrote {workdir / FILE} and {workdir / 'report.html'}")
+
+
+@dataclass
+class _Evaluated:
+    """What the evaluations of a run gave, by name."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+    samples: dict[str, list[Any]] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)  # those that ask the samples again
+
+
+def _evaluated(
+    experiment: Experiment, state: TrainState, workdir: epath.Path, say: Callable[[str], None]
+) -> _Evaluated:
+    """Evaluate the untrained model, then the trained one."""
+    program, reader, found = experiment.program, experiment.reader, _Evaluated()
+    if int(state.step) == 0:  # what was not trained is compared with random weights
+        program = replace(program, start=None)
+    untrained = _score_untrained(program, experiment.evaluations, reader, say)
+    model = program.model(state)
+    for name, evaluation in experiment.evaluations.items():
+        measured = evaluation.measure(model, reader)
+        found.results[name] = result(evaluation, measured.score, untrained[name])
+        shown = measured.shown if jax.process_count() == 1 else None
+        found.samples[name] = [] if shown is None else list(evaluation.samples(model, shown))
+        if found.samples[name] and (command := command_of(experiment, name, shown, workdir)):
+            found.commands[name] = command
+    return found
+
+
+def _run_facts(experiment: Experiment, fingerprint: str) -> dict[str, str]:
+    """Facts for the head of the report."""
+    program = experiment.program
+    facts = {"devices": str(experiment.mesh.devices.flat[0].device_kind), "fingerprint": fingerprint}
+    if program.ema and program.evaluate_ema:
+        facts["evaluated"] = f"the average, ema={program.ema:g}"
+    return facts
 
 
 def command_of(experiment: Experiment, name: str, shown: Shown | None, workdir: epath.Path) -> str | None:

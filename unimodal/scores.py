@@ -34,7 +34,7 @@ def read_scores(workdir: epath.Path) -> Scores | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = {str(name): _score(row) for name, row in found["tasks"].items()}
         return Scores(int(found["step"]), str(found["fingerprint"]), rows)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{path} is damaged; `launch.py eval --workdir={workdir}` writes it again") from error
 
 
@@ -43,4 +43,4 @@ def _score(row: Mapping[str, Any]) -> Result:
     if not isinstance(row["metric"], str) or not isinstance(row["baseline_is"], str):
         raise TypeError("a name that is no text")
     numbers = {name: number(row[name]) for name in ("value", "baseline")}
-    return Result(**{**{field.name: row[field.name] for field in fields(Result)}, **numbers})
+    return Result(**{**{field.name: row[field.name] for field in fields(Result) if field.name in row}, **numbers})

@@ -37,6 +37,9 @@ class Asked:
     beam: int = 0  # width of a transcript's beam search; 0: the likeliest path
 
     def __post_init__(self) -> None:
+        if isinstance(self.classes, str):
+            raise UsageError(f"classes must be several names, but is {self.classes!r}")
+        object.__setattr__(self, "classes", tuple(self.classes))  # a list, too, can be asked and asked again
         if self.top < 1 or self.steps < 1:
             raise UsageError(f"top and steps must be at least 1, but are {self.top} and {self.steps}")
         if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1):

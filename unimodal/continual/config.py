@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,5 +35,5 @@ class ContinualConfig:
         if not 0 <= self.memory_share <= 1:
             raise UsageError(f"continual memory_share must be from 0 to 1, but is {self.memory_share}")
         for name in ("damping", "temperature"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"continual {name} must be above 0, but is {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"continual {name} must be above 0 and finite, but is {getattr(self, name)}")

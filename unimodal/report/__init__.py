@@ -1,5 +1,5 @@
 """The page of a run: results, curves, samples, attention, parameters and config in one self-contained HTML file."""
 
-from unimodal.report.page import write_report
+from unimodal.report.page import Report
 
-__all__ = ["write_report"]
+__all__ = ["Report"]

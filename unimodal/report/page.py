@@ -6,6 +6,7 @@ itself is `page.html.jinja`. Nothing on the page comes from a network, and every
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,65 +28,60 @@ _SAMPLES_PER_TASK = 12
 _SOUND_SECONDS = 20.0  # playable, on the whole page
 
 
-def write_report(
-    path: epath.PathLike,
-    *,
-    title: str,
-    subtitle: str = "",
-    curves: Mapping[str, Curve] | None = None,
-    eval_curves: Mapping[str, Curve] | None = None,
-    results: Mapping[str, Mapping[str, Any]] | None = None,
-    samples: Mapping[str, Sequence[Any]] | None = None,
-    commands: Mapping[str, str] | None = None,
-    affinity: Mapping[str, Any] | None = None,
-    forgetting: Mapping[str, Any] | None = None,
-    attention: Sequence[AttentionMap] = (),
-    parameters: Sequence[Mapping[str, Any]] = (),
-    total_parameters: int = 0,
-    config_text: str = "",
-    run: Mapping[str, Any] | None = None,
-) -> epath.Path:
-    """Write the page to `path`, replacing it in one piece; returns the path.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What stands on the page of a run. Parts that are empty say so."""
 
-    Args:
-        curves: training loss per task as (step, value), in nats; NaN is allowed and counted on the chart.
-        eval_curves: the metric named in `results`, measured during training, per task as (step, value).
-        results: per task {"metric", "value", "baseline", "higher_is_better"}; other keys are ignored.
-        affinity: how tasks' gradients agree, as `training.affinity` gives it.
-        forgetting: the score of every task after each, as `continual.matrix` gives it.
-        samples: per task, what `unimodal.evaluation.samples` defines; the first twelve are shown.
-        commands: per task, the command line that asks the same of the samples again.
-        parameters: rows of {"name", "shape", "axes", "spec", "bytes_per_device"}.
-        run: facts to show under the title, in order: steps, wall time, device, fingerprint …
-    """
-    results, samples = results or {}, samples or {}
-    sound_left = [_SOUND_SECONDS]
-    views = {
-        task: [sample_view(sample, sound_left) for sample in list(shown)[:_SAMPLES_PER_TASK]]
-        for task, shown in samples.items()
-        if len(shown)
-    }
-    context = {
-        "title": title,
-        "subtitle": subtitle,
-        "run": {name: fact(value) for name, value in (run or {}).items()},
-        "results": [_result_view(task, result) for task, result in results.items()],
-        "charts": chart_views(curves or {}, eval_curves or {}, results),
-        "affinity": None if affinity is None else affinity_view(affinity),
-        "forgetting": None if forgetting is None else forgetting_view(forgetting),
-        "samples": views,
-        "commands": commands or {},
-        "attention": [attention_view(item) for item in attention],
-        "parameters": _parameter_views(parameters),
-        "total_parameters": total_parameters,
-        "total_bytes": size_in_bytes(sum(int(row["bytes_per_device"]) for row in parameters)),
-        "config_text": config_text,
-        "chart": CHART,
-    }
-    template = Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
-    page = _environment().from_string(template).render(context)
-    write_whole(path, page)
-    return epath.Path(path)
+    title: str
+    subtitle: str = ""
+    # facts under the title, in order: steps, wall time, device, fingerprint …
+    run: Mapping[str, Any] = field(default_factory=dict)
+    # by task {"metric", "value", "baseline", "higher_is_better"}; other keys are ignored
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # training loss by task as (step, value), in nats; NaN is allowed and counted on the chart
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    # the metric named in `results`, measured during training, by task as (step, value)
+    eval_curves: Mapping[str, Curve] = field(default_factory=dict)
+    affinity: Mapping[str, Any] | None = None  # how tasks' gradients agree, as `training.affinity` gives it
+    forgetting: Mapping[str, Any] | None = None  # the score of every task after each, as `continual.matrix` gives it
+    # by task, what `unimodal.evaluation.samples` defines; the first twelve are shown
+    samples: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    # by task, the command line that asks the same of the samples again
+    commands: Mapping[str, str] = field(default_factory=dict)
+    attention: Sequence[AttentionMap] = ()
+    parameters: Sequence[Mapping[str, Any]] = ()  # rows of {"name", "shape", "axes", "spec", "bytes_per_device"}
+    total_parameters: int = 0
+    config_text: str = ""
+
+    def write(self, path: epath.PathLike) -> epath.Path:
+        """Write the page to `path`, replacing it in one piece; returns the path."""
+        template = Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
+        write_whole(path, _environment().from_string(template).render(self._views()))
+        return epath.Path(path)
+
+    def _views(self) -> dict[str, Any]:
+        """What the template asks for."""
+        sound_left = [_SOUND_SECONDS]
+        return {
+            **{
+                name: getattr(self, name)
+                for name in ("title", "subtitle", "commands", "total_parameters", "config_text")
+            },
+            "run": {name: fact(value) for name, value in self.run.items()},
+            "results": [_result_view(task, result) for task, result in self.results.items()],
+            "charts": chart_views(self.curves, self.eval_curves, self.results),
+            "affinity": None if self.affinity is None else affinity_view(self.affinity),
+            "forgetting": None if self.forgetting is None else forgetting_view(self.forgetting),
+            "samples": {
+                task: [sample_view(sample, sound_left) for sample in list(shown)[:_SAMPLES_PER_TASK]]
+                for task, shown in self.samples.items()
+                if len(shown)
+            },
+            "attention": [attention_view(item) for item in self.attention],
+            "parameters": _parameter_views(self.parameters),
+            "total_bytes": size_in_bytes(sum(int(row["bytes_per_device"]) for row in self.parameters)),
+            "chart": CHART,
+        }
 
 
 def _environment() -> Environment:

@@ -16,8 +16,7 @@ class Guidance:
 
     # (gradient of each loss times its weight, in the order of the losses) → the gradient; None: their sum
     combine: Callable[[Sequence[Any]], Any] | None = None
-    project: Callable[[Any, Any], Any] | None = (
-        None  # (model, gradient) → the gradient that is followed; None: as it is
-    )
+    # (model, gradient) → the gradient that is followed; None: as it is
+    project: Callable[[Any, Any], Any] | None = None
     # (model after the step, the gradient, the parameters before it): may change what the model keeps
     witness: Callable[[Any, Any, Any], None] | None = None

@@ -26,7 +26,10 @@ USES = {
 
 
 def write_card(loaded: Any, name: str, kind: str, scores: Scores | None, directory: Path) -> None:
-    """Write README.md. scores: of the workdir. Whatever a run has not said (a licence, results) is named as missing, not made up."""
+    """Write README.md. Whatever a run has not said (a licence, results) is named as missing, not made up.
+
+    scores: of the workdir.
+    """
     task, config = loaded.tasks[name], loaded.config
     front = ["---", "library_name: transformers" if kind in USES else "library_name: jax"]
     front += [f"pipeline_tag: {USES[kind]}"] if kind in USES else []

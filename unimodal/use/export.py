@@ -55,6 +55,10 @@ def export(
         return write_stablehlo(loaded, name, gives, scores, target.directory, int8=int8)
     if int8:
         raise UsageError("--int8 is for stablehlo:DIR; a Hugging Face directory keeps its weights as they are")
+    if getattr(getattr(loaded.tasks[name], "images", None), "permute", 0):
+        raise UsageError(
+            "images.permute has no place among the files that prepare pictures; stablehlo:… takes any model"
+        )
     exported = match(handed(loaded, name), loaded.model)
     tensors = write_checkpoint(exported, loaded.model, target.directory)
     written = write_preparation(loaded.tasks[name], exported, target.directory)
@@ -75,7 +79,9 @@ def only_task(loaded: Any, task: str | None) -> str:
 def handed(loaded: Any, name: str) -> Handed:
     """The parts of the model that a task uses."""
     task, experiment = loaded.tasks[name], loaded.experiment
-    heads = dict(loaded.model.heads[name].items())
+    # Tasks that differ in their data alone may use the head of another. (In other tasks `head` describes their own.)
+    owner = named if isinstance(named := getattr(task, "head", ""), str) and named else name
+    heads = dict(loaded.model.heads[owner].items())
     causal = bool(getattr(task, "causal", any(isinstance(head, LanguageModel) for head in heads.values())))
     reads = {slot: modality for slot, modality in _modalities(loaded, name).items() if vars(task).get(slot)}
     inputs = {}
@@ -87,7 +93,7 @@ def handed(loaded: Any, name: str) -> Handed:
         )
     second = vars(task).get("decoder_backbone")
     decoder = (second, experiment.backbones[second]) if second else None
-    return Handed(name, inputs, heads, _labels(task), _end(task), decoder, vars(task))
+    return Handed(owner, inputs, heads, _labels(task), _end(task), decoder, vars(task))
 
 
 def _modalities(loaded: Any, name: str) -> dict[str, str]:

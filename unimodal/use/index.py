@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from unimodal.data.line_index import line_index
 from unimodal.errors import UsageError
 from unimodal.storage import write_whole
 
 EXACT = 50_000
 """Rows up to which all are compared: a product of that size takes a few milliseconds."""
+_BLOCK = 1 << 24  # bytes of rows.jsonl that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +47,25 @@ class Index:
 
     def row(self, place: int) -> dict[str, Any]:
         """What the vector at a place is of. Raises UsageError for a line that is none."""
-        content, lines = self._told
-        start, length, _ = lines[place]
+        content, ends = self._told
+        start = int(ends[place - 1]) + 1 if place else 0
         try:
-            return dict(json.loads(bytes(content[start : start + length])))
-        except ValueError as error:
+            return dict(json.loads(bytes(content[start : int(ends[place])])))
+        except (ValueError, TypeError) as error:
             raise UsageError(
                 f"{self.folder / 'rows.jsonl'}: line {place + 1} is damaged; make the index again"
             ) from error
 
     @cached_property
     def _told(self) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes of rows.jsonl, mapped, and where each of its lines lies."""
+        """The bytes of rows.jsonl, mapped, and where each of its lines ends."""
         path = self.folder / "rows.jsonl"
-        lines = line_index(str(path))
-        if len(lines) < self.rows:
-            raise UsageError(f"{path} has {len(lines)} lines for {self.rows} vectors; make the index again")
-        return np.memmap(path, np.uint8, mode="r"), lines
+        content = np.memmap(path, np.uint8, mode="r")
+        blocks = range(0, len(content), _BLOCK)
+        ends = np.concatenate([np.flatnonzero(content[i : i + _BLOCK] == ord("\n")) + i for i in blocks])
+        if len(ends) < self.rows:
+            raise UsageError(f"{path} has {len(ends)} lines for {self.rows} vectors; make the index again")
+        return content, ends
 
     def nearest(self, query: np.ndarray, top: int, *, exact: bool = False) -> list[dict[str, Any]]:
         """The rows whose inner product with the query is largest, best first: what they are of, `score` and `row`, their place.

@@ -50,7 +50,8 @@ def write_stablehlo(
 ) -> list[str]:
     """Write an answer's `predict` with its weights beside it. The batch may be of any size where the model allows that.
 
-    scores: of the workdir, for the card. int8: keep matrices in eight bits (see `use.int8`); the lines that are returned say what that costs in score.
+    scores: of the workdir, for the card. int8: keep matrices in eight bits (see `use.int8`); the lines that are returned say
+    what that costs in score.
 
     Raises UsageError for an answer that the task does not give, or that cannot be exported.
     """

@@ -46,8 +46,8 @@ def inputs(name: str, rng: np.random.Generator) -> tuple[dict[str, Any], dict[st
         audio = rng.normal(size=(2, 4000)).astype(np.float32)
         return dict(audio=audio), dict(input_values=torch.tensor(audio))
     if name == "ast":
-        frames = rng.normal(size=(2, 16, 24, 1)).astype(np.float32)
-        return dict(audio=frames), dict(input_values=torch.tensor(frames[..., 0].swapaxes(1, 2)))
+        frames = rng.normal(size=(2, 24, 16)).astype(np.float32)
+        return dict(audio=frames), dict(input_values=torch.tensor(frames))
     return dict(text=ids), dict(input_ids=torch.tensor(ids).long())
 
 
