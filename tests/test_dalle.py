@@ -105,7 +105,12 @@ def test_a_prior_after_its_codebook(tmp_path: Path) -> None:
     assert measured.score["value"] < np.log2(16) and measured.score["common_codes"] <= np.log2(16) + 0.5
     assert evaluation.baseline(measured.score) == (measured.score["common_codes"], "how common codes are at each place")
     samples = evaluation.samples(model, measured.shown)
-    assert len(samples) == 12 and samples[0].image.shape == (16, 16 * 5, 3) and samples[0].truth
+    assert len(samples) == 12
+    for drawn, completed in zip(samples[::2], samples[1::2], strict=True):
+        names = [[name for name, _ in row.pictures] for row in (drawn, completed)]
+        assert names == [["true"] + ["drawn"] * 4, ["true"] + ["completed"] * 4]
+        assert drawn.note.endswith(": drawn from the caption") and len(drawn.note) > 30
+        np.testing.assert_array_equal(drawn.pictures[0][1], completed.pictures[0][1])
     for field, value in (("vocabulary", 32), ("blocks", 2), ("quantiser", "vq")):
         other = tiny.plain("dalle", init_from=str(tmp_path / "dvae"), **{f"tokenizers__codes__{field}": value})
         with pytest.raises(UsageError, match=rf"tokenizers\.codes\.{field} is .*{value}.*, but .* in .*dvae"):
