@@ -14,11 +14,12 @@ import tiny
 from PIL import Image
 
 from unimodal.command.data import run_data
-from unimodal.data import LEDGER
+from unimodal.data import LEDGER, decode_image, open_source
 from unimodal.data.blocks import Images
 from unimodal.errors import UsageError
 from unimodal.inspection import Looked, look, write_page
 from unimodal.inspection.page import histogram
+from unimodal.inspection.twins import alike, nearly
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,26 @@ def test_the_page_shows_what_a_model_sees(page: tuple[list[Looked], str]) -> Non
     assert "▒" in masked.text
     sounds = {view.name: view for view in looked[3].shown[0][1]}
     assert any(view.kind in ("sound", "picture") and view.pictures for view in sounds.values())
+
+
+def test_pictures_that_were_saved_again_are_found() -> None:
+    source = open_source("embedded:emoji", "validation")
+    drawn = [source[i] for i in range(len(source))]
+
+    def again(record: dict[str, Any], size: int, quality: int) -> dict[str, Any]:
+        out = io.BytesIO()
+        Image.fromarray(decode_image(record["image"])).resize((size, size)).save(out, "JPEG", quality=quality)
+        return {"id": record["id"], "image": out.getvalue()}
+
+    for size, quality, share in ((32, 90, 0.98), (29, 70, 0.9), (16, 60, 0.65)):
+        parts = {
+            "train": [(record["id"], nearly(record)) for record in drawn],
+            "validation": [(record["id"], nearly(again(record, size, quality))) for record in drawn],
+        }
+        right = [one.split(": ")[1] == other.split(": ")[1] for one, other in alike(parts)]
+        assert sum(right) >= share * len(drawn) and sum(right) >= 0.98 * len(right), (size, len(right), sum(right))
+    halves = [[(record["id"], nearly(record)) for record in drawn[first::2]] for first in (0, 1)]
+    assert len(alike({"train": halves[0], "validation": halves[1]})) <= 0.05 * len(halves[1])
 
 
 def test_histograms_and_usage() -> None:

@@ -14,7 +14,7 @@ from unimodal.data import LEDGER, open_source, train_batches
 from unimodal.data.dataset import Dataset
 from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
-from unimodal.inspection.twins import content, nearly, records_of, shared
+from unimodal.inspection.twins import alike, content, nearly, records_of, shared
 from unimodal.inspection.views import View, views_of
 from unimodal.task import Task
 
@@ -144,15 +144,20 @@ def _pad(task: Any) -> int:
 
 
 def _twins(source: str, splits: tuple[str, ...], limit: int) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    exact: dict[str, list[tuple[str, str | None]]] = {}
-    alike: dict[str, list[tuple[str, str | None]]] = {}
+    exact: dict[str, list[tuple[str, str]]] = {}
+    close: dict[str, list[tuple[str, np.ndarray | str | None]]] = {}
     for split in splits:
-        exact[split], alike[split] = [], []
+        exact[split], close[split] = [], []
         for record in records_of(open_source(source, split), limit):
             exact[split].append((str(record["id"]), content(record)))
-            alike[split].append((str(record["id"]), nearly(record)))
-    twins = shared(exact)
-    return twins, [pair for pair in shared(alike) if pair not in twins]
+            close[split].append((str(record["id"]), nearly(record)))
+    common = [{key for _, key in pairs} for pairs in exact.values()]
+    both = {key for i, keys in enumerate(common) for others in common[:i] for key in keys & others}
+    other = {
+        split: [pair for pair, (_, key) in zip(close[split], exact[split], strict=True) if key not in both]
+        for split in splits
+    }
+    return shared(exact), alike(other)
 
 
 def _speed(dataset: Dataset, seed: int) -> float:
