@@ -12,7 +12,8 @@ import numpy as np
 
 from unimodal.data import LEDGER, open_source, train_batches
 from unimodal.data.dataset import Dataset
-from unimodal.data.spec import ArraySpec
+from unimodal.data.skipped import Where
+from unimodal.data.spec import STAND_IN, ArraySpec
 from unimodal.errors import UsageError
 from unimodal.inspection.twins import alike, content, nearly, records_of, shared
 from unimodal.inspection.views import View, views_of
@@ -62,6 +63,11 @@ class Looked:
             out += [f"    cannot be used: {reason}" for _, reason in split.skipped[:5]]
             if len(split.skipped) > 5:
                 out.append(f"    … and {len(split.skipped) - 5} more")
+            allowed = Where(self.source, split.name).allowed if split.skipped else 1
+            if len(split.skipped) > allowed * split.examples:
+                out.append(
+                    f"    too many: {len(split.skipped)}, where ?bad={allowed:g} is the share that training goes on with"
+                )
         for what, found in (("in two splits", self.twins), ("nearly so", self.near)):
             some = f": {' = '.join(found[0])}" if found else ""
             out.append(f"  {what:<12} {len(found)} records{some}")
@@ -93,7 +99,9 @@ def look(task: Task, model: Any, *, split: str = "train", limit: int = 1000, see
 def _split(task: Task, name: str, dataset: Dataset, limit: int) -> SplitLook:
     count = min(len(dataset), limit)
     ordered: Any = dataset.ordered()
-    examples = [ordered[i * len(dataset) // count] for i in range(count)]
+    seen = [ordered[i * len(dataset) // count] for i in range(count)]
+    # Count nothing twice: what stands in for a bad record is looked at in its own place.
+    examples = [example for example in seen if STAND_IN not in example] or seen[:1]
     lengths, labels = {}, {}
     for key in examples[0]:
         first = np.asarray(examples[0][key])
