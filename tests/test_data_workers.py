@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from unimodal.data import TaskBatches, train_batches
+from unimodal.data import Dataset, TaskBatches, Where, cached, train_batches
 from unimodal.data.blocks import Images, Labels, columns
 from unimodal.data.epochs import epochs_of
 from unimodal.data.handing import handed, taken
@@ -91,6 +92,25 @@ def test_a_worker_that_dies_is_replaced_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a worker died twice over batch \d: out of memory, or a record that ends"):
         numbers(batches, 6)
     batches.close()
+
+
+def test_the_record_that_ends_workers_is_named_and_they_import_no_jax() -> None:
+    def decode(record: dict[str, Any]) -> dict[str, Any]:
+        if record["id"] == "no. 17":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {**record, "jax": np.bool_("jax" in sys.modules)}
+
+    records = [{"id": f"no. {i}"} for i in range(64)]
+    source = cached(records, decode, where=Where("folder:x", "train"))  # pyright: ignore[reportArgumentType]
+    whole = Dataset(source, lambda record, rng: {"jax": record["jax"]})
+    batches, made = train_batches(whole, batch_size=4, seed=0, workers=2), 0
+    assert isinstance(batches, WorkerBatches)
+    with pytest.raises(UsageError, match=r"a worker died twice over batch \d+, reading folder:x train no. 17: out"):
+        for batch in batches:
+            assert not batch["jax"].any()
+            made += 1
+    batches.close()
+    assert made
 
 
 def test_batches_that_wait_are_made_again_where_their_workers_died(tmp_path: Path) -> None:

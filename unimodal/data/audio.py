@@ -102,8 +102,12 @@ def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int]:
             rate, channels = file.samplerate, file.channels
             if file.frames * channels > MOST_SAMPLES:  # a header may promise any number
                 raise RecordError(f"{name}: sound of more than {MOST_SAMPLES:,} samples; cut it into pieces")
+            # Scale samples of 16 bits here: libsndfile takes five times as long, for the same numbers.
+            dtype = "int16" if file.subtype == "PCM_16" else "float32"
             # In one go: soundfile seeks after every read, which for lossy formats is not exact.
-            samples = file.read(dtype="float32", always_2d=True)
+            samples = file.read(dtype=dtype, always_2d=True)
+            if dtype == "int16":
+                samples = np.multiply(samples, np.float32(2**-15), dtype=np.float32)
     except UsageError:
         raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
@@ -163,8 +167,9 @@ def normalize(samples: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the whole of `samples`, float32; silence stays finite (variance + 1e-7)."""
     if not len(samples):
         return samples
-    centred = samples - samples.mean(dtype=np.float64).astype(np.float32)
-    return np.divide(centred, np.sqrt(np.mean(np.square(centred)) + np.float32(1e-7)), out=centred)
+    centred = samples - samples.mean()
+    variance = np.dot(centred, centred) / np.float32(len(centred))  # no array of squares
+    return np.divide(centred, np.sqrt(variance + np.float32(1e-7)), out=centred)
 
 
 def crop_or_pad(samples: np.ndarray, length: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
