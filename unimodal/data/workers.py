@@ -11,9 +11,11 @@ import collections
 import concurrent.futures
 import multiprocessing
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -108,12 +110,14 @@ class WorkerBatches:
 
     def _fill(self) -> None:
         if self._pool is None:
+            # The pickled call comes in bytes: this module must not be imported before grain is.
             self._shown = tempfile.TemporaryDirectory(prefix="unimodal-", ignore_cleanup_errors=True)
+            opening = partial(open_data, self._packed, LEDGER.listed_in, STORE.size, self._shown.name)
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 self._workers,
                 multiprocessing.get_context("spawn"),
                 begin,
-                (self._packed, LEDGER.listed_in, STORE.size, self._shown.name),
+                (pickle.dumps(opening),),
             )
         while len(self._waiting) < _READY * self._workers:
             self._waiting.append(self._pool.submit(_make, self._next + len(self._waiting)))
