@@ -7,11 +7,13 @@ import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
@@ -174,3 +176,27 @@ def test_a_run_with_workers_is_a_run_and_logs_the_loss_of_each_example(photos: s
         # No dropout here, so the mean over examples is what the step itself logged.
         np.testing.assert_allclose(np.mean(table["loss"]), run.losses("vit")[step], rtol=1e-5)
     assert np.std(table["loss"]) > 0  # of step 4; the head begins at zero, so that the first losses are all one
+
+
+WORKER = """
+import pickle, sys
+from functools import partial
+from pathlib import Path
+from unimodal.worker import begin
+begin(pickle.dumps(partial(print, "begun")))
+for path in sys.argv[1:]:
+    pickle.loads(Path(path).read_bytes())[0]
+    assert "jax" not in sys.modules, path
+"""
+
+
+def test_workers_make_batches_of_any_task_without_jax(tmp_path: Path) -> None:
+    experiment, paths = tiny.build(tiny.plain("gpt", "bert", "vit", "clip", "wav2vec2", "ctc")), []
+    for task in experiment.tasks:
+        batches = task.inputs(experiment.model).dataset("train").batches(0, 2, (0, 1))
+        paths.append(tmp_path / task.name)
+        paths[-1].write_bytes(cloudpickle.dumps(batches))
+    line = [sys.executable, "-c", WORKER, *map(str, paths)]
+    done = subprocess.run(line, env=tiny.environment(1), cwd=tiny.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "begun\n" and "jax" not in done.stderr
