@@ -200,3 +200,21 @@ def test_workers_make_batches_of_any_task_without_jax(tmp_path: Path) -> None:
     done = subprocess.run(line, env=tiny.environment(1), cwd=tiny.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "begun\n" and "jax" not in done.stderr
+
+
+SCRIPT = """
+import jax, numpy as np
+from unimodal.data import Dataset, train_batches
+ten, source = np.int32(10), [{"id": str(i)} for i in range(8)]
+made = Dataset(source, lambda record, rng: {"n": ten + int(record["id"])})
+batches = train_batches(made, batch_size=8, seed=0, workers=1)
+print("main", sorted(next(batches)["n"]) == list(range(10, 18)), flush=True)
+batches.close()
+"""
+
+
+def test_workers_do_not_run_the_main_script_again(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    line = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(line, env=tiny.environment(1, PYTHONPATH=str(tiny.ROOT)), capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "main True\n", done.stdout + done.stderr

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -119,5 +122,18 @@ class WorkerBatches:
                 begin,
                 (pickle.dumps(opening),),
             )
+            with _without_main():
+                self._waiting.append(self._pool.submit(_make, self._next))  # starts them
         while len(self._waiting) < _READY * self._workers:
             self._waiting.append(self._pool.submit(_make, self._next + len(self._waiting)))
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are started meanwhile do not run the main script again. What it defines is pickled with the data, and it
+    may import JAX, or train without asking whether it is the main one."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
