@@ -271,7 +271,7 @@ class Tokenizer(nnx.Module):
         x = x + self._positioned(x)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, self.config.dropout, key), lengths=frames)
+        return tokens(dropout(x, self.config.dropout, key), lengths=frames, modality="audio")
 
     def _several(self, x: jax.Array, owner: jax.Array, key: jax.Array | None) -> Tokens:
         """The tokens of several recordings in each row, of which none reaches another."""
@@ -297,7 +297,7 @@ class Tokenizer(nnx.Module):
         x = x + self._positioned(x, lambda convolution, x: together(convolution(apart(x))))
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, self.config.dropout, key), segment=segment, position=position)
+        return tokens(dropout(x, self.config.dropout, key), segment=segment, position=position, modality="audio")
 
     def _positioned(self, x: jax.Array, run: Callable[[Any, jax.Array], jax.Array] = lambda c, x: c(x)) -> jax.Array:
         if self.config.position_layers is None:

@@ -173,7 +173,7 @@ class Tokenizer(nnx.Module):
     def __call__(self, pixels: jax.Array, *, key: jax.Array | None = None) -> Tokens:
         codes = self.codes(pixels)
         place = jnp.broadcast_to(jnp.arange(codes.shape[1], dtype=jnp.int32)[None], codes.shape)
-        return tokens(self.embed(codes, place, key))
+        return tokens(self.embed(codes, place, key), modality="image")
 
 
 MARGIN = 0.1  # ε of Ramesh 2021, appendix A.3: keeps values away from 0 and 1, where the logit is infinite

@@ -116,7 +116,7 @@ class Tokenizer(nnx.Module):
             x, position = _kept(x, keep, c.registers + c.plain_registers)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, c.dropout, key), position=position)
+        return tokens(dropout(x, c.dropout, key), position=position, modality="image")
 
     def packed(
         self,
@@ -147,7 +147,7 @@ class Tokenizer(nnx.Module):
             x = jnp.where(register[:, :, None] > 0, learned[jnp.maximum(register - 1, 0)], x)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, c.dropout, key), segment=segment, position=position)
+        return tokens(dropout(x, c.dropout, key), segment=segment, position=position, modality="image")
 
     def _learned(self) -> jax.Array | None:
         """The tokens before the patches with their positions, [registers + plain_registers, D]; None where there are none."""

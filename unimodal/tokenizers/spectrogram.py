@@ -83,4 +83,4 @@ class Tokenizer(nnx.Module):
                 f"spectrogram makes {x.shape[1]} tokens, more than the position table's max_length={c.max_length}"
             )
         x = x + self.position_table.table.get_value()[None, : x.shape[1]]
-        return tokens(dropout(x, c.dropout, key))
+        return tokens(dropout(x, c.dropout, key), modality="audio")

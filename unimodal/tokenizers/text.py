@@ -30,6 +30,9 @@ class Config:
     embedding_width: int | None = None
     scale: bool = False  # multiply the embeddings by √D
     dropout: float = 0.0  # rate, on the tokens
+    modality: str = (
+        "text"  # what the ids stand for, by which a backbone with experts chooses weights: colours are "image"
+    )
     init_std: float = 0.02  # standard deviation of the tables at the start
     param_dtype: str = "float32"  # dtype in which parameters are stored
 
@@ -69,7 +72,9 @@ class Tokenizer(nnx.Module):
         `segment`. rows: [B,T,D], in place of the table's, for what stands for words that it has not. Raises UsageError
         if T exceeds the position table."""
         rows = self.table(ids) if rows is None else rows
-        result = tokens(rows, causal=causal, segment=segment, position=position, lengths=lengths)
+        result = tokens(
+            rows, causal=causal, segment=segment, position=position, lengths=lengths, modality=self.config.modality
+        )
         x = result.x
         if self.config.scale:
             x = x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
