@@ -48,6 +48,9 @@ class Pic2word:
     pair, fill = ("image", "text"), None
     embed_one = dual_encoder.embed_one
 
+    def __post_init__(self) -> None:
+        dual_encoder.check(self)
+
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.image_tokenizer].config
         return columns(self.source, self.pictures.part(c.image_size, c.channels))

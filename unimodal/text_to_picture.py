@@ -83,7 +83,7 @@ def draw(
         prefixes = [concat(prefix, picture(task, model, given)) for prefix in prefixes]
     table = model.tokenizers[task.text_tokenizer].table
     backbone = model.backbones[task.backbone]
-    decoder = Decoder(backbone, tokenizer.embed, lambda hidden, _: head(hidden, table), modality="image")
+    decoder = Decoder(backbone, tokenizer.embed, lambda hidden, _: head(hidden, table), modality=tokenizer.modality)
     other = prefixes[1] if how.guidance is not None else None
     made = decode(
         decoder,
