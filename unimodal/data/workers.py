@@ -13,9 +13,11 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 import types
+import weakref
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -56,7 +58,7 @@ class WorkerBatches:
     def __init__(self, batches: Any, workers: int) -> None:
         self._packed, self._workers, self._next = cloudpickle.dumps(batches), workers, 0
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
-        self._shown: tempfile.TemporaryDirectory[str] | None = None
+        self._shown = ""  # the folder in which workers show what they read
         self._waiting: collections.deque[concurrent.futures.Future[Any]] = collections.deque()
 
     def __iter__(self) -> Iterator[Any]:
@@ -71,7 +73,7 @@ class WorkerBatches:
                 break
             except BrokenProcessPool as error:
                 # The record that a worker died of was read both times; what others read, who ended with it, need not be.
-                read = set() if self._shown is None else last_read(self._shown.name)
+                read = last_read(self._shown) if self._shown else set()
                 suspects = suspects & read or read
                 self.close()
                 if attempt == 2:
@@ -100,9 +102,9 @@ class WorkerBatches:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = None
-        if self._shown is not None:
-            self._shown.cleanup()
-        self._shown = None
+        if self._shown:
+            shutil.rmtree(self._shown, ignore_errors=True)
+        self._shown = ""
 
     @staticmethod
     def _taken(made: Any) -> Any:
@@ -114,8 +116,9 @@ class WorkerBatches:
     def _fill(self) -> None:
         if self._pool is None:
             # The pickled call comes in bytes: this module must not be imported before grain is.
-            self._shown = tempfile.TemporaryDirectory(prefix="unimodal-", ignore_cleanup_errors=True)
-            opening = partial(open_data, self._packed, LEDGER.listed_in, STORE.size, self._shown.name)
+            self._shown = tempfile.mkdtemp(prefix="unimodal-")
+            weakref.finalize(self, shutil.rmtree, self._shown, ignore_errors=True)
+            opening = partial(open_data, self._packed, LEDGER.listed_in, STORE.size, self._shown)
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 self._workers,
                 multiprocessing.get_context("spawn"),
