@@ -104,8 +104,8 @@ def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int, bool]:
             rate, channels, subtype = file.samplerate, file.channels, file.subtype
             if file.frames * channels > MOST_SAMPLES:  # a header may promise any number
                 raise RecordError(f"{name}: sound of more than {MOST_SAMPLES:,} samples; cut it into pieces")
-            # Scale samples of 16 bits here: libsndfile takes five times as long, for the same numbers.
-            dtype = "int16" if subtype == "PCM_16" else "float32"
+            # Scale samples of 16 bits here: libsndfile takes five times as long, for the same numbers (not of FLAC).
+            dtype = "int16" if subtype == "PCM_16" and file.format != "FLAC" else "float32"
             # In one go: soundfile seeks after every read, which for lossy formats is not exact.
             samples = file.read(dtype=dtype, always_2d=True)
             if dtype == "int16":
