@@ -17,7 +17,7 @@ from unimodal.data.augment.changes import CHANGES, SEEN, changed
 from unimodal.data.blocks import Changes, Texts
 from unimodal.errors import UsageError
 from unimodal.evaluation import composition
-from unimodal.evaluation.evaluation import result
+from unimodal.evaluation.evaluation import Measured, result
 from unimodal.objectives import clip
 
 RNG = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def test_the_baseline_is_the_best_of_the_simpler_queries() -> None:
     unused: dict = dict(inputs=lambda _: None, predict=lambda *_: {}, batch_size=1, pictures=Changes(), texts=Texts())
     evaluation = composition.Composition(**unused)
     score = {"value": 0.5, "picture_alone": 0.1, "words_alone": 0.2, "sum": 0.4, "average": 0.3}
-    found = result(evaluation, score, {"value": 0.0})
+    found = result(evaluation, Measured(score), {"value": 0.0})
     assert (found.baseline, found.baseline_is) == (0.4, "the sum of both embeddings")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,7 +54,9 @@ class Composed:
         target = found["target"].reshape(-1, found["target"].shape[-1])
         return {**found, "gallery": np.concatenate([target, found["picture"]])}
 
-    def score(self) -> dict[str, float]:
+    @cached_property
+    def ranks(self) -> dict[str, np.ndarray]:
+        """How many rivals beat what is wanted [N,V], by every way of asking; once all are added."""
         a = self.arrays()
         count, many = a["looks"].shape
         looks, ranks = a["looks"].reshape(-1), {name: [] for name in ("query", *RIVALS)}
@@ -67,9 +70,11 @@ class Composed:
                 own = found[np.arange(many), mine]
                 beaten = ((found >= own[:, None]) & rival).sum(axis=1)
                 ranks[name].append(np.where(np.isnan(found).any(axis=1), np.nan, beaten))
+        return {name: np.stack(each) for name, each in ranks.items()}
+
+    def score(self) -> dict[str, float]:
         scores: dict[str, float] = {}
-        for name, each in ranks.items():
-            rank = np.concatenate(each)
+        for name, rank in self.ranks.items():
             for at in AT:
                 hit = np.where(np.isnan(rank), np.nan, rank < at)
                 scores[f"recall@{at}" if name == "query" else f"{name}_recall@{at}"] = float(hit.mean())
@@ -100,6 +105,14 @@ class Composition(Streamed):
 
     def tally(self) -> Composed:
         return Composed()
+
+    def columns_of(self, tally: Composed) -> dict[str, np.ndarray]:
+        """The share of each picture's changes that are found. Queries of one picture are no independent examples."""
+        rank = tally.ranks["query"]
+        return {"found": np.where(np.isnan(rank), np.nan, rank < 1).mean(axis=1)}
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(sums["found"] / sums["examples"])
 
     def samples(self, model: Model, shown: Shown) -> list[Sample]:
         """The first query of each picture, what it should find, and what it finds."""

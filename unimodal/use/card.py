@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from unimodal.scores import Scores
 
@@ -49,6 +52,9 @@ def write_card(loaded: Any, name: str, kind: str, scores: Scores | None, directo
         "## Scores",
         *_table(scores, loaded.step),
         "",
+        "## Hardware",
+        _hardware(epath.Path(loaded.path)),
+        "",
         "## Recipe",
         f"{config.get('steps')} steps, seed {config.get('seed')}.",
         "```json",
@@ -66,15 +72,31 @@ def write_card(loaded: Any, name: str, kind: str, scores: Scores | None, directo
 
 
 def _table(found: Scores | None, step: int) -> list[str]:
-    """The rows of results.json: value, baseline and what that is. Another checkpoint's scores are not shown."""
+    """The rows of results.json: value, its interval, baseline and what that is. Another checkpoint's scores are not shown."""
     if found is None:
         return ["The run has not been evaluated: it has no results.json."]
     if found.step != step:
         return [f"This checkpoint has not been evaluated: results.json is of step {found.step}."]
-    lines = ["| evaluation | metric | value | baseline |", "|---|---|---|---|"]
+    lines = ["| evaluation | metric | value | 95 % interval | baseline |", "|---|---|---|---|---|"]
     for name, row in found.by_name.items():
-        lines.append(f"| {name} | {row.metric} | {row.value:.4g} | {row.baseline:.4g} ({row.baseline_is}) |")
-    return lines
+        known = "not known" if math.isnan(row.low) else f"{row.low:.4g} to {row.high:.4g}"
+        baseline = f"{row.baseline:.4g} ({row.baseline_is})"
+        lines.append(f"| {name} | {row.metric} | {row.value:.4g} | {known} | {baseline} |")
+    return [
+        *lines,
+        "",
+        "Intervals are by the bootstrap over the examples of validation: of other examples, not of other seeds.",
+    ]
+
+
+def _hardware(workdir: epath.Path) -> str:
+    """What the run was trained on, by its meters.json."""
+    try:
+        found = json.loads((workdir / "meters.json").read_text(encoding="utf-8"))
+        chips, speed = f"{int(found['chips'])} × {found['chip']}", found["steps_per_second"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "Not known: the run has no meters.json."
+    return f"Trained on {chips}" + ("." if speed is None else f", {float(speed):.3g} steps a second.")
 
 
 def _version() -> str:
