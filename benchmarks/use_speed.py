@@ -3,25 +3,31 @@
     pip install torch transformers 'unimodal[serve,search]'   # torch and transformers for `pipelines` alone
     python benchmarks/use_speed.py pipelines [--batch=16] [--rounds=5]
     python benchmarks/use_speed.py server [--clients=32] [--requests=512]
+    python benchmarks/use_speed.py flood [--clients=10000]
     python benchmarks/use_speed.py search [--rows=1000000] [--size=64] [--queries=200]
 
 pipelines: a ViT (22M) and a wav2vec 2.0 with CTC (12M), initialised at random by transformers, saved, and loaded by both.
 Both get the paths of the same files, JPEGs of the embedded emoji and recordings of the embedded speech, and decode them. They
 take turns; rates are of whole calls.
 server: one model, over HTTP on this machine: one client that waits for each answer, then many at once.
+flood: as many requests as there are clients, all at once, to the same server: how many of each status, and does it live?
 search: vectors that lie near a random subspace of 16 dimensions, as embeddings do; recall is against all inner products.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import http.client
 import io
 import json
+import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -114,23 +120,30 @@ def run_pipelines(options: argparse.Namespace) -> None:
             print(f"| {what} | {rates[0]:.1f} | {rates[1]:.1f} | {times['there'].over(times['here'])} |", flush=True)
 
 
-def run_server(options: argparse.Namespace) -> None:
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[int]:
+    """A server of the ViT over HTTP, on the port that it gives."""
     import uvicorn
 
     from unimodal.use.serve.app import Server, make_app
     from unimodal.use.serve.batching import Batcher
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bodies = [form(Path(path).read_bytes()) for path in pictures(folder / "pictures")]
-        vit(folder / "vit")
-        loaded = unimodal.load(folder / "vit")
-        app = make_app(Server(loaded, Batcher(loaded)), token=None, hosts=["localhost"])
-        server = uvicorn.Server(uvicorn.Config(app, host="localhost", port=0, log_level="warning"))
-        threading.Thread(target=server.run, daemon=True).start()
-        while not server.started:
-            time.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
+    vit(folder / "vit")
+    loaded = unimodal.load(folder / "vit")
+    app = make_app(Server(loaded, Batcher(loaded)), token=None, hosts=["localhost"], most=16 * 2**20)
+    server = uvicorn.Server(uvicorn.Config(app, host="localhost", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(timeout=30)
+
+
+def run_server(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as name, served(Path(name)) as port:
+        bodies = [form(Path(path).read_bytes()) for path in pictures(Path(name) / "pictures")]
 
         def ask(i: int) -> float:
             began = time.perf_counter()
@@ -155,7 +168,6 @@ def run_server(options: argparse.Namespace) -> None:
                 if number:
                     rates[clients].append(many / took)
                     waits[clients] += found
-        server.should_exit = True
     print("| clients | answers a second | median wait, ms | p95, ms |\n|---|---|---|---|")
     for clients, found in rates.items():
         middle, late = (1000 * np.percentile(waits[clients], q) for q in (50, 95))
@@ -164,6 +176,34 @@ def run_server(options: argparse.Namespace) -> None:
     print(
         f"{options.clients} clients get {np.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) times the answers"
     )
+
+
+def run_flood(options: argparse.Namespace) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with tempfile.TemporaryDirectory() as name, served(Path(name)) as port:
+        body = form(Path(pictures(Path(name) / "pictures")[0]).read_bytes())
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {KIND['Content-Type']}\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+        async def ask() -> str:
+            try:
+                reader, writer = await asyncio.open_connection("localhost", port)
+                writer.write(request)
+                answer = await asyncio.wait_for(reader.read(), 300)
+                writer.close()
+                return answer.split(b" ", 2)[1].decode() if answer else "closed"
+            except OSError as error:
+                return type(error).__name__
+
+        async def flood(count: int) -> list[str]:
+            return list(await asyncio.gather(*(ask() for _ in range(count))))
+
+        asyncio.run(flood(1))  # compiles
+        began = time.perf_counter()
+        found = Counter(asyncio.run(flood(options.clients)))
+        took = time.perf_counter() - began
+        after = asyncio.run(flood(1))
+        print(f"{options.clients:,} at once: {dict(sorted(found.items()))} in {took:.0f} s; one after them: {after[0]}")
 
 
 KIND = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -209,7 +249,7 @@ def run_search(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pipelines", "server", "search"))
+    parser.add_argument("what", choices=("pipelines", "server", "flood", "search"))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=32)
@@ -218,7 +258,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--queries", type=int, default=200)
     options = parser.parse_args()
-    {"pipelines": run_pipelines, "server": run_server, "search": run_search}[options.what](options)
+    {"pipelines": run_pipelines, "server": run_server, "flood": run_flood, "search": run_search}[options.what](options)
 
 
 if __name__ == "__main__":
