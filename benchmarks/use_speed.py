@@ -23,8 +23,10 @@ import http.client
 import io
 import json
 import resource
+import socket
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -122,23 +124,32 @@ def run_pipelines(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[int]:
-    """A server of the ViT over HTTP, on the port that it gives."""
-    import uvicorn
-
-    from unimodal.use.serve.app import Server, make_app
-    from unimodal.use.serve.batching import Batcher
-
+    """`unimodal serve` of the ViT as a process of its own, on the port that it gives."""
     vit(folder / "vit")
-    loaded = unimodal.load(folder / "vit")
-    app = make_app(Server(loaded, Batcher(loaded)), token=None, hosts=["localhost"], most=16 * 2**20)
-    server = uvicorn.Server(uvicorn.Config(app, host="localhost", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(timeout=30)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "unimodal", "serve", str(folder / "vit"), f"--port={port}"]
+    with (folder / "log").open("w") as log, subprocess.Popen(words, stderr=log) as server:
+        try:
+            while not healthy(port):
+                if server.poll() is not None:
+                    raise SystemExit((folder / "log").read_text())
+                time.sleep(0.2)
+            yield port
+        finally:
+            server.terminate()
+
+
+def healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("localhost", port, timeout=10)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def run_server(options: argparse.Namespace) -> None:
@@ -179,7 +190,8 @@ def run_server(options: argparse.Namespace) -> None:
 
 
 def run_flood(options: argparse.Namespace) -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name, served(Path(name)) as port:
         body = form(Path(pictures(Path(name) / "pictures")[0]).read_bytes())
         head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {KIND['Content-Type']}\r\n"
