@@ -256,6 +256,8 @@ def test_inputs_of_a_command_line(files: Path, tmp_path: Path) -> None:
     count = len(open_source("embedded:emoji", "validation"))
     assert len(found) == 4 + 2 + 1 + count + 2 + 1
     assert found[6].read()["text"] == "some words" and found[-2].read()["text"] == "b"
+    (empty,) = entries([""])  # and not the folder that it is run in
+    assert empty.read()["text"] == ""
     with pytest.raises(UsageError, match="no file is called"):
         list(entries([str(tmp_path / "*.png")]))
     with pytest.raises(UsageError, match="has no pictures"):
