@@ -22,7 +22,7 @@ from unimodal.tokenizers import image, text
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    return common.sized(argument, {"tiny": tiny, "small": small})
+    return common.sized(argument, {"tiny": tiny, "modifiers": modifiers, "small": small})
 
 
 def tiny(config: ConfigDict) -> None:
@@ -33,6 +33,18 @@ def tiny(config: ConfigDict) -> None:
     config.tokenizers.text = common.every(text.Config, vocabulary=264, max_length=32)
     # No mirror images and no jitter: turns and colours are what is asked for.
     config.tasks.composed = common.every(Composed, pictures=dict(crop=(0.7, 1.0)), batch_size=32)
+
+
+def modifiers(config: ConfigDict) -> None:
+    tiny(config)
+    config.update(steps=600, eval_every=200)
+    # A record has one change, so that its rivals of the same emoji are those that a batch happens to have: a larger one.
+    config.tasks.composed = common.every(
+        Composed,
+        source="array_record:data/emoji_changes",
+        pictures=dict(column="image", changed="changed", crop=(0.9, 1.0)),
+        batch_size=96,
+    )
 
 
 def small(config: ConfigDict) -> None:

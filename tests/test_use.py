@@ -82,6 +82,23 @@ def test_the_command_that_asks_again(run: tuple[Path, Any, Any], loaded: Any, ca
     assert "has no record 999 in validation: there are 152, counted from 0" in capsys.readouterr().err
 
 
+def test_zero_shot_samples_are_asked_again(run: tuple[Path, Any, Any], tmp_path: Path, capsys: Any) -> None:
+    from unimodal.results import command_of
+
+    attached = dict(kind="zero_shot", source="embedded:emoji", templates=("{}",))
+    experiment = tiny.build(tiny.plain("clip", evaluations={"names": attached}))
+    evaluation = experiment.evaluations["names"]
+    model = unimodal.load(run[0]).model
+    shown = evaluation.measure(model, experiment.reader).shown
+    assert shown is not None
+    samples: Any = evaluation.samples(model, shown)
+    command = command_of(experiment, "names", shown, samples, run[0])
+    assert command is not None and "--classes='smileys & emotion,people & body" in command
+    assert main(shlex.split(command)) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [a["class"] for a in answers] == [sample.guesses[0][0] for sample in samples]
+
+
 def test_what_a_report_shows_of_a_writer_is_written_again(run: tuple[Path, Any, Any], loaded: Any, capsys: Any) -> None:
     from unimodal.results import command_of
 

@@ -120,12 +120,20 @@ def command_of(
     experiment: Experiment, name: str, shown: Shown, samples: Sequence[Any], workdir: epath.PathLike
 ) -> str | None:
     """The command that asks the samples of an evaluation again: by their records, or by their texts where examples are
-    windows of documents. None where there is neither, as of stretches of recordings, or nothing that the task can be asked."""
-    task: Any = next((task for task in experiment.tasks if name in task.evaluations()), None)
+    windows of documents. None where there is neither, as of stretches of recordings, or nothing that the task can be asked.
+
+    An evaluation that a config attaches has the field `task`, a task or its name, and may say by `again` how it asks.
+    """
+    attached: Any = experiment.evaluations.get(name)
+    of = getattr(attached, "task", None)
+    owns = lambda task: name in task.evaluations() or of is not None and of in (task, task.name)  # noqa: E731
+    task: Any = next(filter(owns, experiment.tasks), None)
     if not samples or task is None or not (answers := offered(task, experiment.model)):
         return None
     asked = _again(samples, answers)
-    if asked is None and hasattr(task, "source"):
+    if asked is None and hasattr(attached, "again"):
+        asked = attached.again(shown)
+    elif asked is None and name in task.evaluations() and hasattr(task, "source"):
         records = open_source(task.source, "validation")
         if len(records) == len(task.inputs(experiment.model).dataset("validation")):
             asked = [f"{task.source}#{int(i)}" for i in shown.index]

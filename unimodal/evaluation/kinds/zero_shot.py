@@ -153,6 +153,14 @@ class Classified:
         far = -2 * pixels["validation"] @ means.T + np.square(means).sum(axis=1)[None]
         return float((there[far.argmin(axis=1)] == truth["validation"]).mean())
 
+    def again(self, shown: Shown) -> list[str] | None:
+        """How `predict` is asked the same; None where it cannot be: it takes one template, and names without commas."""
+        names, templates = self.names(), self.config.templates
+        if len(templates) > 1 or any("," in name for name in names):
+            return None
+        records = [f"{self.config.source}#{int(place)}" for place in shown.index]
+        return [*records, f"--classes={','.join(names)}", f"--template={templates[0]}"]
+
     def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
         if self.modality != "image":
             return []
