@@ -159,7 +159,7 @@ class Classified:
         if len(templates) > 1 or any("," in name for name in names):
             return None
         records = [f"{self.config.source}#{int(place)}" for place in shown.index]
-        return [*records, f"--classes={','.join(names)}", f"--template={templates[0]}"]
+        return [*records, f"--classes={','.join(names)}", f"--template={next(iter(templates))}"]
 
     def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
         if self.modality != "image":
