@@ -93,7 +93,7 @@ def test_zero_shot_samples_are_asked_again(run: tuple[Path, Any, Any], tmp_path:
     assert shown is not None
     samples: Any = evaluation.samples(model, shown)
     command = command_of(experiment, "names", shown, samples, run[0])
-    assert command is not None and "--classes='smileys & emotion,people & body" in command
+    assert command is not None and "'--classes=smileys & emotion,people & body" in command
     assert main(shlex.split(command)) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [a["class"] for a in answers] == [sample.guesses[0][0] for sample in samples]
@@ -119,7 +119,8 @@ def test_pictures_are_answers_in_rows_and_in_files(run: tuple[Path, Any, Any], f
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["picture"] for row in rows] == [str(folder / "00000.png"), str(folder / "00001.png")]
     size = unimodal.load(run[0]).model.tokenizers["codes"].config.image_size
-    assert Image.open(rows[1]["picture"]).size == (size[1], size[0])
+    with Image.open(rows[1]["picture"]) as picture:
+        assert picture.size == (size[1], size[0])
     model = unimodal.load(run[0])
     (whole,) = model.predict(files / "picture.png", task="mae")
     (other,) = model.predict(files / "picture.png", task="mae", seed=1)
