@@ -84,10 +84,15 @@ def test_what_cannot_be_converted_is_one_line(photos: str, tmp_path: Path) -> No
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "train.array_record").write_bytes(b"x")
     convert(photos, tmp_path / "done")
+    (tmp_path / "spoilt").mkdir()
+    (tmp_path / "spoilt" / "convert.json").write_text("{")
     for words, message in (
         ([], "usage: unimodal data convert SOURCE arrayrecord:DIR"),
         ([photos, "folder:x"], "cannot be written: expected arrayrecord:DIR"),
+        ([photos, "photos.records"], "expected arrayrecord:DIR; did you mean arrayrecord:photos.records"),
+        ([photos, "arrayrecord:" + photos.removeprefix("folder:").partition("?")[0]], "has other files, such as "),
         ([photos, f"arrayrecord:{tmp_path}/full"], "has .array_record files that are no conversion"),
+        ([photos, f"arrayrecord:{tmp_path}/spoilt"], "convert.json is not what a conversion writes"),
         (["embedded:emoji", f"arrayrecord:{tmp_path}/done"], "holds a conversion of folder:"),
         ([photos, f"arrayrecord:{tmp_path}/x", "--split=train"], "no flag --split; did you mean splits"),
         ([photos, f"arrayrecord:{tmp_path}/x", "--splits=test"], "no split 'test'"),

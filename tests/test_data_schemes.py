@@ -344,6 +344,9 @@ def test_options_that_are_none(tmp_path: Path) -> None:
     uri = written("jsonl", tmp_path, [{"text": str(i)} for i in range(9)])
     write_array_record(tmp_path / "train.array_record", [{"id": str(i), "text": str(i)} for i in range(20)])
     records = f"array_record:{tmp_path}"
+    (tmp_path / "semi.csv").write_text("text;label\n" + "".join(f"a, {i};b\n" for i in range(20)))
+    read = everything(f"csv:{tmp_path}/semi.csv?separator=semicolon")
+    assert sum(map(len, read.values())) == 20 and read["train"][0]["label"] == "b" and "a, " in read["train"][0]["text"]
     for wrong, split, message in (
         (f"{uri}?validatoin=1", "train", "has no option validatoin: there is validation, test, train, by, stratify"),
         (f"{uri}?validation=1", "train", "shares of validation and test must be above 0 and together below 1"),
@@ -354,6 +357,9 @@ def test_options_that_are_none(tmp_path: Path) -> None:
         (f"{records}", "validation", "no split 'validation'"),
         (f"jsonl:{tmp_path}/none.jsonl", "train", "no file .*none.jsonl"),
         (f"jsonl:{tmp_path}/a;", "train", "unknown data source"),
+        ("photos/a.tar", "train", "unknown data source .*: expected SCHEME:PATH, such as wds:photos/a.tar"),
+        ("folder:gs://bucket/x", "train", "a folder in a bucket is not read; `data convert` a copy of it"),
+        (f"csv:{tmp_path}/semi.csv", "train", "its one column is 'text;label': .* add .separator=semicolon"),
         (written("jsonl", tmp_path / "one", [{"text": "1"}]), "train", "has 1 records, which cannot be divided"),
     ):
         with pytest.raises(UsageError, match=message) as caught:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from unimodal.command.data_words import HELP, flags_of
 from unimodal.command.inspect import run_inspect
 from unimodal.configuration import nearest
-from unimodal.data.convert import MANIFEST, convert
+from unimodal.data.convert import begun, convert
 from unimodal.data.schemes import ALIASES
 from unimodal.data.skipped import FILE, LEDGER
 from unimodal.errors import UsageError
@@ -38,14 +38,14 @@ def run_convert(arguments: Sequence[str], program: str) -> int:
         raise UsageError(usage)
     source, (scheme, _, folder) = words[0], words[1].partition(":")
     if ALIASES.get(scheme, scheme) != "array_record" or not folder:
-        raise UsageError(f"{words[1]!r} cannot be written: expected arrayrecord:DIR")
+        hint = "" if folder else f"; did you mean arrayrecord:{words[1]}?"
+        raise UsageError(f"{words[1]!r} cannot be written: expected arrayrecord:DIR{hint}")
     size = flags.get("shard_megabytes", "256")
     if not size.isdecimal() or not int(size):
         raise UsageError(f"--shard_megabytes={size} should be a whole number of at least 1")
     target, splits = Path(folder).expanduser(), tuple(filter(None, flags.get("splits", "").split(",")))
-    # Look before converting: the manifest is there from the first record on.
-    again = (target / MANIFEST).is_file()
-    if again:
+    # Look before converting: the plan is there from the first record on.
+    if begun(source, target):
         print(f"going on in {target}", flush=True)
     LEDGER.clear()
     LEDGER.list_in(target / FILE)

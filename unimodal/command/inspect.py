@@ -37,6 +37,7 @@ def run_inspect(arguments: Sequence[str], program: str) -> int:
             change(config, field, value)
     # Forget what an earlier command in this process left out.
     LEDGER.clear()
+    LEDGER.least = 0.5  # see what is wrong with data that no run would go on with
     experiment = build(as_plain(config), places.task_class)
     looked = []
     for task in experiment.tasks:

@@ -71,7 +71,10 @@ def parse(uri: str) -> tuple[Address, ...]:
 def _one(text: str, uri: str) -> Address:
     scheme, colon, rest = text.partition(":")
     if not colon:
-        raise UsageError(f"unknown data source {uri!r}: expected SCHEME:PATH, such as folder:photos")
+        ending = text.partition("?")[0].rpartition(".")[2]
+        scheme = {"jsonl": "jsonl", "csv": "csv", "tsv": "tsv", "parquet": "parquet", "tar": "wds"}.get(ending)
+        example = "folder:photos" if scheme is None else f"{scheme}:{text}"
+        raise UsageError(f"unknown data source {uri!r}: expected SCHEME:PATH, such as {example}")
     options: dict[str, str] = {}
     if match := _OPTIONS.search(rest):
         rest = rest[: match.start()]

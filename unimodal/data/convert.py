@@ -17,13 +17,14 @@ from PIL import Image
 from unimodal.data.address import SPLITS
 from unimodal.data.dataset import Source
 from unimodal.data.records import SUFFIX, write_array_record
-from unimodal.data.skipped import LEDGER, Where
+from unimodal.data.skipped import FILE, LEDGER, Where
 from unimodal.data.sources import open_source
 from unimodal.data.values import class_names, id_at
 from unimodal.errors import RecordError, UsageError
 
 MANIFEST = "convert.json"
 SUMS = "SHA256SUMS"
+_OURS = (f"{MANIFEST}.partial", FILE)  # what a call that was killed early may have left
 _TRIED = 64  # records whose size says how many shards there will be
 
 
@@ -70,15 +71,28 @@ def convert(
     return _verified(target, plan)
 
 
+def begun(uri: str, target: Path) -> dict[str, Any] | None:
+    """Read the plan of an earlier call, or None where there was none. Raises UsageError if it was of another source."""
+    if not (target / MANIFEST).is_file():
+        return None
+    try:
+        plan = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        what = plan["source"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{target / MANIFEST} is not what a conversion writes: choose another folder") from None
+    if what != uri:
+        raise UsageError(f"{target} holds a conversion of {what}: choose another folder")
+    return plan
+
+
 def _plan(uri: str, target: Path, wanted: Sequence[str], *, required: bool, shard_bytes: int) -> dict[str, Any]:
     """Plan what is to be done, as an earlier call began it or as this one begins it."""
-    if (target / MANIFEST).is_file():
-        plan = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        if plan["source"] != uri:
-            raise UsageError(f"{target} holds a conversion of {plan['source']}: choose another folder")
+    if plan := begun(uri, target):
         return plan
-    if target.is_dir() and any(target.glob(f"*{SUFFIX}")):
-        raise UsageError(f"{target} has {SUFFIX} files that are no conversion: choose another folder")
+    others = sorted(path.name for path in target.iterdir() if path.name not in _OURS) if target.is_dir() else []
+    if others:
+        what = f"{SUFFIX} files that are no conversion" if any(n.endswith(SUFFIX) for n in others) else "other files"
+        raise UsageError(f"{target} has {what}, such as {others[0]}: choose another folder")
     found: dict[str, Source] = {}
     for split in wanted:
         try:

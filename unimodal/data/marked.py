@@ -50,7 +50,10 @@ def marks(source: Source, field: str) -> list[list[Mark]]:
     for i in range(len(source)):
         record = source[i]
         if not isinstance(record.get(field), list):
-            raise UsageError(f"{record['id']}: no marks under {field!r}; the record has {', '.join(sorted(record))}")
+            raise UsageError(
+                f"{record['id']}: no marks under {field!r}; the record has {', '.join(sorted(record))}; segments= (nothing) "
+                f"takes recordings as they are"
+            )
         found.append([_checked_mark(mark, f"{record['id']}: {field}") for mark in record[field]])
     return found
 

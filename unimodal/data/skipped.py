@@ -46,6 +46,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str], str] = {}
+        self.least = 0.0  # the share of a split that may be bad, whatever its source says
         self._path: Path | None = None
         self._looked: dict[Where, int] = {}
         self._lock = threading.RLock()
@@ -94,7 +95,7 @@ class Ledger:
                 if len(self.found) == 1:
                     logger.warning("%s: left out: %s (others are listed, not said)", where, reason)
             bad, seen = sum(k[:2] == key[:2] for k in self.found), self._looked[where]
-        if bad > where.allowed * total or (seen >= _ENOUGH and bad > seen / 2):
+        if bad > max(where.allowed, self.least) * total or (seen >= _ENOUGH and bad > seen / 2):
             listed = "" if self._path is None else f", listed in {self._path}"
             raise UsageError(
                 f"{where}: {bad} of {total} records cannot be used{listed}; ?bad={where.allowed:g} is the share that may be: "
@@ -115,7 +116,7 @@ class Ledger:
         with self._lock:
             self.found.clear()
             self._looked.clear()
-            self._path = None
+            self._path, self.least = None, 0.0
 
     def _write(self, entries: list[tuple[tuple[str, str, str], str]], mode: str) -> None:
         assert self._path is not None

@@ -12,9 +12,10 @@ import numpy as np
 
 from unimodal.data import LEDGER, open_source, train_batches
 from unimodal.data.dataset import Dataset
-from unimodal.data.spec import ArraySpec
+from unimodal.data.skipped import Where
+from unimodal.data.spec import STAND_IN, ArraySpec
 from unimodal.errors import UsageError
-from unimodal.inspection.twins import content, nearly, records_of, shared
+from unimodal.inspection.twins import alike, content, nearly, records_of, shared
 from unimodal.inspection.views import View, views_of
 from unimodal.task import Task
 
@@ -62,6 +63,11 @@ class Looked:
             out += [f"    cannot be used: {reason}" for _, reason in split.skipped[:5]]
             if len(split.skipped) > 5:
                 out.append(f"    … and {len(split.skipped) - 5} more")
+            allowed = Where(self.source, split.name).allowed if split.skipped else 1
+            if len(split.skipped) > allowed * split.examples:
+                out.append(
+                    f"    too many: {len(split.skipped)}, where ?bad={allowed:g} is the share that training goes on with"
+                )
         for what, found in (("in two splits", self.twins), ("nearly so", self.near)):
             some = f": {' = '.join(found[0])}" if found else ""
             out.append(f"  {what:<12} {len(found)} records{some}")
@@ -93,7 +99,9 @@ def look(task: Task, model: Any, *, split: str = "train", limit: int = 1000, see
 def _split(task: Task, name: str, dataset: Dataset, limit: int) -> SplitLook:
     count = min(len(dataset), limit)
     ordered: Any = dataset.ordered()
-    examples = [ordered[i * len(dataset) // count] for i in range(count)]
+    seen = [ordered[i * len(dataset) // count] for i in range(count)]
+    # Count nothing twice: what stands in for a bad record is looked at in its own place.
+    examples = [example for example in seen if STAND_IN not in example] or seen[:1]
     lengths, labels = {}, {}
     for key in examples[0]:
         first = np.asarray(examples[0][key])
@@ -144,15 +152,20 @@ def _pad(task: Any) -> int:
 
 
 def _twins(source: str, splits: tuple[str, ...], limit: int) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    exact: dict[str, list[tuple[str, str | None]]] = {}
-    alike: dict[str, list[tuple[str, str | None]]] = {}
+    exact: dict[str, list[tuple[str, str]]] = {}
+    close: dict[str, list[tuple[str, np.ndarray | str | None]]] = {}
     for split in splits:
-        exact[split], alike[split] = [], []
+        exact[split], close[split] = [], []
         for record in records_of(open_source(source, split), limit):
             exact[split].append((str(record["id"]), content(record)))
-            alike[split].append((str(record["id"]), nearly(record)))
-    twins = shared(exact)
-    return twins, [pair for pair in shared(alike) if pair not in twins]
+            close[split].append((str(record["id"]), nearly(record)))
+    common = [{key for _, key in pairs} for pairs in exact.values()]
+    both = {key for i, keys in enumerate(common) for others in common[:i] for key in keys & others}
+    other = {
+        split: [pair for pair, (_, key) in zip(close[split], exact[split], strict=True) if key not in both]
+        for split in splits
+    }
+    return shared(exact), alike(other)
 
 
 def _speed(dataset: Dataset, seed: int) -> float:

@@ -17,9 +17,10 @@ FORM = "csv:FILE|GLOB|DIR"
 OPTIONS = {
     "root": "the folder from which paths in cells count",
     "columns": "names of the columns, joined by commas, for a file without a line of names",
-    "separator": "what stands between cells",
+    "separator": "what stands between cells: one character, or semicolon, as `;` joins sources",
 }
 SUFFIXES = (".csv",)
+_SPELT = {"semicolon": ";", "tab": "\t"}  # separators that are hard to write
 
 
 def splits(address: Address) -> tuple[str, ...]:
@@ -34,7 +35,7 @@ def open_split(address: Address, split: str | None) -> Source:
 
 def open_file(path: str, *, address: Address, separator: str, quoted: bool) -> TextTable:
     """One table. `quoted`: whether double quotes hold cells together. Raises UsageError for columns named twice."""
-    separator = address.options.get("separator", separator)
+    separator = _SPELT.get(asked := address.options.get("separator", separator), asked)
     if len(separator) != 1:
         raise UsageError(f"{address}: separator={separator!r} should be one character")
     given = address.options.get("columns")
@@ -47,6 +48,8 @@ def open_file(path: str, *, address: Address, separator: str, quoted: bool) -> T
             raise UsageError(str(error)) from error
     if len(set(names)) < len(names) or not all(names):
         raise UsageError(f"{path}: each column needs a name of its own, found {', '.join(map(repr, names))}")
+    if len(names) == 1 and (other := next((name for name, mark in _SPELT.items() if mark in names[0]), None)):
+        raise UsageError(f"{path}: its one column is {names[0]!r}: if columns are separated so, add ?separator={other}")
     parse = partial(row_of, names=tuple(names), separator=separator, quoted=quoted)
     return text_table(path, parse, quoted=quoted, skip=0 if given is not None else 1)
 

@@ -119,6 +119,10 @@ def open_split(address: Address, split: str | None) -> FolderFiles:
     folders, captions or rows of metadata that only some files have, and for columns that would hide each other.
     """
     root, divided = Path(address.path).expanduser(), splits(address)
+    if "://" in address.path:
+        raise UsageError(
+            f"{address}: a folder in a bucket is not read; `data convert` a copy of it, or write tar shards (wds:)"
+        )
     if not root.is_dir():
         raise UsageError(f"no folder {root}: expected one with images, sounds or .txt files, or with class folders")
     if split is not None and split not in divided:
