@@ -45,7 +45,9 @@ class Composed:
     parts: list[Rows] = field(default_factory=list)
 
     def add(self, rows: Rows) -> None:
-        self.parts.append({name: rows[name] for name in ("query", "words", "target", "picture", "looks", "index")})
+        self.parts.append(
+            {name: rows[name] for name in ("query", "words", "target", "picture", "looks", "before", "index")}
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The rows of all pictures so far, [N,…] or [N,V,…], and the `gallery` [N·V+N,D]: changed pictures, then pictures
@@ -59,12 +61,11 @@ class Composed:
         """How many rivals beat what is wanted [N,V], by every way of asking; once all are added."""
         a = self.arrays()
         count, many = a["looks"].shape
-        looks, ranks = a["looks"].reshape(-1), {name: [] for name in ("query", *RIVALS)}
+        looks = np.concatenate([a["looks"].reshape(-1), a["before"]])
+        ranks: dict[str, list[np.ndarray]] = {name: [] for name in ("query", *RIVALS)}
         for n in range(count):
-            # The picture that is asked with is not searched, and what looks as the target does is no rival of it.
-            rival = np.ones((many, len(a["gallery"])), bool)
-            rival[:, count * many + n] = False
-            rival[:, : count * many] = looks[None] != a["looks"][n][:, None]
+            # What looks as the picture that is asked with is not searched, and what looks as the target does is no rival.
+            rival = (looks[None] != a["looks"][n][:, None]) & (looks != a["before"][n])[None]
             mine = n * many + np.arange(many)
             for name, found in similarities(a["query"][n], a["words"][n], a["picture"][n], a["gallery"]).items():
                 own = found[np.arange(many), mine]
@@ -93,7 +94,7 @@ class Composition(Streamed):
 
     The baseline is the best of four simpler queries of the same model: the picture alone, the words alone, the sum of
     their embeddings, and the average of their similarities. `predict` gives unit embeddings `query`, `words` and `target`
-    [B,V,D] and `picture` [B,D], and `looks` [B,V], equal for pictures that are equal.
+    [B,V,D] and `picture` [B,D], and `looks` [B,V] and `before` [B], equal for pictures that are equal.
     """
 
     pictures: Changes
