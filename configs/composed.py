@@ -6,13 +6,13 @@ unimodal search runs/pictures --image=cat.png --text="but blue"
 
 size      | what                                                                | reaches, in
 tiny      | 0.8M parameters, embedded emoji tinted, turned, scaled and lit      | recall@1 0.58 (best simpler query 0.38), 950 s of CPU
-modifiers | the same model, emoji in other skin tones, as a man or as a woman:  | recall@1 0.69 (best simpler query 0.35), one seed,
+modifiers | the same model, emoji in other skin tones:                         | recall@1 0.69 (best simpler query 0.35), one seed,
           | python tools/fetch.py raw/ and tools/make_emoji_changes.py raw/     | 290 s of CPU
 small     | 11M, CIFAR-10: python tools/make_cifar10.py data/cifar10            | not run
 
-The changes are made of each picture (unimodal/data/augment/changes.py), but of modifiers, which are triplets. Evaluation asks of pictures that training has not
-seen, in words that training has not said. Triplets of one's own, such as FashionIQ's, go into a source with two pictures
-and a text: --config.tasks.composed.pictures.column=… --config.tasks.composed.pictures.changed=…
+The changes are made of each picture (unimodal/data/augment/changes.py), but for `modifiers`, which are triplets. Evaluation asks
+of pictures that training has not seen, in words that training has not said. Triplets of one's own, such as FashionIQ's, go into a
+source with two pictures and a text: --config.tasks.composed.pictures.column=… --config.tasks.composed.pictures.changed=…
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@
     python tools/make_emoji_changes.py raw/ [--out data/emoji_changes]
     python launch.py train --config=configs/composed.py:size=modifiers --workdir=runs/modifiers
 
-Each emoji that comes in several skin tones is asked for in another tone, and each person as a man or as a woman. The split is
-that of the embedded set, by concept; what validation says ("dark-skinned", "female") training does not.
+Each emoji that comes in several skin tones is asked for in another tone. The split is that of the embedded set, by concept; what
+validation says ("dark-skinned") training does not.
 Deterministic.
 """
 
@@ -24,19 +24,11 @@ from unimodal.data.image import encode_image
 from unimodal.data.sources import write_array_record
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
-# By split: how a tone is asked for, and how a man or a woman.
+# By split: how a tone is asked for.
 TONE_WORDS = {
     "train": ("with {} skin", "{} skin tone", "the skin {}", "but with {} skin"),
     "validation": ("{}-skinned", "a {} complexion"),
 }
-WHO_WORDS = {
-    "train": {
-        "man": ("as a man", "a man instead", "but a man"),
-        "woman": ("as a woman", "a woman instead", "but a woman"),
-    },
-    "validation": {"man": ("male",), "woman": ("female",)},
-}
-WHO = {"2642": "man", "2640": "woman"}  # the signs of a man and of a woman, at the end of a sequence
 
 
 def pictures(raw: Path) -> dict[str, dict[str, bytes]]:
@@ -63,12 +55,6 @@ def triplets(
                 name = f"{code} {before or 'plain'} to {after}"
                 words = chosen(TONE_WORDS[half], name).format(after)
                 yield half, {"id": name, "image": tones[before], "changed": tones[after], "text": words}
-        for sign, who in WHO.items():
-            other = everything.get(f"{code}-200D-{sign}-FE0F", {})
-            for tone in (tone for tone in tones if tone in other):
-                name = f"{code} {tone or 'plain'} as a {who}"
-                words = chosen(WHO_WORDS[half][who], name)
-                yield half, {"id": name, "image": tones[tone], "changed": other[tone], "text": words}
 
 
 def chosen(ways: tuple[str, ...], name: str) -> str:
