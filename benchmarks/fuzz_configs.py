@@ -3,7 +3,8 @@
     python -m benchmarks.fuzz_configs [--count=5000] [--seed=0] [--recipes=demo,gpt:tiny]
 
 Each changed recipe is built and described as `launch.py train --dry_run` does: nothing is made on a device. What is refused must be
-a UsageError of one line. Anything else that is raised is printed with the changes that led to it, and the exit code is 1.
+a UsageError of one line. Anything else that is raised, and what is not through after a minute, is printed with the changes that led
+to it, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import io
 import json
 import random
+import signal
 import sys
 import time
 import traceback
@@ -20,6 +22,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import jax
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,6 +36,7 @@ from unimodal.errors import UsageError  # noqa: E402
 from unimodal.experiment import build, describe  # noqa: E402
 from unimodal.places import find_recipe, places_of  # noqa: E402
 
+LONGEST = 60  # seconds for one recipe
 LARGEST = 2_000_000  # of numbers: beyond it a model that fits nowhere is what was asked for
 VALUES = (
     "0", "1", "-1", "2", "3", "7", "1.5", "-0.5", "1e-30", "1e30", "nan", "inf", "-inf", "99999999999999999999",
@@ -39,6 +44,10 @@ VALUES = (
     "()", "(1,)", "(0, 0)", "(1, 2, 3)", "(-1, 4)", "1,2", "a,b", "[]", "[[1]]", "{}", "{'a': 1}", "embedded:emoji",
     "embedded:speech", "embedded:book", "folder:/nowhere", "nowhere:x", "jsonl:", "../..", "a\nb", "\x00", "None,None",
 )  # fmt: skip
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError(f"not through after {LONGEST} s")
 
 
 def leaves(config: ConfigDict, path: str = "") -> list[str]:
@@ -84,6 +93,7 @@ def main() -> int:
     names = given.recipes.split(",") if given.recipes else ["demo", *tiny_recipes()]
     chance, counts, began = random.Random(given.seed), Counter(), time.monotonic()
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, _too_long)
     for number in range(given.count):
         recipe, argument = find_recipe(chance.choice(names))
         config = load_recipe(recipe, argument)
@@ -92,6 +102,7 @@ def main() -> int:
             where: value(config_value(config, where), chance)
             for where in chance.sample(fields, chance.choice((1, 1, 2, 3)))
         }
+        signal.alarm(LONGEST)
         try:
             with contextlib.redirect_stderr(io.StringIO()):
                 came = outcome(config, changes, places_of(recipe).task_class)
@@ -101,8 +112,11 @@ def main() -> int:
                 f"{recipe.stem}: {json.dumps(changes, ensure_ascii=False)}: {type(error).__name__}: {str(error)[:160]}"
             )
             print("   ", traceback.format_tb(error.__traceback__)[-1].strip().replace("\n", " "), flush=True)
+        finally:
+            signal.alarm(0)
         counts[came] += 1
         if (number + 1) % 500 == 0:
+            jax.clear_caches()  # traces of thousands of models would fill the memory
             print(f"{number + 1}: {dict(counts)} in {time.monotonic() - began:.0f} s", flush=True)
     print(f"{given.count} changed recipes: {dict(counts)}")
     return int(counts["traceback"] + counts["more than a line"] > 0)

@@ -186,7 +186,7 @@ def check(family: Family, kind: Any, change: dict[str, Any], inputs: Arrays) -> 
             return "TRACEBACK", f"{type(error).__name__}: {error}".splitlines()[0][:200]
     arrays, real = {key: np.asarray(value) for key, value in found.items()}, real_places(inputs, model)
     skipped = pooled_padding(family, real)
-    if skipped is not None and "MultipleChoice" not in kind.__name__:
+    if skipped is not None:
         one_per_row = [key for key, value in wanted.items() if value.shape[:2] != skipped.shape[:1] + IDS.shape[1:]]
         wanted = {key: value[~skipped] if key in one_per_row else value for key, value in wanted.items()}
         arrays = {key: value[~skipped] if key in one_per_row else value for key, value in arrays.items()}

@@ -63,7 +63,7 @@ class Composed:
         shown = jnp.broadcast_to(seen.reshape(-1, 1), x.shape[:2]).astype(jnp.int32)
         ids = ids.reshape(-1, length)
         words = model.tokenizers[self.text_tokenizer](ids, lengths=lengths_of(ids, self.texts.pad), key=keys[1])
-        row = concat(tokens(x, segment=shown), words)
+        row = concat(tokens(x, segment=shown, modality="image"), words)
         hidden, _ = model.backbones[self.backbone](row, key=keys[2])
         return model.heads[self.name]["embed"](hidden, segment_of(row)).reshape(batch, many, -1)
 

@@ -58,8 +58,7 @@ class Ctc:
         """The alphabet. Reads the training transcripts unless the config gives it."""
         return self.transcripts.letters(self.source, self.sounds.segments)
 
-    def __post_init__(self) -> None:
-        packed.check_speech(self)
+    __post_init__ = packed.check_speech
 
     def inputs(self, model: Model) -> Inputs:
         if not self.pack.row:

@@ -47,6 +47,7 @@ class Pic2word:
     # What `dual_encoder` asks of a task that compares pictures and texts.
     pair, fill = ("image", "text"), None
     embed_one = dual_encoder.embed_one
+    __post_init__ = dual_encoder.check
 
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.image_tokenizer].config

@@ -57,7 +57,7 @@ class Virtex:
         """A picture [B,H,W,C], then the start token of a direction."""
         table = model.heads[self.name]["start"](jnp.full((image.shape[0], 1), DIRECTIONS.index(direction), jnp.int32))
         pixels = model.tokenizers[self.image_tokenizer](image, key=key)
-        return concat(pixels, tokens(table.astype(pixels.x.dtype), causal=True))
+        return concat(pixels, tokens(table.astype(pixels.x.dtype), causal=True, modality="text"))
 
     def logits(
         self, model: Model, image: jax.Array, ids: jax.Array, direction: str, key: jax.Array | None = None

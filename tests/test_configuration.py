@@ -14,6 +14,7 @@ import jax
 import pytest
 import tiny
 
+import launch
 from unimodal.backbone import BackboneConfig
 from unimodal.configuration import nearest, typed
 from unimodal.errors import UsageError
@@ -266,6 +267,21 @@ def test_wrong_configs_are_named(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         build(**changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_part_that_is_not_there_is_one_line_in_every_task(kind: str) -> None:
+    """Each field that names a tokenizer or a backbone, with the name of none. Only a modality that is not read may be ""."""
+    fields = [
+        field for field in dataclasses.fields(launch.task_class(kind)) if field.name.endswith(("tokenizer", "backbone"))
+    ]
+    assert fields or kind == "dvae"
+    for part in fields:
+        for name in ("", "nowhere"):
+            if (part.default, name) != ("", ""):
+                with pytest.raises(UsageError) as caught:
+                    tiny.build(tiny.plain(kind, **{f"tasks__{kind}__{part.name}": name}))
+                assert "\n" not in str(caught.value)
 
 
 def test_two_tasks_of_one_kind() -> None:

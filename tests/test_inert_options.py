@@ -39,7 +39,9 @@ def effect(make: Callable[[], Callable[..., nnx.Module]], *inputs: Any) -> Any:
     try:
         start = make()
         module = jax.eval_shape(start, KEY)
-        return program(start, KEY), program(lambda m, key, *x: m(*x, key=key), module, KEY, *inputs)
+        given = jax.eval_shape(lambda m, key, *x: m(*x, key=key), module, KEY, *inputs)
+        computed = program(lambda m, key, *x: m(*x, key=key), module, KEY, *inputs)
+        return program(start, KEY), computed, jax.tree.structure(given)
     except UsageError as error:
         return str(error)
 
@@ -147,6 +149,7 @@ TOKENIZERS: dict[str, tuple[Any, dict[str, Any], Any, dict[str, tuple[dict[str, 
             scale=({}, True),
             dropout=({}, 0.5),
             init_std=({}, 0.5),
+            modality=({}, "image"),
             param_dtype=({}, "bfloat16"),
         ),
     ),
@@ -210,6 +213,7 @@ BACKBONE: dict[str, tuple[dict[str, Any], Any]] = dict(
     relative_buckets=({}, 8),
     relative_distance=(dict(relative_buckets=8), 9),
     shared_layers=({}, True),
+    experts=({}, ("image",)),
     window_layers=(dict(window=2), (0,)),
     window_rope_theta=(dict(window=2, rope_theta=10_000.0), 100.0),
 )

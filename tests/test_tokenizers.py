@@ -120,11 +120,12 @@ def test_too_short_audio_and_bad_configs():
         audio.Tokenizer(audio.Config(**AUDIO), 9, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("taps", [4, 5])
-def test_both_ways_to_convolve_positions_are_the_same(taps):
+@pytest.mark.parametrize("frames", [6, 57])  # one stretch of overlap-save, and many
+@pytest.mark.parametrize("taps", [1, 4, 5])
+def test_both_ways_to_convolve_positions_are_the_same(taps, frames):
     """In value and gradient; and both are what one output frame's window says."""
     position = make(audio, 8, **AUDIO, position_kernel=taps).position
-    x, kernel, probe = normal(2, 6 + taps - 1, 8), normal(taps, 4, 8), normal(2, 6, 8)
+    x, kernel, probe = normal(2, frames + taps - 1, 8), normal(taps, 4, 8), normal(2, frames, 8)
 
     def run(how):
         return quick(
@@ -141,6 +142,15 @@ def test_both_ways_to_convolve_positions_are_the_same(taps):
         mine = slice(4 * group, 4 * group + 4)
         window = np.einsum("bkc,kco->bo", x[:, 2 : 2 + taps, mine], kernel[:, :, mine])
         np.testing.assert_allclose(spectral[:, 2, mine], window, rtol=1e-5, atol=1e-5)
+
+
+def test_a_long_recording_is_no_longer_program():
+    position, kernel = make(audio, 8, **AUDIO, position_kernel=4).position, normal(4, 4, 8)
+    sizes = [
+        len(jax.make_jaxpr(position._by_spectrum)(jax.ShapeDtypeStruct((1, frames, 8), jnp.float32), kernel).eqns)
+        for frames in (100, 1_000_000)
+    ]
+    assert sizes[0] == sizes[1]
 
 
 def test_position_convolution_keeps_the_length_and_its_magnitude():

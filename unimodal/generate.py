@@ -25,6 +25,7 @@ def text_decoder(backbone: Backbone, tokenizer: Any, head: Callable[..., jax.Arr
         embed=lambda ids, place: tokenizer(ids, causal=True, position=place).x,
         logits=lambda hidden, place: head(hidden, tokenizer.table),
         limit=tokenizer.config.max_length,
+        modality=tokenizer.modality,
     )
 
 

@@ -110,6 +110,17 @@ def check_shared_head(model: Model, task: str, head: str, part: str, outputs: in
         )
 
 
+def _check_experts(tokenizers: Mapping[str, Any], backbones: Mapping[str, BackboneConfig]) -> None:
+    """Raises UsageError for experts of a modality that no tokenizer makes."""
+    there = sorted({tokenizer.modality for tokenizer in tokenizers.values()})
+    for name, config in backbones.items():
+        for expert in config.experts:
+            if expert not in there:
+                raise UsageError(
+                    f"backbones.{name}.experts: no tokenizer makes {expert!r}; there is {', '.join(there) or 'none'}"
+                )
+
+
 def assemble(
     key: jax.Array,
     *,
@@ -136,6 +147,7 @@ def assemble(
             raise UsageError("a model needs at least one backbone")
         width = 0 if backbone is None else backbone.width
         made[name] = module.Tokenizer(config, width, rngs=rngs(f"tokenizer/{name}"))
+    _check_experts(made, backbones)
     model = Model(made, {n: Backbone(c, rngs=rngs(f"backbone/{n}")) for n, c in backbones.items()})
     for task, make in heads.items():
         model.heads[task] = nnx.Dict(make(model, rngs(f"head/{task}")))

@@ -46,7 +46,7 @@ def caption(task: Any, model: Model, ids: jax.Array, key: jax.Array | None = Non
     """The start token, then a caption's ids [B,T]. Padding is seen, as tokens that say no more (§2.2)."""
     words = model.tokenizers[task.text_tokenizer](ids, causal=True, key=key)
     start = model.heads[task.name]["start"](jnp.zeros((ids.shape[0], 1), jnp.int32))
-    return concat(tokens(start.astype(words.x.dtype), causal=True), words)
+    return concat(tokens(start.astype(words.x.dtype), causal=True, modality="text"), words)
 
 
 def logits(
@@ -64,7 +64,7 @@ def logits(
 def picture(task: Any, model: Model, codes: jax.Array, key: jax.Array | None = None) -> Tokens:
     """The first codes [B,P] of a picture, rows first."""
     place = jnp.broadcast_to(jnp.arange(codes.shape[1], dtype=jnp.int32)[None], codes.shape)
-    return tokens(model.tokenizers[task.image_tokenizer].embed(codes, place, key), causal=True)
+    return tokens(model.tokenizers[task.image_tokenizer].embed(codes, place, key), causal=True, modality="image")
 
 
 def draw(
@@ -82,7 +82,8 @@ def draw(
     if given is not None:
         prefixes = [concat(prefix, picture(task, model, given)) for prefix in prefixes]
     table = model.tokenizers[task.text_tokenizer].table
-    decoder = Decoder(model.backbones[task.backbone], tokenizer.embed, lambda hidden, _: head(hidden, table))
+    backbone = model.backbones[task.backbone]
+    decoder = Decoder(backbone, tokenizer.embed, lambda hidden, _: head(hidden, table), modality=tokenizer.modality)
     other = prefixes[1] if how.guidance is not None else None
     made = decode(
         decoder,

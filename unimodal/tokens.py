@@ -40,6 +40,8 @@ class Tokens:
         segment, and k's span is earlier than q's, or the span is shared and (not causal, or k <= q).
     right_padded: a promise about `segment`, known while tracing: each row is one segment with its padding at the end.
         Kernels can then take lengths in place of a mask.
+    modality: of each span of the layout, such as ("image", "text"), by which a backbone with `experts` chooses weights. ""
+        stands for none, and an empty tuple for none in all spans.
     """
 
     x: jax.Array
@@ -47,6 +49,7 @@ class Tokens:
     segment: jax.Array | None
     layout: Layout = field(metadata={"static": True})
     right_padded: bool = field(default=False, metadata={"static": True})
+    modality: tuple[str, ...] = field(default=(), metadata={"static": True})
 
     def with_x(self, x: jax.Array) -> Tokens:
         """The same tokens with other embeddings [B,T,D'], such as hidden states."""
@@ -60,6 +63,7 @@ def tokens(
     segment: jax.Array | None = None,
     position: jax.Array | None = None,
     lengths: jax.Array | None = None,
+    modality: str = "",
 ) -> Tokens:
     """Wrap embeddings [B,T,D] as one span. `position` [B,T] defaults to 0, 1, 2, …; `segment` [B,T] to one segment.
 
@@ -70,11 +74,12 @@ def tokens(
     if position is None:
         position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (batch, length))
     if lengths is None:
-        return Tokens(x, position, segment, (Span(length, causal),))
+        return Tokens(x, position, segment, (Span(length, causal),), modality=(modality,))
     if segment is not None:
         raise ValueError("tokens are told apart by segment or by lengths, not by both")
     real = jnp.arange(length, dtype=jnp.int32)[None] < lengths[:, None]
-    return Tokens(x, position, real.astype(jnp.int32), (Span(length, causal),), right_padded=True)
+    segment, layout = real.astype(jnp.int32), (Span(length, causal),)
+    return Tokens(x, position, segment, layout, right_padded=True, modality=(modality,))
 
 
 def lengths_of(ids: jax.Array, pad: int) -> jax.Array:
@@ -96,8 +101,14 @@ def concat(first: Tokens, *rest: Tokens) -> Tokens:
             segment,
             result.layout + following.layout,
             right_padded=result.segment is None and following.right_padded,
+            modality=modalities(result) + modalities(following),
         )
     return result
+
+
+def modalities(tokens: Tokens) -> tuple[str, ...]:
+    """The modality of each span of the layout, "" where it has none."""
+    return tokens.modality or ("",) * len(tokens.layout)
 
 
 def segment_of(tokens: Tokens) -> jax.Array:

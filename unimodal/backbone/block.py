@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +160,18 @@ class Mlp(nnx.Module):
         return self.down(constrain(hidden, "batch", "tokens", "mlp"))
 
 
+class Expert(nnx.Module):
+    """The MLP of one modality's tokens, and the norm of its branch."""
+
+    def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
+        self.mlp_norm = config.make_norm()
+        self.mlp = Mlp(config, rngs=rngs)
+
+
+Stretch = tuple[str, int]
+"""Neighbouring tokens with the same weights: the name of their expert ("": what all share), and how many they are."""
+
+
 class Block(nnx.Module):
     """One layer: attention and MLP, each on a residual branch."""
 
@@ -170,6 +182,9 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.mlp_norm = config.make_norm()
         self.mlp = Mlp(config, rngs=rngs)
+        self.experts = (
+            nnx.Dict({name: Expert(config, rngs=rngs) for name in config.experts}) if config.experts else None
+        )
         self.attention_scale = config.make_layer_scale()
         self.mlp_scale = config.make_layer_scale()
         self.attention_post_norm = config.make_norm() if sandwich else None
@@ -183,9 +198,10 @@ class Block(nnx.Module):
         key: jax.Array | None = None,
         depth_rate: jax.Array | float = 0.0,
         bare: Any = None,
+        stretches: Sequence[Stretch] = (),
     ) -> tuple[jax.Array, Any]:
         """One layer. `attend_to(attention, x)` says how to attend: in full, or by extending a cache. bare: no norm before
-        the attention."""
+        the attention. stretches: which tokens have which expert, (): none has one."""
         keys = [None, None] if key is None else list(jax.random.split(key))
         pre = self.pre_norm
 
@@ -198,13 +214,25 @@ class Block(nnx.Module):
             x_BTD = self.attention_norm(x_BTD)
         x_BTD = constrain(x_BTD, "batch", "tokens", "hidden")
 
-        perceived = self.mlp(self.mlp_norm(x_BTD) if pre else x_BTD)
+        perceived = self._by_expert(lambda part, x: part.mlp(part.mlp_norm(x) if pre else x), x_BTD, stretches)
         if self.mlp_post_norm is not None:
             perceived = self.mlp_post_norm(perceived)
         x_BTD = x_BTD + self._branch(perceived, self.mlp_scale, keys[1], depth_rate)
         if not pre:
-            x_BTD = self.mlp_norm(x_BTD)
+            x_BTD = self._by_expert(lambda part, x: part.mlp_norm(x), x_BTD, stretches)
         return constrain(x_BTD, "batch", "tokens", "hidden"), extra
+
+    def _by_expert(
+        self, call: Callable[[Any, jax.Array], jax.Array], x_BTD: jax.Array, stretches: Sequence[Stretch]
+    ) -> jax.Array:
+        """`call(part, x)` of each stretch of tokens with its expert, or with this layer itself."""
+        if not stretches:
+            return call(self, x_BTD)
+        ends = np.cumsum([length for _, length in stretches])
+        pieces = jnp.split(x_BTD, ends[:-1], axis=1)
+        experts: Any = self.experts
+        called = [call(experts[name] if name else self, x) for (name, _), x in zip(stretches, pieces, strict=True)]
+        return jnp.concatenate(called, axis=1) if len(called) > 1 else called[0]
 
     def _branch(
         self, y: jax.Array, scale: nnx.Param | None, key: jax.Array | None, depth_rate: jax.Array | float

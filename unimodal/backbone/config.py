@@ -61,6 +61,9 @@ class BackboneConfig:
     # share. Needs the kernel "xla" or "lean", and has no cache.
     relative_buckets: int | None = None
     relative_distance: int = 128  # from here on all distances share the last bucket
+    # Modalities whose tokens have an MLP of their own in each layer, and the norm of its branch (Bao 2022, §3.1
+    # "Mixture-of-Modality-Experts"): of "text", "image", "audio". All others share one, and attention is everybody's.
+    experts: tuple[str, ...] = ()
     layer_scale: float | None = None  # start of a learned scale on each branch (Touvron 2021); None: no scale
     dropout: float = 0.0  # rate, on both residual branches and the output of the attention
     stochastic_depth: float = 0.0  # rate of the last layer; it grows linearly from 0
@@ -147,6 +150,8 @@ class BackboneConfig:
                     f"backbone.relative_buckets must be a multiple of 4 below relative_distance={self.relative_distance}, but "
                     f"is {self.relative_buckets}"
                 )
+        if len(set(self.experts)) < len(self.experts) or "" in self.experts:
+            raise UsageError(f"backbone.experts must name modalities, each once, but is {self.experts}")
         if not self.first_attention_norm and self.norm_position == "post":
             raise UsageError("backbone.first_attention_norm=False leaves out a norm that norm_position='post' has not")
         for name in ("attention_scale", "attention_soft_cap"):

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unimodal.backbone.block import Attention, Block, KVCache, LayerKind
+from unimodal.backbone.block import Attention, Block, KVCache, LayerKind, Stretch
 from unimodal.backbone.config import NO_CACHE, BackboneConfig
 from unimodal.backbone.positions import relative_bucket, rope_table
 from unimodal.errors import UsageError
 from unimodal.layers import Embedding
 from unimodal.remat import REMAT
 from unimodal.sharding import constrain
-from unimodal.tokens import Tokens
+from unimodal.tokens import Tokens, modalities
 
 Cache = KVCache | tuple[KVCache, ...]
 """Keys and values of all layers: arrays of them all, or one for each."""
@@ -53,6 +53,7 @@ class Backbone(nnx.Module):
         if unknown:
             raise ValueError(f"capture {sorted(unknown)} is not among 'hidden', 'attention'")
         (ropes, kinds), bias_HTT = self._kinds(tokens.position), self._relative_bias(tokens.x.shape[1])
+        stretches = self._stretches(tokens)
 
         def layer(x: jax.Array, inputs: tuple[Block, Any, Any, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
             block, layer_key, rate, kind = inputs
@@ -69,7 +70,8 @@ class Backbone(nnx.Module):
                     bias_HTT=bias_HTT,
                 )
 
-            x, weights = block(x, attend_to, key=layer_key, depth_rate=rate, bare=kind.bare)
+            options: dict[str, Any] = dict(key=layer_key, depth_rate=rate, bare=kind.bare, stretches=stretches)
+            x, weights = block(x, attend_to, **options)
             kept = {} if weights is None else {"attention": weights}
             return x, kept | ({"hidden": x} if "hidden" in capture else {})
 
@@ -88,7 +90,7 @@ class Backbone(nnx.Module):
         c = self.config
         if c.relative_buckets is not None:
             raise UsageError(NO_CACHE)
-        ropes, kinds = self._kinds(tokens.position)
+        (ropes, kinds), stretches = self._kinds(tokens.position), self._stretches(tokens)
 
         def layer(x: jax.Array, inputs: tuple[Block, LayerKind]) -> tuple[jax.Array, KVCache]:
             block, kind = inputs
@@ -100,7 +102,7 @@ class Backbone(nnx.Module):
                 _, k, v = attention.project(x, rope)  # as the call above does; the compiler makes one of the two
                 return result, KVCache(k, v)
 
-            return block(x, attend_to, bare=kind.bare)
+            return block(x, attend_to, bare=kind.bare, stretches=stretches)
 
         x, cache = self._run(layer, constrain(tokens.x.astype(c.dtype), "batch", "tokens", "hidden"), (kinds,))
         return (x if self.final_norm is None else self.final_norm(x)), cache
@@ -113,21 +115,24 @@ class Backbone(nnx.Module):
         cache: Cache,
         start: jax.Array,
         near_BTS: jax.Array | None = None,
+        modality: str = "",
     ) -> tuple[jax.Array, Cache]:
         """Hidden states [B,T,D] of new tokens that see the cache under `mask_BTS`, and the cache with them in it. near_BTS:
-        all that layers with a window see of it. A cache that is one for each layer is handed back so. Raises UsageError for
-        a backbone with relative_buckets."""
+        all that layers with a window see of it. modality: of the new tokens. A cache that is one for each layer is handed back
+        so. Raises UsageError for a backbone with relative_buckets."""
         c = self.config
         if c.relative_buckets is not None:
             raise UsageError(NO_CACHE)
         ropes, kinds = self._kinds(position_BT)
+        stretches = [(modality, x_BTD.shape[1])] if modality in c.experts else []
 
         def layer(x: jax.Array, inputs: tuple[Block, KVCache, LayerKind]) -> tuple[jax.Array, KVCache]:
             block, layer_cache, kind = inputs
             mask, rope = mask_BTS, _chosen(ropes, kind)
             if near_BTS is not None and any(c.windowed):
                 mask = mask & (near_BTS if kind.windowed is None else near_BTS | ~kind.windowed)
-            return block(x, lambda attention, y: attention.extend(y, layer_cache, start, mask, rope), bare=kind.bare)
+            options: dict[str, Any] = dict(bare=kind.bare, stretches=stretches)
+            return block(x, lambda attention, y: attention.extend(y, layer_cache, start, mask, rope), **options)
 
         x, found = x_BTD.astype(c.dtype), cache
         if isinstance(cache, KVCache):
@@ -143,6 +148,16 @@ class Backbone(nnx.Module):
         """The block of layer i."""
         i = 0 if self.config.shared_layers else i
         return jax.tree.map(lambda leaf: leaf[i], self.layers) if self.config.scan else self.layers[i]
+
+    def _stretches(self, tokens: Tokens) -> list[Stretch]:
+        """Which tokens have which expert, left to right; empty where none has one."""
+        found: list[Stretch] = []
+        for modality, span in zip(modalities(tokens), tokens.layout, strict=True):
+            name, length = modality if modality in self.config.experts else "", span.length
+            if found and found[-1][0] == name:
+                length += found.pop()[1]
+            found.append((name, length))
+        return found if any(name for name, _ in found) else []
 
     def _relative_bias(self, length: int) -> jax.Array | None:
         """The bias that distance adds to each head's logits, [H,T,T]."""

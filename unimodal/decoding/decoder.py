@@ -26,6 +26,7 @@ class Decoder:
     embed: Callable[[jax.Array, jax.Array], jax.Array]  # ids [B,1], their places [B,1] → embeddings [B,1,D]
     logits: Callable[[jax.Array, jax.Array], jax.Array]  # hidden [B,D], the next id's place [B] → [B,V]; -inf forbids
     limit: int | None = None  # places that `embed` knows; None: any number
+    modality: str = ""  # of what is written, by which a backbone with experts chooses weights
 
     def next_logits(self, state: DecodingState, place: jax.Array, guidance: float | None) -> jax.Array:
         """Logits [B,V] of the id at `place` [B], guided where there is guidance."""
@@ -38,7 +39,8 @@ class Decoder:
         self, state: DecodingState, ids: jax.Array, place: jax.Array, step: jax.Array, real: jax.Array
     ) -> DecodingState:
         """The state after ids [B] at `place` [B]; see `state.advance`."""
-        return advance(self.backbone, state, self.embed(ids[:, None], place[:, None]), step, real)
+        x = self.embed(ids[:, None], place[:, None])
+        return advance(self.backbone, state, x, step, real, self.modality)
 
 
 def decode(

@@ -129,9 +129,14 @@ def layers_apart(backbone: Backbone, state: DecodingState) -> tuple[Backbone, De
 
 
 def advance(
-    backbone: Backbone, state: DecodingState, x_B1D: jax.Array, step: jax.Array, real: jax.Array
+    backbone: Backbone,
+    state: DecodingState,
+    x_B1D: jax.Array,
+    step: jax.Array,
+    real: jax.Array,
+    modality: str = "",
 ) -> DecodingState:
-    """Read one more token per row into slot `used + step`; rows that are not `real` [B] stay as they are."""
+    """Read one more token per row, of `modality`, into slot `used + step`; rows that are not `real` [B] stay as they are."""
     config, slot = backbone.config, state.used + step
     before = state.segment != 0
     place = jnp.where(before, state.place, -1).max(axis=1) + 1
@@ -151,11 +156,11 @@ def advance(
     if config.window is not None:
         near = place[:, None] - written.place < config.window
         near = (near | written.always | always[:, None])[:, None]
-    hidden, cache = backbone.extend(x_B1D, state.position[:, None], mask[:, None], state.cache, slot, near)
+    hidden, cache = backbone.extend(x_B1D, state.position[:, None], mask[:, None], state.cache, slot, near, modality)
     twin = state.unconditional
     return replace(
         written,
         hidden=jnp.where(real[:, None], hidden[:, 0], state.hidden),
         cache=cache,
-        unconditional=None if twin is None else advance(backbone, twin, x_B1D, step, real),
+        unconditional=None if twin is None else advance(backbone, twin, x_B1D, step, real, modality),
     )

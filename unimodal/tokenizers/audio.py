@@ -145,8 +145,10 @@ class GroupedConvolution(nnx.Module):
         length, size = padded - self.taps + 1, 2 << (self.taps - 1).bit_length()
         step = size - self.taps + 1
         count = -(-length // step)
-        samples = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, count * step + self.taps - 1 - padded), (0, 0)))
-        stretches = jnp.stack([samples[:, i * step : i * step + size] for i in range(count)], axis=1)
+        # A stretch is a block of `step` samples and the first of the next block, of which it needs fewer than `step`.
+        samples = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, (count + 1) * step - padded), (0, 0)))
+        blocks = samples.reshape(batch, count + 1, step, width)
+        stretches = jnp.concatenate([blocks[:, :-1], blocks[:, 1:, : self.taps - 1]], axis=2)
         spectrum = jnp.fft.rfft(stretches, axis=2).reshape(batch, count, -1, self.groups, width // self.groups)
         response = jnp.fft.rfft(kernel[::-1].astype(jnp.float32), n=size, axis=0)
         response = response.reshape(-1, width // self.groups, self.groups, width // self.groups)
@@ -195,6 +197,8 @@ class NormedPositionConvolution(GroupedConvolution):
 
 class Tokenizer(nnx.Module):
     """waveform [B,samples] → Tokens [B,T,D] through `features` and `embed`, which wav2vec 2.0 calls apart."""
+
+    modality = "audio"
 
     def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
@@ -271,7 +275,7 @@ class Tokenizer(nnx.Module):
         x = x + self._positioned(x)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, self.config.dropout, key), lengths=frames)
+        return tokens(dropout(x, self.config.dropout, key), lengths=frames, modality=self.modality)
 
     def _several(self, x: jax.Array, owner: jax.Array, key: jax.Array | None) -> Tokens:
         """The tokens of several recordings in each row, of which none reaches another."""
@@ -297,7 +301,7 @@ class Tokenizer(nnx.Module):
         x = x + self._positioned(x, lambda convolution, x: together(convolution(apart(x))))
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, self.config.dropout, key), segment=segment, position=position)
+        return tokens(dropout(x, self.config.dropout, key), segment=segment, position=position, modality=self.modality)
 
     def _positioned(self, x: jax.Array, run: Callable[[Any, jax.Array], jax.Array] = lambda c, x: c(x)) -> jax.Array:
         if self.config.position_layers is None:

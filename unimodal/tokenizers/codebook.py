@@ -110,6 +110,8 @@ def _through(groups: nnx.List, x: jax.Array, between: Callable[[jax.Array], jax.
 class Tokenizer(nnx.Module):
     """pixels [B,H,W,C] in [0,1] → Tokens [B, rows·columns, D], bidirectional; and ids, and pixels again."""
 
+    modality = "image"
+
     def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
         c = config
         self.config = config
@@ -173,7 +175,7 @@ class Tokenizer(nnx.Module):
     def __call__(self, pixels: jax.Array, *, key: jax.Array | None = None) -> Tokens:
         codes = self.codes(pixels)
         place = jnp.broadcast_to(jnp.arange(codes.shape[1], dtype=jnp.int32)[None], codes.shape)
-        return tokens(self.embed(codes, place, key))
+        return tokens(self.embed(codes, place, key), modality=self.modality)
 
 
 MARGIN = 0.1  # ε of Ramesh 2021, appendix A.3: keeps values away from 0 and 1, where the logit is infinite

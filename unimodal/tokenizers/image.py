@@ -77,6 +77,8 @@ def patchify(pixels: jax.Array, patch: int) -> jax.Array:
 class Tokenizer(nnx.Module):
     """pixels [B,H,W,C] float → Tokens [B, registers + patches, D], bidirectional."""
 
+    modality = "image"
+
     def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
         self.config = config
@@ -116,7 +118,7 @@ class Tokenizer(nnx.Module):
             x, position = _kept(x, keep, c.registers + c.plain_registers)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, c.dropout, key), position=position)
+        return tokens(dropout(x, c.dropout, key), position=position, modality=self.modality)
 
     def packed(
         self,
@@ -147,7 +149,7 @@ class Tokenizer(nnx.Module):
             x = jnp.where(register[:, :, None] > 0, learned[jnp.maximum(register - 1, 0)], x)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, c.dropout, key), segment=segment, position=position)
+        return tokens(dropout(x, c.dropout, key), segment=segment, position=position, modality=self.modality)
 
     def _learned(self) -> jax.Array | None:
         """The tokens before the patches with their positions, [registers + plain_registers, D]; None where there are none."""

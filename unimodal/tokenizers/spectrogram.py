@@ -60,6 +60,8 @@ class Convolution(nnx.Module):
 class Tokenizer(nnx.Module):
     """log-mel frames [B,frames,bins] → Tokens [B,T,D], bidirectional."""
 
+    modality = "audio"
+
     def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
         self.config = config
@@ -83,4 +85,4 @@ class Tokenizer(nnx.Module):
                 f"spectrogram makes {x.shape[1]} tokens, more than the position table's max_length={c.max_length}"
             )
         x = x + self.position_table.table.get_value()[None, : x.shape[1]]
-        return tokens(dropout(x, c.dropout, key))
+        return tokens(dropout(x, c.dropout, key), modality=self.modality)

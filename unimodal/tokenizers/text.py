@@ -30,6 +30,8 @@ class Config:
     embedding_width: int | None = None
     scale: bool = False  # multiply the embeddings by √D
     dropout: float = 0.0  # rate, on the tokens
+    # what the ids stand for, by which a backbone with experts chooses weights: a picture's colours are "image"
+    modality: str = "text"
     init_std: float = 0.02  # standard deviation of the tables at the start
     param_dtype: str = "float32"  # dtype in which parameters are stored
 
@@ -69,7 +71,9 @@ class Tokenizer(nnx.Module):
         `segment`. rows: [B,T,D], in place of the table's, for what stands for words that it has not. Raises UsageError
         if T exceeds the position table."""
         rows = self.table(ids) if rows is None else rows
-        result = tokens(rows, causal=causal, segment=segment, position=position, lengths=lengths)
+        result = tokens(
+            rows, causal=causal, segment=segment, position=position, lengths=lengths, modality=self.modality
+        )
         x = result.x
         if self.config.scale:
             x = x * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
@@ -86,6 +90,10 @@ class Tokenizer(nnx.Module):
             x = self.norm(x)
         x = dropout(x, self.config.dropout, key)
         return result.with_x(x if self.projection is None else self.projection(x))
+
+    @property
+    def modality(self) -> str:
+        return self.config.modality
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [...,D] against the embedding table: [...,V] (tied output weights, Press 2017)."""

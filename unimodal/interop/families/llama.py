@@ -99,8 +99,8 @@ def rotary(config: Fields) -> Fields:
     return part
 
 
-def rope_theta(config: Fields) -> float:
-    return rotary(config).get("rope_theta", config.get("rope_theta", 10_000.0))
+def rope_theta(config: Fields, usual: float = 10_000.0) -> float:
+    return rotary(config).get("rope_theta", config.get("rope_theta", usual))
 
 
 def rope_scaling(config: Fields) -> tuple[float, ...] | None:

@@ -24,6 +24,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
 
 
 def _tower(config: Fields) -> Tower:
+    config.only("is_causal", None, False)
     every, depth = config.get("global_attn_every_n_layers", 3), config.need("num_hidden_layers")
     kinds = layer_types(config, [NARROW if i % every else FULL for i in range(depth)])
     # So many tokens to either side of the token itself, which ours counts as well.
@@ -94,12 +95,14 @@ def _heads(config: Fields, names: Names) -> tuple[tuple[Output, ...], tuple[Row,
     ]
     if "classifier.weight" in names:
         config.only("classifier_pooling", "cls", "mean")
-        # One label per token, or per text: the tensors are the same.
-        of_tokens = any("TokenClassification" in name for name in config.get("architectures", []))
+        # Answers and labels of tokens, or a label of the text: the tensors are the same.
+        made_for = " ".join(config.get("architectures", []))
         pool = Pool(stop=1 if config.get("classifier_pooling", "cls") == "cls" else None)
         classes = Dense("classifier", width, names.shape("classifier.weight")[0])
         rows += linear("classifier", "heads.classifier")
-        return (Output("logits", "text", (*head, classes) if of_tokens else (pool, *head, classes)),), tuple(rows)
+        answers, of_tokens = "QuestionAnswering" in made_for, "TokenClassification" in made_for
+        stages = (*head, classes) if answers or of_tokens else (pool, *head, classes)
+        return (Output("answer_logits" if answers else "logits", "text", stages),), tuple(rows)
     tied, decoder_bias = config.get("tie_word_embeddings", True), config.get("decoder_bias", True)
     if tied:
         rows.append(same("decoder.weight", "tokenizers.text.table.table", tied=True))

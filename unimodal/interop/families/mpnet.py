@@ -10,14 +10,15 @@ from unimodal.interop.families import roberta
 from unimodal.interop.families._derived import renamed
 from unimodal.interop.table import Row, linear, norm, same
 
-PAD = 1  # positions are counted from after it, whatever config.json says
+# What config.json does not decide: positions are counted from after id 1, and every token sees all others.
+FIXED = {"pad_token_id": 1, "is_causal": False}
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
     config.only("relative_attention_num_buckets", 32)
     prefix = names.prefix("mpnet.")
-    fixed = {"pad_token_id": PAD, "layer_norm_eps": config.get("layer_norm_eps", 1e-12)}
-    config = Fields({**config.values, **fixed}, config.where)
+    epsilon = config.get("layer_norm_eps", 1e-12)
+    config = Fields({**config.values, **FIXED, "layer_norm_eps": epsilon}, config.where)
     made = renamed(roberta.describe, config, names, directory, there="mpnet.", known="roberta.")
     (tower,) = made.towers
     tower = replace(

@@ -7,7 +7,7 @@ from pathlib import Path
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Description, Fields, Names
 from unimodal.interop.families._layers import FULL, NARROW, layer_types, windows
-from unimodal.interop.families.llama import decoder
+from unimodal.interop.families.llama import decoder, rope_theta
 
 
 def describe(config: Fields, names: Names, directory: Path) -> Description:
@@ -23,7 +23,6 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
     window = config.raw("sliding_window") if config.get("use_sliding_window", False) else None
     kinds = layer_types(config, [FULL if turns or window is None else NARROW for turns in turning])
     layers = tuple(i for i, turns in enumerate(turning) if turns)
-    theta = config.part("rope_parameters").get("rope_theta", config.get("rope_theta", 2_000_000.0))
     return decoder(
         config,
         names,
@@ -33,7 +32,7 @@ def describe(config: Fields, names: Names, directory: Path) -> Description:
         mlp_bias=mlp_bias,
         qkv_bias=bias,
         output_bias=bias,
-        rope_theta=theta,
+        rope_theta=rope_theta(config, 2_000_000.0),
         rope_layers=None if len(layers) == depth else layers,
         **windows(kinds, window),
     )

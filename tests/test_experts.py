@@ -1,0 +1,135 @@
+"""Experts: tokens of a modality have an MLP of their own, attention is everybody's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from unimodal import Backbone, BackboneConfig, concat
+from unimodal.decoding import Decoder, Sampling, decode
+from unimodal.errors import UsageError
+from unimodal.tokens import Tokens, tokens
+
+B, D = 2, 16
+SMALL: dict[str, Any] = dict(width=D, depth=3, heads=2, rope_theta=100.0)
+
+
+def backbone(**changes: Any) -> Backbone:
+    """A backbone whose weights, norms' too, all differ from one another."""
+    made = Backbone(BackboneConfig(**SMALL | changes), rngs=nnx.Rngs(0))
+    leaves, tree = jax.tree.flatten(made)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+def row(*parts: tuple[str, int], seed: int = 0, causal: bool = False) -> Tokens:
+    """A stretch of random tokens for each (modality, length)."""
+    keys = jax.random.split(jax.random.key(seed), len(parts))
+    made = [
+        tokens(jax.random.normal(key, (B, length, D)), causal=causal, modality=modality)
+        for key, (modality, length) in zip(keys, parts, strict=True)
+    ]
+    return concat(*made)
+
+
+def with_expert_as_shared(model: Backbone, name: str) -> Backbone:
+    """The same model with the shared MLP and norm in the place of an expert's."""
+    other = nnx.clone(model)
+    for block in [other.layers] if other.config.scan else other.layers:
+        block.experts[name].mlp, block.experts[name].mlp_norm = block.mlp, block.mlp_norm
+    return other
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("position", ["pre", "post", "sandwich"])
+def test_experts_that_are_the_shared_mlp_change_nothing(position: str, scan: bool) -> None:
+    plain = backbone(norm_position=position, scan=scan)
+    model = backbone(norm_position=position, scan=scan, experts=("image",))
+    theirs = dict(nnx.to_flat_state(nnx.state(plain)))
+    nnx.update(
+        model, nnx.from_flat_state({path: theirs.get(path, leaf) for path, leaf in nnx.to_flat_state(nnx.state(model))})
+    )
+    given = row(("text", 3), ("image", 5), ("text", 4))
+    wanted = plain(given)[0]
+    np.testing.assert_allclose(with_expert_as_shared(model, "image")(given)[0], wanted, rtol=1e-5, atol=1e-5)
+    assert float(jnp.abs(model(given)[0] - wanted).max()) > 0.05
+    words = row(("text", 3), ("", 4))
+    np.testing.assert_allclose(model(words)[0], plain(words)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_a_layer_by_hand() -> None:
+    model = backbone(depth=1, scan=False, experts=("image", "audio"))
+    given = row(("image", 2), ("text", 3), ("audio", 4))
+    block = model.layers[0]
+    x = given.x
+    from unimodal.backbone.positions import rope_table
+
+    attended, _ = block.attention(block.attention_norm(x), given.layout, None, rope_table(given.position, 8, 100.0))
+    x = x + attended
+    parts = [(block.experts["image"], x[:, :2]), (block, x[:, 2:5]), (block.experts["audio"], x[:, 5:])]
+    x = x + jnp.concatenate([part.mlp(part.mlp_norm(piece)) for part, piece in parts], axis=1)
+    np.testing.assert_allclose(model(given)[0], model.final_norm(x), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_reach_the_experts_that_read() -> None:
+    model = backbone(experts=("image", "audio"))
+
+    def loss(model: Backbone) -> jax.Array:
+        return jnp.square(model(row(("image", 2), ("text", 3)))[0]).sum()
+
+    found = jax.grad(loss)(model)
+    size = {
+        name: float(jnp.abs(found.layers.experts[name].mlp.up.kernel.get_value()).sum()) for name in ("image", "audio")
+    }
+    assert size["image"] > 1 and size["audio"] == 0
+
+
+def test_stacked_and_unstacked() -> None:
+    model, given = backbone(experts=("image",)), row(("image", 4), ("text", 3))
+    np.testing.assert_allclose(model.unstacked()(given)[0], model(given)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model.unstacked().stacked()(given)[0], model(given)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_decoding_with_a_cache_is_decoding_without(modality: str) -> None:
+    """What is written has its modality's expert, after a prefix of another."""
+    model, table = backbone(experts=("image",)), jax.random.normal(jax.random.key(5), (7, D))
+    decoder = Decoder(model, lambda ids, place: table[ids], lambda hidden, place: hidden @ table.T, modality=modality)
+    prefix = row(("image", 3), ("text", 2))
+    written = decode(decoder, prefix, jax.random.key(0), steps=5, sampling=Sampling(temperature=0.0))
+    ids = jnp.zeros((B, 0), jnp.int32)
+    for _ in range(5):
+        whole = concat(prefix, tokens(table[ids], causal=True, modality=modality)) if ids.shape[1] else prefix
+        ids = jnp.concatenate([ids, (model(whole)[0][:, -1] @ table.T).argmax(-1)[:, None].astype(jnp.int32)], axis=1)
+    np.testing.assert_array_equal(written, ids)
+
+
+def test_tasks_share_experts_and_learn_on_a_mesh(tmp_path: Any) -> None:
+    """Metrics of one device; each expert is moved by the tasks of its modality."""
+    changes = dict(steps=4, backbones__shared__experts=("image", "audio"))
+    one = tiny.train(tiny.plain("gpt", "clip", "ctc", mesh=dict(data=1), **changes), tmp_path / "one")
+    many = tiny.train(
+        tiny.plain("gpt", "clip", "ctc", mesh=dict(data=2, fsdp=2, tensor=2), **changes), tmp_path / "many"
+    )
+    for task in ("gpt", "clip", "ctc"):
+        np.testing.assert_allclose(list(many.losses(task).values()), list(one.losses(task).values()), rtol=1e-4)
+    model = many.experiment.program.model(many.state)
+    kernel = model.backbones["shared"].layers.experts["audio"].mlp.up.kernel.get_value()
+    assert kernel.sharding.shard_shape(kernel.shape) == (kernel.shape[0], kernel.shape[1] // 2, kernel.shape[2] // 2)
+
+
+def test_wrong_experts_are_one_line() -> None:
+    with pytest.raises(
+        UsageError, match=r"backbones.shared.experts: no tokenizer makes 'picture'; there is audio, image, text"
+    ):
+        tiny.build(tiny.plain("gpt", backbones__shared__experts=("picture",)))
+    with pytest.raises(UsageError, match="backbone.experts must name modalities, each once"):
+        BackboneConfig(**SMALL, experts=("image", "image"))
