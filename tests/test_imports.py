@@ -63,7 +63,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.brought": "kept ledger.start settings interop training.workdir_start evaluation.attached moved backbone configuration errors",
     "unimodal.experiment": "brought ledger.start continual settings interop training task objectives evaluation data model backbone configuration sharding storage errors",
     "unimodal.scores": "evaluation errors",
-    "unimodal.results": "scores continual experiment report evaluation training data sharding storage errors",
+    "unimodal.results": "answers scores continual experiment report evaluation training data sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
     "unimodal.use": "scores experiment kept places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
     "unimodal.history": "scores ledger kept use experiment places interop training evaluation model sharding data.dataset configuration storage errors",
