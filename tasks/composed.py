@@ -80,7 +80,7 @@ class Composed:
         everything = jnp.concatenate([batch["image"][:, None], batch["changed"]], axis=1)
         found = self.picture(model, everything.reshape(-1, *everything.shape[2:]), key)
         found = found.reshape(*everything.shape[:2], -1)
-        return {"picture": found[:, 0], "target": found[:, 1:]}
+        return {"picture": found[:, 0], "target": found[:, 1:], "before": batch["before"]}
 
     def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         ways = {"query": True, "words": False}
@@ -109,5 +109,6 @@ class Composed:
 def told_apart(_: Any, rows: Batch, shared: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of the whole batch: every query with its own target among all targets and all pictures as they were."""
     query, target = (rows[name].reshape(-1, rows[name].shape[-1]) for name in ("query", "target"))
-    losses, sums = clip(query, target, shared[0], ids_B=rows["looks"].reshape(-1), more_ND=rows["picture"])
+    looks, more = rows["looks"].reshape(-1), rows["picture"]
+    losses, sums = clip(query, target, shared[0], ids_B=looks, more_ND=more, more_ids_N=rows["before"])
     return losses.mean(), {"accuracy": ratio(sums["correct_a_to_b"], sums["examples"])}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from unimodal.answers import IMAGE, Answer, Asked, picture_answer, picture_row
 from unimodal.data.blocks import Images, Inputs, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.coded_pictures import coded_pictures
@@ -98,6 +99,18 @@ class Dvae:
         error = jnp.square(given[..., : image.shape[3]] - image).mean()
         commitment = jnp.square(vectors - codes).mean()
         return error + self.commitment * commitment, {"pixel_error": error, "commitment": commitment}
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        """The picture from its codes."""
+
+        def decoded(m: Model, batch: Batch) -> jax.Array:
+            read = m.tokenizers[self.tokenizer]
+            features = read.features(batch["image"])
+            has_nan = jnp.where(jnp.isnan(features).any(axis=(1, 2, 3), keepdims=True), jnp.nan, 0.0)
+            return read.pixels(read.nearest(features).reshape(len(features), -1)) + has_nan  # NaN has codes, too
+
+        row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
+        return [picture_answer(IMAGE, row, decoded, self.images.to_uint8)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         shared: dict[str, Any] = dict(inputs=self.inputs, batch_size=self.batch_size)

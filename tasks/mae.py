@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
+from unimodal.answers import IMAGE, Answer, Asked, picture_answer, picture_features, picture_row
 from unimodal.data.blocks import Images, Inputs, columns, noise
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Batch, Evaluation, Shown
-from unimodal.evaluation.reconstruction import Reconstruction, better_guess, errors, picture_rows
+from unimodal.evaluation.reconstruction import Reconstruction, better_guess, errors, picture_rows, rebuilt, unpatchify
 from unimodal.evaluation.samples import Sample
 from unimodal.layers import Embedding, Linear
 from unimodal.model import Model
@@ -86,6 +89,18 @@ class Mae:
         grid = model.tokenizers[self.tokenizer].config.grid
         found = jax.jit(self.predict)(model, {name: shown.batch[name] for name in ("image", "noise")})
         return [*picture_rows(**found, grid=grid, to_uint8=self.images.to_uint8, normalise=self.normalise)]
+
+    def answers(self, model: Model, asked: Asked) -> list[Answer]:
+        """The picture with patches hidden and rebuilt, others for every seed; else its features."""
+        config = model.tokenizers[self.tokenizer].config
+        seen, patches = picture_row(self.images, config), math.prod(config.grid)
+
+        def row(record: Mapping[str, Any]) -> dict[str, Any]:
+            return {**seen(record), "noise": np.random.default_rng(asked.seed).random(patches, np.float32)}
+
+        fill = lambda m, batch: rebuilt(**self.predict(m, batch), normalise=self.normalise)  # noqa: E731
+        whole = lambda patches: self.images.to_uint8(unpatchify(patches[None], config.grid)[0])  # noqa: E731
+        return [picture_answer(IMAGE, row, fill, whole), *picture_features(self, model)]
 
     def _visible(self, patches: int) -> int:
         """Count the patches that the encoder sees. Raises UsageError where that would be none or all."""

@@ -96,7 +96,7 @@ class Pic2word:
         found = {"query": self.said(model, picture.repeat(many, axis=0), ids), "target": target}
         found["words"] = self.embed_one(model, "text", {"ids": ids})
         found = {name: x.reshape(-1, many, x.shape[-1]) for name, x in found.items()}
-        return {**found, "picture": picture, "looks": batch["looks"]}
+        return {**found, "picture": picture, "looks": batch["looks"], "before": batch["before"]}
 
     def evaluations(self) -> dict[str, Evaluation]:
         return compositions(self, self.triplets)

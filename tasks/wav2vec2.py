@@ -127,6 +127,7 @@ class Wav2vec2:
             higher_is_better=True,
             **on_own_data(self),
             finish=lambda sums: picking_score(sums, self.perplexity_floor),
+            ratio=("correct", "frames"),
             against=untrained_value,
             show=masked_sounds(self.sounds),
         )

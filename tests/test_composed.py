@@ -17,7 +17,7 @@ from unimodal.data.augment.changes import CHANGES, SEEN, changed
 from unimodal.data.blocks import Changes, Texts
 from unimodal.errors import UsageError
 from unimodal.evaluation import composition
-from unimodal.evaluation.evaluation import result
+from unimodal.evaluation.evaluation import Measured, result
 from unimodal.objectives import clip
 
 RNG = np.random.default_rng(0)
@@ -77,25 +77,29 @@ def test_the_loss_by_its_definition() -> None:
     """Each query among all targets and all pictures as they were; each target among all queries; equal looks are no rivals."""
     query, target, picture = (RNG.standard_normal(shape).astype(np.float32) for shape in ((3, 2, 5), (3, 2, 5), (3, 5)))
     looks = np.array([[1, 2], [3, 1], [4, 5]], np.int32)  # the second of row 1 looks like the first of row 0
+    before = np.array([7, 8, 5], np.int32)  # the last picture is what its own second query wants
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     q, t, p = unit(query.reshape(6, 5)), unit(target.reshape(6, 5)), unit(picture)
     flat, nats = looks.reshape(-1), []
     for i in range(6):
         rivals = [j for j in range(6) if j == i or flat[j] != flat[i]]
-        there = np.concatenate([q[i] @ t[rivals].T, q[i] @ p.T]) * 10
+        there = np.concatenate([q[i] @ t[rivals].T, q[i] @ p[before != flat[i]].T]) * 10
         back = t[i] @ q[rivals].T * 10
         own = q[i] @ t[i] * 10
         nats.append(0.5 * (np.log(np.exp(there).sum()) - own + np.log(np.exp(back).sum()) - own))
-    rows = {"query": query, "target": target, "picture": picture, "looks": looks}
+    rows = {"query": query, "target": target, "picture": picture, "looks": looks, "before": before}
     loss, metrics = told_apart((), {k: jnp.asarray(v) for k, v in rows.items()}, (jnp.float32(10),))
     np.testing.assert_allclose(loss, np.mean(nats), rtol=1e-5)
     assert 0 <= metrics["accuracy"] <= 1
-    pieces = clip(q, t, 10.0, ids_B=jnp.asarray(flat), more_ND=jnp.asarray(p), chunk=2)[0]
+    pieces = clip(q, t, 10.0, ids_B=jnp.asarray(flat), more_ND=jnp.asarray(p), more_ids_N=jnp.asarray(before), chunk=2)[
+        0
+    ]
     np.testing.assert_allclose(pieces.mean(), np.mean(nats), rtol=1e-5)
 
 
 def rows(query: np.ndarray, words: np.ndarray, target: np.ndarray, picture: np.ndarray, looks: np.ndarray):
-    return {"query": query, "words": words, "target": target, "picture": picture, "looks": looks, "index": np.arange(2)}
+    places = {"index": np.arange(2), "before": np.array([-1, -2], np.int32)}
+    return {"query": query, "words": words, "target": target, "picture": picture, "looks": looks, **places}
 
 
 def test_the_score_beside_simpler_queries() -> None:
@@ -119,6 +123,12 @@ def test_the_score_beside_simpler_queries() -> None:
         tally = composition.Composed()
         tally.add(rows(twice, twice, twice, picture, same))
         assert tally.score()["value"] == right
+    # A picture that is what is wanted, or what is asked with, is no rival either: in triplets a picture may be both.
+    for before, right in (([-1, -2], 0.75), ([-1, 0], 1)):
+        tally = composition.Composed()
+        twin = np.stack([picture[0], target[0, 0]])
+        tally.add(rows(target, target, target, twin, looks) | {"before": np.array(before, np.int32)})
+        assert tally.score()["value"] == right
     sick = composition.Composed()
     sick.add(rows(np.full_like(target, np.nan), target, target, picture, looks))
     assert np.isnan(sick.score()["value"])
@@ -128,7 +138,7 @@ def test_the_baseline_is_the_best_of_the_simpler_queries() -> None:
     unused: dict = dict(inputs=lambda _: None, predict=lambda *_: {}, batch_size=1, pictures=Changes(), texts=Texts())
     evaluation = composition.Composition(**unused)
     score = {"value": 0.5, "picture_alone": 0.1, "words_alone": 0.2, "sum": 0.4, "average": 0.3}
-    found = result(evaluation, score, {"value": 0.0})
+    found = result(evaluation, Measured(score), {"value": 0.0})
     assert (found.baseline, found.baseline_is) == (0.4, "the sum of both embeddings")
 
 

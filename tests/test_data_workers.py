@@ -7,17 +7,20 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import tiny
 from PIL import Image
 
-from unimodal.data import TaskBatches, train_batches
+from unimodal.data import Dataset, TaskBatches, Where, cached, train_batches
 from unimodal.data.blocks import Images, Labels, columns
 from unimodal.data.epochs import epochs_of
 from unimodal.data.handing import handed, taken
@@ -93,6 +96,25 @@ def test_a_worker_that_dies_is_replaced_once(tmp_path: Path) -> None:
     batches.close()
 
 
+def test_the_record_that_ends_workers_is_named_and_they_import_no_jax() -> None:
+    def decode(record: dict[str, Any]) -> dict[str, Any]:
+        if record["id"] == "no. 17":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {**record, "jax": np.bool_("jax" in sys.modules)}
+
+    records = [{"id": f"no. {i}"} for i in range(64)]
+    source = cached(records, decode, where=Where("folder:x", "train"))  # pyright: ignore[reportArgumentType]
+    whole = Dataset(source, lambda record, rng: {"jax": record["jax"]})
+    batches, made = train_batches(whole, batch_size=4, seed=0, workers=2), 0
+    assert isinstance(batches, WorkerBatches)
+    with pytest.raises(UsageError, match=r"a worker died twice over batch \d+, reading folder:x train no. 17: out"):
+        for batch in batches:
+            assert not batch["jax"].any()
+            made += 1
+    batches.close()
+    assert made
+
+
 def test_batches_that_wait_are_made_again_where_their_workers_died(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     batches = WorkerBatches(Fragile(str(tmp_path / "there"), False), 2)
@@ -154,3 +176,45 @@ def test_a_run_with_workers_is_a_run_and_logs_the_loss_of_each_example(photos: s
         # No dropout here, so the mean over examples is what the step itself logged.
         np.testing.assert_allclose(np.mean(table["loss"]), run.losses("vit")[step], rtol=1e-5)
     assert np.std(table["loss"]) > 0  # of step 4; the head begins at zero, so that the first losses are all one
+
+
+WORKER = """
+import pickle, sys
+from functools import partial
+from pathlib import Path
+from unimodal.worker import begin
+begin(pickle.dumps(partial(print, "begun")))
+for path in sys.argv[1:]:
+    pickle.loads(Path(path).read_bytes())[0]
+    assert "jax" not in sys.modules, path
+"""
+
+
+def test_workers_make_batches_of_any_task_without_jax(tmp_path: Path) -> None:
+    experiment, paths = tiny.build(tiny.plain("gpt", "bert", "vit", "clip", "wav2vec2", "ctc")), []
+    for task in experiment.tasks:
+        batches = task.inputs(experiment.model).dataset("train").batches(0, 2, (0, 1))
+        paths.append(tmp_path / task.name)
+        paths[-1].write_bytes(cloudpickle.dumps(batches))
+    line = [sys.executable, "-c", WORKER, *map(str, paths)]
+    done = subprocess.run(line, env=tiny.environment(1), cwd=tiny.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "begun\n" and "jax" not in done.stderr
+
+
+SCRIPT = """
+import jax, numpy as np
+from unimodal.data import Dataset, train_batches
+ten, source = np.int32(10), [{"id": str(i)} for i in range(8)]
+made = Dataset(source, lambda record, rng: {"n": ten + int(record["id"])})
+batches = train_batches(made, batch_size=8, seed=0, workers=1)
+print("main", sorted(next(batches)["n"]) == list(range(10, 18)), flush=True)
+batches.close()
+"""
+
+
+def test_workers_do_not_run_the_main_script_again(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    line = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(line, env=tiny.environment(1, PYTHONPATH=str(tiny.ROOT)), capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "main True\n", done.stdout + done.stderr

@@ -97,10 +97,18 @@ def test_accuracy_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("kind", "changes"), [*((k, {}) for k in tiny.KINDS), ("bert", dict(next_sentence=True))])
-def test_nan_weights_score_nan(kind: str, changes: dict[str, Any]) -> None:
-    """A model that is all NaN has no score: not the share of class 0, and no recall of 1."""
+def test_sums_make_the_value_and_nan_weights_score_nan(kind: str, changes: dict[str, Any]) -> None:
+    """The numbers of examples add up to the value. A model that is all NaN has none: not the share of class 0, and no
+    recall of 1."""
     experiment = tiny.build(tiny.plain(kind, **{f"tasks__{kind}__{name}": value for name, value in changes.items()}))
     model = experiment.program.model(experiment.program.init())
+    measured = experiment.evaluations[kind].measure(model, experiment.reader, limit=1)
+    assert measured.each is not None
+    sums = {name: values.astype(np.float64).sum() for name, values in measured.each.columns.items()}
+    value = measured.each.value_of({**sums, "examples": np.float64(len(measured.each.index))})
+    assert value == pytest.approx(measured.score["value"], rel=1e-6, nan_ok=True)
+    low, high = measured.each.interval()
+    assert low <= value <= high or np.isnan(value)
     model = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x, model)
     score = experiment.evaluations[kind].measure(model, experiment.reader, limit=1).score
     assert np.isnan(score["value"]), score

@@ -209,11 +209,18 @@ def test_the_card_has_the_scores_of_this_checkpoint(made: Any, tmp_path: Path, c
         baseline_is="the largest class",
         higher_is_better=True,
         details={},
+        low=0.5,
+        high=0.75,
     )
-    for step, said in ((0, "| vit | accuracy | 0.625 | 0.25 (the largest class) |"), (7, "results.json is of step 7")):
+    for step, said in (
+        (0, "| vit | accuracy | 0.625 | 0.5 to 0.75 | 0.25 (the largest class) |"),
+        (7, "results.json is of step 7"),
+    ):
         (workdir / "results.json").write_text(json.dumps(dict(tasks=dict(vit=row), step=step, fingerprint="")))
         assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / str(step)}"]) == 0
-        assert said in (tmp_path / str(step) / "README.md").read_text(encoding="utf-8")
+        card = (tmp_path / str(step) / "README.md").read_text(encoding="utf-8")
+        assert said in card and ("Trained on 2 × cpu, 1.5 steps a second" if step else "no meters.json") in card
+        (workdir / "meters.json").write_text(json.dumps(dict(chips=2, chip="cpu", steps_per_second=1.5)))
     for damaged in (
         '{"tasks": [',
         '{"tasks": {}, "step": Infinity, "fingerprint": ""}',

@@ -21,6 +21,7 @@ import used
 import launch
 from unimodal.command.ledger import run_ledger
 from unimodal.errors import UsageError
+from unimodal.evaluation.bootstrap import drawn_values, interval
 from unimodal.history import runs, words
 from unimodal.history.effects import Effect, effect, effects
 from unimodal.history.graph import lanes
@@ -250,6 +251,14 @@ def test_the_interval_is_that_of_a_paired_bootstrap() -> None:
     assert (found.low, found.high) == (pytest.approx(theirs.low, abs=0.005), pytest.approx(theirs.high, abs=0.005))
     # Unpaired, the interval would be three times as wide.
     assert found.high - found.low < 0.1
+
+
+def test_groups_of_many_examples_have_the_interval_of_examples() -> None:
+    """Beyond so many examples, groups are drawn: for a share of 0.3 of 40,000, about 1.96 standard errors each way."""
+    right = np.random.default_rng(0).random(40_000) < 0.3
+    low, high = interval(drawn_values([{"correct": right}], accuracy)[:, 0])
+    error = 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / len(right))
+    assert (low, high) == pytest.approx((right.mean() - error, right.mean() + error), abs=0.1 * error)
 
 
 def test_examples_are_paired_by_their_ids() -> None:

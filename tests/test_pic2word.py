@@ -77,10 +77,12 @@ def test_the_score_has_its_rivals() -> None:
         "changed": rng.normal(size=(3, 2, 16, 16, 3)).astype(np.float32),
         "ids": np.stack([np.stack([task.texts.row(task.texts.opened, w) for w in ("red", "blue")])] * 3),
         "looks": np.arange(6).reshape(3, 2),
+        "before": np.arange(6, 9),
     }
     found = jax.jit(task.predict)(model, batch)
     assert {name: x.shape for name, x in found.items()} == {
         "query": (3, 2, 16), "words": (3, 2, 16), "target": (3, 2, 16), "picture": (3, 16), "looks": (3, 2),
+        "before": (3,),
     }  # fmt: skip
     alone = task.embed_one(model, "image", {"image": batch["changed"][1, :1]})
     np.testing.assert_allclose(found["target"][1, 0], alone[0], atol=1e-5)

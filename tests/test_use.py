@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import tiny
 import used
+from PIL import Image
 
 import unimodal
 from unimodal.answers import Asked
 from unimodal.command import main
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
+from unimodal.evaluation.samples import FilledText, TextSample
 from unimodal.use.inputs import entries
 from unimodal.use.output import open_output
 
@@ -55,7 +57,8 @@ def test_the_command_that_asks_again(run: tuple[Path, Any, Any], loaded: Any, ca
 
     folder, experiment, _ = run
     shown: Any = SimpleNamespace(index=np.array([0, 5]))
-    command = command_of(experiment, "vit", shown, folder)
+    some: Any = [None]  # samples that are of no use here
+    command = command_of(experiment, "vit", shown, some, folder)
     assert command == f"unimodal predict {folder} 'embedded:emoji#0' 'embedded:emoji#5' --task=vit"
     assert main(shlex.split(command)) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -63,12 +66,66 @@ def test_the_command_that_asks_again(run: tuple[Path, Any, Any], loaded: Any, ca
     assert [a["id"] for a in answers] == ["embedded:emoji#0", "embedded:emoji#5"]
     for answer, record in zip(answers, records, strict=True):
         assert answer["classes"] == pytest.approx(loaded.predict(record, task="vit")[0]["classes"], abs=1e-5)
-    # Windows of a book are no records, and the discrete VAE says nothing of what it can be asked.
-    assert (
-        command_of(experiment, "gpt", shown, folder) is None and command_of(experiment, "dvae", shown, folder) is None
-    )
+    # An evaluation is of the task that has it, and what is shown of windows of a book is asked as texts.
+    captions = command_of(experiment, "virtex_captions", shown, some, folder)
+    assert captions is not None and captions.endswith("--task=virtex") and "emoji#0" in captions
+    assert command_of(experiment, "gpt", shown, some, folder) is None
+    assert command_of(experiment, "mae", shown, [], folder) is None
+    written = TextSample("The old ", "man", again=(("steps", 3), ("temperature", 0.7)))
+    command = command_of(experiment, "gpt", shown, [written], folder)
+    assert command == f"unimodal predict {folder} 'The old ' --steps=3 --temperature=0.7 --task=gpt"
+    gaps = FilledText("an old man", ((3, 4, "x", "o"), (4, 5, "x", "l")))
+    command = command_of(experiment, "bert", shown, [gaps], folder)
+    assert command == f"unimodal predict {folder} 'an [MASK][MASK]d man' --task=bert"
+    assert main(shlex.split(command)) == 0 and len(json.loads(capsys.readouterr().out)["masked"]) == 2
     assert main(["unimodal", "predict", str(folder), "embedded:emoji#999", "--task=vit"]) == 2
     assert "has no record 999 in validation: there are 152, counted from 0" in capsys.readouterr().err
+
+
+def test_zero_shot_samples_are_asked_again(run: tuple[Path, Any, Any], tmp_path: Path, capsys: Any) -> None:
+    from unimodal.results import command_of
+
+    attached = dict(kind="zero_shot", source="embedded:emoji", templates=("{}",))
+    experiment = tiny.build(tiny.plain("clip", evaluations={"names": attached}))
+    evaluation = experiment.evaluations["names"]
+    model = unimodal.load(run[0]).model
+    shown = evaluation.measure(model, experiment.reader).shown
+    assert shown is not None
+    samples: Any = evaluation.samples(model, shown)
+    command = command_of(experiment, "names", shown, samples, run[0])
+    assert command is not None and "'--classes=smileys & emotion,people & body" in command
+    assert main(shlex.split(command)) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [a["class"] for a in answers] == [sample.guesses[0][0] for sample in samples]
+
+
+def test_what_a_report_shows_of_a_writer_is_written_again(run: tuple[Path, Any, Any], loaded: Any, capsys: Any) -> None:
+    from unimodal.results import command_of
+
+    folder, experiment, _ = run
+    evaluation = experiment.evaluations["gpt"]
+    shown = evaluation.measure(loaded.model, experiment.reader, limit=1).shown
+    samples = evaluation.samples(loaded.model, shown)
+    command = command_of(experiment, "gpt", shown, samples, folder)
+    assert main(shlex.split(command)) == 0
+    found = [json.loads(line)["continuation"] for line in capsys.readouterr().out.splitlines()]
+    assert found == [sample.output for sample in samples]
+
+
+def test_pictures_are_answers_in_rows_and_in_files(run: tuple[Path, Any, Any], files: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "out.jsonl", tmp_path / "drawn"
+    words = ["unimodal", "predict", str(run[0]), "a red heart", "a blue star", "--task=dalle", f"--out={out}"]
+    assert main([*words, f"--pictures={folder}"]) == 0
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["picture"] for row in rows] == [str(folder / "00000.png"), str(folder / "00001.png")]
+    size = unimodal.load(run[0]).model.tokenizers["codes"].config.image_size
+    with Image.open(rows[1]["picture"]) as picture:
+        assert picture.size == (size[1], size[0])
+    model = unimodal.load(run[0])
+    (whole,) = model.predict(files / "picture.png", task="mae")
+    (other,) = model.predict(files / "picture.png", task="mae", seed=1)
+    (again,) = model.predict(files / "picture.png", task="mae")
+    assert whole["picture"].startswith("data:image/png;base64,") and whole == again != other
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -217,6 +274,8 @@ def test_inputs_of_a_command_line(files: Path, tmp_path: Path) -> None:
     count = len(open_source("embedded:emoji", "validation"))
     assert len(found) == 4 + 2 + 1 + count + 2 + 1
     assert found[6].read()["text"] == "some words" and found[-2].read()["text"] == "b"
+    (empty,) = entries([""])  # and not the folder that it is run in
+    assert empty.read()["text"] == ""
     with pytest.raises(UsageError, match="no file is called"):
         list(entries([str(tmp_path / "*.png")]))
     with pytest.raises(UsageError, match="has no pictures"):

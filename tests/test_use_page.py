@@ -32,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of an untrained CLIP and ViT, with an index of four pictures."""
+    """A server of an untrained CLIP, ViT and MAE, with an index of four pictures."""
     import uvicorn
 
     from unimodal.use.index import append
@@ -40,7 +40,7 @@ def address(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     from unimodal.use.serve.batching import Batcher
 
     folder = tmp_path_factory.mktemp("run")
-    config = tiny.plain("clip", "vit")
+    config = tiny.plain("clip", "vit", "mae")
     config["tokenizers"] = {name: config["tokenizers"][name] for name in ("text", "image")}
     used.workdir(folder, config)
     loaded = unimodal.load(folder)
@@ -112,6 +112,10 @@ def test_upload_answer_search_and_error(width: int, browser: Any, address: str, 
     page = Page(browser, address)
     answer = page.ask("vit: class", file=pictures / "1.png")
     assert "%" in answer and len(page.all("#answer meter")) == 5 and page.all("#preview img")
+    assert page.ask("mae: picture", file=pictures / "1.png") == "Save the picture"
+    page.until(
+        lambda: page.one("#answer img").get_property("naturalWidth") == 16, "the picture that was made does not show"
+    )
     answer = page.ask("search", file=pictures / "2.png")
     assert answer.splitlines()[0].startswith("2.png · 1.000"), answer
     shown = lambda: all(i.get_property("naturalWidth") == 20 for i in page.all("#answer img"))  # noqa: E731

@@ -276,6 +276,22 @@ def test_a_token_where_there_is_one(client: Any) -> None:
     assert found.get("/v1/tasks", headers={"authorization": "Bearer secret"}).status_code == 200
 
 
+def test_too_much_at_once_is_refused(client: Any) -> None:
+    from starlette.testclient import TestClient
+
+    from unimodal.use.serve.limits import Guard
+
+    guard = Guard(client.app.app, most=1000, token=None)
+    found = TestClient(guard, base_url="http://localhost")
+    asked: Any = dict(json={"text": "hello", "task": "clip"})
+    guard.held = guard.most_held  # as if others were on their way
+    answer = found.post("/v1/predict", **asked)
+    assert answer.status_code == 429 and "try again" in answer.json()["error"]
+    assert guard.held == guard.most_held  # it has let go of what was its own
+    guard.held = 0
+    assert found.post("/v1/predict", **asked).status_code == 200 and guard.held == 0
+
+
 def test_what_a_server_is_not_started_with(workdir: Path, tmp_path: Path, capsys: Any) -> None:
     for words, message in (
         ([], "usage: unimodal serve WORKDIR_OR_CHECKPOINT"),

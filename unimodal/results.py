@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 from etils import epath
 
+from unimodal.answers import HOLE, Answer, offered
 from unimodal.continual.matrix import matrix_of
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Evaluation, Reader, Result, Shown, result
-from unimodal.evaluation.samples import AttentionMap
+from unimodal.evaluation.samples import AttentionMap, FilledText, TextSample
 from unimodal.experiment import Experiment
 from unimodal.report import Report
 from unimodal.scores import FILE
@@ -98,10 +99,10 @@ def _evaluated(
     model = program.model(state)
     for name, evaluation in experiment.evaluations.items():
         measured = evaluation.measure(model, reader)
-        found.results[name] = result(evaluation, measured.score, untrained[name])
+        found.results[name] = result(evaluation, measured, untrained[name])
         shown = measured.shown if jax.process_count() == 1 else None
         found.samples[name] = [] if shown is None else list(evaluation.samples(model, shown))
-        if found.samples[name] and (command := command_of(experiment, name, shown, workdir)):
+        if shown is not None and (command := command_of(experiment, name, shown, found.samples[name], workdir)):
             found.commands[name] = command
     return found
 
@@ -115,17 +116,40 @@ def _run_facts(experiment: Experiment, fingerprint: str) -> dict[str, str]:
     return facts
 
 
-def command_of(experiment: Experiment, name: str, shown: Shown | None, workdir: epath.Path) -> str | None:
-    """The command that answers the records of a task's samples again. None where its examples are not a source's records,
-    such as windows of documents and stretches of recordings, or where the task says nothing of what it can be asked."""
-    task: Any = next((task for task in experiment.tasks if task.name == name), None)
-    if shown is None or not hasattr(task, "answers") or not hasattr(task, "source"):
+def command_of(
+    experiment: Experiment, name: str, shown: Shown, samples: Sequence[Any], workdir: epath.PathLike
+) -> str | None:
+    """The command that asks the samples of an evaluation again: by their records, or by their texts where examples are
+    windows of documents. None where there is neither, as of stretches of recordings, or nothing that the task can be asked.
+
+    An evaluation that a config attaches has the field `task`, a task or its name, and may say by `again` how it asks.
+    """
+    attached: Any = experiment.evaluations.get(name)
+    of = getattr(attached, "task", None)
+    owns = lambda task: name in task.evaluations() or of is not None and of in (task, task.name)  # noqa: E731
+    task: Any = next(filter(owns, experiment.tasks), None)
+    if not samples or task is None or not (answers := offered(task, experiment.model)):
         return None
-    records = open_source(task.source, "validation")
-    if len(records) != len(task.inputs(experiment.model).dataset("validation")):
+    asked = _again(samples, answers)
+    if asked is None and hasattr(attached, "again"):
+        asked = attached.again(shown)
+    elif asked is None and name in task.evaluations() and hasattr(task, "source"):
+        records = open_source(task.source, "validation")
+        if len(records) == len(task.inputs(experiment.model).dataset("validation")):
+            asked = [f"{task.source}#{int(i)}" for i in shown.index]
+    if asked is None:
         return None
-    inputs = " ".join(shlex.quote(f"{task.source}#{int(i)}") for i in shown.index)
-    return f"unimodal predict {shlex.quote(str(workdir))} {inputs} --task={shlex.quote(name)}"
+    return shlex.join(["unimodal", "predict", str(workdir), *asked, f"--task={task.name}"])
+
+
+def _again(samples: Sequence[Any], answers: Sequence[Answer]) -> list[str] | None:
+    """The texts of samples, as `predict` takes them, with its flags. None for samples that are no texts alone."""
+    gives = {answer.gives for answer in answers}
+    written = [sample for sample in samples if isinstance(sample, TextSample) and sample.again]
+    if written and "continuation" in gives:
+        return [*(sample.prompt for sample in written), *(f"--{name}={value:g}" for name, value in written[0].again)]
+    gaps = [sample for sample in samples if isinstance(sample, FilledText) and sample.spans]
+    return [sample.with_gaps(HOLE) for sample in gaps] if gaps and "masked words" in gives else None
 
 
 def _score_untrained(

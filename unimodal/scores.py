@@ -43,4 +43,5 @@ def _score(row: Mapping[str, Any]) -> Result:
     if not isinstance(row["metric"], str) or not isinstance(row["baseline_is"], str):
         raise TypeError("a name that is no text")
     numbers = {name: number(row[name]) for name in ("value", "baseline")}
+    numbers |= {name: number(row.get(name)) for name in ("low", "high")}  # runs before them have none
     return Result(**{**{field.name: row[field.name] for field in fields(Result) if field.name in row}, **numbers})

@@ -11,6 +11,7 @@ of what came out as JSON. So `predict`, `embed`, the server and an exported prog
 | `embeddings` | a vector of unit length |
 | `transcripts` | what was said in a recording |
 | `texts` | a continuation; a caption; the words behind each `[MASK]` |
+| `pictures` | a picture, drawn from words or made anew of another |
 """
 
 from unimodal.answers.answer import (
@@ -29,11 +30,19 @@ from unimodal.answers.answer import (
     text_row,
 )
 from unimodal.answers.classes import class_answer, zero_shot_answer
-from unimodal.answers.embeddings import composed_answers, embedding_answer, picture_features, sound_features
-from unimodal.answers.texts import caption_answer, continuation_answer, masked_answer
+from unimodal.answers.embeddings import (
+    composed_answers,
+    embedding_answer,
+    offered,
+    picture_features,
+    sound_features,
+)
+from unimodal.answers.pictures import picture_answer, sampling_of
+from unimodal.answers.texts import HOLE, caption_answer, continuation_answer, masked_answer
 from unimodal.answers.transcripts import transcript_answer
 
 __all__ = [
+    "HOLE",
     "IMAGE",
     "SOUND",
     "TEXT",
@@ -46,10 +55,13 @@ __all__ = [
     "continuation_answer",
     "embedding_answer",
     "masked_answer",
+    "offered",
     "pair_text_row",
+    "picture_answer",
     "picture_features",
     "picture_row",
     "read_any",
+    "sampling_of",
     "sound_features",
     "sound_row",
     "sound_windows",

@@ -31,9 +31,9 @@ class Asked:
     template: str = "{}"  # the sentence that such a name is put into, as "a photo of a {}."
     top: int = 5  # the likeliest classes or words that are told
     steps: int = 64  # ids that a continuation has at most
-    temperature: float = 0.0  # of sampling; 0: always the likeliest
+    temperature: float = 0.0  # of sampling; 0: always the likeliest (of pictures: what the task has for them)
     top_p: float = 1.0  # sample among the likeliest that have this probability together
-    seed: int = 0  # of sampling
+    seed: int = 0  # of sampling, and of what is hidden from a model that is to guess it
     beam: int = 0  # width of a transcript's beam search; 0: the likeliest path
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Answer:
     does not depend on the batch (the embeddings of class names): it runs once, and `predict` finds its arrays in the batch.
     """
 
-    gives: str  # "class", "transcript", "continuation", "caption", "masked words", "embedding"
+    gives: str  # "class", "transcript", "continuation", "caption", "masked words", "picture", "embedding"
     reads: str  # IMAGE, TEXT or SOUND, or two of them in one question, as "image+text"
     row: Callable[[Record], Row]  # a record → the arrays of one row; raises UsageError for what it cannot read
     predict: Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # model, batch → one row per input

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.answers.answer import IMAGE, SOUND, TEXT, Answer, Row, both_rows, picture_row, sound_row, text_row
+from unimodal.answers.answer import IMAGE, SOUND, TEXT, Answer, Asked, Row, both_rows, picture_row, sound_row, text_row
 from unimodal.data.blocks import Images, Views
 from unimodal.errors import UsageError
 from unimodal.heads import pool
@@ -61,6 +61,12 @@ def picture_features(task: Any, model: Any) -> list[Answer]:
     images = block if isinstance(block, Images) else Images(column=block.column, mean=block.mean, std=block.std)
     embed = lambda m, batch: m.hidden(tokenizer, backbone, batch["image"])[0].mean(axis=1)  # noqa: E731
     return [embedding_answer(IMAGE, picture_row(images, config), embed)]
+
+
+def offered(task: Any, model: Any, asked: Asked = Asked()) -> Sequence[Answer]:
+    """What a task can be asked: what it says itself, else the features of pictures; [] for neither."""
+    answers = getattr(task, "answers", None)
+    return picture_features(task, model) if answers is None else answers(model, asked)
 
 
 def sound_features(task: Any, hidden: Callable[..., jax.Array] | None = None) -> Answer:

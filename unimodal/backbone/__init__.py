@@ -11,13 +11,14 @@
 from unimodal.backbone.block import Attention, Block, KVCache, LayerKind, Mlp
 from unimodal.backbone.config import MLP_ACTIVATIONS, BackboneConfig
 from unimodal.backbone.positions import relative_bucket, rope_table, rotate
-from unimodal.backbone.stack import Backbone
+from unimodal.backbone.stack import Backbone, Cache
 
 __all__ = [
     "MLP_ACTIVATIONS",
     "Attention",
     "Backbone",
     "BackboneConfig",
+    "Cache",
     "Block",
     "KVCache",
     "LayerKind",

@@ -20,6 +20,9 @@ from unimodal.remat import REMAT
 from unimodal.sharding import constrain
 from unimodal.tokens import Tokens, modalities
 
+Cache = KVCache | tuple[KVCache, ...]
+"""Keys and values of all layers: arrays of them all, or one for each."""
+
 
 class Backbone(nnx.Module):
     """A stack of `Block`s. `layers` is one stacked Block (scan) or an nnx.List of them; `stacked`/`unstacked` convert."""
@@ -109,13 +112,14 @@ class Backbone(nnx.Module):
         x_BTD: jax.Array,
         position_BT: jax.Array,
         mask_BTS: jax.Array,
-        cache: KVCache,
+        cache: Cache,
         start: jax.Array,
         near_BTS: jax.Array | None = None,
         modality: str = "",
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[jax.Array, Cache]:
         """Hidden states [B,T,D] of new tokens that see the cache under `mask_BTS`, and the cache with them in it. near_BTS:
-        all that layers with a window see of it. modality: of the new tokens. Raises UsageError for a backbone with relative_buckets."""
+        all that layers with a window see of it. modality: of the new tokens. A cache that is one for each layer is handed back
+        so. Raises UsageError for a backbone with relative_buckets."""
         c = self.config
         if c.relative_buckets is not None:
             raise UsageError(NO_CACHE)
@@ -130,8 +134,20 @@ class Backbone(nnx.Module):
             options: dict[str, Any] = dict(bare=kind.bare, stretches=stretches)
             return block(x, lambda attention, y: attention.extend(y, layer_cache, start, mask, rope), **options)
 
-        x, cache = self._run(layer, x_BTD.astype(c.dtype), (cache, kinds))
-        return (x if self.final_norm is None else self.final_norm(x)), cache
+        x, found = x_BTD.astype(c.dtype), cache
+        if isinstance(cache, KVCache):
+            x, found = self._run(layer, x, (cache, kinds))
+        else:
+            caches = list(cache)
+            for i, own in enumerate(caches):
+                x, caches[i] = layer(x, (self._block(i), own, jax.tree.map(lambda leaf, i=i: leaf[i], kinds)))
+            found = tuple(caches)
+        return (x if self.final_norm is None else self.final_norm(x)), found
+
+    def _block(self, i: int) -> Block:
+        """The block of layer i."""
+        i = 0 if self.config.shared_layers else i
+        return jax.tree.map(lambda leaf: leaf[i], self.layers) if self.config.scan else self.layers[i]
 
     def _stretches(self, tokens: Tokens) -> list[Stretch]:
         """Which tokens have which expert, left to right; empty where none has one."""
@@ -177,8 +193,7 @@ class Backbone(nnx.Module):
             return jax.lax.scan(layer, x, (self.layers, *per_layer))
         outs = []
         for i in range(c.depth):
-            block = self.layers[0 if c.shared_layers else i]
-            x, out = layer(x, (block, *jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)))
+            x, out = layer(x, (self._block(i), *jax.tree.map(lambda leaf, i=i: leaf[i], per_layer)))
             outs.append(out)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
 

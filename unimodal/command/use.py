@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import time
@@ -47,7 +48,7 @@ def run_predict(words: Words, program: str) -> int:
         kept = {name: more.get(name) for name in sorted(more) if name not in ("out", "batch", "mesh")}
         out = open_output(more["out"], {"model": str(Path(path).absolute()), "newest": newest(path), **kept})
     loaded = loaded_of(path, more)
-    asking = Asking(loaded, asked, more.get("task"), batch_size=batch)
+    asking = Asking(loaded, asked, more.get("task"), more.get("gives"), batch)
     # Read lazily: a folder of a million pictures is listed, but not opened.
     waiting: Iterable[Any] = entries(given, more.get("split", "validation"))
     if out is not None:
@@ -55,6 +56,8 @@ def run_predict(words: Words, program: str) -> int:
         if out.done:
             print(f"{len(out.done)} answers are there; going on", file=sys.stderr)
     rows = answered(asking, waiting)
+    if "pictures" in more:
+        rows = with_files(rows, Path(more["pictures"]), 0 if out is None else len(out.done))
     rows = printed(rows) if out is None else progress(out.write(rows), len(out.done))
     total, bad = counted(rows)
     if out is not None:
@@ -225,6 +228,20 @@ def newest(path: str) -> list[str]:
     # Take times of files in place of hashes: weights may be large, and any rewriting changes the time.
     files = [where / "config.json", *sorted(where.glob("*.safetensors")), *sorted(where.glob("checkpoints/*"))]
     return [f"{file.name} {file.stat().st_mtime_ns}" for file in files if file.exists()]
+
+
+def with_files(rows: Iterable[Mapping[str, Any]], folder: Path, first: int) -> Iterator[Mapping[str, Any]]:
+    """Write each picture that is an answer as FOLDER/NUMBER.png, of the row's number from `first` on, and name it there."""
+    for number, row in enumerate(rows, first):
+        if "picture" in row:
+            path = folder / f"{number:05}.png"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(row["picture"].partition(",")[2]))
+            except OSError as error:
+                raise UsageError(f"cannot write {path}: {error.strerror}") from error
+            row = {**row, "picture": str(path)}
+        yield row
 
 
 def printed(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

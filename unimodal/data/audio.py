@@ -39,9 +39,9 @@ def decode_audio(
     if isinstance(data, np.ndarray):
         if found_rate is None:
             raise UsageError(f"{name}: its samples come without a rate; say it under 'rate', or by tfds:NAME?rate=HZ")
-        mono, channels = to_mono(data, name), data.shape[1] if data.ndim == 2 else 1
+        mono, channels, bounded = to_mono(data, name), data.shape[1] if data.ndim == 2 else 1, False
     else:
-        mono, found_rate, channels = _read(data, name)
+        mono, found_rate, channels, bounded = _read(data, name)
     if channels > 1:
         _say_once(f"sound of {channels} channels is averaged to one")
     try:
@@ -50,6 +50,8 @@ def decode_audio(
         raise RecordError(f"{name}: {error}") from None
     if found_rate != rate and len(mono):
         _say_once(f"sound of {found_rate} Hz is resampled to {rate} Hz")
+    elif bounded:
+        return made
     peak = float(np.maximum(made.max(initial=0.0), -made.min(initial=0.0)))
     if not peak <= 2.0**31:  # nor if it is not a number
         raise RecordError(f"{name}: it has samples that are not finite, or far beyond full scale (a peak of {peak:g})")
@@ -95,22 +97,27 @@ def _header(data: bytes, name: str) -> tuple[int, int]:
     return found.frames, found.samplerate
 
 
-def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int]:
-    """The channels' mean, the rate, the number of channels."""
+def _read(data: bytes, name: str) -> tuple[np.ndarray, int, int, bool]:
+    """The channels' mean, the rate, the number of channels, and whether samples cannot be beyond full scale."""
     try:
         with soundfile.SoundFile(_File(data)) as file:
-            rate, channels = file.samplerate, file.channels
+            rate, channels, subtype = file.samplerate, file.channels, file.subtype
             if file.frames * channels > MOST_SAMPLES:  # a header may promise any number
                 raise RecordError(f"{name}: sound of more than {MOST_SAMPLES:,} samples; cut it into pieces")
+            # Scale samples of 16 bits here: libsndfile takes five times as long, for the same numbers (not of FLAC).
+            dtype = "int16" if subtype == "PCM_16" and file.format != "FLAC" else "float32"
             # In one go: soundfile seeks after every read, which for lossy formats is not exact.
-            samples = file.read(dtype="float32", always_2d=True)
+            samples = file.read(dtype=dtype, always_2d=True)
+            if dtype == "int16":
+                samples = np.multiply(samples, np.float32(2**-15), dtype=np.float32)
     except UsageError:
         raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise RecordError(f"{name}: not a sound libsndfile can read ({' '.join(str(error).split())})") from error
     # A shorter file than its header says leaves a view of a larger array, which would live as long as the samples.
     whole = samples if samples.base is None else samples.copy()
-    return whole.reshape(-1) if channels == 1 else whole.mean(axis=1), rate, channels
+    bounded = subtype.startswith("PCM_") or subtype in ("ULAW", "ALAW")
+    return whole.reshape(-1) if channels == 1 else whole.mean(axis=1), rate, channels, bounded
 
 
 def to_mono(samples: np.ndarray, name: str) -> np.ndarray:
@@ -163,8 +170,9 @@ def normalize(samples: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the whole of `samples`, float32; silence stays finite (variance + 1e-7)."""
     if not len(samples):
         return samples
-    centred = samples - samples.mean(dtype=np.float64).astype(np.float32)
-    return np.divide(centred, np.sqrt(np.mean(np.square(centred)) + np.float32(1e-7)), out=centred)
+    centred = samples - samples.mean()
+    variance = np.dot(centred, centred) / np.float32(len(centred))  # no array of squares
+    return np.divide(centred, np.sqrt(variance + np.float32(1e-7)), out=centred)
 
 
 def crop_or_pad(samples: np.ndarray, length: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:

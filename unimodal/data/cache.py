@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from unimodal.data.dataset import Source
+from unimodal.data.reading import READING
 from unimodal.data.shares import Weight, parts_of
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.spec import STAND_IN
@@ -93,8 +94,10 @@ class _Cached:
         for step in range(len(self)):
             place, name = (index + step) % len(self), None
             try:
+                READING.at(f"{self.where} number {place}")
                 record = self.source[place]
                 name = str(record["id"])
+                READING.at(f"{self.where} {name}")
                 made = self.decode(record)
             except RecordError as error:
                 LEDGER.note(self.where, name or id_at(self.source, place), error, len(self))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from unimodal.decoding.decoder import Decoder, check_guidance, first_place, is_stop
-from unimodal.decoding.state import DecodingState, prefill
+from unimodal.decoding.state import DecodingState, layers_apart, prefill
 from unimodal.errors import UsageError
 from unimodal.tokens import Tokens
 
@@ -41,6 +42,8 @@ def beam_decode(
     first, batch = first_place(decoder, state, place, steps), prefix.x.shape[0]
     # From here on every row is `beams` rows. At first they are equal, so only the first of them counts.
     first = jnp.repeat(first, beams)
+    backbone, state = layers_apart(decoder.backbone, state)
+    decoder = replace(decoder, backbone=backbone)
     state = state.rows(jnp.repeat(jnp.arange(batch, dtype=jnp.int32), beams))
     offset = beams * jnp.arange(batch, dtype=jnp.int32)[:, None]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from unimodal.backbone import Backbone
 from unimodal.decoding.sampling import Sampling, fold_in, guide, sample
-from unimodal.decoding.state import DecodingState, advance, prefill
+from unimodal.decoding.state import DecodingState, advance, layers_apart, prefill
 from unimodal.errors import UsageError
 from unimodal.tokens import Tokens
 
@@ -86,6 +86,8 @@ def decode_from(
     check_guidance(state, sampling.guidance)
     first = first_place(decoder, state, place, steps)
     batch = first.shape[0]
+    backbone, state = layers_apart(decoder.backbone, state)
+    decoder = replace(decoder, backbone=backbone)
 
     def unfinished(carry: Any) -> jax.Array:
         i, done = carry[0], carry[1]
@@ -101,7 +103,7 @@ def decode_from(
 
     start = (jnp.int32(0), jnp.zeros((batch,), bool), state, jnp.full((batch, steps), fill, jnp.int32))
     _, _, state, out = jax.lax.while_loop(unfinished, one, start)
-    return out, jax.lax.stop_gradient(state.after(steps))  # a loop that may end early has no gradient
+    return out, jax.lax.stop_gradient(state.together().after(steps))  # a loop that may end early has no gradient
 
 
 def first_place(decoder: Decoder, state: DecodingState, place: jax.Array | int | None, steps: int) -> jax.Array:

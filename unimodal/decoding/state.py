@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from unimodal.backbone import Backbone, KVCache
+from unimodal.backbone import Backbone, Cache, KVCache
 from unimodal.errors import UsageError
 from unimodal.tokens import Tokens, segment_of
 from unimodal.visibility import first_of_segments
@@ -26,7 +26,7 @@ class DecodingState:
     """The memory of a decoder: S slots, of which the prefix and what was written after it take the first `used`."""
 
     hidden: jax.Array  # [B,D] of the last token, which say what comes next
-    cache: KVCache  # [L,B,S,G,K]
+    cache: Cache  # [L,B,S,G,K], or [B,S,G,K] for each layer; see `layers_apart`
     segment: jax.Array  # [B,S] int32 as in `Tokens`; 0 also where nothing stands yet
     place: jax.Array  # [B,S] int32, in the row, as windows measure it: padding at the end of the prefix takes none
     always: jax.Array  # [B,S] bool, the global tokens
@@ -45,6 +45,20 @@ class DecodingState:
         twin = self.unconditional
         return replace(self, used=self.used + steps, unconditional=None if twin is None else twin.after(steps))
 
+    def apart(self) -> DecodingState:
+        """The same with one cache for each layer."""
+        cache, twin = self.cache, self.unconditional
+        if isinstance(cache, KVCache):
+            cache = tuple(jax.tree.map(lambda x, i=i: x[i], cache) for i in range(len(cache.k)))
+        return replace(self, cache=cache, unconditional=None if twin is None else twin.apart())
+
+    def together(self) -> DecodingState:
+        """The same with one cache for all layers."""
+        cache, twin = self.cache, self.unconditional
+        if not isinstance(cache, KVCache):
+            cache = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cache)
+        return replace(self, cache=cache, unconditional=None if twin is None else twin.together())
+
     def rows(self, index: jax.Array) -> DecodingState:
         """The rows `index` [N], any number of times each."""
         per_row = ("hidden", "segment", "place", "always", "current", "position")
@@ -52,7 +66,7 @@ class DecodingState:
         return replace(
             self,
             **{name: getattr(self, name)[index] for name in per_row},
-            cache=jax.tree.map(lambda x: x[:, index], self.cache),
+            cache=jax.tree.map(lambda x: x[:, index] if x.ndim == 5 else x[index], self.cache),
             unconditional=None if twin is None else twin.rows(index),
         )
 
@@ -101,6 +115,17 @@ def prefill(backbone: Backbone, prefix: Tokens, *, steps: int, unconditional: To
         unconditional=twin,
         used=length,
     )
+
+
+def layers_apart(backbone: Backbone, state: DecodingState) -> tuple[Backbone, DecodingState]:
+    """On a CPU: the same with one array for each layer in place of one for all, outside of a loop that reads them often.
+
+    A loop over layers copies each layer's weights and cache out of the whole there, at every step, which takes longer than the
+    products. Accelerators read a slice where it lies, and have no memory for a second copy.
+    """
+    if jax.default_backend() != "cpu":
+        return backbone, state
+    return backbone.unstacked(), state.apart()
 
 
 def advance(

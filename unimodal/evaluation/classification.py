@@ -58,7 +58,12 @@ class Classification(Streamed):
         return {"correct": rows["correct"]}
 
     def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
-        return float(sums["correct"] / sums["examples"])
+        return share_right(sums)
+
+
+def share_right(sums: Mapping[str, np.ndarray]) -> float:
+    """The accuracy of the sum `correct` over `examples`."""
+    return float(sums["correct"] / sums["examples"])
 
 
 def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:

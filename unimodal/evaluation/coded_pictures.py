@@ -59,6 +59,7 @@ def coded_pictures(images: Images, tokenizer: str, **shared: Any) -> Summed:
         higher_is_better=False,
         predict=predict,
         finish=finish,
+        ratio=("error", "examples"),
         against=lambda untrained: (untrained["mean_picture"], "the mean picture"),
         show=show,
         **shared,

@@ -48,6 +48,8 @@ class CodeLikelihood:
             inputs=self.inputs,
             predict=self.predict,
             finish=partial(finish, common=common),
+            ratio=("nats", "places"),
+            unit=1 / math.log(2),
             batch_size=self.batch_size,
             against=self.baseline,
         )

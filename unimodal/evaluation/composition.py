@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +45,9 @@ class Composed:
     parts: list[Rows] = field(default_factory=list)
 
     def add(self, rows: Rows) -> None:
-        self.parts.append({name: rows[name] for name in ("query", "words", "target", "picture", "looks", "index")})
+        self.parts.append(
+            {name: rows[name] for name in ("query", "words", "target", "picture", "looks", "before", "index")}
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The rows of all pictures so far, [N,…] or [N,V,…], and the `gallery` [N·V+N,D]: changed pictures, then pictures
@@ -53,23 +56,26 @@ class Composed:
         target = found["target"].reshape(-1, found["target"].shape[-1])
         return {**found, "gallery": np.concatenate([target, found["picture"]])}
 
-    def score(self) -> dict[str, float]:
+    @cached_property
+    def ranks(self) -> dict[str, np.ndarray]:
+        """How many rivals beat what is wanted [N,V], by every way of asking; once all are added."""
         a = self.arrays()
         count, many = a["looks"].shape
-        looks, ranks = a["looks"].reshape(-1), {name: [] for name in ("query", *RIVALS)}
+        looks = np.concatenate([a["looks"].reshape(-1), a["before"]])
+        ranks: dict[str, list[np.ndarray]] = {name: [] for name in ("query", *RIVALS)}
         for n in range(count):
-            # The picture that is asked with is not searched, and what looks as the target does is no rival of it.
-            rival = np.ones((many, len(a["gallery"])), bool)
-            rival[:, count * many + n] = False
-            rival[:, : count * many] = looks[None] != a["looks"][n][:, None]
+            # What looks as the picture that is asked with is not searched, and what looks as the target does is no rival.
+            rival = (looks[None] != a["looks"][n][:, None]) & (looks != a["before"][n])[None]
             mine = n * many + np.arange(many)
             for name, found in similarities(a["query"][n], a["words"][n], a["picture"][n], a["gallery"]).items():
                 own = found[np.arange(many), mine]
                 beaten = ((found >= own[:, None]) & rival).sum(axis=1)
                 ranks[name].append(np.where(np.isnan(found).any(axis=1), np.nan, beaten))
+        return {name: np.stack(each) for name, each in ranks.items()}
+
+    def score(self) -> dict[str, float]:
         scores: dict[str, float] = {}
-        for name, each in ranks.items():
-            rank = np.concatenate(each)
+        for name, rank in self.ranks.items():
             for at in AT:
                 hit = np.where(np.isnan(rank), np.nan, rank < at)
                 scores[f"recall@{at}" if name == "query" else f"{name}_recall@{at}"] = float(hit.mean())
@@ -88,7 +94,7 @@ class Composition(Streamed):
 
     The baseline is the best of four simpler queries of the same model: the picture alone, the words alone, the sum of
     their embeddings, and the average of their similarities. `predict` gives unit embeddings `query`, `words` and `target`
-    [B,V,D] and `picture` [B,D], and `looks` [B,V], equal for pictures that are equal.
+    [B,V,D] and `picture` [B,D], and `looks` [B,V] and `before` [B], equal for pictures that are equal.
     """
 
     pictures: Changes
@@ -100,6 +106,14 @@ class Composition(Streamed):
 
     def tally(self) -> Composed:
         return Composed()
+
+    def columns_of(self, tally: Composed) -> dict[str, np.ndarray]:
+        """The share of each picture's changes that are found. Queries of one picture are no independent examples."""
+        rank = tally.ranks["query"]
+        return {"found": np.where(np.isnan(rank), np.nan, rank < 1).mean(axis=1)}
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(sums["found"] / sums["examples"])
 
     def samples(self, model: Model, shown: Shown) -> list[Sample]:
         """The first query of each picture, what it should find, and what it finds."""

@@ -35,6 +35,12 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[st
     return rates
 
 
+def character_edits(reference: str, hypothesis: str) -> tuple[int, int]:
+    """Edits between two transcripts, and the characters of the first: summed over a set, they make its error rate."""
+    said, heard = reference.strip(), hypothesis.strip()  # as jiwer does
+    return Levenshtein.distance(said, heard), len(said)
+
+
 # Training transcripts that are all compared with each other, which takes minutes, and distances that are held at once.
 _COMPARED, _HELD = 10_000, 1 << 20
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -11,6 +13,7 @@ import numpy as np
 
 from unimodal.data.blocks import Inputs
 from unimodal.data.dataset import Examples
+from unimodal.evaluation.bootstrap import Columns, ValueOf, drawn_values, interval
 from unimodal.evaluation.samples import Sample
 from unimodal.model import Model
 
@@ -55,11 +58,38 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Each:
+    """The numbers of every example that a value is made of."""
+
+    examples: Examples  # that were read
+    index: np.ndarray  # [N], their places in the split
+    columns: Columns  # [N] each, by name
+    value_of: ValueOf  # the sums of the columns, and the count "examples" → the value
+
+    def ids(self) -> tuple[str, ...]:
+        """The ids of records; of examples that are made of several records, or share an id, their places."""
+        source = getattr(self.examples, "source", None)
+        with contextlib.suppress(KeyError, TypeError):
+            if source is not None and len(source) == len(self.examples):
+                found = tuple(str(source[int(place)]["id"]) for place in self.index)
+                if len(set(found)) == len(found):
+                    return found
+        return tuple(str(int(place)) for place in self.index)
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the value; NaN of fewer than two examples."""
+        if len(self.index) < 2:
+            return math.nan, math.nan
+        return interval(drawn_values([self.columns], self.value_of)[:, 0])
+
+
+@dataclass(frozen=True)
 class Measured:
     """The outcome of an evaluation before it is compared with anything."""
 
     score: Mapping[str, float]  # "value" and further numbers
     shown: Shown | None = None  # examples for samples, where there are some
+    each: Each | None = None  # where the value is made of sums over examples
 
 
 class Evaluation(Protocol):
@@ -96,18 +126,20 @@ class Result:
     baseline_is: str  # what the baseline is, in words
     higher_is_better: bool  # direction of the metric
     details: Mapping[str, float] = field(default_factory=dict)  # further numbers, among them the untrained value
+    low: float = math.nan  # of the value's 95 % interval, by the bootstrap over examples; NaN where there is none
+    high: float = math.nan
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def result(evaluation: Evaluation, score: Mapping[str, float], untrained: Mapping[str, float]) -> Result:
-    """The score of an evaluation beside its baseline.
+def result(evaluation: Evaluation, measured: Measured, untrained: Mapping[str, float]) -> Result:
+    """The score of an evaluation beside its baseline, with its interval.
 
     An evaluation may have `rivals`: numbers of its score that other ways of asking the same model come to, with what each
     is. Then the best of them is the baseline.
     """
-    rivals: Mapping[str, str] = getattr(evaluation, "rivals", {})
+    score, rivals = measured.score, getattr(evaluation, "rivals", {})
     if rivals:
         best = (max if evaluation.higher_is_better else min)(rivals, key=lambda name: score[name])
         baseline, what = score[best], rivals[best]
@@ -115,7 +147,8 @@ def result(evaluation: Evaluation, score: Mapping[str, float], untrained: Mappin
         baseline, what = evaluation.baseline(untrained)
     details = {name: float(value) for name, value in score.items() if name != "value"}
     details["untrained"] = float(untrained["value"])
-    return Result(evaluation.metric, float(score["value"]), float(baseline), what, evaluation.higher_is_better, details)
+    made = evaluation.metric, float(score["value"]), float(baseline), what, evaluation.higher_is_better, details
+    return Result(*made, *((math.nan, math.nan) if measured.each is None else measured.each.interval()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,22 +167,32 @@ class Streamed:
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         examples = self.inputs(model).dataset("validation")
         places = np.unique(np.linspace(0, len(examples) - 1, SHOWN).astype(int))
-        tally, kept = self.tally(), []
+        tally, kept, parts = self.tally(), [], []
         for rows in reader.rows(self.predict, model, examples, self.batch_size, limit):
             tally.add(rows)
+            parts.append((rows["index"], self.columns(rows)))
             if limit is None:
                 chosen = np.isin(rows["index"], places)
             else:  # any will do: those places may not be among the few that are looked at
                 chosen = np.arange(len(rows["index"])) < (0 if kept else SHOWN)
             kept.append({name: value[chosen] for name, value in rows.items()})
         joined = {name: np.concatenate([rows[name] for rows in kept]) for name in kept[0]}
-        return Measured(tally.score(), Shown(joined["index"], _examples(examples, joined["index"]), joined, tally))
+        shown = Shown(joined["index"], _examples(examples, joined["index"]), joined, tally)
+        columns = _joined([part for _, part in parts]) or self.columns_of(tally)
+        if columns is None:
+            return Measured(tally.score(), shown)
+        index = np.concatenate([index for index, _ in parts])
+        return Measured(tally.score(), shown, Each(examples, index, columns, self.value_of))
 
     def columns(self, _rows: Rows) -> dict[str, np.ndarray] | None:
-        """Numbers of each example [N] whose sums `value_of` makes the value of; None where sums do not make it.
+        """Numbers of each example of a batch [B] whose sums `value_of` makes the value of; None where sums do not make it.
 
         So two models can be compared example by example.
         """
+        return None
+
+    def columns_of(self, _tally: Any) -> dict[str, np.ndarray] | None:
+        """The same [N], for an evaluation that has to see the whole split for it."""
         return None
 
     def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
@@ -177,6 +220,14 @@ class Predicting(Protocol):
 def on_own_data(task: Predicting) -> dict[str, Any]:
     """The fields of a `Streamed` evaluation that a task answers itself: `inputs`, `predict` and `batch_size`."""
     return dict(inputs=task.inputs, predict=task.predict, batch_size=task.batch_size)
+
+
+def _joined(parts: Sequence[Columns | None]) -> dict[str, np.ndarray] | None:
+    """Columns of batches as those of the whole; None where some batch has none."""
+    there = [part for part in parts if part is not None]
+    if not there or len(there) < len(parts):
+        return None
+    return {name: np.concatenate([part[name] for part in there]) for name in there[0]}
 
 
 def _examples(examples: Examples, index: np.ndarray) -> Rows:

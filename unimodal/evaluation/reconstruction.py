@@ -92,16 +92,20 @@ def picture_rows(
 ) -> list[PictureRow]:
     """Show for each example [B,T,P] the picture, what the encoder saw of it, and the gaps as they were filled. Normalised patches
     get the true patch's mean and standard deviation back, which nothing predicts."""
-    mean, deviation = patch_statistics(pixels) if normalise else (jnp.float32(0), jnp.float32(1))
-    hidden = masked[:, :, None]
     columns = {
         "original": pixels,
-        "visible": jnp.where(hidden, jnp.zeros((), pixels.dtype), pixels),
-        "rebuilt": jnp.where(hidden, predicted.astype(jnp.float32) * deviation + mean, pixels.astype(jnp.float32)),
+        "visible": jnp.where(masked[:, :, None], jnp.zeros((), pixels.dtype), pixels),
+        "rebuilt": rebuilt(pixels, predicted, masked, normalise=normalise),
     }
     pictures = {what: to_uint8(unpatchify(np.asarray(x), grid)) for what, x in columns.items()}
     note = "with the true mean and contrast of each patch" if normalise else ""
     return [PictureRow(tuple((what, x[i]) for what, x in pictures.items()), note) for i in range(len(pixels))]
+
+
+def rebuilt(pixels: jax.Array, predicted: jax.Array, masked: jax.Array, *, normalise: bool) -> jax.Array:
+    """Patches [B,T,P], the masked ones as they are predicted; see `picture_rows`."""
+    mean, deviation = patch_statistics(pixels) if normalise else (jnp.float32(0), jnp.float32(1))
+    return jnp.where(masked[:, :, None], predicted.astype(jnp.float32) * deviation + mean, pixels.astype(jnp.float32))
 
 
 def unpatchify(patches_BTP: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

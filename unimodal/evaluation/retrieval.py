@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -79,11 +80,16 @@ class Pairs:
         """Embeddings `first` or `second` [N,D], or `same` or `index` [N], of all pairs so far."""
         return np.concatenate([part[name] for part in self.parts])
 
-    def score(self) -> dict[str, float]:
+    @cached_property
+    def ranks(self) -> tuple[np.ndarray, np.ndarray]:
+        """How many rivals beat each pair's other half, there and back [N]; once all are added."""
         first, second = self.all("first"), self.all("second")
         # Ask the first batch: either all of them have it, or none.
         same = self.all("same") if "same" in self.parts[0] else None
-        there, back = ranks(first, second, same), ranks(second, first, same)
+        return ranks(first, second, same), ranks(second, first, same)
+
+    def score(self) -> dict[str, float]:
+        there, back = self.ranks
         found = _recall(there, back, sorted({1, 5, 10, self.at}))
         ways = {
             f"{way}_{name}": value
@@ -111,10 +117,9 @@ class Retrieval(Streamed):
     def tally(self) -> Pairs:
         return Pairs(self.at)
 
-    def columns(self, rows: Rows) -> dict[str, np.ndarray]:
+    def columns_of(self, tally: Pairs) -> dict[str, np.ndarray]:
         """The share of both directions in which a pair is found among all of the split."""
-        first, second, same = rows["first"], rows["second"], rows.get("same")
-        both = np.stack([ranks(first, second, same), ranks(second, first, same)])
+        both = np.stack(tally.ranks)
         return {"found": np.where(np.isnan(both), np.nan, both < self.at).mean(axis=0)}
 
     def value_of(self, sums: Mapping[str, np.ndarray]) -> float:

@@ -4,7 +4,7 @@ Everything here is numpy and plain Python, so a sample can be made on any host, 
 checked when a sample is made: a wrong shape is a programming error and raises a ValueError that names the field.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,16 @@ def _check_picture(field: str, image: Any) -> None:
 
 @dataclass(frozen=True)
 class TextSample:
-    """A prompt and what the model wrote after it; `truth` is what really followed, where that is known."""
+    """A prompt and what the model wrote after it; `truth` is what really followed, where that is known.
+
+    again: how `predict` is asked the same, as (option, value); () for a sample that is no answer to a prompt alone.
+    """
 
     prompt: str
     output: str
     truth: str | None = None
     note: str = ""
+    again: tuple[tuple[str, float], ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         _check(isinstance(self.prompt, str), f"TextSample.prompt must be a string, got {_describe(self.prompt)}")
@@ -63,6 +67,14 @@ class FilledText:
                 f"got {start}..{end} after {before}",
             )
             before = end
+
+    def with_gaps(self, hole: str) -> str:
+        """The text with `hole` in the place of every span."""
+        pieces, before = [], 0
+        for start, end, *_ in self.spans:
+            pieces += [self.text[before:start], hole]
+            before = end
+        return "".join([*pieces, self.text[before:]])
 
 
 @dataclass(frozen=True, eq=False)

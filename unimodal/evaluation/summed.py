@@ -37,13 +37,19 @@ class Summed(Streamed):
     metric: str  # name and unit of the value
     higher_is_better: bool  # direction of the metric
     finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]]  # sums by name, and "examples" → score
+    ratio: tuple[str, str] | None = None  # where rows have vectors, the two whose sums' ratio is the value
+    unit: float = 1.0  # of the value: what the ratio is multiplied by
 
     def tally(self) -> Sums:
         return Sums(self.finish)
 
     def columns(self, rows: Rows) -> dict[str, np.ndarray] | None:
+        if self.ratio is not None:
+            return {name: rows[name] for name in self.ratio if name != "examples"}
         found = {name: value for name, value in rows.items() if np.issubdtype(value.dtype, np.floating)}
         return found if all(value.ndim == 1 for value in found.values()) else None
 
     def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        if self.ratio is not None:
+            return self.unit * float(sums[self.ratio[0]] / sums[self.ratio[1]])
         return float(self.finish(sums)["value"])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unimodal.data.transcripts import Alphabet
 from unimodal.evaluation.decoding import collapse, prefix_beam
-from unimodal.evaluation.error_rates import error_rates
+from unimodal.evaluation.error_rates import character_edits, error_rates
 from unimodal.evaluation.evaluation import Rows, Streamed
 
 
@@ -31,6 +32,7 @@ class Transcribed:
     said: list[str] = field(default_factory=list)  # the true transcripts
     greedy: list[str] = field(default_factory=list)  # those of the likeliest path
     searched: list[str] = field(default_factory=list)  # those of the beam search
+    edits: list[tuple[int, int]] = field(default_factory=list)  # of each recording; nothing where it was left out
     unknown: int = 0  # characters of true transcripts that the alphabet lacks
     left_out: int = 0  # recordings that did not fit
     has_nan: bool = False  # some logit was NaN
@@ -39,9 +41,11 @@ class Transcribed:
         for i, frames in enumerate(rows["frames"]):
             if frames == 0:
                 self.left_out += 1
+                self.edits.append((0, 0))
                 continue
             self.said.append(self.letters.decode(rows["text"][i]))
             self.greedy.append(self.letters.decode(collapse(rows["path"][i][:frames])))
+            self.edits.append(character_edits(self.said[-1], self.greedy[-1]))
             if self.beam:
                 self.searched.append(heard(self.letters, rows, i, self.beam))
             self.unknown += int((rows["text"][i] == self.letters.classes).sum())
@@ -73,6 +77,15 @@ class Transcription(Streamed):
 
     def tally(self) -> Transcribed:
         return Transcribed(self.letters(), self.beam)
+
+    def columns_of(self, tally: Transcribed) -> dict[str, np.ndarray] | None:
+        if tally.has_nan or not tally.said:
+            return None
+        edits, characters = np.asarray(tally.edits, np.float64).T
+        return {"edits": edits, "characters": characters}
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return float(sums["edits"] / sums["characters"]) if sums["characters"] else math.nan
 
 
 def frame_labels(logits: jax.Array, frames: jax.Array, *, whole: bool) -> dict[str, jax.Array]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from unimodal.evaluation.bootstrap import ValueOf, drawn_values, interval
 from unimodal.evaluation.evaluation import Streamed
 from unimodal.history.measure import Measurement, Measuring
 from unimodal.ledger import Commit
-
-DRAWS = 2000
-BLOCK = 64  # draws at a time
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def effect(
     name: str,
     before: Measurement,
     after: Measurement,
-    value_of: Callable[[Mapping[str, np.ndarray]], float] | None,
+    value_of: ValueOf | None,
     seed: int = 0,
 ) -> Effect:
     """Compare two answers. The interval is the percentile bootstrap over example ids (Efron & Tibshirani 1993, §13.3): each
@@ -80,27 +77,10 @@ def effect(
     if value_of is None or len(shared) < 2 or before.columns.keys() != after.columns.keys():
         return Effect(*made)
     ids = sorted(shared)
-    columns = []
+    tables = []
     for one in (before, after):
         place = {example: i for i, example in enumerate(one.ids)}
         chosen = np.asarray([place[example] for example in ids])
-        columns.append(np.stack([one.columns[column][chosen] for column in sorted(one.columns)], axis=1))
-    low, high = np.percentile(_differences(columns, sorted(after.columns), value_of, seed), [2.5, 97.5])
-    return Effect(*made, float(low), float(high), len(ids))
-
-
-def _differences(
-    columns: list[np.ndarray], names: list[str], value_of: Callable[[Mapping[str, np.ndarray]], float], seed: int
-) -> np.ndarray:
-    rng, count = np.random.default_rng(seed), len(columns[0])
-    found = []
-    for first in range(0, DRAWS, BLOCK):
-        draws = rng.multinomial(count, np.full(count, 1 / count), size=min(BLOCK, DRAWS - first)).astype(np.float64)
-        sums = [draws @ one for one in columns]
-        for i in range(len(draws)):
-            values = [
-                value_of({**dict(zip(names, one[i], strict=True)), "examples": np.asarray(count, np.float64)})
-                for one in sums
-            ]
-            found.append(values[1] - values[0])
-    return np.asarray(found)
+        tables.append({name: values[chosen] for name, values in one.columns.items()})
+    values = drawn_values(tables, value_of, seed)
+    return Effect(*made, *interval(values[:, 1] - values[:, 0]), len(ids))

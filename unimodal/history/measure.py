@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from unimodal.configuration import nearest
-from unimodal.data.dataset import Examples
 from unimodal.errors import UsageError
-from unimodal.evaluation.evaluation import Evaluation, Predict, Reader, Rows, Streamed
+from unimodal.evaluation.evaluation import Evaluation, Reader
 from unimodal.experiment import Experiment
 from unimodal.history.runs import experiment_of
 from unimodal.history.weights import model_of
@@ -126,46 +123,12 @@ class Measuring:
 
 def measure(evaluation: Evaluation, model: Model, reader: Reader) -> Measurement:
     """Ask one evaluation, and keep what it says of each example where its value is made of such numbers."""
-    recorder = _Recorder(reader)
-    score = evaluation.measure(model, recorder).score
-    made = evaluation.metric, float(score["value"]), evaluation.higher_is_better
-    if not isinstance(evaluation, Streamed) or len(recorder.passes) != 1:
+    found = evaluation.measure(model, reader)
+    made = evaluation.metric, float(found.score["value"]), evaluation.higher_is_better
+    if found.each is None:
         return Measurement(*made)
-    examples, parts = recorder.passes[0]
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    columns = evaluation.columns(rows)
-    if columns is None:
-        return Measurement(*made)
-    wide = {name: values.astype(np.float64) for name, values in columns.items()}
-    return Measurement(*made, _ids(examples, rows["index"]), wide)
-
-
-@dataclasses.dataclass
-class _Recorder:
-    """A reader that remembers what it has read."""
-
-    reader: Reader
-    passes: list[tuple[Examples, list[Rows]]] = field(default_factory=list)
-
-    def rows(
-        self, predict: Predict, model: Model, examples: Examples, batch_size: int, limit: int | None = None
-    ) -> Iterator[Rows]:
-        parts: list[Rows] = []
-        self.passes.append((examples, parts))
-        for rows in self.reader.rows(predict, model, examples, batch_size, limit):
-            parts.append(rows)
-            yield rows
-
-
-def _ids(examples: Examples, index: np.ndarray) -> tuple[str, ...]:
-    """The ids of records; of examples that are made of several records, or share an id, their places."""
-    source = getattr(examples, "source", None)
-    with contextlib.suppress(KeyError, TypeError):
-        if source is not None and len(source) == len(examples):
-            found = tuple(str(source[int(place)]["id"]) for place in index)
-            if len(set(found)) == len(found):
-                return found
-    return tuple(str(int(place)) for place in index)
+    wide = {name: values.astype(np.float64) for name, values in found.each.columns.items()}
+    return Measurement(*made, found.each.ids(), wide)
 
 
 def _key(draft: Draft, evaluation: str) -> str:

@@ -62,11 +62,12 @@ def _both_ways(
     judge: Callable[[jax.Array, jax.Array, jax.Array], Any],
     chunk: int,
     more_ND: jax.Array | None = None,
+    more_ids_N: jax.Array | None = None,
 ) -> Any:
     """Run `judge(cosines [C,B], same [C,B], negative [C,B])` on the rows of a against all of b, and of b against all of a.
 
     `same` marks each row's own partner, `negative` what it must be told from. Rows come `chunk` at a time, so memory
-    does not grow with B². more_ND: further negatives of a, which stand behind those of b.
+    does not grow with B². more_ND: further negatives of a, which stand behind those of b, but for rows of an equal id.
     """
     a, b = _embed(a_BD, valid_B), _embed(b_BD, valid_B)
     more = None if more_ND is None else unit(more_ND)
@@ -80,6 +81,8 @@ def _both_ways(
         if more is None:
             return judge(there, same, negative), back
         others = jnp.broadcast_to(some["valid"][:, None], (there.shape[0], more.shape[0]))
+        if more_ids_N is not None:
+            others &= some["ids"][:, None] != more_ids_N[None]
         there = jnp.concatenate([there, _products(some["a"], more)], axis=1)
         found = judge(
             there,
@@ -99,6 +102,7 @@ def clip(
     ids_B: jax.Array | None = None,
     valid_B: jax.Array | None = None,
     more_ND: jax.Array | None = None,
+    more_ids_N: jax.Array | None = None,
     chunk: int = CHUNK,
 ) -> tuple[jax.Array, Metrics]:
     """Compute symmetric InfoNCE (Radford et al. 2021, figure 3).
@@ -110,6 +114,7 @@ def clip(
         ids_B: integers. Examples with equal ids, such as a repeated caption, are not each other's negatives.
         valid_B: False marks padding.
         more_ND: further embeddings that are negatives of every row of the first view.
+        more_ids_N: integers of these, as ids_B; a row of an equal id is no negative of them.
         chunk: rows compared with all others at a time. Memory grows with chunk·B, not with B².
 
     Returns:
@@ -123,7 +128,7 @@ def clip(
         positive = jnp.where(same, logits, 0.0).sum(axis=1)
         return _choose(logits, positive, same | negative, axis=1)
 
-    (a_nats, a_hit), (b_nats, b_hit) = _both_ways(a_BD, b_BD, ids_B, valid, judge, chunk, more_ND)
+    (a_nats, a_hit), (b_nats, b_hit) = _both_ways(a_BD, b_BD, ids_B, valid, judge, chunk, more_ND, more_ids_N)
     return _report(0.5 * (a_nats + b_nats), a_hit, b_hit, valid)
 
 

@@ -36,7 +36,7 @@ class Report:
     subtitle: str = ""
     # facts under the title, in order: steps, wall time, device, fingerprint …
     run: Mapping[str, Any] = field(default_factory=dict)
-    # by task {"metric", "value", "baseline", "higher_is_better"}; other keys are ignored
+    # by task {"metric", "value", "baseline", "higher_is_better"}, maybe "low" and "high"; other keys are ignored
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # training loss by task as (step, value), in nats; NaN is allowed and counted on the chart
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -113,7 +113,17 @@ def _result_view(task: str, result: Mapping[str, Any]) -> dict[str, Any]:
     for bar in bars:
         bar["width"] = bar["width"] if math.isfinite(bar["width"]) else 0.0
     metric, judged = str(result.get("metric", "")), verdict(value, baseline, higher)
-    return {"task": task, "metric": metric, "higher": higher, "verdict": judged, "ratio": ratio, "bars": bars}
+    ends = [each for each in (result.get("low"), result.get("high")) if each is not None and math.isfinite(each)]
+    interval = f"{number(ends[0])} to {number(ends[1])}" if len(ends) == 2 else ""
+    return {
+        "task": task,
+        "metric": metric,
+        "higher": higher,
+        "verdict": judged,
+        "ratio": ratio,
+        "bars": bars,
+        "interval": interval,
+    }
 
 
 def _parameter_views(parameters: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -132,7 +132,7 @@ def _read(asking: Asking, entry: Entry) -> Read | dict[str, Any]:
         record = {**record, "id": entry.id}
         return entry.id, answer, [answer.row(record)] if answer.rows is None else list(answer.rows(record))
     except UsageError as error:
-        return {"id": entry.id, "error": _line(error)}
+        return {"id": entry.id, "error": _line(error).removeprefix(f"{entry.id}: ")}
     except OSError as error:
         return {"id": entry.id, "error": f"it cannot be read: {error.strerror or _line(error)}"}
 

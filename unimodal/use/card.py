@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Container, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from unimodal.scores import Scores
 
@@ -25,12 +29,15 @@ USES = {
 }
 
 
-def write_card(loaded: Any, name: str, kind: str, scores: Scores | None, directory: Path) -> None:
+def write_card(
+    loaded: Any, name: str, kind: str, scores: Scores | None, directory: Path, commands: Sequence[str]
+) -> None:
     """Write README.md. Whatever a run has not said (a licence, results) is named as missing, not made up.
 
-    scores: of the workdir.
+    scores: of the workdir. commands: that made the directory, and that use it.
     """
     task, config = loaded.tasks[name], loaded.config
+    others = {each for other in loaded.tasks.values() if other is not task for each in other.evaluations()}
     front = ["---", "library_name: transformers" if kind in USES else "library_name: jax"]
     front += [f"pipeline_tag: {USES[kind]}"] if kind in USES else []
     front += ["license: unknown", "tags: [unimodal, jax]", "---"]
@@ -47,7 +54,10 @@ def write_card(loaded: Any, name: str, kind: str, scores: Scores | None, directo
         f"`{task.source}`. Nothing is known here of its licence: `license` above is for you to fill in.",
         "",
         "## Scores",
-        *_table(scores, loaded.step),
+        *_table(scores, loaded.step, others),
+        "",
+        "## Hardware",
+        _hardware(epath.Path(loaded.path)),
         "",
         "## Recipe",
         f"{config.get('steps')} steps, seed {config.get('seed')}.",
@@ -58,23 +68,39 @@ def write_card(loaded: Any, name: str, kind: str, scores: Scores | None, directo
         "## Commands",
         "```",
         f"unimodal eval --workdir={loaded.path}",
-        f"unimodal export {loaded.path} huggingface:{directory} --task={name}",
-        f"unimodal predict {directory} INPUT",
+        *commands,
         "```",
     ]
     (directory / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _table(found: Scores | None, step: int) -> list[str]:
-    """The rows of results.json: value, baseline and what that is. Another checkpoint's scores are not shown."""
+def _table(found: Scores | None, step: int, others: Container[str]) -> list[str]:
+    """The rows of results.json: value, its interval, baseline and what that is. Another checkpoint's scores are not shown, nor
+    those of other tasks."""
     if found is None:
         return ["The run has not been evaluated: it has no results.json."]
     if found.step != step:
         return [f"This checkpoint has not been evaluated: results.json is of step {found.step}."]
-    lines = ["| evaluation | metric | value | baseline |", "|---|---|---|---|"]
-    for name, row in found.by_name.items():
-        lines.append(f"| {name} | {row.metric} | {row.value:.4g} | {row.baseline:.4g} ({row.baseline_is}) |")
-    return lines
+    lines = ["| evaluation | metric | value | 95 % interval | baseline |", "|---|---|---|---|---|"]
+    for name, row in ((name, row) for name, row in found.by_name.items() if name not in others):
+        known = "not known" if math.isnan(row.low) else f"{row.low:.4g} to {row.high:.4g}"
+        baseline = f"{row.baseline:.4g} ({row.baseline_is})"
+        lines.append(f"| {name} | {row.metric} | {row.value:.4g} | {known} | {baseline} |")
+    return [
+        *lines,
+        "",
+        "Intervals are by the bootstrap over the examples of validation: of other examples, not of other seeds.",
+    ]
+
+
+def _hardware(workdir: epath.Path) -> str:
+    """What the run was trained on, by its meters.json."""
+    try:
+        found = json.loads((workdir / "meters.json").read_text(encoding="utf-8"))
+        chips, speed = f"{int(found['chips'])} × {found['chip']}", found["steps_per_second"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "Not known: the run has no meters.json."
+    return f"Trained on {chips}" + ("." if speed is None else f", {float(speed):.3g} steps a second.")
 
 
 def _version() -> str:

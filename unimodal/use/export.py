@@ -63,7 +63,8 @@ def export(
     tensors = write_checkpoint(exported, loaded.model, target.directory)
     written = write_preparation(loaded.tasks[name], exported, target.directory)
     kind = exported.offer.config["architectures"][0]
-    write_card(loaded, name, kind, scores, target.directory)
+    made = f"unimodal export {loaded.path} huggingface:{target.directory} --task={name}"
+    write_card(loaded, name, kind, scores, target.directory, (made, f"unimodal predict {target.directory} INPUT"))
     return [f"{target.directory}: {kind}, {len(tensors)} tensors; {', '.join(written)}", *_notes(exported)]
 
 

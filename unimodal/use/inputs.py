@@ -54,6 +54,8 @@ def entries(words: Iterable[str], split: str = "validation") -> Iterator[Entry]:
         scheme, colon, _ = word.partition(":")
         if word == "-":
             yield from _lines(sys.stdin)
+        elif not word.strip():  # and not the folder that an empty path is
+            yield Entry(word, partial(_text, word), (TEXT,))
         elif colon and scheme in schemes.names():
             yield from _of_source(word, split)
         elif Path(word).is_dir() if _may_be_path(word) else False:

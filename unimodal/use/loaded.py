@@ -15,7 +15,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from unimodal.answers import Answer, Asked, picture_features
+from unimodal.answers import Answer, Asked, offered
 from unimodal.configuration import nearest
 from unimodal.errors import UsageError
 from unimodal.experiment import Experiment, build
@@ -56,8 +56,7 @@ class Loaded:
 
     def answers(self, task: str, asked: Asked = Asked()) -> Sequence[Answer]:
         """List what the task can be asked. Raises UsageError for a task without answers that reads no pictures."""
-        answers = getattr(self.tasks[task], "answers", None)
-        found = picture_features(self.tasks[task], self.model) if answers is None else answers(self.model, asked)
+        found = offered(self.tasks[task], self.model, asked)
         if not found:
             raise UsageError(f"the task {task!r} has no method `answers`, so nothing can be asked of it")
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -77,7 +78,9 @@ def write_stablehlo(
     said = dict(task=name, gives=answer.gives, reads=answer.reads, inputs=spec)
     (directory / "function.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
     (directory / "run.py").write_text(RUN, encoding="utf-8")
-    write_card(loaded, name, f"{answer.gives} by {name}", scores, directory)
+    made = f"unimodal export {loaded.path} stablehlo:{directory} --task={name} --gives={shlex.quote(answer.gives)}"
+    commands = (made + (" --int8" if int8 else ""), f"python {directory}/run.py IN.npz OUT.npz")
+    write_card(loaded, name, f"{answer.gives} by {name}", scores, directory, commands)
     size = sum(array.nbytes for array in arrays.values())
     told = f"{directory}: {answer.gives} of {answer.reads}, {len(leaves)} arrays, {size:,} bytes, batch {sizes}"
     lines = [f"{told}; run.py runs it"]

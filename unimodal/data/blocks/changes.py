@@ -55,7 +55,7 @@ class Changes(Images):
         """A picture, what it becomes, and the words between.
 
         `image` float32 `[*size, C]`; `changed` float32 `[count, *size, C]`; `ids` int32 `[count, length]`; `looks` int32
-        `[count]`, equal for pictures that are equal.
+        `[count]`, equal for changed pictures that are equal, and `before` int32, the same of the picture as it was.
         """
         whole, other = self.part(size, channels, "image"), self._target().part(size, channels, "image")
         words = texts.spec(vocabulary)
@@ -64,6 +64,7 @@ class Changes(Images):
             "changed": dataclasses.replace(whole.spec["image"], shape=(self.many, *size, channels)),
             "ids": dataclasses.replace(words, shape=(self.many, *words.shape)),
             "looks": ArraySpec((self.many,), np.int32),
+            "before": ArraySpec((), np.int32),
         }
 
         def read(record: Mapping[str, Any]) -> Any:
@@ -83,7 +84,8 @@ class Changes(Images):
                 "image": self.to_float(pixels),
                 "changed": np.stack([self.to_float(result) for result in results]),
                 "ids": np.stack([texts.row(encoder, phrase) for phrase in asked]),
-                "looks": np.asarray([zlib.crc32(r.tobytes()) & 0x7FFFFFFF for r in results], np.int32),
+                "looks": np.asarray([_look(result) for result in results], np.int32),
+                "before": np.asarray(_look(np.asarray(pixels)), np.int32),
             }
 
         return Part(spec, read, make)
@@ -91,3 +93,7 @@ class Changes(Images):
     def _target(self) -> Images:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(Images)}
         return Images(**{**fields, "column": self.changed})
+
+
+def _look(pixels: np.ndarray) -> int:
+    return zlib.crc32(pixels.tobytes()) & 0x7FFFFFFF

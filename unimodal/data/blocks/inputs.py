@@ -47,15 +47,17 @@ def columns(source: str, *parts: Part, open_split: Callable[[str], Source] | Non
     A record that cannot be used is left out, and listed (`data.skipped`). The parts draw on the record's random generator in
     the order in which they are given. `open_split` replaces `open_source(source, split)`.
     """
+    # Worker processes get these functions, and nothing of the checks, which may know a task.
+    reads, makes = [part.read for part in parts], [part.make for part in parts]
 
     def read(record: Mapping[str, Any]) -> dict[str, Any]:
-        return {"id": record["id"], "parts": tuple(part.read(record) for part in parts)}
+        return {"id": record["id"], "parts": tuple(read_part(record) for read_part in reads)}
 
     def dataset(split: str) -> Dataset:
         def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
             made: dict[str, Any] = {}
-            for part, value in zip(parts, record["parts"], strict=True):
-                made.update(part.make(value, rng, split == "train"))
+            for make, value in zip(makes, record["parts"], strict=True):
+                made.update(make(value, rng, split == "train"))
             return made
 
         for part in parts:

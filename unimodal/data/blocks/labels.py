@@ -44,10 +44,26 @@ class Labels:
 
         Raises UsageError where the config names too few or other classes than the data has.
         """
+        return self._numbered(source, segments)[0]
+
+    @functools.cached_property
+    def _known(self) -> dict[tuple[str, str], tuple[tuple[str, ...], dict[str, int]]]:
+        # Every example asks: what is found by going through all records must be found once.
+        return {}
+
+    def _numbered(self, source: str, segments: str = "") -> tuple[tuple[str, ...], dict[str, int]]:
+        """The classes' names, and the number of each."""
+        if (source, segments) not in self._known:
+            names = self._checked_names(source, segments)
+            self._known[source, segments] = names, {name: names.index(name) for name in names}
+        return self._known[source, segments]
+
+    def _checked_names(self, source: str, segments: str) -> tuple[str, ...]:
         found = _found(source, "train", self.column, segments)
         if self.classes:
             there = {str(value) for value in found.values if value is not None}  # of the classes, some may be left out
-            missing = [name for name in found.names if name in there - set(self.classes)] if found.named else []
+            lacking = there - set(self.classes)
+            missing = [name for name in found.names if name in lacking] if found.named else []
             if missing:
                 raise UsageError(
                     f"labels.classes lacks {_some(missing)} of {source}; the classes there are {_some(found.names)}"
@@ -94,14 +110,14 @@ class Labels:
 
     def number_of(self, source: str, name: str | int, where: str, segments: str = "") -> int:
         """The number of a class that the data calls `name`."""
-        names = self.names(source, segments)
+        names, places = self._numbered(source, segments)
         if isinstance(name, int):
             if not 0 <= name < len(names):
                 raise UsageError(f"{where}: label {name} is not among {len(names)} classes, 0 … {len(names) - 1}")
             return name
-        if name not in names:
+        if name not in places:
             raise UsageError(f"{where}: class {name!r} is not among the {len(names)} classes {_some(names)}")
-        return names.index(name)
+        return places[name]
 
     def numbers(self, source: str, split: str, segments: str = "") -> np.ndarray:
         """The number of every record's class, int32 `[N]`, -1 for records that cannot be read. Raises UsageError for a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -86,9 +87,10 @@ class TranscribedSpeech:
             return None
         lengths = np.array([samples if fine else 0 for samples, fine in self.lengths(split, frames)])
         edges = sorted({min(int(edge * self.sounds.rate), self.sounds.samples) for edge in self.buckets})
+        kept = {edge: frames(edge) for edge in (*edges, self.sounds.samples)}
 
         def cut(batch: Mapping[str, np.ndarray], edge: int) -> dict[str, np.ndarray]:
-            ends = {"audio": edge, "masked": frames(edge)}
+            ends = {"audio": edge, "masked": kept[edge]}
             return {name: array[:, : ends[name]] if name in ends else array for name, array in batch.items()}
 
         return Buckets(lengths, (*edges, self.sounds.samples), cut)
@@ -176,13 +178,16 @@ def with_masks(
     one; None: no channels. width: how many channels there are. least: spans in each example. validation: whether its
     examples are masked too.
     """
-    count = frames(made.spec["audio"].shape[0])
+    longest = made.spec["audio"].shape[0]
+    count = frames(longest)
+    # Ask `frames` here alone: it belongs to a tokenizer, which worker processes would import JAX for.
+    needed = np.array([bisect.bisect_left(range(longest), n, key=frames) for n in range(1, count + 1)])
     spec = {"masked": ArraySpec((count,), np.bool_)}
     if channel is not None:
         spec["silenced"] = ArraySpec((width,), np.bool_)
 
     def mask(example: Any, rng: np.random.Generator) -> dict[str, Any]:
-        valid = int(frames(int(example["length"])))
+        valid = int(np.searchsorted(needed, example["length"], side="right"))
         masks = {"masked": span_mask(count, rng, *time, min_masks=least, valid=valid)}
         if channel is not None:
             masks["silenced"] = span_mask(width, rng, channel[0], min(width, channel[1]))

@@ -167,5 +167,6 @@ class Continuation:
         encoder, found = self.texts.opened, []
         for made, ids, start, count in zip(*(shown.rows[n] for n in ("made", "ids", "length", "tokens")), strict=True):
             prompt, truth = ids[:start], ids[start : start + int(count)]
-            found.append(TextSample(*(encoder.decode(part) for part in (prompt, made, truth))))
+            again = (("steps", self.steps), ("temperature", self.temperature))
+            found.append(TextSample(*(encoder.decode(part) for part in (prompt, made, truth)), again=again))
         return found

@@ -14,8 +14,8 @@ import numpy as np
 from unimodal import data
 from unimodal.data.blocks import Inputs, Labels, columns
 from unimodal.errors import RecordError, UsageError
-from unimodal.evaluation.classification import BEST, ByClass
-from unimodal.evaluation.evaluation import Measured, Reader, Shown
+from unimodal.evaluation.classification import BEST, ByClass, share_right
+from unimodal.evaluation.evaluation import Each, Measured, Reader, Shown
 from unimodal.evaluation.samples import ImageSample, Sample
 from unimodal.model import Model
 
@@ -106,7 +106,7 @@ class Classified:
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         classes, names = self.classes(model, reader), self.names()
         examples = self.inputs(model).dataset("validation")
-        tally, shown = ByClass(len(names)), []
+        tally, shown, found = ByClass(len(names)), [], []
         at5 = seen = 0.0
         for rows in reader.rows(self.look, model, examples, self.config.batch_size, limit):
             similarity = rows["embedding"] @ classes.T
@@ -118,11 +118,13 @@ class Classified:
             at5 += float(np.where(has_nan, np.nan, (order[:, :5] == rows["label"][:, None]).any(axis=1)).sum())
             seen += len(order)
             shown.append({"index": rows["index"], "label": rows["label"], "similarity": similarity})
+            found.append(right)
         joined = {name: np.concatenate([rows[name] for rows in shown]) for name in shown[0]}
         chosen = np.unique(np.linspace(0, len(joined["index"]) - 1, 8).astype(int))
         few = {name: value[chosen] for name, value in joined.items()}
         score = {**tally.score(), **({"top5": at5 / seen} if len(names) > 5 else {}), "classes": float(len(names))}
-        return Measured(score, Shown(few["index"], {}, few, tally))
+        each = Each(examples, joined["index"], {"correct": np.concatenate(found)}, share_right)
+        return Measured(score, Shown(few["index"], {}, few, tally), each)
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         """Chance or, for pictures, the nearest class mean of small raw pixels where that is harder to beat: it has seen
@@ -150,6 +152,14 @@ class Classified:
         # Leave out |x|², which is the same for all classes.
         far = -2 * pixels["validation"] @ means.T + np.square(means).sum(axis=1)[None]
         return float((there[far.argmin(axis=1)] == truth["validation"]).mean())
+
+    def again(self, shown: Shown) -> list[str] | None:
+        """How `predict` is asked the same; None where it cannot be: it takes one template, and names without commas."""
+        names, templates = self.names(), self.config.templates
+        if len(templates) > 1 or any("," in name for name in names):
+            return None
+        records = [f"{self.config.source}#{int(place)}" for place in shown.index]
+        return [*records, f"--classes={','.join(names)}", f"--template={next(iter(templates))}"]
 
     def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
         if self.modality != "image":

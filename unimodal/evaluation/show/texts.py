@@ -73,10 +73,12 @@ def continued_texts(texts: Texts, parts: tuple[str, str, str], *, packed: bool =
         if not len(ids):
             return []
         half, stop = length // 2, (encoder.EOS,) if packed and encoder.EOS != NO_ID else ()
-        options: dict[str, Any] = dict(sampling=Sampling(temperature=0.7, top_p=0.95), stop=stop, fill=encoder.PAD)
+        chosen: dict[str, Any] = dict(temperature=0.7, top_p=0.95)
+        options: dict[str, Any] = dict(sampling=Sampling(**chosen), stop=stop, fill=encoder.PAD)
+        again = (("steps", half), *chosen.items())
         made = continue_text(model, parts, ids[:, :half], np.minimum(sizes // 2, half), steps=half, **options)
         return [
-            TextSample(*(encoder.decode(part) for part in (row[: size // 2], new, row[size // 2 : size])))
+            TextSample(*(encoder.decode(part) for part in (row[: size // 2], new, row[size // 2 : size])), again=again)
             for row, size, new in zip(ids, sizes, made, strict=True)
         ]
 

@@ -109,7 +109,7 @@ class Server:
         try:
             future = self.batcher.submit((task, gives, asked), entry)
         except FullError as error:
-            raise Refused(503, str(error)) from None
+            raise Refused(429, str(error)) from None
         try:
             row = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
         except TimeoutError:

@@ -16,11 +16,30 @@ HEADERS = [
 OPEN = ("/", "/page.css", "/page.js", "/health")  # without a token: they say nothing of the model's answers
 
 
+BODIES = 64  # as many of the largest requests may be held in memory at a time
+
+
+class _Held:
+    """The bytes of one request, counted among those of all."""
+
+    def __init__(self, guard: Guard):
+        self.guard, self.own = guard, 0
+
+    def add(self, count: int) -> None:
+        self.own += count
+        self.guard.held += count
+
+    def release(self) -> None:
+        self.guard.held -= self.own
+        self.own = 0
+
+
 class Guard:
     """An ASGI application before another. most: bytes of a body; token: what callers must know, None for nothing."""
 
     def __init__(self, app: Any, *, most: int, token: str | None):
         self.app, self.most, self.token = app, most, token
+        self.held, self.most_held = 0, most * BODIES  # bytes of all bodies that are being answered
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -40,18 +59,30 @@ class Guard:
         if not length.isdigit() or int(length) > self.most:
             await _refuse(guarded, 413, f"a request may have {self.most:,} bytes at most")
             return
-        body = b""
+        held = _Held(self)
+        try:
+            await self._whole(scope, receive, guarded, held)
+        finally:
+            held.release()
+
+    async def _whole(self, scope: Any, receive: Any, send: Any, held: _Held) -> None:
+        """Read the body, within the limits, and hand it on."""
+        parts: list[bytes] = []
         while scope["method"] not in ("GET", "HEAD"):
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body += message.get("body", b"")
-            if len(body) > self.most:  # sent in chunks, without saying how many
-                await _refuse(guarded, 413, f"a request may have {self.most:,} bytes at most")
+            parts.append(message.get("body", b""))
+            held.add(len(parts[-1]))
+            if held.own > self.most:  # sent in chunks, without saying how many
+                await _refuse(send, 413, f"a request may have {self.most:,} bytes at most")
+                return
+            if self.held > self.most_held:
+                await _refuse(send, 429, "too many requests are on their way; try again in a moment")
                 return
             if not message.get("more_body"):
                 break
-        given = False
+        body, given = b"".join(parts), False
 
         async def replay() -> Any:
             nonlocal given
@@ -60,7 +91,7 @@ class Guard:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, replay, guarded)
+        await self.app(scope, replay, send)
 
     def _knows(self, headers: dict[bytes, bytes]) -> bool:
         said = headers.get(b"authorization", b"")

@@ -118,7 +118,8 @@ function render(said) {
     parts.push(make("pre", said.text));
     said.masked.forEach((values, i) => parts.push(make("h3", "[MASK] " + (i + 1)), ranks("words", values)));
   } else if (said.embedding) parts.push(make("p", `${said.embedding.length} numbers`), make("pre", said.embedding.slice(0, 8).map((x) => x.toFixed(3)).join(", ") + ", …"));
-  else parts.push(make("pre", said.transcript ?? said.continuation ?? JSON.stringify(said, null, 1)));
+  else if (said.picture) parts.push(make("img", undefined, { src: said.picture, alt: "the picture that was made", class: "made" }), make("p"), make("a", "Save the picture", { href: said.picture, download: "picture.png" }));
+  else parts.push(make("pre", said.transcript ?? said.continuation ?? said.caption ?? JSON.stringify(said, null, 1)));
   at("answer").replaceChildren(...parts);
 }
 
