@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
 def five_tasks(config: ConfigDict) -> None:
     """Fill in a trunk, its tokenizers, and the tasks that take turns with it."""
     config.update(schedule="alternate", steps=2000, log_every=25, eval_every=500, checkpoint_every=500, eval_limit=4)
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 1.5e-3
     config.optimizer.warmup = 100
     # Three layers, unrolled: on a CPU a fifth less time than scanned.
     config.backbones.shared = common.backbone(

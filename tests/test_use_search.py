@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import tiny
 import used
 
 import unimodal
+from unimodal.answers import Asked
 from unimodal.command import main
 from unimodal.errors import UsageError
 from unimodal.use import index as index_module
 from unimodal.use.index import append, open_index
+from unimodal.use.inputs import Entry
 
 starlette = pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
@@ -290,6 +293,26 @@ def test_too_much_at_once_is_refused(client: Any) -> None:
     assert guard.held == guard.most_held  # it has let go of what was its own
     guard.held = 0
     assert found.post("/v1/predict", **asked).status_code == 200 and guard.held == 0
+
+
+def test_who_could_not_be_answered_in_time_is_told_at_once() -> None:
+    """1,000 answers of a tenth of a second take longer than a minute; batches that were compiled do not count."""
+    from unimodal.use.serve.batching import Batcher, FullError
+
+    class Slow:
+        def asking(self, *_: Any, **__: Any) -> Any:
+            time.sleep(3600)
+
+    batcher = Batcher(Slow(), batch_size=1)
+    key, entry = ("gpt", None, Asked()), Entry("x", dict)
+    for _ in range(1001):
+        batcher.submit(key, entry, within=60)
+    assert batcher.expected == 0  # nothing is known yet
+    batcher._pace.extend([9.0, 0.1, 0.1, 0.1, 9.0])
+    assert batcher.expected == pytest.approx(0.1 * batcher.waiting) and batcher.waiting >= 1000
+    with pytest.raises(FullError, match="more requests wait than can be answered in time"):
+        batcher.submit(key, entry, within=60)
+    batcher.submit(key, entry, within=120)
 
 
 def test_what_a_server_is_not_started_with(workdir: Path, tmp_path: Path, capsys: Any) -> None:

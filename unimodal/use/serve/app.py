@@ -107,7 +107,7 @@ class Server:
         if task is not None and task not in self.loaded.tasks:
             raise Refused(400, f"there is no task {task!r}; there is {', '.join(self.loaded.tasks)}")
         try:
-            future = self.batcher.submit((task, gives, asked), entry)
+            future = self.batcher.submit((task, gives, asked), entry, self.timeout)
         except FullError as error:
             raise Refused(429, str(error)) from None
         try:

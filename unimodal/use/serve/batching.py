@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import queue
+import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ Key = tuple[str | None, str | None, Asked]  # task, what it gives, what is said 
 
 
 class FullError(RuntimeError):
-    """More requests wait than may."""
+    """More requests wait than may, or than can be answered in time."""
 
 
 @dataclass
@@ -40,12 +42,16 @@ class Batcher:
         self._waiting: queue.Queue[Job | None] = queue.Queue(most)
         self._put_back: list[Job] = []
         self.batches = self.answered = 0
+        self._pace: deque[float] = deque(maxlen=9)  # seconds for an answer, of the last batches
         self._thread = threading.Thread(target=self._run, name="unimodal-batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, key: Key, entry: Entry) -> Future[dict[str, Any]]:
-        """The answer, when it comes. Raises FullError."""
+    def submit(self, key: Key, entry: Entry, within: float | None = None) -> Future[dict[str, Any]]:
+        """The answer, when it comes. within: seconds that the caller waits for it. Raises FullError, also where those before it
+        will take longer than that."""
         job = Job(key, entry)
+        if within is not None and self.expected > within:
+            raise FullError("more requests wait than can be answered in time; try again in a moment")
         try:
             self._waiting.put_nowait(job)
         except queue.Full:
@@ -57,6 +63,12 @@ class Batcher:
         """Jobs that nobody has begun."""
         return self._waiting.qsize() + len(self._put_back)
 
+    @property
+    def expected(self) -> float:
+        """Seconds that those who wait will take; 0 before a few batches have shown how long that is. The median leaves out
+        batches that had to be compiled."""
+        return self.waiting * statistics.median(self._pace) if len(self._pace) > 2 else 0.0
+
     def close(self) -> None:
         """Answer what waits, and stop."""
         self._waiting.put(None)
@@ -67,6 +79,7 @@ class Batcher:
             live = [job for job in jobs if job.future.set_running_or_notify_cancel()]  # whoever timed out is gone
             if not live:
                 continue
+            began = time.monotonic()
             try:
                 task, gives, asked = live[0].key
                 asking = self.loaded.asking(asked, task, gives=gives, batch_size=self.batch_size)
@@ -77,6 +90,7 @@ class Batcher:
                 for job in live:
                     job.future.set_exception(error)
                 continue
+            self._pace.append((time.monotonic() - began) / len(rows))
             self.batches, self.answered = self.batches + 1, self.answered + len(rows)
             for job, row in zip(live, rows, strict=True):
                 job.future.set_result(row)
