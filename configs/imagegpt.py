@@ -39,7 +39,7 @@ def tiny(config: ConfigDict) -> None:
     config.update(steps=1000, log_every=50, eval_every=500)
     config.optimizer.update(learning_rate=3e-3, warmup=100, b2=0.95)
     config.backbones.shared = common.backbone(width=128, depth=4, heads=4, scan=False, **LIKE_IGPT)
-    config.tokenizers.text = common.every(text.Config, vocabulary=65, max_length=256)
+    config.tokenizers.text = common.every(text.Config, vocabulary=65, max_length=256, modality="image")
     config.tasks.imagegpt = common.every(Imagegpt, pixels=dict(count=64, flip=0.5), size=(16, 16), batch_size=16)
     for layer in (1, 2, 3, 4):
         config.evaluations[f"probe{layer}"] = dict(
@@ -58,7 +58,7 @@ def small(config: ConfigDict) -> None:
     config.update(steps=20_000, log_every=100, eval_every=2_000, checkpoint_every=2_000, eval_limit=50)
     config.optimizer.update(learning_rate=3e-3, warmup=500, b2=0.95)
     config.backbones.shared = common.backbone(width=256, depth=12, heads=4, dtype="bfloat16", **LIKE_IGPT)
-    config.tokenizers.text = common.every(text.Config, vocabulary=513, max_length=1024)
+    config.tokenizers.text = common.every(text.Config, vocabulary=513, max_length=1024, modality="image")
     config.tasks.imagegpt = common.every(
         Imagegpt, source="array_record:data/cifar10", pixels=dict(flip=0.5), batch_size=128
     )
@@ -68,7 +68,7 @@ def paper(config: ConfigDict, size: str) -> None:
     config.update(steps=1_000_000, log_every=100, eval_every=10_000, checkpoint_every=10_000, eval_limit=100)
     config.optimizer.update(learning_rate=1e-3, warmup=10_000, final=0.0, b1=0.9, b2=0.95, weight_decay=0.0, clip=0.0)
     config.backbones.shared = common.backbone(**SHAPES[size], dtype="bfloat16", remat="full", **LIKE_IGPT)
-    config.tokenizers.text = common.every(text.Config, vocabulary=513, max_length=1024)
+    config.tokenizers.text = common.every(text.Config, vocabulary=513, max_length=1024, modality="image")
     config.tasks.imagegpt = common.every(
         Imagegpt,
         source="folder:data/imagenet",

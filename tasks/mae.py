@@ -64,7 +64,9 @@ class Mae:
         hidden, _ = model.backbones[self.backbone](tokenizer(batch["image"], key=inner, keep=keep), key=key)
         mask, places = (heads[name].table.get_value() for name in ("decoder_mask", "decoder_position"))
         x = restored(heads["decoder_embed"](hidden), mask[0], rank, first := tokenizer.config.registers)
-        x, _ = model.backbones[self.decoder_backbone](tokens(x + places.astype(x.dtype)[None]), key=outer)
+        x, _ = model.backbones[self.decoder_backbone](
+            tokens(x + places.astype(x.dtype)[None], modality="image"), key=outer
+        )
         pixels = patchify(batch["image"], tokenizer.config.patch)
         return {"pixels": pixels, "predicted": heads["patches"](x[:, first:]), "masked": rank >= keep.shape[1]}
 

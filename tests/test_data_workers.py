@@ -203,18 +203,21 @@ def test_workers_make_batches_of_any_task_without_jax(tmp_path: Path) -> None:
 
 
 SCRIPT = """
+import sys
+open(sys.argv[1], "a").write("run\\n")
 import jax, numpy as np
 from unimodal.data import Dataset, train_batches
 ten, source = np.int32(10), [{"id": str(i)} for i in range(8)]
 made = Dataset(source, lambda record, rng: {"n": ten + int(record["id"])})
-batches = train_batches(made, batch_size=8, seed=0, workers=1)
-print("main", sorted(next(batches)["n"]) == list(range(10, 18)), flush=True)
+batches = train_batches(made, batch_size=8, seed=0, workers=3)
+print("main", [sorted(next(batches)["n"]) == list(range(10, 18)) for _ in range(9)] == 9 * [True], flush=True)
 batches.close()
 """
 
 
 def test_workers_do_not_run_the_main_script_again(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    line = [sys.executable, str(tmp_path / "script.py")]
+    line = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "runs")]
     done = subprocess.run(line, env=tiny.environment(1, PYTHONPATH=str(tiny.ROOT)), capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "main True\n", done.stdout + done.stderr
+    assert (tmp_path / "runs").read_text() == "run\n"  # by the main process alone, however many workers there are

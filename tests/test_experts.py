@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import tiny
 from flax import nnx
 
 from unimodal import Backbone, BackboneConfig, concat
+from unimodal.backbone import rope_table
 from unimodal.decoding import Decoder, Sampling, decode
 from unimodal.errors import UsageError
 from unimodal.tokens import Tokens, tokens
@@ -70,8 +72,6 @@ def test_a_layer_by_hand() -> None:
     given = row(("image", 2), ("text", 3), ("audio", 4))
     block = model.layers[0]
     x = given.x
-    from unimodal.backbone.positions import rope_table
-
     attended, _ = block.attention(block.attention_norm(x), given.layout, None, rope_table(given.position, 8, 100.0))
     x = x + attended
     parts = [(block.experts["image"], x[:, :2]), (block, x[:, 2:5]), (block.experts["audio"], x[:, 5:])]
@@ -112,18 +112,28 @@ def test_decoding_with_a_cache_is_decoding_without(modality: str) -> None:
     np.testing.assert_array_equal(written, ids)
 
 
-def test_tasks_share_experts_and_learn_on_a_mesh(tmp_path: Any) -> None:
-    """Metrics of one device; each expert is moved by the tasks of its modality."""
-    changes = dict(steps=4, backbones__shared__experts=("image", "audio"))
-    one = tiny.train(tiny.plain("gpt", "clip", "ctc", mesh=dict(data=1), **changes), tmp_path / "one")
-    many = tiny.train(
-        tiny.plain("gpt", "clip", "ctc", mesh=dict(data=2, fsdp=2, tensor=2), **changes), tmp_path / "many"
-    )
-    for task in ("gpt", "clip", "ctc"):
+@pytest.mark.parametrize(
+    "mesh", [dict(data=2, fsdp=2, tensor=2), dict(data=2, sequence=4)], ids=["2,2,2", "sequence=4"]
+)
+def test_tasks_share_experts_and_learn_on_a_mesh(tmp_path: Path, mesh: dict[str, int]) -> None:
+    """Metrics of one device; each expert is moved by the tasks of its modality, and by no others."""
+    changes = dict(steps=4, backbones__shared__experts=("image", "audio"), optimizer__weight_decay=0.0)
+    many = tiny.train(tiny.plain("gpt", "clip", mesh=mesh, **changes), tmp_path / "many")
+    one = tiny.train(tiny.plain("gpt", "clip", mesh=dict(data=1), **changes), tmp_path / "one")
+    for task in ("gpt", "clip"):
         np.testing.assert_allclose(list(many.losses(task).values()), list(one.losses(task).values()), rtol=1e-4)
-    model = many.experiment.program.model(many.state)
-    kernel = model.backbones["shared"].layers.experts["audio"].mlp.up.kernel.get_value()
-    assert kernel.sharding.shard_shape(kernel.shape) == (kernel.shape[0], kernel.shape[1] // 2, kernel.shape[2] // 2)
+    before, after = many.experiment.program.first_model(), many.experiment.program.model(many.state)
+    moved = {}
+    for name in ("image", "audio"):
+        kernels = [m.backbones["shared"].layers.experts[name].mlp.up.kernel.get_value() for m in (before, after)]
+        moved[name] = float(jnp.abs(kernels[1] - kernels[0]).max())
+    assert moved["image"] > 1e-4 and moved["audio"] == 0.0
+    if "tensor" in mesh:
+        assert kernels[1].sharding.shard_shape(kernels[1].shape) == (
+            2,
+            kernels[1].shape[1] // 2,
+            kernels[1].shape[2] // 2,
+        )
 
 
 def test_wrong_experts_are_one_line() -> None:

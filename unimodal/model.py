@@ -111,7 +111,7 @@ def check_shared_head(model: Model, task: str, head: str, part: str, outputs: in
 
 
 def _check_experts(tokenizers: Mapping[str, Any], backbones: Mapping[str, BackboneConfig]) -> None:
-    """Raises UsageError for experts of a modality that no tokenizer makes."""
+    """Raises UsageError for experts of a modality that no tokenizer of the model makes, whichever backbone it feeds."""
     there = sorted({tokenizer.modality for tokenizer in tokenizers.values()})
     for name, config in backbones.items():
         for expert in config.experts:

@@ -145,7 +145,12 @@ def command_of(
 def _again(samples: Sequence[Any], answers: Sequence[Answer]) -> list[str] | None:
     """The texts of samples, as `predict` takes them, with its flags. None for samples that are no texts alone."""
     gives = {answer.gives for answer in answers}
-    written = [sample for sample in samples if isinstance(sample, TextSample) and sample.again]
+    # A prompt that begins with a dash, as speech in books does, would be taken for a flag.
+    written = [
+        sample
+        for sample in samples
+        if isinstance(sample, TextSample) and sample.again and not sample.prompt.startswith("-")
+    ]
     if written and "continuation" in gives:
         return [*(sample.prompt for sample in written), *(f"--{name}={value:g}" for name, value in written[0].again)]
     gaps = [sample for sample in samples if isinstance(sample, FilledText) and sample.spans]

@@ -1,10 +1,17 @@
-"""Where a worker process of the data begins. It has no use for JAX, but grain imports it wherever it is installed."""
+"""Where a worker process of the data begins. It has no use for JAX, but grain imports it wherever it is installed.
+
+Nor does it run the main script again, as processes that are spawned do. What that script defines is pickled with the data, and it may
+import JAX, or train without asking whether it is the main one.
+"""
 
 from __future__ import annotations
 
 import logging
 import pickle
 import sys
+import types
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
 
 
 def begin(packed: bytes) -> None:
@@ -22,3 +29,21 @@ def begin(packed: bytes) -> None:
             del sys.modules["jax"]
             absl.setLevel(level)
     pickle.loads(packed)()
+
+
+class _Process(SpawnProcess):
+    """A process that is told of no main script. Whichever thread starts it, and however late, as pools start theirs one by one."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
+        try:
+            return SpawnProcess._Popen(process_obj)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            sys.modules["__main__"] = main
+
+
+class Alone(SpawnContext):
+    """Starts processes afresh, without the main script."""
+
+    Process = _Process  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]

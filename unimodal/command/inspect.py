@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from unimodal.command.data_words import HELP, flags_of
 from unimodal.command.recipe import as_plain, change, load_recipe
@@ -38,12 +39,14 @@ def run_inspect(arguments: Sequence[str], program: str) -> int:
     # Forget what an earlier command in this process left out.
     LEDGER.clear()
     LEDGER.least = 0.5  # see what is wrong with data that no run would go on with
-    experiment = build(as_plain(config), places.task_class)
-    looked = []
-    for task in experiment.tasks:
-        found = look(task, experiment.model, split=flags.get("split", "train"), limit=int(limit), seed=experiment.seed)
-        print("\n".join(found.lines()), flush=True)
-        looked.append(found)
+    try:
+        experiment, looked = build(as_plain(config), places.task_class), []
+        options: dict[str, Any] = dict(split=flags.get("split", "train"), limit=int(limit), seed=experiment.seed)
+        for task in experiment.tasks:
+            looked.append(look(task, experiment.model, **options))
+            print("\n".join(looked[-1].lines()), flush=True)
+    finally:
+        LEDGER.least = 0.0
     page = Path(flags.get("page", "inspect.html"))
     write_page(page, looked, f"Data of {flags['config']}")
     print(f"wrote {page}")

@@ -57,7 +57,7 @@ def run_predict(words: Words, program: str) -> int:
             print(f"{len(out.done)} answers are there; going on", file=sys.stderr)
     rows = answered(asking, waiting)
     if "pictures" in more:
-        rows = with_files(rows, Path(more["pictures"]), 0 if out is None else len(out.done))
+        rows = with_files(rows, Path(more["pictures"]), 0 if out is None else len(out.done), replace=out is not None)
     rows = printed(rows) if out is None else progress(out.write(rows), len(out.done))
     total, bad = counted(rows)
     if out is not None:
@@ -230,11 +230,18 @@ def newest(path: str) -> list[str]:
     return [f"{file.name} {file.stat().st_mtime_ns}" for file in files if file.exists()]
 
 
-def with_files(rows: Iterable[Mapping[str, Any]], folder: Path, first: int) -> Iterator[Mapping[str, Any]]:
-    """Write each picture that is an answer as FOLDER/NUMBER.png, of the row's number from `first` on, and name it there."""
+def with_files(
+    rows: Iterable[Mapping[str, Any]], folder: Path, first: int, *, replace: bool
+) -> Iterator[Mapping[str, Any]]:
+    """Write each picture that is an answer as FOLDER/NUMBER.png, of the row's number from `first` on, and name it there.
+
+    replace: whether a picture may be there already, of a row that was lost with a command that was killed.
+    """
     for number, row in enumerate(rows, first):
         if "picture" in row:
             path = folder / f"{number:05}.png"
+            if path.exists() and not replace:
+                raise UsageError(f"{path} is there already: name another folder")
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(base64.b64decode(row["picture"].partition(",")[2]))

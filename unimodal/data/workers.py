@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
-import multiprocessing
 import os
 import pickle
 import shutil
-import sys
 import tempfile
-import types
 import weakref
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +26,7 @@ from unimodal.data.reading import READING, last_read
 from unimodal.data.skipped import LEDGER
 from unimodal.data.stored import STORE
 from unimodal.errors import UsageError
-from unimodal.worker import begin
+from unimodal.worker import Alone, begin
 
 _READY = 2  # batches that each worker may be ahead
 _batches: Any = None  # of a worker
@@ -119,24 +115,7 @@ class WorkerBatches:
             self._shown = tempfile.mkdtemp(prefix="unimodal-")
             weakref.finalize(self, shutil.rmtree, self._shown, ignore_errors=True)
             opening = partial(open_data, self._packed, LEDGER.listed_in, STORE.size, self._shown)
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                self._workers,
-                multiprocessing.get_context("spawn"),
-                begin,
-                (pickle.dumps(opening),),
-            )
-            with _without_main():
-                self._waiting.append(self._pool.submit(_make, self._next))  # starts them
+            told = (pickle.dumps(opening),)
+            self._pool = concurrent.futures.ProcessPoolExecutor(self._workers, Alone(), begin, told)
         while len(self._waiting) < _READY * self._workers:
             self._waiting.append(self._pool.submit(_make, self._next + len(self._waiting)))
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Processes that are started meanwhile do not run the main script again. What it defines is pickled with the data, and it
-    may import JAX, or train without asking whether it is the main one."""
-    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -98,9 +98,10 @@ def _hardware(workdir: epath.Path) -> str:
     try:
         found = json.loads((workdir / "meters.json").read_text(encoding="utf-8"))
         chips, speed = f"{int(found['chips'])} × {found['chip']}", found["steps_per_second"]
+        pace = "" if speed is None else f", {float(speed):.3g} steps a second"
     except (OSError, ValueError, LookupError, TypeError):
         return "Not known: the run has no meters.json."
-    return f"Trained on {chips}" + ("." if speed is None else f", {float(speed):.3g} steps a second.")
+    return f"Trained on {chips}{pace}."
 
 
 def _version() -> str:

@@ -55,7 +55,7 @@ class Labels:
         """The classes' names, and the number of each."""
         if (source, segments) not in self._known:
             names = self._checked_names(source, segments)
-            self._known[source, segments] = names, {name: names.index(name) for name in names}
+            self._known[source, segments] = names, {name: number for number, name in reversed([*enumerate(names)])}
         return self._known[source, segments]
 
     def _checked_names(self, source: str, segments: str) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Batcher:
         self._waiting: queue.Queue[Job | None] = queue.Queue(most)
         self._put_back: list[Job] = []
         self.batches = self.answered = 0
-        self._pace: deque[float] = deque(maxlen=9)  # seconds for an answer, of the last batches
+        self._full: deque[float] = deque(maxlen=9)  # seconds that the last full batches took
         self._thread = threading.Thread(target=self._run, name="unimodal-batcher", daemon=True)
         self._thread.start()
 
@@ -65,9 +65,9 @@ class Batcher:
 
     @property
     def expected(self) -> float:
-        """Seconds that those who wait will take; 0 before a few batches have shown how long that is. The median leaves out
-        batches that had to be compiled."""
-        return self.waiting * statistics.median(self._pace) if len(self._pace) > 2 else 0.0
+        """Seconds that those who wait will take, in full batches; 0 before three of these have shown how long one is. The median
+        leaves out batches that had to be compiled."""
+        return -(-self.waiting // self.batch_size) * statistics.median(self._full) if len(self._full) > 2 else 0.0
 
     def close(self) -> None:
         """Answer what waits, and stop."""
@@ -90,7 +90,8 @@ class Batcher:
                 for job in live:
                     job.future.set_exception(error)
                 continue
-            self._pace.append((time.monotonic() - began) / len(rows))
+            if len(rows) == self.batch_size:
+                self._full.append(time.monotonic() - began)
             self.batches, self.answered = self.batches + 1, self.answered + len(rows)
             for job, row in zip(live, rows, strict=True):
                 job.future.set_result(row)
