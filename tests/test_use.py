@@ -22,6 +22,7 @@ from unimodal.command import main
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 from unimodal.evaluation.samples import FilledText, TextSample
+from unimodal.interop import files as interop_files
 from unimodal.use.inputs import entries
 from unimodal.use.output import open_output
 
@@ -336,6 +337,21 @@ def test_the_commands_of_the_page(run: tuple[Path, Any, Any], files: Path, tmp_p
     for words in commands:
         assert main(words) == 0, words
     assert json.loads((tmp_path / "answers.jsonl").read_text())["id"] == "photos/a.png"
+
+
+def test_weights_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
+    """A text written with NaN would read like any other, as every id is some id."""
+    target = Path(shutil.copytree(REFERENCES / "gpt2", tmp_path / "gpt2"))
+    tensors = {name: np.array(tensor.read()) for name, tensor in interop_files.open_source(target).tensors.items()}
+    name = next(name for name in tensors if name.endswith("h.1.mlp.c_fc.weight"))
+    assert unimodal.load(target).tasks
+    tensors[name][0, 0] = np.nan
+    shapes = {key: (value.shape, value.dtype) for key, value in tensors.items()}
+    interop_files.write_file(target / interop_files.SINGLE, shapes, tensors.values())
+    with pytest.raises(
+        UsageError, match=r"layers\.mlp\.up\.kernel has values that are not finite, so nothing can be asked"
+    ):
+        unimodal.load(target)
 
 
 def test_a_published_checkpoint(tmp_path: Path) -> None:

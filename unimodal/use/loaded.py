@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -99,16 +100,26 @@ def load(
 
     step: of the checkpoint (None: the latest). ema: take the average of the parameters that the run kept (None: if its
     evaluations did). mesh: a mesh, or its axes, as dict(data=2, tensor=4); None: one device. dtype: of the computation, as
-    bfloat16. Raises UsageError for a path that is neither, a workdir without a checkpoint, and an average that is not there.
+    bfloat16. Raises UsageError for a path that is neither, a workdir without a checkpoint, an average that is not there, and weights that are not finite.
     """
     where = folder(path)
     require_backend(where)
     placed = mesh if isinstance(mesh, Mesh) else make_mesh(**{**vars(MeshConfig(data=1)), **(mesh or {})})
     if is_remote(where) or _has_tasks(where):
-        return _of_workdir(where, step, ema, placed, dtype)
+        return _with_numbers(_of_workdir(where, step, ema, placed, dtype))
     if step is not None or ema:
         raise UsageError(f"{path} is no workdir of a run, so it has neither steps nor an average of its parameters")
-    return _published(Path(str(path)), placed, dtype)
+    return _with_numbers(_published(Path(str(path)), placed, dtype))
+
+
+def _with_numbers(loaded: Loaded) -> Loaded:
+    """Raises UsageError for a weight that is not finite: ids and pictures that are drawn from such a model look like any others."""
+    for where, leaf in jax.tree_util.tree_leaves_with_path(loaded.model):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not jnp.isfinite(leaf).all():
+            raise UsageError(
+                f"{loaded.path}: {path_name(where)} has values that are not finite, so nothing can be asked"
+            )
+    return loaded
 
 
 def _published(path: Path, mesh: Mesh, dtype: str | None) -> Loaded:
