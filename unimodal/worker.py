@@ -6,16 +6,18 @@ import JAX, or train without asking whether it is the main one.
 
 from __future__ import annotations
 
+import importlib
 import logging
-import pickle
 import sys
 import types
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 
-def begin(packed: bytes) -> None:
-    """Import grain as if there were no JAX, then call what was pickled. A process takes 190 MB and a second less so.
+def begin(function: str, *arguments: Any) -> None:
+    """Import grain as if there were no JAX, then call MODULE:FUNCTION. A process takes 190 MB and a second less so.
+
+    The function comes by its name, since its module must not be imported before grain is.
 
     Own code that imports JAX, such as a task's function among the data, still can.
     """
@@ -28,7 +30,8 @@ def begin(packed: bytes) -> None:
         finally:
             del sys.modules["jax"]
             absl.setLevel(level)
-    pickle.loads(packed)()
+    module, name = function.split(":")
+    getattr(importlib.import_module(module), name)(*arguments)
 
 
 class _Process(SpawnProcess):

@@ -10,13 +10,11 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import os
-import pickle
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -111,11 +109,9 @@ class WorkerBatches:
 
     def _fill(self) -> None:
         if self._pool is None:
-            # The pickled call comes in bytes: this module must not be imported before grain is.
             self._shown = tempfile.mkdtemp(prefix="unimodal-")
             weakref.finalize(self, shutil.rmtree, self._shown, ignore_errors=True)
-            opening = partial(open_data, self._packed, LEDGER.listed_in, STORE.size, self._shown)
-            told = (pickle.dumps(opening),)
+            told = (f"{__name__}:{open_data.__name__}", self._packed, LEDGER.listed_in, STORE.size, self._shown)
             self._pool = concurrent.futures.ProcessPoolExecutor(self._workers, Alone(), begin, told)
         while len(self._waiting) < _READY * self._workers:
             self._waiting.append(self._pool.submit(_make, self._next + len(self._waiting)))
