@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from unimodal.answers import TEXT, Answer, Asked, embedding_answer, masked_answer, text_row
+from unimodal.answers import Answer, Asked, masked_answer, text_features, text_row
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import masked_rows
 from unimodal.errors import UsageError
@@ -19,7 +19,7 @@ from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import filled_gaps
 from unimodal.evaluation.summed import Summed
-from unimodal.heads import MaskedLanguageModel, PooledClassifier, pool
+from unimodal.heads import MaskedLanguageModel, PooledClassifier
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, TaskMetrics, chunked_cross_entropy, classification_loss, masked_lm
 from unimodal.tokens import lengths_of
@@ -92,13 +92,9 @@ class Bert:
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
-
-        def mean(model: Model, batch: Batch) -> jax.Array:
-            return pool(self.hidden(model, batch), "mean", (batch["inputs"] != self.texts.pad).astype(jnp.int32))
-
         logits = lambda m, batch: self.logits(m, batch)[0]  # noqa: E731
         words = masked_answer(self.texts, vocabulary, logits, asked, specials=self.next_sentence)
-        return [words, embedding_answer(TEXT, text_row(self.texts, vocabulary, "inputs"), mean)]
+        return [words, text_features(self, text_row(self.texts, vocabulary, "inputs"), self.hidden, "inputs")]
 
     def evaluations(self) -> dict[str, Evaluation]:
         likelihood = Summed(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal import data, packed
-from unimodal.answers import Answer, Asked, sound_features, sound_row, sound_windows, transcript_answer
+from unimodal.answers import what_was_said
 from unimodal.data.blocks import Inputs, Sounds, Transcripts
 from unimodal.data.blocks.packed_speech import PackedSpeech
 from unimodal.data.blocks.speech import TranscribedSpeech, with_masks
@@ -59,6 +59,7 @@ class Ctc:
         return self.transcripts.letters(self.source, self.sounds.segments)
 
     __post_init__ = packed.check_speech
+    answers = what_was_said
 
     def inputs(self, model: Model) -> Inputs:
         if not self.pack.row:
@@ -115,16 +116,6 @@ class Ctc:
             "unknown_characters": Sum(((text > 0) & ~known).astype(jnp.float32).sum()),
             **({"filled": filled} if self.pack.row or self.buckets else {}),  # the share that is no padding
         }
-
-    def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        row, config = sound_row(self.sounds), model.tokenizers[self.tokenizer].config
-        # Windows overlap by a third.
-        frames_of, shift = config.frames, max(1, 2 * self.sounds.samples // 3 // config.hop)
-        frames = lambda _, batch: frames_of(batch["length"])  # noqa: E731
-        windows = sound_windows(self.sounds, shift * config.hop)
-        how: dict[str, Any] = dict(beam=asked.beam or self.beam, windows=windows, shift=shift)
-        said = transcript_answer(lambda: self.letters, row, self.logits, frames, **how)
-        return [said, sound_features(self, self.hidden)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         transcription = Transcription(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from unimodal import text_to_picture
-from unimodal.answers import TEXT, Answer, Asked, picture_answer, sampling_of, text_row
+from unimodal.answers import drawn_from_words
 from unimodal.data.blocks import Images, Texts
 from unimodal.errors import UsageError
 from unimodal.evaluation.codes import CodeLikelihood
@@ -41,6 +41,7 @@ class Dalle:
     heads = text_to_picture.heads
     logits = text_to_picture.logits
     draw = text_to_picture.draw
+    answers = drawn_from_words
 
     def __post_init__(self) -> None:
         if not 0 <= self.unconditional < 1 or not 0 <= self.text_weight < 1:
@@ -63,11 +64,5 @@ class Dalle:
         losses = (Mean(text * said["objective"], said["tokens"]), Mean(image * seen["objective"], seen["tokens"]))
         return losses, metrics
 
-    def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        row = text_row(self.texts, model.tokenizers[self.text_tokenizer].config.vocabulary)
-        draw = lambda m, b: self.draw(m, b["ids"], jax.random.key(asked.seed), **sampling_of(asked))  # noqa: E731
-        return [picture_answer(TEXT, row, draw, self.images.to_uint8)]
-
     def evaluations(self) -> dict[str, Evaluation]:
-        found = CodeLikelihood(task=self, inputs=self.inputs, batch_size=self.batch_size, shown=self.shown)
-        return {self.name: found}
+        return {self.name: CodeLikelihood(task=self, inputs=self.inputs, batch_size=self.batch_size, shown=self.shown)}

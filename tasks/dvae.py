@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from unimodal.answers import IMAGE, Answer, Asked, picture_answer, picture_row
+from unimodal.answers import from_its_codes
 from unimodal.data.blocks import Images, Inputs, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.coded_pictures import coded_pictures
@@ -47,6 +47,8 @@ class Dvae:
     commitment: float = 0.25  # of vq: how strongly vectors are drawn towards their codes
     decay: float = 0.99  # of vq: of the running means that are its codes
     revive: float = 0.05  # of vq: a code whose running count is below this share of the mean begins again
+
+    answers = from_its_codes
 
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config
@@ -99,18 +101,6 @@ class Dvae:
         error = jnp.square(given[..., : image.shape[3]] - image).mean()
         commitment = jnp.square(vectors - codes).mean()
         return error + self.commitment * commitment, {"pixel_error": error, "commitment": commitment}
-
-    def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        """The picture from its codes."""
-
-        def decoded(m: Model, batch: Batch) -> jax.Array:
-            read = m.tokenizers[self.tokenizer]
-            features = read.features(batch["image"])
-            has_nan = jnp.where(jnp.isnan(features).any(axis=(1, 2, 3), keepdims=True), jnp.nan, 0.0)
-            return read.pixels(read.nearest(features).reshape(len(features), -1)) + has_nan  # NaN has codes, too
-
-        row = picture_row(self.images, model.tokenizers[self.tokenizer].config)
-        return [picture_answer(IMAGE, row, decoded, self.images.to_uint8)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         shared: dict[str, Any] = dict(inputs=self.inputs, batch_size=self.batch_size)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from unimodal.answers import IMAGE, Answer, Asked, picture_answer, read_any, sampling_of
+from unimodal.answers import with_its_half_anew
 from unimodal.data.blocks import Inputs, Pixels, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.colours import completed, nats_per_pixel, unigram
 from unimodal.evaluation.evaluation import Batch, Evaluation, Shown, on_own_data
 from unimodal.evaluation.samples import Sample
 from unimodal.evaluation.summed import Summed
-from unimodal.generate import Sampling, generate
+from unimodal.generate import generate
 from unimodal.heads import LanguageModel
 from unimodal.model import Model
 from unimodal.objectives import Loss, Mean, Metrics, TaskMetrics, cross_entropy, position_cross_entropy, shifted_right
@@ -38,6 +35,8 @@ class Imagegpt:
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "text"  # one of the config's, of kind text: tables of colours and of places
     backbone: str = "shared"  # one of the config's backbones, by name
+
+    answers = with_its_half_anew
 
     def inputs(self, model: Model) -> Inputs:
         return columns(self.source, self.pixels.row(self.source, self.size))
@@ -76,27 +75,12 @@ class Imagegpt:
         positions = position_cross_entropy(self.logits(model, batch), batch["ids"])
         return {"nats": positions.nats.sum(axis=1), "correct": positions.correct.sum(axis=1)}
 
-    def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        """The picture with its lower half written anew."""
-        half = math.prod(self.size) // 2
-        sampling = Sampling(**sampling_of(asked))
-
-        def row(record: Mapping[str, Any]) -> dict[str, Any]:
-            part = read_any(self.pixels, record).row(self.source, self.size)
-            return part.make(part.read(record), np.random.default_rng(0), False)
-
-        def completed(m: Model, batch: Batch) -> jax.Array:
-            parts = (m.backbones[self.backbone], m.tokenizers[self.tokenizer], m.heads[self.name]["colours"])
-            start = jnp.full((len(batch["ids"]), 1), self.pixels.count, jnp.int32)
-            given = jnp.concatenate([start, batch["ids"][:, :half]], axis=1)
-            lengths, rest = jnp.full((len(given),), half + 1, jnp.int32), math.prod(self.size) - half
-            new = generate(*parts, given, lengths, jax.random.key(asked.seed), steps=rest, sampling=sampling)
-            return jnp.concatenate([given[:, 1:], new], axis=1)
-
-        as_picture = partial(self.pixels.picture, self.source, size=self.size)
-        return [picture_answer(IMAGE, row, completed, as_picture)]
+    def writer(self, model: Model) -> tuple[Any, Any, Any]:
+        """What writes a picture: the backbone, its tokenizer and its head."""
+        return model.backbones[self.backbone], model.tokenizers[self.tokenizer], model.heads[self.name]["colours"]
 
     def samples(self, model: Model, shown: Shown) -> list[Sample]:
-        parts = (model.backbones[self.backbone], model.tokenizers[self.tokenizer], model.heads[self.name]["colours"])
         as_picture = partial(self.pixels.picture, self.source, size=self.size)
-        return [*completed(partial(generate, *parts), shown.batch["ids"][:4], self.pixels.count, as_picture)]
+        return [
+            *completed(partial(generate, *self.writer(model)), shown.batch["ids"][:4], self.pixels.count, as_picture)
+        ]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
-from unimodal.answers import IMAGE, Answer, Asked, picture_answer, picture_features, picture_row
+from unimodal.answers import with_gaps_filled
 from unimodal.data.blocks import Images, Inputs, columns, noise
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Batch, Evaluation, Shown
-from unimodal.evaluation.reconstruction import Reconstruction, better_guess, errors, picture_rows, rebuilt, unpatchify
+from unimodal.evaluation.reconstruction import Reconstruction, better_guess, errors, picture_rows
 from unimodal.evaluation.samples import Sample
 from unimodal.layers import Embedding, Linear
 from unimodal.model import Model
@@ -39,6 +37,8 @@ class Mae:
     decoder_backbone: str = "decoder"  # another, narrower and shallower, which is of no use after training
     mask_ratio: float = 0.75  # share of the patches that is hidden
     normalise: bool = True  # predict each patch less its mean, over its standard deviation
+
+    answers = with_gaps_filled
 
     def inputs(self, model: Model) -> Inputs:
         c = model.tokenizers[self.tokenizer].config
@@ -64,9 +64,8 @@ class Mae:
         hidden, _ = model.backbones[self.backbone](tokenizer(batch["image"], key=inner, keep=keep), key=key)
         mask, places = (heads[name].table.get_value() for name in ("decoder_mask", "decoder_position"))
         x = restored(heads["decoder_embed"](hidden), mask[0], rank, first := tokenizer.config.registers)
-        x, _ = model.backbones[self.decoder_backbone](
-            tokens(x + places.astype(x.dtype)[None], modality="image"), key=outer
-        )
+        placed = tokens(x + places.astype(x.dtype)[None], modality="image")
+        x, _ = model.backbones[self.decoder_backbone](placed, key=outer)
         pixels = patchify(batch["image"], tokenizer.config.patch)
         return {"pixels": pixels, "predicted": heads["patches"](x[:, first:]), "masked": rank >= keep.shape[1]}
 
@@ -91,18 +90,6 @@ class Mae:
         grid = model.tokenizers[self.tokenizer].config.grid
         found = jax.jit(self.predict)(model, {name: shown.batch[name] for name in ("image", "noise")})
         return [*picture_rows(**found, grid=grid, to_uint8=self.images.to_uint8, normalise=self.normalise)]
-
-    def answers(self, model: Model, asked: Asked) -> list[Answer]:
-        """The picture with patches hidden and rebuilt, others for every seed; else its features."""
-        config = model.tokenizers[self.tokenizer].config
-        seen, patches = picture_row(self.images, config), math.prod(config.grid)
-
-        def row(record: Mapping[str, Any]) -> dict[str, Any]:
-            return {**seen(record), "noise": np.random.default_rng(asked.seed).random(patches, np.float32)}
-
-        fill = lambda m, batch: rebuilt(**self.predict(m, batch), normalise=self.normalise)  # noqa: E731
-        whole = lambda patches: self.images.to_uint8(unpatchify(patches[None], config.grid)[0])  # noqa: E731
-        return [picture_answer(IMAGE, row, fill, whole), *picture_features(self, model)]
 
     def _visible(self, patches: int) -> int:
         """Count the patches that the encoder sees. Raises UsageError where that would be none or all."""

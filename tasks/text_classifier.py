@@ -8,13 +8,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from unimodal.answers import TEXT, Answer, Asked, class_answer, embedding_answer, pair_text_row
+from unimodal.answers import TEXT, Answer, Asked, class_answer, pair_text_row, text_features
 from unimodal.data.blocks import Inputs, Labels, Texts
 from unimodal.data.blocks.pairs import labelled_texts
 from unimodal.evaluation.classification import classification
 from unimodal.evaluation.evaluation import Batch, Evaluation
 from unimodal.evaluation.show.texts import classified_texts
-from unimodal.heads import PooledClassifier, pool
+from unimodal.heads import PooledClassifier
 from unimodal.layers import split_key
 from unimodal.model import Model
 from unimodal.objectives import Loss, TaskMetrics, classification_loss
@@ -63,14 +63,10 @@ class TextClassifier:
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         row = pair_text_row(self.texts, model.tokenizers[self.tokenizer].config.vocabulary, self.second)
-
-        def mean(m: Model, batch: Batch) -> jax.Array:
-            lengths = lengths_of(batch["ids"], self.texts.pad)
-            hidden, tokens = m.hidden(self.tokenizer, self.backbone, batch["ids"], lengths=lengths)
-            return pool(hidden, "mean", tokens.segment)
-
+        real = lambda b: lengths_of(b["ids"], self.texts.pad)  # noqa: E731
+        read = lambda m, b: m.hidden(self.tokenizer, self.backbone, b["ids"], lengths=real(b))[0]  # noqa: E731
         classes = class_answer(TEXT, self.labels.given_names(self.source), row, self.logits, top=asked.top)
-        return [classes, embedding_answer(TEXT, row, mean)]
+        return [classes, text_features(self, row, read)]
 
     def evaluations(self) -> dict[str, Evaluation]:
         shown = classified_texts(self.source, self.texts, self.labels)

@@ -107,8 +107,7 @@ class Wav2vec2:
         temperature = jnp.maximum(decayed, jnp.float32(self.gumbel_end))
         made, masked = self.forward(model, batch, negatives_key, key=key, temperature=temperature), batch["masked"]
         compared = made["context"], made["target"], masked, made["negatives"]
-        chosen = jnp.argmax(made["codes"], axis=-1)
-        _, sums = wav2vec2_contrastive(*compared, self.temperature, codes_BTG=chosen)
+        _, sums = wav2vec2_contrastive(*compared, self.temperature, codes_BTG=made["codes"].argmax(axis=-1))
         loss = Mean(sums["objective"], sums["frames"]), diversity_term(made["probabilities"], masked, self.diversity)
         if self.feature_penalty:
             loss += (self.feature_penalty * jnp.square(made["convolved"].astype(jnp.float32)).mean(),)

@@ -36,10 +36,11 @@ from unimodal.answers.embeddings import (
     offered,
     picture_features,
     sound_features,
+    text_features,
 )
-from unimodal.answers.pictures import picture_answer, sampling_of
+from unimodal.answers.pictures import drawn_from_words, from_its_codes, with_gaps_filled, with_its_half_anew
 from unimodal.answers.texts import HOLE, caption_answer, continuation_answer, masked_answer
-from unimodal.answers.transcripts import transcript_answer
+from unimodal.answers.transcripts import transcript_answer, what_was_said
 
 __all__ = [
     "HOLE",
@@ -53,20 +54,24 @@ __all__ = [
     "class_answer",
     "composed_answers",
     "continuation_answer",
+    "drawn_from_words",
     "embedding_answer",
+    "from_its_codes",
     "masked_answer",
     "offered",
     "pair_text_row",
-    "picture_answer",
     "picture_features",
     "picture_row",
     "read_any",
-    "sampling_of",
     "sound_features",
     "sound_row",
     "sound_windows",
     "spoken",
+    "text_features",
     "text_row",
     "transcript_answer",
+    "what_was_said",
+    "with_gaps_filled",
+    "with_its_half_anew",
     "zero_shot_answer",
 ]

@@ -87,6 +87,16 @@ def sound_features(task: Any, hidden: Callable[..., jax.Array] | None = None) ->
     return embedding_answer(SOUND, sound_row(task.sounds), mean)
 
 
+def text_features(task: Any, row: Callable[..., Row], hidden: Callable[..., jax.Array], ids: str = "ids") -> Answer:
+    """The mean of the hidden states of a text's own ids, for a task with `texts`. hidden: (model, batch) → [B,T,D]; ids: what the
+    batch calls them."""
+
+    def mean(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return pool(hidden(model, batch), "mean", (batch[ids] != task.texts.pad).astype(jnp.int32))
+
+    return embedding_answer(TEXT, row, mean)
+
+
 def _say(found: Row) -> dict[str, Any]:
     vector = np.asarray(found["embedding"], np.float32)
     if not np.isfinite(vector).all():

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from unimodal.answers.answer import SOUND, Answer, Record, Row
+from unimodal.answers.answer import SOUND, Answer, Asked, Record, Row, sound_row, sound_windows
+from unimodal.answers.embeddings import sound_features
 from unimodal.errors import UsageError
 from unimodal.evaluation.transcription import Letters, frame_labels, heard
 
@@ -41,6 +42,18 @@ def transcript_answer(
 
     join = partial(joined_frames, shift=shift) if windows else None
     return Answer("transcript", SOUND, row, predict, say, rows=windows, join=join)
+
+
+def what_was_said(task: Any, model: Any, asked: Asked) -> list[Answer]:
+    """What a task with `sounds` and an alphabet hears, as its method `answers`: the transcript, and the features of the sound."""
+    config = model.tokenizers[task.tokenizer].config
+    # Windows overlap by a third.
+    shift = max(1, 2 * task.sounds.samples // 3 // config.hop)
+    frames = lambda _, batch: config.frames(batch["length"])  # noqa: E731
+    windows = sound_windows(task.sounds, shift * config.hop)
+    how: dict[str, Any] = dict(beam=asked.beam or task.beam, windows=windows, shift=shift)
+    said = transcript_answer(lambda: task.letters, sound_row(task.sounds), task.logits, frames, **how)
+    return [said, sound_features(task, task.hidden)]
 
 
 def joined_frames(parts: Sequence[Row], shift: int) -> Row:
