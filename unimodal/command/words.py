@@ -100,12 +100,7 @@ FLAGS = (
     Flag("template", "TEXT", "the sentence a class is put into: 'a photo of a {}'", ("predict",)),
     Flag("top", "N", "how many of the likeliest, or nearest, are told (default: 5)", ("predict", "search")),
     Flag("steps", "N", "ids that a continuation has at most (default: 64)", ("predict",)),
-    Flag(
-        "temperature",
-        "X",
-        "of a continuation's or a picture's sampling (default: 0, the likeliest; of pictures the task's)",
-        ("predict",),
-    ),
+    Flag("temperature", "X", "of sampling (default: 0, the likeliest; of pictures: the task's)", ("predict",)),
     Flag("top_p", "P", "sample among the likeliest that have this probability together", ("predict",)),
     Flag("beam", "N", "width of a transcript's beam search (default: 0, none)", ("predict",)),
     Flag("seed", "N", "of sampling, and of what is hidden from the model (default: 0)", ("predict",)),

@@ -63,8 +63,8 @@ class Tokenizer(nnx.Module):
     modality = "audio"
 
     def __init__(self, config: Config, width: int, *, rngs: nnx.Rngs):
-        c, dtype = config, jnp.dtype(config.param_dtype)
-        self.config = config
+        self.config = c = config
+        dtype = jnp.dtype(c.param_dtype)
         self.convolutions = nnx.List(
             Convolution(c.bins if i == 0 else width, width, kernel, stride, dtype, rngs=rngs)
             for i, (kernel, stride) in enumerate(zip(c.kernels, c.strides, strict=True))
