@@ -111,6 +111,12 @@ REFUSED: dict[str, tuple[str, dict[str, object], dict[str, np.ndarray], str]] = 
     ),
     "a window both ways": ("mistral", dict(is_causal=False), {}, "is_causal=False with a sliding window is not"),
     "speech that sees the past": ("hubert_epsilon", dict(is_causal=True), {}, "is_causal=True is not supported"),
+    "an encoder that sees the past": (
+        "modernbert_masked_lm",
+        dict(is_causal=True),
+        {},
+        "is_causal=True is not supported",
+    ),
     "patches that are not square": ("vit_unbiased", dict(patch_size=[8, 4]), {}, r"patch_size=\[8, 4\] is not"),
     "a copy that differs": (
         "bert_masked_lm",
@@ -127,6 +133,31 @@ def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=line) as error:
         interop.load_huggingface(changed(reference, tmp_path, tensors, config))
     assert "\n" not in str(error.value)
+
+
+def test_the_same_tensors_answer_questions(tmp_path: Path) -> None:
+    """ModernBERT's answers have a label classifier's tensors; what the model is for says which they are."""
+    ids = np.arange(5, 14, dtype=np.int32)[None]
+    labels = interop.load_huggingface(REFERENCES / "modernbert_token_classifier")(text=ids)
+    made_for = dict(architectures=["ModernBertForQuestionAnswering"])
+    found = interop.load_huggingface(changed("modernbert_token_classifier", tmp_path, config=made_for))(text=ids)
+    assert "logits" not in found
+    np.testing.assert_array_equal(found["answer_logits"], labels["logits"])
+
+
+def test_mpnet_sees_both_ways_whatever_is_said(tmp_path: Path) -> None:
+    """As in transformers, whose MPNet does not read is_causal."""
+    ids = np.arange(5, 14, dtype=np.int32)[None]
+    plain = interop.load_huggingface(REFERENCES / "mpnet_masked_lm")(text=ids)
+    found = interop.load_huggingface(changed("mpnet_masked_lm", tmp_path, config=dict(is_causal=True)))(text=ids)
+    np.testing.assert_array_equal(found["hidden"], plain["hidden"])
+
+
+def test_smollm3_has_the_base_that_stands_beside_an_older_field(tmp_path: Path) -> None:
+    """transformers takes `rope_scaling` in place of `rope_parameters`, whose base then counts no more."""
+    older = dict(rope_scaling=STRETCH | dict(original_max_position_embeddings=16), rope_theta=77.0)
+    config = interop.load_huggingface(changed("smollm3", tmp_path, config=older)).backbones["text"].config
+    assert config.rope_theta == 77.0 and config.rope_scaling == (8, 1, 4, 16)
 
 
 def test_what_is_to_be_ignored_is(tmp_path: Path) -> None:
