@@ -109,8 +109,10 @@ def test_a_prior_after_its_codebook(tmp_path: Path) -> None:
     for drawn, completed in zip(samples[::2], samples[1::2], strict=True):
         names = [[name for name, _ in row.pictures] for row in (drawn, completed)]
         assert names == [["true"] + ["drawn"] * 4, ["true"] + ["completed"] * 4]
-        assert drawn.note.endswith(": drawn from the caption") and len(drawn.note) > len(": drawn from the caption")
+        caption = drawn.note.removesuffix(": drawn from the caption")
+        assert caption and completed.note == f"{caption}: completed from the upper half"
         np.testing.assert_array_equal(drawn.pictures[0][1], completed.pictures[0][1])
+    assert len({row.note for row in samples}) == 12
     for field, value in (("vocabulary", 32), ("blocks", 2), ("quantiser", "vq")):
         other = tiny.plain("dalle", init_from=str(tmp_path / "dvae"), **{f"tokenizers__codes__{field}": value})
         with pytest.raises(UsageError, match=rf"tokenizers\.codes\.{field} is .*{value}.*, but .* in .*dvae"):
