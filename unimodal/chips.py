@@ -1,9 +1,10 @@
 """Facts about chips, as their makers publish them. Every figure is for one chip.
 
 TPUs: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of Google Cloud's documentation: HBM, its bandwidth, peak
-bf16 FLOP/s, peak int8 where it is another, and inter-chip bandwidth (published as 2400, 1600, 4800 and 3200 Gbit/s; the pages that double them count both
-directions). GPUs: NVIDIA's data sheets of the A100 (SXM, 40 and 80 GB), H100 SXM and H200 SXM: dense bf16, int8
-and float8, without sparsity; NVLink's 600 and 900 GB/s are both directions together, so half of it leaves the chip.
+bf16 FLOP/s, peak int8 where the page has it, and inter-chip bandwidth (published as 2400, 1600, 4800 and 3200 Gbit/s; the
+pages that double them count both directions). GPUs: NVIDIA's data sheets of the A100 (SXM, 40 and 80 GB), H100 SXM and
+H200 SXM: dense bf16, int8 and float8, without sparsity; NVLink's 600 and 900 GB/s are both directions together, so half
+of it leaves the chip.
 A compiler keeps a little of a TPU's memory for itself, and says how much it leaves when a program does not fit:
 `usable` is that.
 """

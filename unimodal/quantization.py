@@ -93,6 +93,7 @@ def _scaled(
     left, x_scale = quantize(x, dtypes[0], ends)
     right, kernel_scale = quantize(kernel, dtypes[1], along)
     sums = jax.lax.dot_general(left, right, ((ends, tuple(along)), ((), ())), preferred_element_type=FORMATS[kind].sums)
-    rest = kernel.ndim - last  # dimensions of the kernel that the result has
-    by_token = x_scale.reshape(*x.shape[: x.ndim - last], *(1,) * rest)
-    return (sums.astype(jnp.float32) * by_token * jnp.squeeze(kernel_scale, tuple(along))).astype(x.dtype)
+    apart = tuple(range(x.ndim - last, sums.ndim))  # dimensions of the sums that are the kernel's
+    by_token = jnp.expand_dims(jnp.squeeze(x_scale, ends), apart)
+    by_output = jnp.expand_dims(jnp.squeeze(kernel_scale, tuple(along)), tuple(range(x.ndim - last)))
+    return (sums.astype(jnp.float32) * by_token * by_output).astype(x.dtype)
