@@ -253,7 +253,8 @@ def test_eight_bits_have_a_peak_of_their_own() -> None:
         return found.compute
 
     assert compute(int8=2e12) == pytest.approx(1e12 / chip.flops + 2e12 / chip.int8)
-    assert compute(float8=2e12) == compute() == pytest.approx(3e12 / chip.flops)  # no faster than bf16 there
+    for found in (compute(float8=2e12), compute()):  # float8 is no faster than bf16 there
+        assert found == pytest.approx(3e12 / chip.flops)
 
 
 def test_products_of_two_arrays_of_eight_bits() -> None:
