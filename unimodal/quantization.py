@@ -10,9 +10,9 @@ a causal model stays causal, and neither the batch, `accumulate` nor a mesh chan
     dW = xᵀ·g    in x's own dtype
 
 The gradient of the weights sums over all tokens of the batch, where the noise of eight bits hurts most and the sums of
-int8 could leave 32 bits (Wortsman 2023, "SwitchBack", §2.2, which has one scale for all of W). Rounding passes
-gradients on as if it were not there. With float8, activations and weights are e4m3 and gradients e5m2, whose range is
-wider (Micikevicius 2022, §3).
+int8 could leave 32 bits (Wortsman 2023, "SwitchBack", which has one scale for all of W). Rounding passes gradients on
+as if it were not there. The backward pass rounds again, from what a plain product keeps as well. With float8,
+activations and weights are e4m3 and gradients e5m2, whose range is wider (Micikevicius 2022, §3).
 """
 
 from __future__ import annotations

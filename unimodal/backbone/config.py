@@ -74,8 +74,7 @@ class BackboneConfig:
     remat: str = "none"  # what the backward pass computes again: a key of REMAT
     dtype: str = "float32"  # dtype of the computation
     param_dtype: str = "float32"  # dtype in which parameters are stored
-    # Eight bits for the products with weights, forward and for the gradient that is passed on: "int8" or "float8"
-    quantization: str = "none"
+    quantization: str = "none"  # products with weights in eight bits, forward and backward: "int8" or "float8"
     attention: str = "auto"  # the kernel by name, or "auto"
     # See only tokens less than this many places away: with a causal span, itself and the window - 1 before. None: see
     # all that the layout shows.
