@@ -212,7 +212,7 @@ class Tokenizer(nnx.Module):
 
         Of few long rows a compiler for TPUs makes such pieces at every convolution, and copies all of its input to do so.
         """
-        c, count = self.config, self.config.frames(x.shape[1])
+        c, count = self.config, int(self.config.frames(x.shape[1]))
         pieces = PIECES if count >= 16 * PIECES else 1
         each = -(-count // pieces)
         y = _windows(x, (each - 1) * c.hop + c.reach, each * c.hop, pieces) if pieces > 1 else x[:, None]
