@@ -42,14 +42,14 @@ SHOWN = (0, 1, 2, 5, 10, 20, 50)
 
 
 def experiment(options: argparse.Namespace, seed: int) -> Experiment:
-    """The small recipe in its smaller shape, layers unrolled."""
+    """The small recipe in its smaller shape."""
     config = plain(options.task, "small")
     config.update(seed=seed, steps=options.steps, evaluations={})
     for group in ("tokenizers", "backbones", "tasks"):
         for name, value in OFF.items():
             put(config, f"{group}.*.{name}", value)
     heads = max(1, options.width // 64)
-    for name, value in dict(width=options.width, depth=options.depth, heads=heads, dtype="float32", scan=False).items():
+    for name, value in dict(width=options.width, depth=options.depth, heads=heads, dtype="float32").items():
         put(config, f"backbones.*.{name}", value)
     put(config, "tasks.*.batch_size", options.batch)
     put(config, "optimizer.warmup", max(1, options.steps // 10))
@@ -94,17 +94,17 @@ class Twin:
         self._take(batch)
         self.module, self.loss = torch_twins_vision.TWINS[type(task).__name__](made, task, self.batch)
         self.module.train()
-        values = {p.name: p for p in described(ours.state.parameters)}
+        values = dict(each_layer(ours.state.parameters))
         decayed: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         seen: set[str] = set()
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 kind, names = torch_twins_vision.wiring(made, task, name)
-                found = [as_there(kind, np.asarray(values[n].value), parameter) for n in names]
+                found = [as_there(kind, values[n][0], parameter) for n in names]
                 parameter.copy_(torch.from_numpy(np.concatenate(found, axis=-1).reshape(parameter.shape)))
                 seen.update(names)
                 if parameter.requires_grad:
-                    decayed[values[names[0]].decays].append(parameter)
+                    decayed[values[names[0]][1]].append(parameter)
         if left := set(values) - seen:
             raise UsageError(f"the twin has no {', '.join(sorted(left))}")
         if (queue := getattr(self.module, "queue", None)) is not None:
@@ -135,6 +135,17 @@ class Twin:
         return float(loss.detach())
 
 
+def each_layer(parameters: Any) -> Iterator[tuple[str, tuple[np.ndarray, bool]]]:
+    """Parameters by name, stacked ones layer by layer as "layers.0.…", and whether weight decay applies."""
+    for p in described(parameters):
+        value = np.asarray(p.value)
+        if not p.stacked:
+            yield p.name, (value, p.decays)
+            continue
+        for i, one in enumerate(value):
+            yield p.name.replace(".layers.", f".layers.{i}."), (one, p.decays)
+
+
 def as_there(kind: str, ours: np.ndarray, there: torch.Tensor) -> np.ndarray:
     """A parameter of ours as a twin keeps it."""
     if kind == "same":
@@ -145,6 +156,11 @@ def as_there(kind: str, ours: np.ndarray, there: torch.Tensor) -> np.ndarray:
     inputs = there.shape[0] if kind == "conv1d" else there.shape[1]
     matrix = ours.reshape(inputs, -1)
     return matrix if kind == "conv1d" else np.ascontiguousarray(matrix.T)
+
+
+def apart(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """How far two losses are from each other, as a share."""
+    return np.abs(here - there) / np.maximum(np.abs(there), 1e-12)
 
 
 def smooth(losses: np.ndarray, window: int) -> np.ndarray:
@@ -189,6 +205,7 @@ def main() -> None:
         pairs.append((twin(batch), ours(batch)))
         batch = next(data) if step + 1 < options.steps else batch
     there, here = np.array(pairs).T
+    print(f"furthest apart: {apart(here, there).max():.1e} at step {apart(here, there).argmax()}", flush=True)
     curves = []
     for seed in others:
         other = experiment(options, seed)
@@ -202,10 +219,9 @@ def report(options: argparse.Namespace, here: np.ndarray, there: np.ndarray, cur
     seeds = "".join(f" seed {seed} |" for seed in options.seeds.split(",")[1:])
     print(f"| {options.task}, step | ours | torch | apart |{seeds}\n|---|---|---|---|{'---|' * len(curves)}")
     for s in dict.fromkeys([*steps, options.steps - 1]):
-        apart = abs(here[s] - there[s]) / abs(there[s]) if there[s] else abs(here[s])
-        print(f"| {s} | {here[s]:.5f} | {there[s]:.5f} | {apart:.1e} |{''.join(f' {c[s]:.5f} |' for c in curves)}")
-    apart = np.abs(here - there) / np.maximum(np.abs(there), 1e-12)
-    print(f"furthest apart: {apart.max():.1e} at step {apart.argmax()}; in {took:.0f} s")
+        far = apart(here[s], there[s])
+        print(f"| {s} | {here[s]:.5f} | {there[s]:.5f} | {far:.1e} |{''.join(f' {c[s]:.5f} |' for c in curves)}")
+    print(f"in {took:.0f} s")
     if len(curves) and options.steps > 10:
         mine, other = smooth(here, 10), smooth(there, 10)
         spread = np.abs(np.stack([smooth(c, 10) for c in curves]) - mine).max(axis=0)

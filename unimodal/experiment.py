@@ -183,6 +183,13 @@ class Experiment:
             found[name] = evaluation
         return found
 
+    def checked_evaluations(self) -> Mapping[str, Evaluation]:
+        """The evaluations, none of which is to fail at the end of a run for data that were wrong from its start. UsageError."""
+        for evaluation in self.attached.values():
+            if callable(check := getattr(evaluation, "check", None)):
+                check()
+        return self.evaluations
+
     @cached_property
     def reader(self) -> MeshReader:
         """The reader that evaluations run their functions with."""
