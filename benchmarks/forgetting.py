@@ -7,17 +7,16 @@ A strategy is NAME, NAME:STRENGTH or NAME:FIELD=VALUE, joined by +; a field with
 training all tasks in turns. For each run it prints the score of every task at the end, backward transfer, forgetting, and R;
 with --out it adds a line to that file, and leaves out what the file has already. FIELD=VALUE changes the recipe. At the end
 comes the table of the file: means over seeds, and how much of what the joint run gains over the untrained model is kept.
---steps=N times N steps of the last task instead, where every strategy does all that it does.
+Seeds count from --first=0. --steps=N times N steps of the last task instead, where every strategy does all that it does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,11 @@ import numpy as np
 
 import launch
 from unimodal.command.recipe import as_plain, change, load_recipe
-from unimodal.experiment import build
+from unimodal.continual.matrix import matrix_of
+from unimodal.evaluation.run import MeshReader
+from unimodal.experiment import Experiment, build
 from unimodal.training.loop import compile_steps, to_device
+from unimodal.training.turns import turns
 
 ROOT = Path(__file__).resolve().parents[1]
 JOINT = "joint"
@@ -43,22 +45,101 @@ def fields_of(word: str) -> list[str]:
     return [f"continual.strategy={name}", *(f if "." in f.partition("=")[0] else f"continual.{f}" for f in more)]
 
 
-def run(workdir: Path, config: str, fields: Sequence[str]) -> dict[str, Any]:
-    """Train in a fork, so that imports are paid for once, and give what a line of the file says."""
-    words = [f"--config={config}", f"--workdir={workdir}", *(f"--config.{field}" for field in fields)]
-    began, said = time.monotonic(), workdir.with_suffix(".txt")
-    child = os.fork()
-    if child == 0:
-        for number in (1, 2):
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        os._exit(launch.main(["launch.py", "train", *words]))
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise SystemExit(said.read_text()[-3000:])
-    found = json.loads((workdir / "results.json").read_text())
+def built(config: str, fields: Sequence[str]) -> Experiment:
+    """The experiment of a recipe with fields changed."""
+    name, _, argument = config.partition(":")
+    recipe = load_recipe(ROOT / "configs" / f"{name}.py", argument or None)
+    for field in fields:
+        change(recipe, *field.split("=", 1))
+    return build(as_plain(recipe), launch.task_class)
+
+
+class Once(MeshReader):
+    """Reads the data of each evaluation once, and keeps it."""
+
+    def __init__(self, mesh: Any):
+        super().__init__(mesh)
+        self._held: dict[Any, Held] = {}
+
+    def rows(self, predict: Any, model: Any, examples: Any, batch_size: int, limit: int | None = None) -> Any:
+        if predict not in self._held:
+            self._held[predict] = Held([dict(example) for example in examples.ordered()])
+        held: Any = self._held[predict]
+        return super().rows(predict, model, held, batch_size, limit)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Examples that were read."""
+
+    examples: list[dict[str, Any]]
+
+    def ordered(self) -> list[dict[str, Any]]:
+        return self.examples
+
+
+class Shared:
+    """What runs that differ in their seed alone have in common: compiled steps, evaluations and their data. What a loss draws
+    by chance is of the seed that was first."""
+
+    def __init__(self, first: Experiment):
+        self.first, self.evaluations, self.reader = first, first.evaluations, Once(first.mesh)
+        self.compiled: dict[tuple[str, ...], Any] = {}
+
+
+def learn(experiment: Experiment, shared: Shared) -> dict[str, Any]:
+    """Train as `launch.py train` does, without a workdir, and give what a line of the file says."""
+    began, compiled, evaluations = time.monotonic(), shared.compiled, shared.evaluations
+    program = experiment.program
+    if experiment.sequence is None:
+        schedule, tasks = None, experiment.tasks
+        batches: Mapping[str, Any] = {task.name: experiment.train_batches(task) for task in tasks}
+        who = turns(tasks, experiment.loop.schedule, experiment.loop.turn_temperature)
+    else:
+        plan = experiment.plan()
+        schedule, tasks, batches, who = plan.schedule, plan.tasks, plan.batches, plan.schedule.who
+    by_name, bad = {task.name: task for task in tasks}, []
+
+    def labels(names: Sequence[str]) -> dict[str, str]:
+        # One that trains alone is called alike whichever it is: equal programs are then compiled once, and kept once.
+        alike = len(names) == 1 and names[0] not in getattr(experiment.model, "state", {})
+        return {name: "now" if alike else name for name in names}
+
+    def scores(model: Any) -> dict[str, float]:
+        return {name: float(one.measure(model, shared.reader).score["value"]) for name, one in evaluations.items()}
+
+    untrained, scored = scores(program.first_model()), {name: [] for name in evaluations}
+    state = program.init()
+    with jax.set_mesh(program.mesh):
+        for step in range(experiment.loop.steps):
+            names = who(step)
+            called = labels(names)
+            if names not in compiled:
+                weights = {names[0]: 1.0} if schedule is None else schedule.weights()[names]
+                compiled[names] = program.step({called[n]: (by_name[n].loss, w) for n, w in weights.items()})
+            host = {name: {n: x for n, x in next(batches[name]).items() if n != "id"} for name in names}
+            state, metrics = compiled[names](state, {called[n]: to_device(rows, program) for n, rows in host.items()})
+            bad += [one["bad"] for one in metrics.values()]
+            if schedule is not None and step + 1 < experiment.loop.steps and (ended := schedule.ended(step + 1)):
+                state = state if schedule.between is None else schedule.between(ended, state)
+                for name, value in scores(program.model(state)).items():
+                    scored[name].append((step + 1, value))
+    values = scores(program.model(state))
+    assert not np.any(jax.device_get(bad)), "a step was not finite"
+    found = {
+        name: dict(
+            value=values[name],
+            details=dict(untrained=untrained[name]),
+            higher_is_better=one.higher_is_better,
+            metric=one.metric,
+        )
+        for name, one in evaluations.items()
+    }
+    more = None if schedule is None else matrix_of(schedule, scored, found)
     return {
-        "values": {name: row["value"] for name, row in found["tasks"].items()},
-        "untrained": {name: row["details"]["untrained"] for name, row in found["tasks"].items()},
-        "continual": found.get("continual"),
+        "values": values,
+        "untrained": untrained,
+        "continual": None if more is None else {**more, "memory_bytes": experiment.memory_bytes},
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -107,11 +188,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def milliseconds(config: str, fields: Sequence[str], steps: int) -> float:
     """The median time of a step of the last task, without what is between steps."""
-    name, _, argument = config.partition(":")
-    recipe = load_recipe(ROOT / "configs" / f"{name}.py", argument or None)
-    for field in fields:
-        change(recipe, *field.split("=", 1))
-    experiment = build(as_plain(recipe), launch.task_class)
+    experiment = built(config, fields)
     plan, last = experiment.plan(), experiment.loop.steps - 1
     names = plan.schedule.who(last)
     compiled = compile_steps(
@@ -137,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="stream")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--strategies", default=STRATEGIES)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--steps", type=int, default=0)
@@ -152,12 +230,14 @@ def main() -> None:
     if given.out is not None and given.out.exists():
         lines = [json.loads(line) for line in given.out.read_text().splitlines()]
     have = {(line["strategy"], line["seed"]) for line in lines}
-    for seed in range(given.seeds):
-        for word in given.strategies.split(","):
+    for word in given.strategies.split(","):
+        shared: Shared | None = None
+        for seed in range(given.first, given.first + given.seeds):
             if (word, seed) in have:
                 continue
-            with tempfile.TemporaryDirectory() as folder:
-                found = run(Path(folder) / "run", given.config, [*given.fields, f"seed={seed}", *fields_of(word)])
+            if shared is None:
+                shared = Shared(built(given.config, [*given.fields, f"seed={seed}", *fields_of(word)]))
+            found = learn(replace(shared.first, seed=seed), shared)
             lines.append({"strategy": word, "seed": seed, **found})
             tell(lines[-1])
             if given.out is not None:

@@ -24,7 +24,7 @@ from unimodal.continual.strategy import OWNER
 from unimodal.errors import UsageError
 from unimodal.objectives.terms import as_scalars
 from unimodal.report.views.forgetting import forgetting_view
-from unimodal.training.importance import squared_gradients
+from unimodal.training.importance import of_one_example, squared_gradients
 from unimodal.training.sequence import InSequence, in_sequence
 
 SMALL: dict[str, Any] = dict(
@@ -148,7 +148,7 @@ def test_squared_gradients_are_those_of_the_loss() -> None:
     experiment = tiny.build(config())
     program, task, state = experiment.program, experiment.tasks[0], experiment.program.init()
     found = squared_gradients(program, [task], state, {"one": experiment.train_batches(task)}, 2)
-    batches, wanted = experiment.train_batches(task), None
+    batches, gradients = experiment.train_batches(task), []
     model = program.model(state)
     for number in range(2):
         batch = {name: jnp.asarray(rows) for name, rows in next(batches).items() if name != "id"}
@@ -160,10 +160,25 @@ def test_squared_gradients_are_those_of_the_loss() -> None:
             made = nnx.merge(structure, p, rest)
             return as_scalars(*task.loss(made, batch, key=key, step=jnp.int32(0)))[0]
 
-        squares = jax.tree.map(lambda g: 8 / 2 * g**2, jax.grad(value)(parameters))
-        wanted = squares if wanted is None else jax.tree.map(jnp.add, wanted, squares)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-9)
+        gradients.append(jax.tree.leaves(jax.grad(value)(parameters)))
+    for a, one, two in zip(jax.tree.leaves(found), *gradients, strict=True):
+        # Of two batches of 8: the variance of a batch is half the square of their distance.
+        wanted = (8 - 1 / 2) * np.square(one - two) / 2 + np.square((one + two) / 2)
+        np.testing.assert_allclose(a, wanted, rtol=2e-3, atol=1e-9)
+
+
+def test_gradients_of_batches_tell_the_mean_square_of_one_example_s() -> None:
+    rng, size, count = np.random.default_rng(0), 16, 4000
+    for mean in (0.0, 0.5, 3.0):  # far from rest, the square of a batch's gradient is mostly its mean
+        each = (mean + rng.normal(size=(count, size)) * [[0.7]]).astype(np.float32)
+        batches = each.mean(axis=1)
+        found = of_one_example(jnp.sum(batches), jnp.sum(batches**2), size, count)
+        np.testing.assert_allclose(found, np.mean(each**2), rtol=0.05)
+    np.testing.assert_allclose(of_one_example(jnp.float32(0.5), jnp.float32(0.25), 8, 1), 2.0)
+    # Unbiased of as few as two batches.
+    pairs = 0.5 + rng.normal(size=(20_000, 2, size)).mean(axis=2)
+    found = of_one_example(jnp.asarray(pairs.sum(1)), jnp.asarray((pairs**2).sum(1)), size, 2)
+    np.testing.assert_allclose(np.mean(found), 0.5**2 + 1, rtol=0.03)
 
 
 # --- the memory ---------------------------------------------------------------------------------------------------------

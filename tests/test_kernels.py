@@ -228,6 +228,16 @@ def test_splash_equals_dense():
     np.testing.assert_allclose(out, dense(computed)(q, k, v, packed), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("length", "kernels"), [(1000, 2), (300, 3)])
+def test_splash_backward_in_one_kernel_or_two(length: int, kernels: int):
+    """One writes the queries' gradient for each block of keys; blocks that nobody sees are zeros of it."""
+    pattern, (q, k, v) = Pattern((Span(length, True),)), inputs(length, heads=(2, 1, 1), batch=1)
+    kernel = partial(splash, scale=K**-0.5, interpret=True, pattern=pattern)
+    run = lambda q, k, v: jnp.sin(kernel(q, k, v, None)).sum()  # noqa: E731
+    assert str(jax.make_jaxpr(jax.grad(run))(q, k, v)).count("pallas_call[") == kernels
+    compare(with_gradients(kernel, (q, k, v), None), with_gradients(dense(pattern, scale=K**-0.5), (q, k, v), None))
+
+
 def test_splash_has_no_global_tokens_for_each_of_several_documents():
     options: Any = dict(layout=(Span(T),), window=2, global_tokens=1)
     with pytest.raises(UsageError, match="'splash' has no global_tokens for each of several documents"):
@@ -247,6 +257,7 @@ def test_blocks_of_splash_waste_less_than_a_quarter():
         512,
         512,
     ]
+    assert [block_size(n, full=True) for n in (1, 128, 197, 577, 781, 896, 897)] == [128, 128, 256, 640, 896, 896, 512]
 
 
 @pytest.fixture

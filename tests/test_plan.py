@@ -193,6 +193,21 @@ def test_a_program_for_a_tpu() -> None:
     assert traffic(program) == 6 * moved + traffic_of_condition()
 
 
+@pytest.mark.parametrize(
+    ("results", "factor"),
+    [
+        ("f32[2,64,64]{2,1,0}, bf16[2,4,128,64]{3,2,1,0}, bf16[2,4,128,64]{3,2,1,0}", 8),
+        (
+            "f32[2,64,64]{2,1,0}, bf16[2,2,4,128,64]{4,3,2,1,0}, bf16[2,4,128,64]{3,2,1,0}, bf16[2,4,128,64]{3,2,1,0}",
+            10,
+        ),
+    ],
+)
+def test_splash_backward_in_one_kernel_or_two(results: str, factor: int) -> None:
+    text = TPU.replace("%splash_mha_fwd.2 = bf16[2,4,128,64]{3,2,1,0}", f"%splash_mha_dkv.2 = ({results})")
+    assert flops(parse(text))[1] == 6 * factor * (2 * 4) * 128 * 128 * 64 * 3 / 4
+
+
 def traffic_of_condition() -> float:
     return 6 * (4 + 4 + 1)  # two numbers compared
 

@@ -54,11 +54,14 @@ def primitives(function: Any, *given: Any) -> Counter[str]:
     return found
 
 
-@pytest.mark.parametrize("kernel", ["xla", "lean", "blockwise"])
-def test_gradients_are_those_without_it(kernel: str) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "position"),
+    [("xla", "pre"), ("lean", "pre"), ("blockwise", "pre"), ("lean", "post"), ("lean", "sandwich")],
+)
+def test_gradients_are_those_without_it(kernel: str, position: str) -> None:
     found = []
     for remat in ("none", "light"):
-        function, parameters = step(remat=remat, attention=kernel)
+        function, parameters = step(remat=remat, attention=kernel, norm_position=position)
         found.append(jax.tree.leaves(quick(function)(parameters)))
     assert len(found[0]) > 10
     for plain, light in zip(*found, strict=True):
@@ -67,7 +70,7 @@ def test_gradients_are_those_without_it(kernel: str) -> None:
 
 
 def test_every_name_is_made_and_no_other() -> None:
-    function, parameters = step(attention="blockwise", dropout=0.1)
+    function, parameters = step(attention="blockwise", dropout=0.1, norm_position="post")
     made = {name.removeprefix("name ") for name in primitives(function, parameters) if name.startswith("name ")}
     assert made == set(KEPT)
 
@@ -83,6 +86,16 @@ def test_of_the_products_only_small_ones_are_computed_again(kernel: str) -> None
     assert dots["full"] - dots["none"] > 4
 
 
+@pytest.mark.parametrize("position", ["post", "sandwich"])
+def test_no_product_is_computed_again_before_a_norm(position: str) -> None:
+    """The norm after a branch reads what the branch's last product gives."""
+    dots = {}
+    for remat in ("none", "light"):
+        function, parameters = step(remat=remat, attention="blockwise", norm_position=position)
+        dots[remat] = primitives(function, parameters)["dot_general"]
+    assert dots["light"] == dots["none"]
+
+
 def test_splash_runs_forward_once() -> None:
     pattern, q = Pattern((Span(128, True),)), jnp.zeros((1, 128, 1, 64))
     kernel: Any = partial(splash, segment=None, pattern=pattern, scale=1.0, interpret=True)
@@ -91,7 +104,7 @@ def test_splash_runs_forward_once() -> None:
         again = jax.checkpoint(lambda q: jnp.sin(kernel(jnp.sin(q), q, q)).sum(), policy=REMAT[remat])
         return primitives(jax.grad(again), q)["pallas_call"]
 
-    assert (calls("light"), calls("full")) == (3, 4)  # forward, dq, dk and dv
+    assert (calls("light"), calls("full")) == (2, 3)  # forward, and backward in one
 
 
 def test_cudnn_runs_forward_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,9 +244,76 @@ def test_group_norm_is_over_time_in_the_first_convolution_only():
     grouped, layered = (make(audio, 8, **AUDIO, conv_norm=norm) for norm in ("group", "layer"))
     assert [c.norm is not None for c in grouped.convolutions] == [True, False, False]
     assert [c.norm is not None for c in layered.convolutions] == [True, True, True]
-    normed = audio._norm_over_time(grouped.convolutions[0].norm, normal(2, 50, 8) * 3 + 1)
+    everywhere = jnp.ones((2, 50, 1))
+    normed = audio._norm_over_time(grouped.convolutions[0].norm, normal(2, 50, 8) * 3 + 1, everywhere)
     np.testing.assert_allclose(normed.mean(axis=1), 0, atol=1e-5)
     np.testing.assert_allclose(normed.std(axis=1), 1, atol=1e-3)
+
+
+def convolved_then_normed(kernel, scale, bias, samples, stride):
+    """The first convolution as it is defined: numbers [B,N] → convolution, norm over time, GELU, [B,T,C]."""
+    count = (samples.shape[1] - kernel.shape[0]) // stride + 1
+    seen = samples[:, stride * np.arange(count)[:, None] + np.arange(kernel.shape[0])]
+    y = jnp.einsum("btk,kc->btc", seen, kernel[:, 0], precision="highest")
+    y = y - y.mean(axis=1, keepdims=True)
+    y = y / jnp.sqrt(jnp.square(y).mean(axis=1, keepdims=True) + 1e-5)
+    y = y * jnp.reshape(scale, (1, 1, -1)) + jnp.reshape(bias, (1, 1, -1))
+    return 0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))
+
+
+@pytest.mark.parametrize(("taps", "stride"), [(10, 5), (7, 3), (4, 6), (5, 5)])
+def test_norm_within_the_first_convolution_is_the_norm_after_it(taps: int, stride: int):
+    config = audio.Config(**AUDIO | dict(conv_norm="group", channels=8, conv_bias=True))
+    convolution = audio.Convolution(1, taps, stride, "group", config, rngs=nnx.Rngs(0))
+    samples = normal(2, 403) + 0.5
+    probe = normal(2, (403 - taps) // stride + 1, 8)
+    given = [1.0 + 0.1 * normal(*a.shape) for a in (convolution.norm.scale, convolution.norm.bias)]
+    convolution.norm.scale.set_value(given[0])
+    convolution.norm.bias.set_value(given[1])
+
+    def defined(kernel, scale, bias, samples):
+        return (convolved_then_normed(kernel, scale, bias, samples, stride) * probe).sum()
+
+    plain = quick(jax.value_and_grad(defined, argnums=(0, 1, 2, 3)))(convolution.kernel.get_value(), *given, samples)
+    once = jax.value_and_grad(lambda c, x: (c.normed_at_once(x[:, None], x) * probe).sum(), argnums=(0, 1))
+    value, (parts, of_samples) = quick(once)(convolution, samples)
+    found = [value, *(p.get_value() for p in (parts.kernel, parts.norm.scale, parts.norm.bias)), of_samples]
+    for here, there in zip(found, [plain[0], *plain[1]], strict=True):
+        np.testing.assert_allclose(here, there, rtol=0, atol=1e-6 * max(1.0, float(np.abs(there).max())))
+    assert not np.asarray(parts.bias.get_value()).any()  # the norm takes it away
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_frames_of_pieces_are_those_of_whole_rows(norm: str, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = make(audio, 8, **AUDIO, conv_norm=norm)
+    assert tokenizer.config.reach == 10 + 2 * 5 + 10 and tokenizer.config.hop == 20
+    samples = normal(2, 20 * 131 + 17)
+    probe = normal(2, tokenizer.config.frames(samples.shape[1]), 8)
+    found = []
+    for pieces in (8, 1):
+        monkeypatch.setattr(audio, "PIECES", pieces)
+        loss = lambda tokenizer, x: (tokenizer.convolved(x) * probe).sum()  # noqa: E731
+        found.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(tokenizer, samples)))
+        assert ("[16," in str(jax.make_jaxpr(tokenizer.convolved)(samples))) == (pieces == 8)
+    for some, whole in zip(*found, strict=True):
+        np.testing.assert_allclose(some, whole, rtol=0, atol=1e-6 * max(1.0, float(np.abs(whole).max())))
+
+
+def test_norm_within_the_first_convolution_stays_exact_where_little_is_left():
+    """Smooth sound and kernels that ask for what is rough: their variance is a millionth of the samples'."""
+    convolution = audio.Convolution(1, 10, 5, "group", audio.Config(channels=4, conv_norm="group"), rngs=nnx.Rngs(0))
+    smooth = np.convolve(rng.standard_normal(8000), np.hanning(41), mode="same")[None]
+    kernel = np.stack([np.convolve(np.diff(np.eye(1, 10, i)[0], 4), [1], "full") for i in range(4, 8)], axis=1)
+    kernel = np.pad(kernel, ((2, 2), (0, 0)))[:, None]
+    convolution.kernel.set_value(jnp.asarray(kernel, jnp.float32))
+    with jax.enable_x64(True):
+        exact = np.asarray(convolved_then_normed(jnp.asarray(kernel), 1.0, 0.0, jnp.asarray(smooth), 5))
+    short = jnp.asarray(smooth, jnp.float32)
+    plain = convolved_then_normed(jnp.asarray(kernel, jnp.float32), 1.0, 0.0, short, 5)
+    off = [
+        float(np.abs(np.asarray(y) - exact).max()) for y in (plain, convolution.normed_at_once(short[:, None], short))
+    ]
+    assert off[1] < max(3 * off[0], 1e-3), off
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])

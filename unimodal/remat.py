@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 KERNEL = (
     "kernel"  # what a fused kernel's backward pass reads of its forward pass: the result, the logarithms of its sums
 )
-KEPT = ("query", "key", "value", KERNEL, "mlp_gate", "mlp_up", "dropout")
+KEPT = ("query", "key", "value", KERNEL, "mlp_gate", "mlp_up", "branch", "dropout")
 # The forward call of cuDNN, which has no names of its own.
 FUSED = ("dot_product_attention_fwd", "dot_product_attention_fwd_wrapper")
 

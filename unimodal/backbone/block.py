@@ -207,6 +207,7 @@ class Block(nnx.Module):
 
         normed = self.attention_norm(x_BTD) if pre else x_BTD
         attended, extra = attend_to(self.attention, normed if bare is None else jnp.where(bare, x_BTD, normed))
+        attended = self._kept(attended)
         if self.attention_post_norm is not None:
             attended = self.attention_post_norm(attended)
         x_BTD = x_BTD + self._branch(attended, self.attention_scale, keys[0], depth_rate)
@@ -215,12 +216,17 @@ class Block(nnx.Module):
         x_BTD = constrain(x_BTD, "batch", "tokens", "hidden")
 
         perceived = self._by_expert(lambda part, x: part.mlp(part.mlp_norm(x) if pre else x), x_BTD, stretches)
+        perceived = self._kept(perceived)
         if self.mlp_post_norm is not None:
             perceived = self.mlp_post_norm(perceived)
         x_BTD = x_BTD + self._branch(perceived, self.mlp_scale, keys[1], depth_rate)
         if not pre:
             x_BTD = self._by_expert(lambda part, x: part.mlp_norm(x), x_BTD, stretches)
         return constrain(x_BTD, "batch", "tokens", "hidden"), extra
+
+    def _kept(self, y: jax.Array) -> jax.Array:
+        """Name what a branch gives where a norm reads it, whose backward pass would compute the last product again."""
+        return y if self.pre_norm and self.mlp_post_norm is None else named(y, "branch")
 
     def _by_expert(
         self, call: Callable[[Any, jax.Array], jax.Array], x_BTD: jax.Array, stretches: Sequence[Stretch]

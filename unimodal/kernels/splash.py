@@ -35,9 +35,12 @@ class Seen(masks.Mask):
         return self.pattern.sees(place[rows][:, None], place[columns][None, :], limit[rows][:, None])
 
 
-def block_size(length: int) -> int:
-    """Choose the largest block of 512, 256, 128 with less than a quarter of padding on rows of `length`."""
+def block_size(length: int, full: bool = False) -> int:
+    """Choose the largest block of 512, 256, 128 with less than a quarter of padding on rows of `length`. full: every token sees
+    all, so no block could be skipped. A row below 1,024 is then one block, with the least padding."""
     least = -(-length // LANES) * LANES
+    if full and least < 8 * LANES:
+        return least
     return next(b for b in (4 * LANES, 2 * LANES, LANES) if -(-length // b) * b <= 1.25 * least)
 
 
@@ -72,8 +75,11 @@ def splash(
     interpret: run the kernel's body in plain JAX, for tests without a TPU.
     """
     T, H = q_BTHK.shape[1:3]
-    block = block_size(T)
+    block = block_size(T, pattern.full)
     size = -(-T // block) * block
+    # One kernel for the whole backward pass computes five products instead of seven, but writes the queries' gradient once for
+    # each block of keys.
+    fused = size <= 2 * block
     kernel: Any = kernels.make_splash_mha(
         masks.MultiHeadMask([mask_of(pattern, size)] * H),
         block_sizes=kernels.BlockSizes(
@@ -83,8 +89,9 @@ def splash(
             block_q_dkv=block,
             block_kv_dkv=block,
             block_kv_dkv_compute=block,
-            block_q_dq=block,
-            block_kv_dq=block,
+            block_q_dq=None if fused else block,
+            block_kv_dq=None if fused else block,
+            use_fused_bwd_kernel=fused,
         ),
         head_shards=1,
         q_seq_shards=1,

@@ -114,7 +114,7 @@ def kernel_flops(call: Instruction, computation: Computation) -> float:
     """FLOPs of a kernel, as it declares them, or by a formula; 0 for one that neither declares nor is known.
 
     Attention over q [..., T, K] and k [..., S, K]: 4·T·S·K a head forward (QKᵀ and PV), 10·T·S·K backward (QKᵀ again, dP,
-    dQ, dK, dV); a backward pass in two kernels takes 6 for dQ and 8 for dK and dV. Of that the share of blocks that is
+    dQ, dK, dV); a backward pass in two kernels takes 6 for dQ and 8 for dK and dV, without dQ among its results. Of that the share of blocks that is
     not skipped, where the kernel's scope says it ("blocks_10_of_16").
     """
     target, config = call.target, _config(call)
@@ -139,7 +139,8 @@ def kernel_flops(call: Instruction, computation: Computation) -> float:
         heads, places = math.prod(query) // query[-2], query[-2] * key[-2]
     factor = 4.0
     if re.search(r"bwd|backward|dkv|dq", words):
-        factor = 8.0 if "dkv" in words else 6.0 if re.search(r"dq\b|dq_", words) else 10.0
+        gradients = sum(len(shape.dimensions) >= len(key) for shape in call.shapes)  # the rest is scratch
+        factor = (10.0 if gradients > 2 else 8.0) if "dkv" in words else 6.0 if re.search(r"dq\b|dq_", words) else 10.0
     skipped = re.search(r"blocks_(\d+)_of_(\d+)", call.attributes)
     return factor * heads * places * (int(skipped[1]) / int(skipped[2]) if skipped else 1.0)
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from unimodal.errors import DTYPES, UsageError, check_fields
-from unimodal.layers import ACTIVATIONS, Linear, Norm, activate, dropout, fan_in
-from unimodal.sharding import whole_in_time
+from unimodal.layers import ACTIVATIONS, Linear, Norm, dropout, fan_in
+from unimodal.sharding import constrain, whole_in_time
+from unimodal.tokenizers.position_convolutions import NormedPositionConvolution, PositionConvolution
 from unimodal.tokens import Tokens, tokens
+
+PIECES = 8  # of each row, in the convolutions
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Config:
         """Samples from frame to frame."""
         return math.prod(self.strides)
 
+    @property
+    def reach(self) -> int:
+        """Samples that one frame sees."""
+        return 1 + sum((kernel - 1) * math.prod(self.strides[:i]) for i, kernel in enumerate(self.kernels))
+
     def frames(self, samples: jax.Array | int) -> jax.Array | int:
         """Count the frames that the convolutions make of so many samples; 0 if too short for one."""
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
@@ -101,8 +110,10 @@ class Convolution(nnx.Module):
         self.norm = Norm(c.channels, epsilon=1e-5, axis="channels", dtype=dtype) if norm else None
 
     def __call__(self, x: jax.Array, owner: jax.Array | None = None) -> jax.Array:
-        """owner: [B,T',N], which of N recordings of a row each place belongs to, for a norm over each by itself."""
-        kernel = self.kernel.get_value().astype(x.dtype)
+        """[B,T,inputs] → [B,T',C]. owner: [B,T',N], which of N recordings of a row each place belongs to, for a norm over each
+        by itself."""
+        # Whole before it is used. Otherwise the shards of `channels` go round a ring, and each turn passes over all of x.
+        kernel = constrain(self.kernel.get_value().astype(x.dtype), "taps", "hidden", "hidden")
         x = jax.lax.conv_general_dilated(x, kernel, (self.stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
         return self._activated(whole_in_time(x), owner)
 
@@ -111,88 +122,41 @@ class Convolution(nnx.Module):
         if self.bias is not None:
             x = x + self.bias.get_value().astype(x.dtype)[None, None]
         if self.norm is not None:
-            # GroupNorm with one group per channel normalises each channel over time: LayerNorm of the transpose.
-            x = _norm_over_time(self.norm, x, owner) if self.norm_kind == "group" else self.norm.normed(x)
+            x = self.norm.normed(x) if owner is None else _norm_over_time(self.norm, x, owner)
         return ACTIVATIONS["gelu"](x.astype(jnp.float32)).astype(x.dtype)
 
+    @jax.checkpoint
+    def normed_at_once(self, pieces: jax.Array, samples: jax.Array) -> jax.Array:
+        """Convolution, norm over time and GELU as one product: [B,P,N'], which are the samples [B,N] in pieces → [B·P,T',C].
 
-class GroupedConvolution(nnx.Module):
-    """A grouped convolution, of which both kinds of position embedding are made: [B,T,D] → [B,T,D], in two ways."""
+        GroupNorm with one group per channel normalises each channel over time: LayerNorm of the transpose. A channel's mean
+        and variance follow from those of the few samples that each place sees, so no pass over [B,T,C] measures them. They go
+        into a kernel for each example. A bias before the norm changes nothing.
+        """
+        assert self.norm is not None and self.norm.bias is not None
+        taps, dtype, high = self.kernel.shape[0], pieces.dtype, jax.lax.Precision.HIGHEST
+        # Neighbouring samples are nearly alike, and a kernel's output may be a small difference between them. In a cosine
+        # basis its variance is a sum over coefficients that are nearly independent, and stays exact.
+        basis = jnp.asarray(_cosines(taps))
 
-    def __init__(self, width: int, config: Config):
-        if width % config.position_groups:
-            raise UsageError(
-                f"width {width} is not divisible by the audio tokenizer's position_groups={config.position_groups}"
-            )
-        self.groups, self.taps = config.position_groups, config.position_kernel
+        def seen(x: jax.Array) -> jax.Array:
+            found = _windows(x.astype(jnp.float32), taps, self.stride, (x.shape[-1] - taps) // self.stride + 1)
+            return jax.lax.dot_general(found, basis, (((found.ndim - 1,), (0,)), ((), ())), precision=high)
 
-    def along_time(self, x: jax.Array, kernel: jax.Array, bias: nnx.Param) -> jax.Array:
-        # An even kernel would lengthen the sequence by one with symmetric padding; the last frame is dropped.
-        x = jnp.pad(whole_in_time(x), ((0, 0), (self.taps // 2, (self.taps - 1) // 2), (0, 0)))
-        y = whole_in_time(jax.lax.platform_dependent(x, kernel, cpu=self._by_spectrum, default=self._convolved))
-        return y + bias.get_value().astype(x.dtype)[None, None]
-
-    def _convolved(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        numbers = ("NWC", "WIO", "NWC")
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1,), "VALID", dimension_numbers=numbers, feature_group_count=self.groups
-        )
-
-    def _by_spectrum(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The same by Fourier transforms of overlapping stretches, of each of which the end is kept (overlap-save). On a CPU
-        XLA's grouped convolution takes 15 times as long with its gradient."""
-        batch, padded, width = x.shape
-        length, size = padded - self.taps + 1, 2 << (self.taps - 1).bit_length()
-        step = size - self.taps + 1
-        count = -(-length // step)
-        # A stretch is a block of `step` samples and the first of the next block, of which it needs fewer than `step`.
-        samples = jnp.pad(x.astype(jnp.float32), ((0, 0), (0, (count + 1) * step - padded), (0, 0)))
-        blocks = samples.reshape(batch, count + 1, step, width)
-        stretches = jnp.concatenate([blocks[:, :-1], blocks[:, 1:, : self.taps - 1]], axis=2)
-        spectrum = jnp.fft.rfft(stretches, axis=2).reshape(batch, count, -1, self.groups, width // self.groups)
-        response = jnp.fft.rfft(kernel[::-1].astype(jnp.float32), n=size, axis=0)
-        response = response.reshape(-1, width // self.groups, self.groups, width // self.groups)
-        product = jnp.einsum("bnfgc,fcgo->bnfgo", spectrum, response).reshape(batch, count, -1, width)
-        y = jnp.fft.irfft(product, n=size, axis=2)[:, :, self.taps - 1 :]
-        return y.reshape(batch, count * step, width)[:, :length].astype(x.dtype)
-
-
-class PositionConvolution(GroupedConvolution):
-    """Grouped convolution over time whose GELU is added to the tokens: relative position without a table (§2).
-
-    The kernel carries weight normalisation over its channels (Salimans 2016): kernel = magnitude · direction / ‖direction‖.
-    """
-
-    def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
-        super().__init__(width, config)
-        dtype, shape = jnp.dtype(config.param_dtype), (self.taps, width // self.groups, width)
-        direction = fan_in(2.0, shape[:2])(rngs.params(), shape, dtype)
-        self.direction = nnx.Param(direction, axes=("taps", "hidden", "embed"), kind="matrix")
-        self.magnitude = nnx.Param(_norm_per_tap(direction), axes=("taps",), kind="vector")
-        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        direction = self.direction.get_value()
-        scale = self.magnitude.get_value() / _norm_per_tap(direction)
-        kernel = (direction * scale[:, None, None]).astype(x.dtype)
-        return activate("gelu", self.along_time(x, kernel, self.bias))
-
-
-class NormedPositionConvolution(GroupedConvolution):
-    """One of several in a row: a plain grouped convolution, LayerNorm without scale or bias, GELU (Baevski 2022, §4)."""
-
-    def __init__(self, width: int, config: Config, *, rngs: nnx.Rngs):
-        super().__init__(width, config)
-        dtype, shape = jnp.dtype(config.param_dtype), (self.taps, width // self.groups, width)
-        kernel = fan_in(2**0.5, shape[:2])(rngs.params(), shape, dtype)
-        self.kernel = nnx.Param(kernel, axes=("taps", "hidden", "embed"), kind="matrix")
-        self.bias = nnx.Param(jnp.zeros((width,), dtype), axes=("embed",), kind="vector")
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.along_time(x, self.kernel.get_value().astype(x.dtype), self.bias).astype(jnp.float32)
-        y = y - y.mean(axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + 1e-5)
-        return activate("gelu", y.astype(x.dtype))
+        everywhere = seen(samples)
+        mean = everywhere.mean(axis=1, keepdims=True)
+        centred = everywhere - mean
+        covariance = jnp.einsum("bti,btj->bij", centred, centred, precision=high) / centred.shape[1]
+        kernel = jnp.einsum("kj,kc->jc", basis, self.kernel.get_value()[:, 0].astype(jnp.float32), precision=high)
+        kernel = constrain(kernel, "taps", "hidden")
+        variance = (jnp.einsum("bij,jc->bic", covariance, kernel, precision=high) * kernel[None]).sum(axis=1)
+        scale = jax.lax.rsqrt(variance + self.norm.epsilon) * self.norm.scale.get_value().astype(jnp.float32)[None]
+        kernel = (kernel[None] * scale[:, None]).astype(dtype)
+        here = centred[:, None] if pieces.shape[1] == 1 else seen(pieces) - mean[:, None]
+        y = jnp.einsum("bptk,bkc->bptc", here.astype(dtype), kernel)
+        y = y + self.norm.bias.get_value().astype(dtype)[None, None, None]
+        y = ACTIVATIONS["gelu"](y.astype(jnp.float32)).astype(dtype)
+        return whole_in_time(y.reshape(-1, *y.shape[2:]))
 
 
 class Tokenizer(nnx.Module):
@@ -219,9 +183,12 @@ class Tokenizer(nnx.Module):
         start = jax.random.uniform(rngs.params(), (width,), dtype)
         self.mask_embedding = nnx.Param(start, axes=("embed",), kind="vector")
         self.position: Any = (
-            PositionConvolution(width, c, rngs=rngs)
+            PositionConvolution(width, c.position_kernel, c.position_groups, dtype, rngs=rngs)
             if c.position_layers is None
-            else nnx.List(NormedPositionConvolution(width, c, rngs=rngs) for _ in range(c.position_layers))
+            else nnx.List(
+                NormedPositionConvolution(width, c.position_kernel, c.position_groups, dtype, rngs=rngs)
+                for _ in range(c.position_layers)
+            )
         )
         self.norm = Norm(width, epsilon=c.norm_epsilon, dtype=dtype) if c.norm else None
 
@@ -229,15 +196,31 @@ class Tokenizer(nnx.Module):
         """Waveform [B,samples] float → frames [B,T,C] as the last convolution leaves them. recordings: several in each row."""
         if not self.config.frames(waveform.shape[1]):
             raise UsageError(f"{waveform.shape[1]} audio samples are too short for one frame")
-        x = waveform[:, :, None].astype(self.config.dtype or self.config.param_dtype)
-        first = None  # only the first convolution has a norm over time
-        if recordings is not None and self.config.conv_norm == "group":
-            places = (waveform.shape[1] - self.config.kernels[0]) // self.config.strides[0] + 1
-            first = recordings.owner(self.config, 1, places)
-        for i, convolution in enumerate(self.convolutions):
-            x = convolution(x, first if i == 0 else None)
+        c, x = self.config, waveform.astype(self.config.dtype or self.config.param_dtype)
+        if c.conv_norm == "group" and recordings is not None:
+            places = (x.shape[1] - c.kernels[0]) // c.strides[0] + 1
+            x = self.convolutions[0](x[:, :, None], recordings.owner(c, 1, places))
+            for convolution in self.convolutions[1:]:
+                x = convolution(x)
+        else:
+            x = self._in_pieces(x)
         factor = self.config.feature_gradient
         return x if factor == 1.0 else jax.lax.stop_gradient(x) if factor == 0.0 else _scaled_gradient(factor, x)
+
+    def _in_pieces(self, x: jax.Array) -> jax.Array:
+        """Samples [B,N] → frames [B,T,C], convolved in pieces of each row that overlap by what a frame sees beyond its hop.
+
+        Of few long rows a compiler for TPUs makes such pieces at every convolution, and copies all of its input to do so.
+        """
+        c, count = self.config, int(self.config.frames(x.shape[1]))
+        pieces = PIECES if count >= 16 * PIECES else 1
+        each = -(-count // pieces)
+        y = _windows(x, (each - 1) * c.hop + c.reach, each * c.hop, pieces) if pieces > 1 else x[:, None]
+        first, *rest = self.convolutions
+        y = first.normed_at_once(y, x) if c.conv_norm == "group" else first(y.reshape(-1, y.shape[2], 1))
+        for convolution in rest:
+            y = convolution(y)
+        return y.reshape(x.shape[0], -1, y.shape[2])[:, :count]
 
     def features(self, waveform: jax.Array, recordings: Recordings | None = None) -> jax.Array:
         """Waveform [B,samples] float → normalised convolutional frames [B,T,C]."""
@@ -331,16 +314,12 @@ def _at(owner: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.einsum("btn,bnc->btc", owner, values, precision="highest")
 
 
-def _norm_over_time(norm: Norm, x: jax.Array, owner: jax.Array | None = None) -> jax.Array:
-    y = x.astype(jnp.float32)
-    if owner is None:
-        y = y - y.mean(axis=1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=1, keepdims=True) + norm.epsilon)
-    else:
-        share = owner / jnp.maximum(owner.sum(axis=1, keepdims=True), 1)
-        mean = lambda y: jnp.einsum("btn,btc->bnc", share, y, precision="highest")  # noqa: E731
-        y = (y - _at(owner, mean(y))) * owner.sum(axis=2, keepdims=True)  # what is nobody's is 0
-        y = y * _at(owner, jax.lax.rsqrt(mean(jnp.square(y)) + norm.epsilon))
+def _norm_over_time(norm: Norm, x: jax.Array, owner: jax.Array) -> jax.Array:
+    """Normalise each channel over the places [B,T,N] of each recording by itself: [B,T,C] → [B,T,C], 0 where nobody owns."""
+    share, y = owner / jnp.maximum(owner.sum(axis=1, keepdims=True), 1), x.astype(jnp.float32)
+    mean = lambda y: jnp.einsum("btn,btc->bnc", share, y, precision="highest")  # noqa: E731
+    y = (y - _at(owner, mean(y))) * owner.sum(axis=2, keepdims=True)
+    y = y * _at(owner, jax.lax.rsqrt(mean(jnp.square(y)) + norm.epsilon))
     assert norm.bias is not None
     y = (
         y * norm.scale.get_value().astype(jnp.float32)[None, None]
@@ -349,6 +328,16 @@ def _norm_over_time(norm: Norm, x: jax.Array, owner: jax.Array | None = None) ->
     return y.astype(x.dtype)
 
 
-def _norm_per_tap(kernel: jax.Array) -> jax.Array:
-    """‖kernel[tap]‖ over both channel dimensions: torch's weight_norm(dim=2), as wav2vec 2.0 has it."""
-    return jnp.sqrt(jnp.square(kernel.astype(jnp.float32)).sum(axis=(1, 2))).astype(kernel.dtype)
+def _windows(x: jax.Array, length: int, step: int, count: int) -> jax.Array:
+    """The first `count` windows of so many samples, one every `step`, with zeros beyond the end: [...,N] → [...,count,length]."""
+    blocks = -(-length // step)
+    none = [(0, 0, 0)] * (x.ndim - 1)
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [*none, (0, (count + blocks - 1) * step - x.shape[-1], 0)])
+    x = x.reshape(*x.shape[:-1], -1, step)
+    return jnp.concatenate([x[..., i : i + count, :] for i in range(blocks)], axis=-1)[..., :length]
+
+
+def _cosines(size: int) -> np.ndarray:
+    """The orthonormal cosine basis (DCT-II) of `size` samples, float32 [samples,coefficients]."""
+    angle = np.pi / size * (np.arange(size)[:, None] + 0.5) * np.arange(size)[None]
+    return (np.cos(angle) * np.where(np.arange(size) == 0, (1 / size) ** 0.5, (2 / size) ** 0.5)).astype(np.float32)

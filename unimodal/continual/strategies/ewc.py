@@ -12,7 +12,7 @@ from unimodal.training.importance import squared_gradients
 
 
 class Strategy(Anchored):
-    """Ω ← decay·Ω + B·E[g²], g the gradient of a batch's loss when a task has ended."""
+    """Ω ← decay·Ω + E[g²], g the gradient of one example's loss when a task has ended, told by those of batches."""
 
     def put_to_work(self, plan: Plan, run: Run) -> Plan:
         return self.consolidating(
