@@ -29,6 +29,7 @@ class Recipe:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
+FROZEN = ("tokenizers.image.position_table", "tokenizers.image.projection")
 MODELS = {
     "gpt2": Recipe("gpt", "paper", 16),
     "gpt2_xl": Recipe("gpt", "paper_xl", 8),
@@ -51,6 +52,24 @@ MODELS = {
         },
     ),
     "audio_classifier": Recipe("audio_classifier", "paper", 64),
+    "mae": Recipe("mae", "paper", 64),
+    "imagegpt": Recipe("imagegpt", "paper", 8),
+    "simclr": Recipe("simclr", "paper", 64),
+    "moco": Recipe("moco", "paper", 64),
+    "moco_v2": Recipe(
+        "moco",
+        "paper",
+        64,
+        {
+            "tasks.moco.queue": 4096,
+            "tasks.moco.projector.layers": 2,
+            "tasks.moco.projector.norm": "none",
+            "tasks.moco.projector.last_norm": False,
+            "tasks.moco.final_momentum": None,
+        },
+    ),
+    # Prototypes move from the first step, and a queue gives each of them enough pictures.
+    "swav": Recipe("swav", "paper", 32, {"tasks.swav.queue": 3840, "optimizer.freeze": FROZEN}),
 }
 PAPERS = "gpt2,gpt2_xl,vit_b,vit_l,clip_b,wav2vec2"
 # flag → the fields that it sets, in every recipe that has them
@@ -75,16 +94,19 @@ def put(config: dict[str, Any], path: str, value: Any) -> bool:
     return any([put(config[name], rest, value) for name in names if isinstance(config[name], dict)])
 
 
-def plain(model: str) -> dict[str, Any]:
-    """The recipe's config as nested dictionaries."""
-    recipe = MODELS[model]
-    return launch.as_plain(importlib.import_module(f"configs.{recipe.name}").get_config(f"size={recipe.size}"))
+def plain(name: str, size: str) -> dict[str, Any]:
+    """A recipe's config as nested dictionaries."""
+    return launch.as_plain(importlib.import_module(f"configs.{name}").get_config(f"size={size}"))
+
+
+def _plain(model: str) -> dict[str, Any]:
+    return plain(MODELS[model].name, MODELS[model].size)
 
 
 def check(models: Sequence[str], overrides: Sequence[tuple[str, str, Any]]) -> None:
     """Raises UsageError for a field that no model has for which it is given."""
     for whose, path, value in overrides:
-        if not any(put(plain(model), path, value) for model in models if whose in (model, "config")):
+        if not any(put(_plain(model), path, value) for model in models if whose in (model, "config")):
             raise UsageError(f"--{whose}.{path}: there is no such field in the recipe")
 
 
@@ -93,7 +115,7 @@ def make(model: str, options: argparse.Namespace, overrides: Sequence[tuple[str,
 
     Raises UsageError for a value that the recipe cannot take.
     """
-    recipe, config = MODELS[model], plain(model)
+    recipe, config = MODELS[model], _plain(model)
     config["init_from"] = None
     config["mesh"] = dict(data=1, fsdp=-1 if options.dp else 1, tensor=1, sequence=1)
     put(config, "tasks.*.batch_size", recipe.rows)
@@ -120,10 +142,11 @@ def make(model: str, options: argparse.Namespace, overrides: Sequence[tuple[str,
 
 def shorten(task: dict[str, Any], options: argparse.Namespace) -> None:
     """Texts and sounds as long as the flags say, at most; transcripts in proportion."""
-    if options.length is not None and "length" in task:
-        task["length"] = min(task["length"], options.length)
-    if options.seconds is not None and "seconds" in task:
-        share = min(1.0, options.seconds / task["seconds"])
-        task["seconds"] *= share
-        if "characters" in task:
-            task["characters"] = max(1, round(share * task["characters"]))
+    texts, sounds = task.get("texts"), task.get("sounds")
+    if options.length is not None and texts is not None:
+        texts["length"] = min(texts["length"], options.length)
+    if options.seconds is not None and sounds is not None:
+        share = min(1.0, options.seconds / sounds["seconds"])
+        sounds["seconds"] *= share
+        if (transcripts := task.get("transcripts")) is not None:
+            transcripts["characters"] = max(1, round(share * transcripts["characters"]))

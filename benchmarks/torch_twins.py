@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch_twins_vision
 import transformers as hf
 from torch import nn
 from torch.nn import functional as F
+from torch_twins_vision import Batch, Made, channels_first, encoder
 from transformers.models.wav2vec2.modeling_wav2vec2 import _sample_negative_indices
 
-from unimodal.backbone import BackboneConfig
-from unimodal.data import pad_id
 from unimodal.experiment import Experiment
 from unimodal.training.optimizer import OptimizerConfig
-
-Batch = Mapping[str, torch.Tensor]
-Made = tuple[nn.Module, Callable[[], torch.Tensor]]
 
 
 class Step:
@@ -70,19 +67,6 @@ def twin(experiment: Experiment, arrays: Mapping[str, np.ndarray], device: str) 
     return module.train(), loss
 
 
-def encoder(b: BackboneConfig) -> dict[str, Any]:
-    """Sizes by the names that most families use."""
-    return dict(
-        hidden_size=b.width,
-        num_hidden_layers=b.depth,
-        num_attention_heads=b.heads,
-        intermediate_size=b.M,
-        hidden_act={"gelu_tanh": "gelu_new"}.get(b.activation, b.activation),
-        layer_norm_eps=b.norm_epsilon,
-        attn_implementation="sdpa",
-    )
-
-
 def gpt(experiment: Experiment, task: Any, batch: Batch) -> Made:
     b, text = experiment.backbones[task.backbone], experiment.tokenizers[task.tokenizer][1]
     sizes = dict(
@@ -102,7 +86,7 @@ def bert_config(experiment: Experiment, task: Any, **more: Any) -> Any:
 
 def real(ids: torch.Tensor, task: Any) -> torch.Tensor:
     """The attention mask: what is no padding."""
-    return (ids != pad_id(task.encoder)).long()
+    return (ids != task.texts.pad).long()
 
 
 def bert(experiment: Experiment, task: Any, batch: Batch) -> Made:
@@ -112,7 +96,9 @@ def bert(experiment: Experiment, task: Any, batch: Batch) -> Made:
 
 
 def text_classifier(experiment: Experiment, task: Any, batch: Batch) -> Made:
-    config = bert_config(experiment, task, num_labels=len(task.classes), problem_type="single_label_classification")
+    config = bert_config(
+        experiment, task, num_labels=task.labels.size(task.source), problem_type="single_label_classification"
+    )
     model, ids = hf.BertForSequenceClassification(config), batch["ids"]
     mask = real(ids, task)
     return model, lambda: model(input_ids=ids, attention_mask=mask, labels=batch["label"]).loss
@@ -149,14 +135,6 @@ def sentence(experiment: Experiment, task: Any, batch: Batch) -> Made:
     return model, loss
 
 
-def vit(experiment: Experiment, task: Any, batch: Batch) -> Made:
-    image = experiment.tokenizers[task.tokenizer][1]
-    sizes = dict(image_size=image.image_size[0], patch_size=image.patch, num_labels=len(task.classes))
-    config = hf.ViTConfig(**encoder(experiment.backbones[task.backbone]), **sizes)
-    model, pixels = hf.ViTForImageClassification(config), channels_first(batch["image"])
-    return model, lambda: model(pixel_values=pixels, labels=batch["label"]).loss
-
-
 def clip(experiment: Experiment, task: Any, batch: Batch) -> Made:
     image, text = (experiment.tokenizers[name][1] for name in (task.image_tokenizer, task.text_tokenizer))
     config = hf.CLIPConfig(
@@ -174,10 +152,6 @@ def clip(experiment: Experiment, task: Any, batch: Batch) -> Made:
     model, pixels, ids = hf.CLIPModel(config), channels_first(batch["image"]), batch["ids"]
     mask = torch.ones_like(ids)
     return model, lambda: model(input_ids=ids, attention_mask=mask, pixel_values=pixels, return_loss=True).loss
-
-
-def channels_first(pixels: torch.Tensor) -> torch.Tensor:
-    return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def speech_config(experiment: Experiment, task: Any, **more: Any) -> Any:
@@ -239,18 +213,18 @@ def audio_classifier(experiment: Experiment, task: Any, batch: Batch) -> Made:
     (bins, frames), (down, across) = image.image_size, image.stride
     sizes = dict(num_mel_bins=bins, max_length=frames, frequency_stride=down, time_stride=across)
     config = hf.ASTConfig(
-        **encoder(experiment.backbones[task.backbone]), **sizes, patch_size=image.patch, num_labels=len(task.classes)
+        **encoder(experiment.backbones[task.backbone]), **sizes, patch_size=image.patch, num_labels=task.classes
     )
     model, values = hf.ASTForAudioClassification(config), batch["spectrogram"][..., 0].transpose(1, 2).contiguous()
     return model, lambda: model(input_values=values, labels=batch["label"]).loss
 
 
 TWINS: dict[str, Callable[[Experiment, Any, Batch], Made]] = {
+    **torch_twins_vision.TWINS,
     "Gpt": gpt,
     "Bert": bert,
     "TextClassifier": text_classifier,
     "Sentence": sentence,
-    "Vit": vit,
     "Clip": clip,
     "Wav2vec2": wav2vec2,
     "Ctc": ctc,

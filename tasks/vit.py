@@ -59,8 +59,8 @@ class Vit:
         if self.pack.row:
             return packed.picture_rows(self, model).inputs()
         c = model.tokenizers[self.tokenizer].config
-        height, width = self.size or c.image_size
-        parts = self.images.part((height, width), c.channels), self.labels.part(self.source)
+        size = c.tiled(self.size or c.image_size, f"tasks.{self.name}.size")
+        parts = self.images.part(size, c.channels), self.labels.part(self.source)
         return columns(self.source, *parts, open_split=self.open_split)
 
     def open_split(self, split: str) -> data.Source:

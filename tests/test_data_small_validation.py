@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,19 @@ def test_classes_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
         Labels(classes=("a", "b", "c")).check(photos(tmp_path / "unseen", "aabb", "abc"))
     with pytest.raises(UsageError, match="all examples are of class 'a'; classification needs two or more"):
         Labels().check(photos(tmp_path / "one", "aaa", "a"))
+
+
+@pytest.mark.parametrize("kind", ["linear_probe", "knn"])
+def test_a_probe_of_one_class_is_refused_before_training(tmp_path: Path, kind: str) -> None:
+    def built(letters: str) -> Any:
+        uri = photos(tmp_path / letters, letters, letters[:2])
+        return tiny.build(tiny.plain("simclr", evaluations=dict(probe=dict(kind=kind, source=uri))))
+
+    assert {"probe", "simclr"} <= set(built("abab").checked_evaluations())
+    with pytest.raises(UsageError, match="all examples are of class 'a'; classification needs two or more"):
+        built("aaaa").checked_evaluations()
+    kind = "effective_rank"  # which reads no classes
+    assert {"probe", "simclr"} <= set(built("aaaaa").checked_evaluations())
 
 
 def test_validation_smaller_than_a_batch_counts_each_once(tmp_path: Path) -> None:

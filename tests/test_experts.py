@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from unimodal import Backbone, BackboneConfig, concat
 from unimodal.backbone import rope_table
 from unimodal.decoding import Decoder, Sampling, decode
 from unimodal.errors import UsageError
+from unimodal.sharding import path_name
 from unimodal.tokens import Tokens, tokens
 
 B, D = 2, 16
@@ -143,3 +145,32 @@ def test_wrong_experts_are_one_line() -> None:
         tiny.build(tiny.plain("gpt", backbones__shared__experts=("picture",)))
     with pytest.raises(UsageError, match="backbone.experts must name modalities, each once"):
         BackboneConfig(**SMALL, experts=("image", "image"))
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_experts_begin_as_the_mlp_that_a_run_without_them_has(scan: bool, tmp_path: Path) -> None:
+    without = tiny.plain("vit", steps=1, backbones__shared__scan=scan)
+    run = tiny.train(without, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(without))
+
+    def begun(**changes: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        options = dict(steps=2, init_from=str(tmp_path), backbones__shared__scan=scan)
+        experiment = tiny.build(tiny.plain("vit", **options | changes))
+        leaves = jax.tree_util.tree_leaves_with_path(experiment.program.init().parameters)
+        return experiment, {path_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+    experiment, found = begun(backbones__shared__experts=("image",))
+    experts = [name for name in found if ".experts." in name]
+    assert experts and not [name for name in experiment.start.fresh if ".experts." in name]
+    for name in experts:
+        np.testing.assert_array_equal(found[name], found[name.replace(".experts.image", "")], err_msg=name)
+        assert f"copied  {name}  from {name.replace('.experts.image', '')}" in experiment.start.report()
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 16, 16, 3)), jnp.float32)
+    ours, theirs = (program.first_model() for program in (experiment.program, run.experiment.program))
+    nnx.update(theirs, run.state.parameters)
+    read = [model.backbones["shared"](model.tokenizers["image"](image))[0] for model in (ours, theirs)]
+    np.testing.assert_allclose(*read, atol=1e-6)
+    # What is to start afresh does.
+    _, other = begun(backbones__shared__experts=("image",), init_skip="experts")
+    kernels = [name for name in experts if name.endswith("kernel")]
+    assert kernels and not any(np.array_equal(found[name], other[name]) for name in kernels)

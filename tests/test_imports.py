@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import importlib
 import io
 import re
@@ -107,14 +108,22 @@ def imports(text: str, modules: Mapping[str, str]) -> set[str]:
     `from unimodal import data` imports unimodal.data, but `from unimodal import Model` imports unimodal itself.
     """
     found = set()
+    for module, name in written(text):
+        inner = f"{module}.{name}" if name else module
+        found.add(inner if inner in modules else module)
+    return found
+
+
+@functools.cache
+def written(text: str) -> list[tuple[str, str]]:
+    """The imports of a source as (module, name taken from it); without a name for `import module`."""
+    found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are written in full"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in modules else str(node.module))
+            found += [(str(node.module), alias.name) for alias in node.names]
     return found
 
 

@@ -90,7 +90,8 @@ def test_stacked_and_unrolled_agree() -> None:
     }
     unrolled = Adapters(pairs, adapters.rank, adapters.alpha, adapters.where)
     found = jax.jit(hidden)(apply(model.unstacked(), unrolled))
-    np.testing.assert_allclose(found, jax.jit(hidden)(apply(model, adapters)), atol=1e-6)
+    # Hidden states are up to 2, so this is one part in a million: float32 sums come in another order in each program.
+    np.testing.assert_allclose(found, jax.jit(hidden)(apply(model, adapters)), atol=2e-6)
 
 
 def test_gradients_are_those_of_the_merged_kernels() -> None:

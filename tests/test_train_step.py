@@ -43,10 +43,11 @@ def test_a_shrunken_model_lowers_and_its_batch_is_the_tasks() -> None:
 
 
 def test_transcripts_shrink_with_their_sound() -> None:
-    config = dict(seconds=16.0, characters=400, length=32)
-    options, _ = train_step.arguments(["--seconds=2", "--length=64"])
-    paper_models.shorten(config, options)
-    assert config == dict(seconds=2.0, characters=50, length=32)
+    options, _ = train_step.arguments(["--seconds=2", "--length=64", "--width=64", "--depth=1"])
+    (task,) = paper_models.make("ctc", options).tasks
+    assert (task.sounds.seconds, task.transcripts.characters) == (2.0, 50)
+    (task,) = paper_models.make("bert", options).tasks
+    assert task.texts.length == 64
 
 
 def test_a_field_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

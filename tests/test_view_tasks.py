@@ -113,6 +113,8 @@ def test_slips_are_one_line() -> None:
         ("swav", dict(prototypes=30, queue=16), r"swav.prototypes is 30, but batch_size \+ queue are 24 examples"),
         ("swav", dict(views=dict(count=1)), "swav.views.count must be at least 2, but is 1"),
         ("swav", dict(views=dict(small=1, small_size=(8, 8))), "views of 8x8 pixels need tokenizers.image.resize=True"),
+        ("swav", dict(views=dict(small=1, small_size=(12, 8))), "small_size 12x8 is not divisible by patch=8"),
+        ("swav", dict(views=dict(small=1, small_size=(4, 4))), "small_size 4x4 is smaller than patch=8"),
         (
             "moco",
             dict(views=dict(count=3)),

@@ -14,7 +14,7 @@ import tiny
 from PIL import Image
 
 from unimodal.data.blocks import Texts
-from unimodal.evaluation.captioning import likeness, prefix_accuracy
+from unimodal.evaluation.captioning import cider_d, likeness, prefix_accuracy
 from unimodal.objectives import caption_targets
 
 
@@ -107,5 +107,15 @@ def test_the_likeliest_token_without_the_picture(tmp_path: Path) -> None:
 
 def test_likeness_knows_its_ends() -> None:
     same = ["a red square on the left", "two blue circles in a row"]
-    assert likeness(same, [text.upper() for text in same]) == pytest.approx(dict(bleu=100, chrf=100, exact=1))
-    assert likeness(["x"] * 2, same) == pytest.approx(dict(bleu=0, chrf=0, exact=0), abs=1)
+    assert likeness(same, [text.upper() for text in same]) == pytest.approx(dict(bleu=100, chrf=100, cider=10, exact=1))
+    assert likeness(["x"] * 2, same) == pytest.approx(dict(bleu=0, chrf=0, cider=0, exact=0), abs=1)
+
+
+def test_cider_as_the_coco_evaluation_has_it() -> None:
+    """The values are those of pycocoevalcap 1.2, `Cider().compute_score`."""
+    true = ["a red car on the road", "two dogs play in the snow", "a cat sleeps on a red sofa"]
+    true += ["a man rides a horse on the beach", "the cat"]
+    written = ["a red car on a road in the snow", "two two two dogs play", "A cat, on a sofa.", true[3], "a dog"]
+    assert cider_d(written, true) == pytest.approx(3.875547824820007, rel=1e-12)
+    assert cider_d(true, true) == pytest.approx(9.0)  # two words have no trigram
+    assert cider_d(["nothing"], ["of this"]) == 0

@@ -162,6 +162,9 @@ def test_other_sizes_and_attention_for_pooling() -> None:
     assert np.abs(np.asarray(table)).max() > 0 and model.heads["vit"]["classify"].attention is not None
     with pytest.raises(UsageError, match="where \\(16, 16, 3\\) was configured"):
         tiny.build(tiny.plain("vit", tasks__vit__size=(24, 32)))
+    for size, said in (((20, 32), "is not divisible by patch=8"), ((4, 32), "is smaller than patch=8")):
+        with pytest.raises(UsageError, match=f"tasks.vit.size {size[0]}x32 {said}"):
+            tiny.build(tiny.plain("vit", tasks__vit__size=size, tokenizers__image__resize=True))
 
 
 def test_bad_options_are_one_line() -> None:

@@ -29,11 +29,20 @@ from unimodal.ledger.start import SCHEME, LedgerStart, start_from_ledger
 from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
-from unimodal.sharding import from_local_rows, local_rows, make_mesh, parameter_count, parameter_table, shardings
+from unimodal.sharding import (
+    from_local_rows,
+    local_rows,
+    make_mesh,
+    parameter_count,
+    parameter_table,
+    path_name,
+    shardings,
+)
 from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.affinity import affinity
 from unimodal.training.balance import with_uncertainty
+from unimodal.training.expert_start import copied, copies
 from unimodal.training.guidance import Guidance
 from unimodal.training.loop import LoopConfig, check_batches
 from unimodal.training.optimizer import OptimizerConfig, make_optimizer
@@ -83,7 +92,7 @@ class Experiment:
         # In a sum every parameter is some task's; where tasks take turns, most are nobody's for the moment.
         optimizer = make_optimizer(self.optimizer, self.loop.steps, lazy=self.loop.schedule != "sum")
         # Look into the checkpoint only when parameters are made: a run that goes on needs none of it.
-        start = None if self.init_from is None else lambda parameters: self.start.fill(parameters)
+        start = None if self.init_from is None else self._filled
         return Program(
             make,
             optimizer,
@@ -121,7 +130,15 @@ class Experiment:
         else:
             found = start_from(self.init_from, self.model, self.tokenizers, self.backbones, skip=self.init_skip)
         preparation = preparation_of_init(self.init_from, self.init_skip, self.tokenizers, self.backbones)
-        return replace(found, inputs=compared(preparation, readers_of(self.tasks, self.attached)))
+        lines = compared(preparation, readers_of(self.tasks, self.attached))
+        experts = copies(found.fresh, found.loaded, self.init_skip)
+        lines = (*lines, *(f"  copied  {name}  from {shared}" for name, shared in experts.items()))
+        return replace(found, fresh=tuple(name for name in found.fresh if name not in experts), inputs=lines)
+
+    def _filled(self, parameters: nnx.State) -> nnx.State:
+        names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(parameters)[0]]
+        experts = copies(names, self.start.loaded, self.init_skip)
+        return copied(self.start.fill(parameters), experts)
 
     def train_batches(self, task: Task) -> data.BatchIterator:
         inputs = task.inputs(self.model)
@@ -182,6 +199,13 @@ class Experiment:
                 raise UsageError(f"two evaluations are called {name!r}; give evaluations.{name} another name")
             found[name] = evaluation
         return found
+
+    def checked_evaluations(self) -> Mapping[str, Evaluation]:
+        """The evaluations, none of which is to fail at the end of a run for data that were wrong from its start. UsageError."""
+        for evaluation in self.attached.values():
+            if callable(check := getattr(evaluation, "check", None)):
+                check()
+        return self.evaluations
 
     @cached_property
     def reader(self) -> MeshReader:

@@ -131,6 +131,8 @@ def check_pair(name: str, views: Views) -> None:
 def inputs(task: Any, model: Model) -> Inputs:
     """Views of pictures, as the task's tokenizer takes them."""
     c = model.tokenizers[task.tokenizer].config
+    if task.views.small:
+        c.tiled(task.views.small_size, f"{task.name}.views.small_size")
     return columns(task.source, task.views.part(c.image_size, c.channels))
 
 

@@ -218,7 +218,7 @@ def train_and_evaluate(
             say(
                 f"remembers {sum(kept.values()):,} bytes of examples: {', '.join(f'{n} {b:,}' for n, b in kept.items())}"
             )
-    evaluations = {} if experiment.fake_data else experiment.evaluations
+    evaluations = {} if experiment.fake_data else experiment.checked_evaluations()
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")

@@ -84,6 +84,10 @@ class Features(Pooled):
     def higher_is_better(self) -> bool:
         return True
 
+    def check(self) -> None:
+        """Raises UsageError for classes that tell nothing, such as a single one. Runs before training."""
+        self.labels.check(self.source)
+
     def inputs(self, model: Model) -> Inputs:
         """The modality's arrays, and `label`."""
         return columns(self.source, self._part(model.tokenizers[self.tokenizer].config), self.labels.part(self.source))

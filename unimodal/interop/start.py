@@ -40,7 +40,7 @@ class Start:
     fresh: tuple[str, ...]  # our others, which stay as initialised
     unused: tuple[str, ...]  # tensors that nothing of ours takes
     before: Mapping[str, int]  # rows of a table there that come before ours
-    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
+    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with, and on copies
 
     def report(self) -> str:
         """Each parameter and tensor by name, then `inputs`."""

@@ -29,7 +29,7 @@ class LedgerStart:
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     averaged: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
+    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with, and on copies
 
     def report(self) -> str:
         """Each parameter by name, then `inputs`."""

@@ -13,8 +13,9 @@ def sinkhorn(
 ) -> jax.Array:
     """Assign N rows to K clusters so that all clusters get equal shares (Cuturi 2013; Caron 2020, eq. 3 to 5).
 
-    Starting from exp(scores / epsilon), clusters and then rows are scaled to equal sums, `rounds` times. In logarithms,
-    so that a small epsilon cannot overflow. Sums run over all rows, wherever they lie.
+    Starting from exp(scores / epsilon), clusters and then rows are scaled to equal sums, `rounds` times. The first round is
+    taken in logarithms, so that a small epsilon cannot overflow. After it each cluster has an entry of 1 / (N·K) or more,
+    so the others need no logarithms, which cost several times as much. Sums run over all rows, wherever they lie.
 
     Returns:
         float32 `[N,K]`, each row with sum 1 (0 where not `valid_N`). It has no gradient.
@@ -22,11 +23,21 @@ def sinkhorn(
     logits = jax.lax.stop_gradient(scores_NK).astype(jnp.float32) / as_scalar(epsilon)
     if valid_N is not None:
         logits = jnp.where(valid_N[:, None], logits, -jnp.inf)
-    for _ in range(rounds):
-        logits = logits - jax.nn.logsumexp(logits, axis=0, keepdims=True)
-        total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
-        logits = logits - jnp.where(jnp.isfinite(total), total, 0.0)
-    return jnp.exp(logits)
+    logits = logits - jax.nn.logsumexp(logits, axis=0, keepdims=True)
+    codes = _shares(logits)
+    for _ in range(rounds - 1):
+        codes = codes / codes.sum(axis=0, keepdims=True)
+        total = codes.sum(axis=1, keepdims=True)
+        codes = codes / jnp.where(total == 0, 1.0, total)
+    return codes
+
+
+def _shares(logits_NK: jax.Array) -> jax.Array:
+    """Softmax of each row; 0 for a row without a number above -∞."""
+    most = logits_NK.max(axis=1, keepdims=True)
+    shares = jnp.exp(logits_NK - jnp.where(most == -jnp.inf, 0.0, most))
+    total = shares.sum(axis=1, keepdims=True)
+    return shares / jnp.where(total == 0, 1.0, total)
 
 
 def swapped_prediction(

@@ -44,11 +44,16 @@ class Config:
     def __post_init__(self) -> None:
         least = dict(image_size=1, patch=1, channels=1, registers=0, plain_registers=0, stride=1)
         check_fields("image", self, least=least, among=dict(param_dtype=DTYPES))
-        height, width = self.image_size
+        self.tiled(self.image_size, "image_size")
+
+    def tiled(self, size: tuple[int, ...], what: str) -> tuple[int, int]:
+        """The height and width themselves. Raises UsageError, calling them `what`, where patches would leave pixels unseen."""
+        height, width = size
         if min(height, width) < self.patch:
-            raise UsageError(f"image_size {height}x{width} is smaller than patch={self.patch}")
+            raise UsageError(f"{what} {height}x{width} is smaller than patch={self.patch}")
         if self.stride is None and (height % self.patch or width % self.patch):
-            raise UsageError(f"image_size {height}x{width} is not divisible by patch={self.patch}")
+            raise UsageError(f"{what} {height}x{width} is not divisible by patch={self.patch}")
+        return height, width
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class WorkdirStart:
     fresh: tuple[str, ...]  # those that stay as initialised
     unused: tuple[str, ...]  # those of the checkpoint that the model lacks
     averaged: tuple[str, ...] = ()  # those of which its average is taken
-    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with
+    inputs: tuple[str, ...] = ()  # lines on what the weights are fed with, and on copies
 
     def report(self) -> str:
         """Each parameter by name, then `inputs`."""

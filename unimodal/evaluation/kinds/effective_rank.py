@@ -24,6 +24,9 @@ class EffectiveRank(Features):
     def metric(self) -> str:
         return "effective rank"
 
+    def check(self) -> None:
+        """Nothing, as no class is read."""
+
     def inputs(self, model: Model) -> Inputs:
         """The modality's arrays."""
         return columns(self.source, self._part(model.tokenizers[self.tokenizer].config))
