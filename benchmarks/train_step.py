@@ -31,6 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from paper_models import MODELS, PAPERS, check, make
 from timing import Times, in_turns, seconds
 
@@ -111,7 +112,8 @@ def twins(experiment: Experiment, ours: Step, options: argparse.Namespace) -> di
 
 
 def parameters(experiment: Experiment) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(experiment.model))
+    """How many numbers are trained: what tasks keep beside them, such as queues, is none of them."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(experiment.model, nnx.Param)))
 
 
 HEAD = ("model", "parameters", "rows a chip", "ms a step", "examples/s a chip", "tokens/s a chip", "MFU")
