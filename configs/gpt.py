@@ -57,5 +57,5 @@ def paper(config: ConfigDict, size: str) -> None:
     )
     config.tokenizers.text = common.every(text.Config, vocabulary=50_257, max_length=1024, dropout=0.1)
     config.tasks.gpt = common.every(
-        Gpt, source="folder:data/webtext", texts=dict(encoder="data/gpt2", length=1024), batch_size=512, chunk=256
+        Gpt, source="folder:data/webtext", texts=dict(encoder="data/gpt2", length=1024), batch_size=512, chunk=128
     )

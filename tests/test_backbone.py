@@ -569,6 +569,7 @@ BAD = {
     "backbone.norm_position='both' is not one of pre, post, sandwich": dict(norm_position="both"),
     "backbone.norm='batch' is not one of layer, rms": dict(norm="batch"),
     "backbone.remat='lite' is not one of none, light, dots, full; did you mean light?": dict(remat="lite"),
+    "backbone.quantization='int4' is not one of none, int8, float8; did you mean int8?": dict(quantization="int4"),
     "backbone.attention='magic' is not one of auto, xla, lean, blockwise, cudnn, splash, ring, ulysses": dict(
         attention="magic"
     ),

@@ -203,6 +203,7 @@ BACKBONE: dict[str, tuple[dict[str, Any], Any]] = dict(
     remat=({}, "full"),
     dtype=({}, "bfloat16"),
     param_dtype=({}, "bfloat16"),
+    quantization=({}, "int8"),
     attention=({}, "blockwise"),
     window=({}, 2),
     global_tokens=(dict(window=2), 1),

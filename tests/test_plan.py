@@ -20,7 +20,7 @@ from unimodal.errors import UsageError
 from unimodal.kernels import placed
 from unimodal.plan import open_topology
 from unimodal.plan.compile import Memory, out_of_memory
-from unimodal.plan.count import _places, collectives, flops, kernels, traffic
+from unimodal.plan.count import _places, collectives, eight_bit_flops, flops, kernels, traffic
 from unimodal.plan.hlo import Program, parse
 from unimodal.plan.model_flops import forward_flops, jaxpr_flops, visible_share
 from unimodal.plan.roofline import roofline
@@ -256,6 +256,36 @@ def test_roofline() -> None:
     assert found is not None
     assert (found.compute, found.memory, found.interconnect) == (1, 0.5, 2)
     assert found.binds == "interconnect" and found.mfu == 0.25
+
+
+def test_eight_bits_have_a_peak_of_their_own() -> None:
+    chip = TPUS["v5e"]
+    assert chip.flops and chip.int8 and chip.float8 is None
+
+    def compute(**eight_bit: float) -> float:
+        found = roofline(chip, flops=3e12, model_flops=3e12, traffic=0.0, sent=0.0, eight_bit=eight_bit)
+        assert found is not None
+        return found.compute
+
+    assert compute(int8=2e12) == pytest.approx(1e12 / chip.flops + 2e12 / chip.int8)
+    for found in (compute(float8=2e12), compute()):  # float8 is no faster than bf16 there
+        assert found == pytest.approx(3e12 / chip.flops)
+
+
+def test_products_of_two_arrays_of_eight_bits() -> None:
+    product = "convolution(%left, %right), dim_labels=bf_io->bf"
+
+    def count(left: str, right: str, out: str) -> dict[str, float]:
+        lines = (f"  %left = {left}[8,16] parameter(0)", f"  %right = {right}[16,32] parameter(1)")
+        end = f"  ROOT %product = {out}[8,32] {product}"
+        return eight_bit_flops(
+            parse("\n".join(("HloModule m", "ENTRY %main (a: f32[]) -> f32[] {", *lines, end, "}", "")))
+        )
+
+    work = 2 * 8 * 16 * 32
+    assert count("s8", "s8", "s32") == {"int8": work, "float8": 0}
+    assert count("f8e5m2", "f8e4m3fn", "f32") == {"int8": 0, "float8": work}
+    assert count("s8", "bf16", "f32") == count("bf16", "bf16", "f32") == {"int8": 0, "float8": 0}
 
 
 def test_out_of_memory_is_read() -> None:

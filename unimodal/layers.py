@@ -24,6 +24,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from unimodal.errors import UsageError
+from unimodal.quantization import product
 from unimodal.remat import named
 
 Initializer = Callable[..., jax.Array]
@@ -56,6 +57,7 @@ class Linear(nnx.Module):
     """y = x·kernel + bias, contracting the last len(inputs) dimensions of x: [..., *inputs] → [..., *outputs].
 
     kernel: [*inputs, *outputs], bias: [*outputs]; `axes` names the kernel's dimensions. Computes in x's dtype.
+    quantization: the product's format, one of QUANTIZATION.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class Linear(nnx.Module):
         *,
         bias: bool = True,
         init_scale: float = 1.0,
+        quantization: str = "none",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         shape = (*inputs, *outputs)
-        self.contracted = len(inputs)
+        self.contracted, self.quantization = len(inputs), quantization
         self.kernel = nnx.Param(
             fan_in(init_scale, inputs)(rngs.params(), shape, dtype),
             axes=tuple(axes),
@@ -82,8 +85,11 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel.get_value().astype(x.dtype)
-        contract = tuple(range(x.ndim - self.contracted, x.ndim)), tuple(range(self.contracted))
-        y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        if self.quantization == "none":
+            contract = tuple(range(x.ndim - self.contracted, x.ndim)), tuple(range(self.contracted))
+            y = jax.lax.dot_general(x, kernel, (contract, ((), ())))
+        else:
+            y = product(x, kernel, self.contracted, self.quantization)
         if self.bias is not None:
             bias = self.bias.get_value().astype(y.dtype)
             y = y + jnp.expand_dims(bias, tuple(range(y.ndim - bias.ndim)))

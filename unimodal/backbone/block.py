@@ -52,7 +52,7 @@ class Attention(nnx.Module):
         self.implementation, self.global_tokens = c.attention, c.global_tokens
         self.window = c.window if any(c.windowed) else None
         self.scale, self.soft_cap = c.attention_scale, c.attention_soft_cap
-        make: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        make: dict[str, Any] = dict(quantization=c.quantization, dtype=dtype, rngs=rngs)
         self.query = Linear((c.width,), (c.heads, c.K), ("embed", "heads", "head_size"), bias=c.qkv_bias, **make)
         key_bias = c.qkv_bias and c.key_bias
         self.key = Linear((c.width,), (c.G, c.K), ("embed", "kv_heads", "head_size"), bias=key_bias, **make)
@@ -146,7 +146,7 @@ class Mlp(nnx.Module):
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         c, dtype = config, jnp.dtype(config.param_dtype)
         self.activation, gated = MLP_ACTIVATIONS[c.activation]
-        make: dict[str, Any] = dict(bias=c.mlp_bias, dtype=dtype, rngs=rngs)
+        make: dict[str, Any] = dict(bias=c.mlp_bias, quantization=c.quantization, dtype=dtype, rngs=rngs)
         self.gate = Linear((c.width,), (c.M,), ("embed", "mlp"), **make) if gated else None
         self.up = Linear((c.width,), (c.M,), ("embed", "mlp"), **make)
         self.down = Linear((c.M,), (c.width,), ("mlp", "embed"), init_scale=(2 * c.depth) ** -0.5, **make)

@@ -12,6 +12,7 @@ from flax import nnx
 from unimodal.attention import IMPLEMENTATIONS
 from unimodal.errors import UsageError
 from unimodal.layers import Norm
+from unimodal.quantization import QUANTIZATION
 from unimodal.remat import REMAT
 from unimodal.visibility import Pattern
 
@@ -73,6 +74,7 @@ class BackboneConfig:
     remat: str = "none"  # what the backward pass computes again: a key of REMAT
     dtype: str = "float32"  # dtype of the computation
     param_dtype: str = "float32"  # dtype in which parameters are stored
+    quantization: str = "none"  # products with weights in eight bits, forward and backward: "int8" or "float8"
     attention: str = "auto"  # the kernel by name, or "auto"
     # See only tokens less than this many places away: with a causal span, itself and the window - 1 before. None: see
     # all that the layout shows.
@@ -112,6 +114,7 @@ class BackboneConfig:
             ("attention", IMPLEMENTATIONS),
             ("dtype", ("float32", "bfloat16", "float16")),
             ("param_dtype", ("float32", "bfloat16", "float16")),
+            ("quantization", QUANTIZATION),
         ):
             if getattr(self, name) not in allowed:
                 # Another number of bits is a choice, and no slip of the pen.

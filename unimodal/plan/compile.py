@@ -14,7 +14,7 @@ import jax
 from unimodal.chips import GIB
 from unimodal.errors import UsageError
 from unimodal.experiment import Experiment
-from unimodal.plan.count import Collective, collectives, flops, kernels, traffic
+from unimodal.plan.count import Collective, collectives, eight_bit_flops, flops, kernels, traffic
 from unimodal.plan.hlo import parse
 from unimodal.plan.model_flops import model_flops
 from unimodal.plan.roofline import Roofline, roofline
@@ -59,6 +59,7 @@ class Plan:
     model_flops: float = 0.0  # of the matrix products that the model needs
     flops: float = 0.0  # of all that is computed
     hidden_flops: float = 0.0  # of kernels, which the compiler does not count
+    eight_bit_flops: Mapping[str, float] = field(default_factory=dict)  # of `flops`, those of "int8" and of "float8"
     traffic: float = 0.0  # bytes to and from the main memory
     collectives: Mapping[str, Collective] = field(default_factory=dict)  # by kind
     kernels: Mapping[str, int] = field(default_factory=dict)  # by name, how often they run
@@ -75,7 +76,14 @@ class Plan:
         sent = sum(collective.sent for collective in self.collectives.values())
         total = self.flops + self.hidden_flops
         chip = self.topology.chip
-        return roofline(chip, flops=total, model_flops=self.model_flops, traffic=self.traffic, sent=sent)
+        return roofline(
+            chip,
+            flops=total,
+            model_flops=self.model_flops,
+            traffic=self.traffic,
+            sent=sent,
+            eight_bit=self.eight_bit_flops,
+        )
 
     def as_json(self) -> dict[str, Any]:
         bound = self.bound if self.flops else None
@@ -85,6 +93,7 @@ class Plan:
             "hbm": self.memory.as_json(),
             "fits": self.fits,
             "flops_per_device": self.flops + self.hidden_flops,
+            "eight_bit_flops_per_device": dict(self.eight_bit_flops),
             "model_flops_per_device": self.model_flops,
             "collectives": {k: {"count": round(c.count), "bytes": round(c.bytes)} for k, c in self.collectives.items()},
             "kernels": dict(self.kernels),
@@ -138,6 +147,7 @@ def plan(experiment: Experiment, topology: Topology, names: Sequence[str]) -> Pl
         memory=Memory(arguments, temporaries, capacity, accepted, stats.peak_memory_in_bytes or None),
         flops=seen,
         hidden_flops=hidden,
+        eight_bit_flops=eight_bit_flops(program),
         traffic=traffic(program),
         collectives=collectives(program),
         kernels=kernels(program),

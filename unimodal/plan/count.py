@@ -55,13 +55,26 @@ def flops(program: Program) -> tuple[float, float]:
     for name, times in program.all_runs.items():
         computation = program.computations[name]
         for instruction in computation.instructions.values():
-            if instruction.opcode == "dot":
-                seen += times * dot_flops(instruction, computation)
-            elif instruction.opcode == "convolution":
-                seen += times * convolution_flops(instruction, computation)
+            if count := _PRODUCTS.get(instruction.opcode):
+                seen += times * count(instruction, computation)
             elif instruction.opcode == "custom-call":
                 hidden += times * kernel_flops(instruction, computation)
     return seen, hidden
+
+
+def eight_bit_flops(program: Program) -> dict[str, float]:
+    """The FLOPs of products and convolutions whose operands both are "int8", or both "float8"."""
+    found = {"int8": 0.0, "float8": 0.0}
+    for name, times in program.all_runs.items():
+        computation = program.computations[name]
+        for instruction in computation.instructions.values():
+            count = _PRODUCTS.get(instruction.opcode)
+            if count is None:
+                continue
+            kinds = {_EIGHT_BITS.get(computation.operand(instruction, i).kind[:2]) for i in (0, 1)}
+            if len(kinds) == 1 and (kind := kinds.pop()):
+                found[kind] += times * count(instruction, computation)
+    return found
 
 
 def dot_flops(dot: Instruction, computation: Computation) -> float:
@@ -143,6 +156,10 @@ def kernel_flops(call: Instruction, computation: Computation) -> float:
         factor = (10.0 if gradients > 2 else 8.0) if "dkv" in words else 6.0 if re.search(r"dq\b|dq_", words) else 10.0
     skipped = re.search(r"blocks_(\d+)_of_(\d+)", call.attributes)
     return factor * heads * places * (int(skipped[1]) / int(skipped[2]) if skipped else 1.0)
+
+
+_PRODUCTS = {"dot": dot_flops, "convolution": convolution_flops}
+_EIGHT_BITS = {"s8": "int8", "f8": "float8"}  # the names of float8's kinds go on after that
 
 
 def _config(call: Instruction) -> dict[str, Any]:

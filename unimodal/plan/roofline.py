@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from unimodal.chips import Chip
@@ -17,7 +18,7 @@ class Roofline:
     compute: float  # seconds of arithmetic
     memory: float  # seconds of main memory
     interconnect: float  # seconds between chips
-    mfu: float  # upper bound on model FLOPs utilisation: model FLOPs / (peak · the largest)
+    mfu: float  # upper bound on model FLOPs utilisation: model FLOPs / (bf16 peak · the largest)
 
     @property
     def seconds(self) -> float:
@@ -38,9 +39,21 @@ class Roofline:
         }
 
 
-def roofline(chip: Chip, *, flops: float, model_flops: float, traffic: float, sent: float) -> Roofline | None:
-    """The estimate for one step of one device, from what it computes, moves and sends; None for a chip without figures."""
+def roofline(
+    chip: Chip,
+    *,
+    flops: float,
+    model_flops: float,
+    traffic: float,
+    sent: float,
+    eight_bit: Mapping[str, float] | None = None,
+) -> Roofline | None:
+    """The estimate for one step of one device, from what it computes, moves and sends; None for a chip without figures.
+    eight_bit: how many of the FLOPs are "int8" and "float8", at peaks of their own where the chip has such."""
     if not (chip.flops and chip.bandwidth and chip.links):
         return None
-    compute, memory, interconnect = flops / chip.flops, traffic / chip.bandwidth, sent / chip.links
+    peaks = {"int8": chip.int8 or chip.flops, "float8": chip.float8 or chip.flops}
+    narrow = eight_bit or {}
+    compute = (flops - sum(narrow.values())) / chip.flops + sum(count / peaks[kind] for kind, count in narrow.items())
+    memory, interconnect = traffic / chip.bandwidth, sent / chip.links
     return Roofline(compute, memory, interconnect, model_flops / chip.flops / max(compute, memory, interconnect, 1e-12))

@@ -29,7 +29,10 @@ def report(plan: Plan) -> str:
             f"arguments {_gib(memory.arguments)}, temporaries {_gib(memory.temporaries)}, {verdict(memory)}",
         ),
         ("model FLOPs", f"{_scaled(plan.model_flops, 'FLOP')} a chip and step"),
-        ("compiled FLOPs", f"{_scaled(plan.flops + plan.hidden_flops, 'FLOP')} a chip and step{_hidden(plan)}"),
+        (
+            "compiled FLOPs",
+            f"{_scaled(plan.flops + plan.hidden_flops, 'FLOP')} a chip and step{_hidden(plan)}{_narrow(plan)}",
+        ),
     ]
     rows += [
         ("collectives" if i == 0 else "", f"{kind} ×{c.count:,.0f}, {_scaled(c.bytes, 'B')} a chip")
@@ -74,7 +77,10 @@ def _bound(plan: Plan) -> list[tuple[str, str]]:
     each = f"compute {bound.compute:.4f} s, HBM {bound.memory:.4f} s, interconnect {bound.interconnect:.4f} s"
     return [
         ("at best", f"{each}: {bound.binds} binds"),
-        ("", f"MFU at most {bound.mfu:.1%} (a bound, with everything at its peak and overlapped; no forecast)"),
+        (
+            "",
+            f"MFU at most {bound.mfu:.1%}{' of the bf16 peak' * bool(_narrow(plan))} (a bound, with everything at its peak and overlapped; no forecast)",
+        ),
     ]
 
 
@@ -84,6 +90,10 @@ def _peak(memory: Memory) -> str:
 
 def _hidden(plan: Plan) -> str:
     return f", {_scaled(plan.hidden_flops, 'FLOP')} of them in kernels" if plan.hidden_flops else ""
+
+
+def _narrow(plan: Plan) -> str:
+    return "".join(f", {_scaled(n, 'FLOP')} of them {kind}" for kind, n in plan.eight_bit_flops.items() if n)
 
 
 def _gib(size: float) -> str:
