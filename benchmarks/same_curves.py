@@ -86,11 +86,11 @@ class Ours:
 
 
 class Twin:
-    """The same in torch."""
+    """The same in torch. double: in float64."""
 
-    def __init__(self, made: Experiment, ours: Ours, batch: dict[str, np.ndarray]):
+    def __init__(self, made: Experiment, ours: Ours, batch: dict[str, np.ndarray], *, double: bool = False):
         (task,), c = made.tasks, made.optimizer
-        self.batch, self.config, self.count = {}, c, 0
+        self.batch, self.config, self.count, self.double = {}, c, 0, double
         self._take(batch)
         self.module, self.loss = torch_twins_vision.TWINS[type(task).__name__](made, task, self.batch)
         self.module.train()
@@ -107,9 +107,14 @@ class Twin:
                     decayed[values[names[0]][1]].append(parameter)
         if left := set(values) - seen:
             raise UsageError(f"the twin has no {', '.join(sorted(left))}")
-        if (queue := getattr(self.module, "queue", None)) is not None:
+        slow, queue = (getattr(self.module, name, None) for name in ("slow", "queue"))
+        if double:
+            self.module.double()
+        if queue is not None:
             queue.clear()
-        if (slow := getattr(self.module, "slow", None)) is not None:
+            queue.rows = queue.rows.double() if double else queue.rows
+        if slow is not None:
+            slow.copy.to(torch.float64 if double else torch.float32)
             slow.begin()
         groups = [dict(params=ps, weight_decay=c.weight_decay * decays) for decays, ps in decayed.items() if ps]
         self.optimizer = torch.optim.AdamW(groups, betas=(c.b1, c.b2), eps=c.epsilon)
@@ -119,6 +124,7 @@ class Twin:
     def _take(self, batch: dict[str, np.ndarray]) -> None:
         for name, array in batch.items():
             value = torch.from_numpy(np.array(array))
+            value = value.double() if self.double and value.is_floating_point() else value
             self.batch[name] = value.long() if value.dtype == torch.int32 else value
 
     def __call__(self, batch: dict[str, np.ndarray]) -> float:
@@ -181,6 +187,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", default="0,1,2", help="the first is the twin's too, the others show how far seeds are apart"
     )
+    parser.add_argument(
+        "--double", action="store_true", help="train the twin in float64, too: how far does rounding lead?"
+    )
     options, rest = parser.parse_known_args()
     options.overrides = []
     for given in rest:
@@ -200,12 +209,19 @@ def main() -> None:
     ours, data, start = Ours(made), batches(made), time.perf_counter()
     batch = next(data)
     twin = Twin(made, ours, batch)
-    pairs = []
+    exact = Twin(made, ours, batch, double=True) if options.double else None
+    pairs, doubles = [], []
     for step in range(options.steps):
+        doubles += [exact(batch)] if exact is not None else []
         pairs.append((twin(batch), ours(batch)))
         batch = next(data) if step + 1 < options.steps else batch
     there, here = np.array(pairs).T
     print(f"furthest apart: {apart(here, there).max():.1e} at step {apart(here, there).argmax()}", flush=True)
+    if doubles:
+        for name, losses in (("ours", here), ("torch", there)):
+            far = apart(losses, np.array(doubles))
+            shown = ", ".join(f"{far[: s + 1].max():.1e} up to step {s}" for s in (*SHOWN, 99, 199) if s < len(far))
+            print(f"{name} in float32 from torch in float64: {shown}", flush=True)
     curves = []
     for seed in others:
         other = experiment(options, seed)

@@ -26,21 +26,27 @@ class Times:
         return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """Of one call, which waits for its device itself."""
-    start = time.perf_counter()
+def seconds(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Of one call, which waits for its device itself. clock: `time.process_time` for seconds of CPU."""
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int, *, warm: int = 2) -> dict[str, Times]:
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    warm: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Times]:
     """Each call once in every round; before them each `warm` times (at least once), not counted."""
-    first = {name: seconds(call) for name, call in calls.items()}
+    first = {name: seconds(call, clock) for name, call in calls.items()}
     for _ in range(warm - 1):
         for call in calls.values():
             call()
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            found[name].append(seconds(call))
+            found[name].append(seconds(call, clock))
     return {name: Times(first[name], tuple(found[name])) for name in calls}

@@ -25,12 +25,14 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from paper_models import MODELS, PAPERS, check, make
 from timing import Times, in_turns, seconds
 
@@ -111,7 +113,8 @@ def twins(experiment: Experiment, ours: Step, options: argparse.Namespace) -> di
 
 
 def parameters(experiment: Experiment) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(experiment.model))
+    """How many numbers are trained: what tasks keep beside them, such as queues, is none of them."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(experiment.model, nnx.Param)))
 
 
 HEAD = ("model", "parameters", "rows a chip", "ms a step", "examples/s a chip", "tokens/s a chip", "MFU")
@@ -134,7 +137,8 @@ def measure(model: str, experiment: Experiment, options: argparse.Namespace) -> 
                 raise
             print(f" {name}: {reason(error)}", end="", flush=True)
             del steps[name]
-    times = in_turns(steps, options.rounds, warm=1)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    times = in_turns(steps, options.rounds, warm=1, clock=clock)
     last = {name: ours.loss if step is ours else float(step.last.detach()) for name, step in steps.items()}
     print("; losses " + ", ".join(f"{name} {loss:.4f}" for name, loss in last.items()), flush=True)
     if not all(map(math.isfinite, last.values())):
@@ -179,6 +183,9 @@ def arguments(line: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, 
     parser.add_argument("--steps", type=int, default=1 if cpu else 10, help="of a round")
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
+    parser.add_argument(
+        "--cpu_time", action="store_true", help="seconds of CPU, where others use it too: run on one core by taskset"
+    )
     options, rest = parser.parse_known_args(line)
     options.models = options.models.split(",")
     if unknown := set(options.models) - set(MODELS):
