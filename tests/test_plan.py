@@ -373,7 +373,7 @@ def test_the_command(tmp_path: Path) -> None:
     ):
         assert word in whole[1]
     found = json.loads((tmp_path / "plan.json").read_text())
-    keys = "devices parameters hbm fits flops_per_device model_flops_per_device collectives kernels mesh bound"
+    keys = "devices parameters hbm fits flops_per_device eight_bit_flops_per_device model_flops_per_device collectives kernels mesh bound"
     assert list(found) == keys.split()
     assert found["devices"] == 8 and found["mesh"] == dict(data=2, fsdp=4, tensor=1, sequence=1)
     assert set(found["hbm"]) == {"arguments", "temporaries", "total", "capacity"}
