@@ -24,6 +24,8 @@ _FREE = (
     "dtype",
     "param_dtype",
     "attention",
+    "quantization",
+    "experts",  # which begin as copies of the shared MLP
     "init_std",
     "resize",
     "antialias",
