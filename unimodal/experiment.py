@@ -29,15 +29,7 @@ from unimodal.ledger.start import SCHEME, LedgerStart, start_from_ledger
 from unimodal.model import Model, StateMaker, assemble, watch
 from unimodal.objectives.terms import as_scalars
 from unimodal.settings import read_settings
-from unimodal.sharding import (
-    from_local_rows,
-    local_rows,
-    make_mesh,
-    parameter_count,
-    parameter_table,
-    path_name,
-    shardings,
-)
+from unimodal.sharding import from_local_rows, local_rows, make_mesh, parameter_count, parameter_table, shardings
 from unimodal.storage import require_backend
 from unimodal.task import Task
 from unimodal.training.affinity import affinity
@@ -136,9 +128,7 @@ class Experiment:
         return replace(found, fresh=tuple(name for name in found.fresh if name not in experts), inputs=lines)
 
     def _filled(self, parameters: nnx.State) -> nnx.State:
-        names = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(parameters)[0]]
-        experts = copies(names, self.start.loaded, self.init_skip)
-        return copied(self.start.fill(parameters), experts)
+        return copied(self.start.fill(parameters), self.start.loaded, self.init_skip)
 
     def train_batches(self, task: Task) -> data.BatchIterator:
         inputs = task.inputs(self.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
@@ -25,9 +25,10 @@ def copies(names: Iterable[str], loaded: Collection[str], skip: str | None = Non
     }
 
 
-def copied(parameters: Any, found: Mapping[str, str]) -> Any:
-    """`parameters` with copies of others in their places, as `copies` gives them by name."""
+def copied(parameters: Any, loaded: Collection[str], skip: str | None = None) -> Any:
+    """`parameters` with copies of others in their places, as `copies` says."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(parameters)
     ours = {path_name(path): leaf for path, leaf in leaves}
+    found = copies(ours, loaded, skip)
     # A copy of its own for each, since the train step gives its arrays away.
     return structure.unflatten(jnp.copy(ours[found[name]]) if name in found else leaf for name, leaf in ours.items())
