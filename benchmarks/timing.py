@@ -38,9 +38,14 @@ def in_turns(
     rounds: int,
     *,
     warm: int = 2,
+    settle: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
-    """Each call once in every round; before them each `warm` times (at least once), not counted."""
+    """Each call once in every round; before them each `warm` times (at least once), not counted.
+
+    settle: at its turn a program is called once more, before the call that counts. It then finds its own data in the
+    caches and its own memory, as one that runs by itself does.
+    """
     first = {name: seconds(call, clock) for name, call in calls.items()}
     for _ in range(warm - 1):
         for call in calls.values():
@@ -48,5 +53,7 @@ def in_turns(
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            if settle:
+                call()
             found[name].append(seconds(call, clock))
     return {name: Times(first[name], tuple(found[name])) for name in calls}

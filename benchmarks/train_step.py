@@ -9,7 +9,7 @@ It is the step that `launch.py train` compiles: the recipe's model in its paper'
 random batches made on the device; dropout is off. Rows of a batch are those of one chip. Compute is in `--dtype`, parameters
 and optimizer are in float32. Where torch and transformers are installed and one chip is used, the same architecture runs there
 on the same batch: random weights, sdpa attention, AdamW (fused on CUDA), under autocast if `--dtype` is bfloat16, as it
-comes and through torch.compile. Times are medians of the rounds; a round is `--steps` steps of each.
+comes and through torch.compile. Times are medians of the rounds; a round is `--steps` steps of each, after as many that do not count.
 
 MFU: model FLOPs (products of forward and backward; attention only where something is seen; no recomputation) over the time
 and the chip's published bfloat16 peak.
@@ -138,7 +138,7 @@ def measure(model: str, experiment: Experiment, options: argparse.Namespace) -> 
             print(f" {name}: {reason(error)}", end="", flush=True)
             del steps[name]
     clock = time.process_time if options.cpu_time else time.perf_counter
-    times = in_turns(steps, options.rounds, warm=1, clock=clock)
+    times = in_turns(steps, options.rounds, warm=1, settle=True, clock=clock)
     last = {name: ours.loss if step is ours else float(step.last.detach()) for name, step in steps.items()}
     print("; losses " + ", ".join(f"{name} {loss:.4f}" for name, loss in last.items()), flush=True)
     if not all(map(math.isfinite, last.values())):

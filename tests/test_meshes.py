@@ -25,6 +25,8 @@ MESHES = {
     "tensor=4": dict(data=1, tensor=4),
     "data=2,fsdp=2,tensor=2": dict(data=2, fsdp=2, tensor=2),
 }
+# All tasks together compile for minutes on each mesh. 2·2·2 splits along data and fsdp too, so these two alone are long.
+LONG = [pytest.param(mesh, marks=pytest.mark.long) if mesh in ("data=8", "fsdp=8") else mesh for mesh in MESHES]
 STEPS = 20
 FEW = 8  # of them on several devices: enough for gradients, moments and the schedule to have made a difference
 
@@ -53,7 +55,7 @@ def compare(run: tiny.Run, reference: tiny.Run, task: str, steps: int | None = N
             np.testing.assert_allclose(found[step][name], metrics[name], rtol=1e-4, atol=1e-6, err_msg=message)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", LONG)
 @pytest.mark.parametrize("task", tiny.KINDS)
 def test_metrics_are_those_of_one_device(task: str, mesh: str) -> None:
     reference = joint(**ONE)
@@ -76,7 +78,7 @@ SHARDS = {  # of backbones.shared.layers.mlp.up.kernel [layers=2, embed=32, mlp=
 }
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", LONG)
 def test_parameters_and_moments_are_in_pieces(mesh: str) -> None:
     run = joint(**MESHES[mesh])
     layers = run.state.parameters["backbones"]["shared"]["layers"]
@@ -96,6 +98,7 @@ def test_parameters_and_moments_are_in_pieces(mesh: str) -> None:
             assert moments[where].sharding.is_equivalent_to(leaf.sharding, leaf.ndim), where
 
 
+@pytest.mark.long
 def test_bytes_per_device_shrink_with_the_mesh() -> None:
     def held(run: tiny.Run, part: str = "") -> int:
         leaves = named(run.state).items()

@@ -237,12 +237,16 @@ class LanguageModel(nnx.Module):
             raise UsageError(
                 "logits with a soft_cap are no product, so no loss can take them in chunks: set chunks to 1"
             )
-        kernel = table.table.get_value().T if self.linear is None else self.linear.kernel.get_value()
+        tied = self.linear is None
+        kernel = table.table.get_value() if self.linear is None else self.linear.kernel.get_value()
         # The barrier has the kernel's gradient finished, and summed over devices, before the backbone's begins: else the
         # compiler may keep what each device has of it, whole and in float32, until the end of the step.
         hidden, kernel = jax.lax.optimization_barrier((hidden, kernel))
         # Gathered over fsdp once, here, and its gradient summed once, rather than for every chunk; V stays in pieces.
-        kernel = copied(kernel, hidden.shape[0], "embed", "vocabulary", dtype=hidden.dtype)
+        axes = ("vocabulary", "embed") if tied else ("embed", "vocabulary")
+        kernel = copied(kernel, hidden.shape[0], *axes, dtype=hidden.dtype)
+        # Transpose a table here, beside the product, which then reads it as it lies; before the barrier it would be copied.
+        kernel = jnp.swapaxes(kernel, -1, -2) if tied else kernel
         return hidden, kernel, None if self.bias is None else self.bias.get_value()
 
 

@@ -10,6 +10,7 @@ inside the judge of a `WholeBatch` term, whose `shared` may hold modules.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,13 +102,13 @@ class Mlp(nnx.Module):
 class Prototypes(nnx.Module):
     """Embeddings of unit length [..., D] → cosines with K learned prototypes [..., K] (Caron 2020, §3.1).
 
-    Prototypes are scaled to unit length each time they are used.
+    Prototypes are scaled to unit length each time they are used. They begin about as long, since an optimizer whose steps
+    have a size of their own, as Adam's have, would turn longer ones more slowly.
     """
 
     def __init__(self, size: int, count: int, *, rngs: nnx.Rngs):
-        self.table = nnx.Param(
-            jax.random.normal(rngs.params(), (size, count)), axes=("embed", "classes"), kind="matrix"
-        )
+        table = jax.random.normal(rngs.params(), (size, count)) / math.sqrt(size)
+        self.table = nnx.Param(table, axes=("embed", "classes"), kind="matrix")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         table = self.table.get_value().astype(jnp.float32)

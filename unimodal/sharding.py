@@ -221,11 +221,11 @@ def copied(x: jax.Array, batch: int, *axes: str, dtype: DTypeLike) -> jax.Array:
 
     Each device holds one copy, so this takes the memory of one whole parameter. Its gradient is summed over devices and
     scattered to their shards here, once, and not at every use, such as in a loop. R is 1 where `batch` does not divide.
-    Outside `jax.set_mesh` the result is [1,1,...].
+    Outside `jax.set_mesh`, and on one device, the result is [1,1,...].
     """
     x = x.astype(dtype)
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.manual_axes or not set(MESH_AXES) <= set(mesh.axis_names):
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes or not set(MESH_AXES) <= set(mesh.axis_names):
         return x[None, None]
     spec = spec_for(x.shape, axes, mesh, name="copies")
     whole = [None if entry in BATCH else entry for entry in spec]

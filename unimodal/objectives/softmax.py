@@ -1,6 +1,7 @@
 """Softmax cross-entropy, which the other objectives use: dense, or chunked so that the logits never exist all at once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -194,8 +195,9 @@ def in_chunks(
         # From float32 down to the hidden's dtype *inside* the step: its transpose sums the table's gradient in float32.
         kernel = table.astype(hidden.dtype)
         parts = hidden.reshape(R, B // R, Q, chunk // Q, -1)
-        logits = jnp.einsum("rbqtd,rqdv->rbqtv", parts, kernel, preferred_element_type=jnp.float32)
-        logits = logits.reshape(B, chunk, -1)
+        # One product of [bt,d] and [d,v] for each copy: as an einsum, XLA's CPU transposes the logits three times.
+        product = partial(jnp.matmul, preferred_element_type=jnp.float32)
+        logits = jax.vmap(jax.vmap(product, (1, 0), 1))(parts, kernel).reshape(B, chunk, -1)
         if bias_V is not None:
             logits = logits + bias_V.astype(jnp.float32)[None, None, :]
         return carry, read(logits, *arrays)
