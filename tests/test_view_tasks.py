@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 from quick import named
 
 from tasks.simclr import Simclr
 from tasks.swav import Swav
 from unimodal.errors import UsageError
 from unimodal.experiment import build
-from unimodal.joint_embedding import BatchNorm, Projector
+from unimodal.joint_embedding import BatchNorm, Projector, Prototypes
 from unimodal.training.checkpoint import Checkpoints
 
 # All in one model, as compiling is what takes time. MoCo twice: with a queue, and without.
@@ -106,6 +107,13 @@ def test_batch_norm_is_over_all_but_the_last_dimension() -> None:
     flat = x.reshape(16, 5)
     wanted = ((flat - flat.mean(axis=0)) / np.sqrt(flat.var(axis=0) + 1e-5)).reshape(x.shape)
     np.testing.assert_allclose(BatchNorm(5)(jnp.asarray(x)), wanted, atol=1e-5)
+
+
+def test_prototypes_begin_at_unit_length() -> None:
+    """As the authors keep them: an Adam step turns a vector by its rate over the vector's length."""
+    table = np.asarray(Prototypes(256, 50, rngs=nnx.Rngs(0)).table.get_value())
+    lengths = np.linalg.norm(table, axis=0)
+    assert lengths.shape == (50,) and lengths.min() > 0.8 and lengths.max() < 1.2
 
 
 def test_slips_are_one_line() -> None:

@@ -13,7 +13,8 @@ and `visibility.py`). So the kernel is chosen while tracing:
 | `ring` | `blockwise` as a ring over the mesh axis `sequence`, in a zigzag where that pays |
 | `ulysses` | heads exchanged for tokens over `sequence`, around the kernel that suits the platform |
 | `auto` | lean for short rows and splash for others on TPUs, cudnn on GPUs where it fits, blockwise for windows and long |
-| | rows, else xla; over `sequence`, ulysses around splash where the heads divide, else ring |
+| | rows and on CPUs for causal ones from 1,024 tokens on, else xla; over `sequence`, ulysses around splash where the |
+| | heads divide, else ring |
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ("auto", "xla", "lean", "blockwise", "cudnn", "splash", "ring", "ulysses")
 LONG = 8192  # rows from which T² logits take too much memory
+TILED_ON_CPU = 1024  # rows from which a CPU gains by leaving out a quarter of the tiles (docs/performance.md)
 # On TPUs, rows below it are faster dense: splash pads them to whole blocks and heads of 64 to 128 lanes, and moving that
 # takes longer than moving T² weights (docs/scaling.md, "Short rows").
 SHORT = 384
@@ -172,8 +174,10 @@ def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed:
     if platform == "tpu" and not _beyond_splash(pattern, packed):
         return "lean" if T < SHORT else "splash"
     size, count = tiling(T, 1, tile_size(pattern))
-    # A dense mask makes any kernel quadratic again. With a window, tiles are faster once most of them are empty.
-    sparse = T >= LONG or (pattern.narrow and pattern.tiles(size, count).mean() <= 0.5)
+    # A dense mask makes any kernel quadratic again. With a window, tiles are faster once most of them are empty; on a CPU,
+    # where products take nearly all the time, once a quarter of many is.
+    seen = pattern.tiles(size, count).mean() if pattern.narrow or platform == "cpu" else 1.0
+    sparse = T >= LONG or (pattern.narrow and seen <= 0.5) or (platform == "cpu" and T >= TILED_ON_CPU and seen <= 0.75)
     fits = (
         platform == "gpu"
         and not capped
