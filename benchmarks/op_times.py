@@ -3,7 +3,7 @@
     taskset -c 0 python benchmarks/op_times.py --models=gpt2,vit_b --width=384 --depth=4 --length=128 --batch=4
 
 It takes the flags of `train_step.py`, without torch. Products are events named `dot` or `ynn_fusion` (XLA's CPU products);
-`while` and conditions hold others, so only what is in neither is added up. The longest twelve are printed by name, with the
+Loops and conditions are left out, since their time is that of the operations in them. The longest twelve are printed by name, with the
 shape of their result and where in the model they come from.
 """
 

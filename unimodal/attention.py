@@ -175,7 +175,7 @@ def _suited(platform: str, dtype: str, head_size: int, pattern: Pattern, packed:
         return "lean" if T < SHORT else "splash"
     size, count = tiling(T, 1, tile_size(pattern))
     # A dense mask makes any kernel quadratic again. With a window, tiles are faster once most of them are empty; on a CPU,
-    # where products take nearly all the time, once a quarter of many is.
+    # where products take nearly all the time, once a quarter of the tiles of long rows are.
     seen = pattern.tiles(size, count).mean() if pattern.narrow or platform == "cpu" else 1.0
     sparse = T >= LONG or (pattern.narrow and seen <= 0.5) or (platform == "cpu" and T >= TILED_ON_CPU and seen <= 0.75)
     fits = (
