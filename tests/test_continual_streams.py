@@ -12,7 +12,7 @@ import tiny
 import used
 
 from unimodal.command import main
-from unimodal.data import EMOJI_GROUPS, class_names, column, open_source
+from unimodal.data import EMOJI_GROUPS, class_names, column, open_source, write_array_record
 from unimodal.data.blocks import Images, Labels
 from unimodal.data.values import id_at
 from unimodal.errors import UsageError
@@ -49,6 +49,15 @@ def test_only_has_the_records_of_these_values_in_their_order(asked: str) -> None
 def test_what_only_cannot_find_is_one_line(asked: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         open_source(f"{EMOJI}?only={asked}", "train")
+
+
+def test_a_column_is_read_once_for_all_its_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_array_record(tmp_path / "train.array_record", [{"id": str(i), "label": i % 3} for i in range(9)])
+    asked: list[str] = []
+    monkeypatch.setattr("unimodal.data.only.column", lambda source, name: (asked.append(name), column(source, name))[1])
+    found = [open_source(f"array_record:{tmp_path}?only=label:{label}", "train") for label in (0, 1, 2)]
+    assert [column(some, "id") for some in found] == [[str(i) for i in range(k, 9, 3)] for k in range(3)]
+    assert asked == ["label"]
 
 
 # --- classes of some records ------------------------------------------------------------------------------------------------

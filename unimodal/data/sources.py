@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import difflib
 
-import numpy as np
-
 from unimodal.data import schemes
 from unimodal.data.address import OPTIONS, Address, parse
 from unimodal.data.dataset import Source
-from unimodal.data.dividing import SHARE, Picked, divided, keys_of
+from unimodal.data.dividing import SHARE, divided, keys_of
 from unimodal.data.joined import joined
 from unimodal.data.only import only
 from unimodal.data.records import write_array_record
@@ -23,9 +21,6 @@ from unimodal.data.values import class_names, column, first
 from unimodal.errors import UsageError
 
 __all__ = ["EMOJI_GROUPS", "class_names", "column", "first", "open_source", "write_array_record"]
-
-
-_PLACES: dict[tuple[object, ...], np.ndarray] = {}  # of the records that `only=` takes
 
 
 def open_source(uri: str, split: str) -> Source:
@@ -55,10 +50,8 @@ def _open(address: Address, split: str, uri: str) -> Source:
     whole = _open_whole(address, split, uri)
     if "only" not in address.options:
         return whole
-    asked, which = address.options["only"], (str(address), *sorted(address.options.items()), split, len(whole))
-    if which not in _PLACES:  # a whole column is read for it, and tasks open their source many times
-        _PLACES[which] = only(whole, asked, str(address)).places
-    return Picked(whole, _PLACES[which])
+    others = sorted((name, value) for name, value in address.options.items() if name != "only")
+    return only(whole, address.options["only"], str(address), (str(address), *others, split, len(whole)))
 
 
 def _open_whole(address: Address, split: str, uri: str) -> Source:
