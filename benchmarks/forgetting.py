@@ -26,6 +26,7 @@ import numpy as np
 import launch
 from unimodal.command.recipe import as_plain, change, load_recipe
 from unimodal.continual.matrix import matrix_of
+from unimodal.data import in_order
 from unimodal.evaluation.run import MeshReader
 from unimodal.experiment import Experiment, build
 from unimodal.training.loop import compile_steps, to_device
@@ -63,7 +64,7 @@ class Once(MeshReader):
 
     def rows(self, predict: Any, model: Any, examples: Any, batch_size: int, limit: int | None = None) -> Any:
         if predict not in self._held:
-            self._held[predict] = Held([dict(example) for example in examples.ordered()])
+            self._held[predict] = Held([dict(example) for example in in_order(examples)])
         held: Any = self._held[predict]
         return super().rows(predict, model, held, batch_size, limit)
 

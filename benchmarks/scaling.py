@@ -2,6 +2,7 @@
 
 python benchmarks/scaling.py            # every row; needs libtpu, but no TPU
 python benchmarks/scaling.py gpt vit    # rows whose name begins so
+python benchmarks/scaling.py "vit-b16 without dropout"
 python benchmarks/scaling.py depth
 """
 
@@ -32,6 +33,18 @@ ROWS: dict[str, tuple[str, str, str, int, tuple[str, ...], dict[str, Any]]] = {
     "vit-l16": ("vit", "paper_large", "vit", 32, ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8"), {}),
     "clip-b16": ("clip", "paper", "clip", 64, ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8"), {}),
     "wav2vec2-base": ("wav2vec2", "paper", "wav2vec2", 4, ("v5e:4x4", "v5e:16x16", "v6e:16x16"), {}),
+}
+# Short rows, by what attends and what the backward pass keeps.
+ROWS |= {
+    f"vit-b16 without dropout, {kernel} and {remat}": (
+        *("vit", "paper", "vit", 64, ("v5e:4x4",)),
+        {
+            **{"mesh.data": 16, "mesh.fsdp": 1, "backbones.shared.dropout": 0.0},
+            **{"backbones.shared.attention": kernel, "backbones.shared.remat": remat},
+        },
+    )
+    for kernel, remat in [(kernel, remat) for kernel in ("splash", "xla") for remat in ("none", "dots", "light")]
+    + [("lean", "none"), ("lean", "light")]
 }
 HEAD = ("| model, rows a chip | topology, mesh | HBM a chip: arguments + temporaries = total | TFLOP a chip-step: model, compiled "
         "| collectives, GB | splash kernels | large and replicated | at best; MFU at most | compiled in |")  # fmt: skip

@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import ByClass, guesses
 from unimodal.evaluation.kinds.knn import vote
-from unimodal.evaluation.kinds.linear_probe import accuracy, fit
+from unimodal.evaluation.kinds.linear_probe import LinearProbe, accuracy, fit, narrowed
 from unimodal.evaluation.retrieval import Pairs, ranks, recall
 from unimodal.objectives import row_codes
 
@@ -38,10 +38,52 @@ def clouds(examples: int, seed: int = 0, classes: int = 5, width: int = 12) -> t
 def test_the_probe_is_logistic_regression(penalty: float) -> None:
     (x, y), (queries, truth) = clouds(600), clouds(400, seed=1)
     theirs = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-8, max_iter=5000).fit(x, y)
-    ours = fit(x, y, penalty, classes=5, steps=500)
+    ours = fit(x, y, penalty, np.ones(600, bool), classes=5, steps=500)
     assert abs(accuracy(ours, queries, truth) - theirs.score(queries, truth)) <= 0.005
     # The biases of a softmax are free to move together; the weights, being penalised, are not.
     np.testing.assert_allclose(np.asarray(ours[0]).T, theirs.coef_, atol=2e-3)
+
+
+def test_rows_that_a_fit_does_not_see_are_as_if_they_were_not_there() -> None:
+    (x, y), seen = clouds(300), np.arange(300) % 3 > 0
+    theirs = LogisticRegression(C=1 / (1e-2 * seen.sum()), tol=1e-8, max_iter=5000).fit(x[seen], y[seen])
+    np.testing.assert_allclose(np.asarray(fit(x, y, 1e-2, seen, classes=5, steps=500)[0]).T, theirs.coef_, atol=2e-3)
+
+
+def test_more_features_than_rows_are_turned_and_say_the_same() -> None:
+    (x, y), (queries, _) = clouds(40, width=90), clouds(30, seed=1, width=90)
+    few, turned = narrowed(x, queries)
+    assert few.shape == (40, 40) and turned.shape == (30, 40)
+    said = [
+        queries @ np.asarray(weights) + np.asarray(biases)
+        for features, queries in ((x, queries), (few, turned))
+        for weights, biases in [fit(features, y, 1e-2, np.ones(40, bool), classes=5, steps=500)]
+    ]
+    np.testing.assert_allclose(said[0], said[1], atol=2e-3)
+    assert narrowed(queries[:, :20], x[:, :20])[0].shape == (30, 20)  # left as they are
+
+
+@pytest.mark.parametrize("enough", [10, 1_000])
+def test_the_penalty_is_the_best_on_rows_that_were_held_out(enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimodal.evaluation.kinds.linear_probe.ENOUGH", enough)
+    (x, y), penalties = clouds(120), (1e-4, 1e-2, 0.3, 10.0)
+    order = np.random.default_rng(0).permutation(120)
+    folds = [order[:12]] if enough == 10 else np.split(order, 3)
+    right = [
+        sum(
+            (
+                LogisticRegression(C=1 / (p * len(rest)), tol=1e-8, max_iter=5000)
+                .fit(x[rest], y[rest])
+                .predict(x[held])
+                == y[held]
+            ).sum()
+            for held in folds
+            for rest in [np.setdiff1d(order, held)]
+        )
+        for p in penalties
+    ]
+    probe = LinearProbe(source="embedded:emoji", penalties=penalties, steps=500)
+    assert probe._penalty(x, y, 5) == penalties[int(np.argmax(right))] and len(set(right)) > 1
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])

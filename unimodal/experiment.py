@@ -138,7 +138,8 @@ class Experiment:
             return data.TaskBatches(fake, self.seed, task.name)
         dataset = inputs.dataset("train")
         # Compare the first example with its spec before anything is compiled: a wrong shape would surface as a puzzle.
-        data.check_example(inputs.spec, next(iter(dataset.ordered())), f"tasks.{task.name}")
+        example: Any = dataset.ordered()[0]
+        data.check_example(inputs.spec, example, f"tasks.{task.name}")
         make = partial(data.train_batches, dataset, batch_size=task.batch_size, rows=rows, workers=self.workers)
         epochs = lambda batches: epochs_of(dataset, batches * task.batch_size, task.batch_size)  # noqa: E731
         return data.TaskBatches(lambda seed: make(seed=seed), self.seed, task.name, epochs)

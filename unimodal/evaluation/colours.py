@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import islice
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unimodal.data import in_order
 from unimodal.data.blocks import Inputs
 from unimodal.evaluation.samples import PictureRow
 
@@ -31,7 +30,7 @@ def unigram(inputs: Inputs, count: int) -> Callable[[Mapping[str, float]], tuple
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
         counts = []
         for split in ("train", "validation"):
-            examples: Any = islice(iter(inputs.dataset(split).ordered()), EXAMPLES)
+            examples = in_order(inputs.dataset(split), EXAMPLES)
             counts.append(sum(np.bincount(example["ids"], minlength=count) for example in examples))
         train, valid = counts
         chances = (train + 1) / (train + 1).sum()

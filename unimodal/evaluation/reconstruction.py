@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unimodal.data import in_order
 from unimodal.evaluation.evaluation import Measured, Reader
 from unimodal.evaluation.samples import PictureRow
 from unimodal.evaluation.summed import Summed
@@ -44,8 +43,7 @@ class Reconstruction(Summed):
         """The error, over all places of validation, of the mean target that training has at each of them."""
         targets = []
         for split in ("train", "validation"):
-            examples = self.inputs(model).dataset(split).ordered()
-            pictures: list[Any] = [example["image"] for example in islice(iter(examples), EXAMPLES)]
+            pictures = [example["image"] for example in in_order(self.inputs(model).dataset(split), EXAMPLES)]
             patches = patchify(jnp.asarray(np.stack(pictures)), self.patch(model))
             mean, deviation = patch_statistics(patches) if self.normalise else (0.0, 1.0)
             targets.append((np.asarray(patches) - np.asarray(mean)) / np.asarray(deviation))
