@@ -34,18 +34,12 @@ ROWS: dict[str, tuple[str, str, str, int, tuple[str, ...], dict[str, Any]]] = {
     "clip-b16": ("clip", "paper", "clip", 64, ("v5e:4x4", "v5e:16x16", "v6e:16x16", "v5p:8x8x8"), {}),
     "wav2vec2-base": ("wav2vec2", "paper", "wav2vec2", 4, ("v5e:4x4", "v5e:16x16", "v6e:16x16"), {}),
 }
-# Short rows, by what attends and what the backward pass keeps.
-ROWS |= {
-    f"vit-b16 without dropout, {kernel} and {remat}": (
-        *("vit", "paper", "vit", 64, ("v5e:4x4",)),
-        {
-            **{"mesh.data": 16, "mesh.fsdp": 1, "backbones.shared.dropout": 0.0},
-            **{"backbones.shared.attention": kernel, "backbones.shared.remat": remat},
-        },
-    )
-    for kernel, remat in [(kernel, remat) for kernel in ("splash", "xla") for remat in ("none", "dots", "light")]
-    + [("lean", "none"), ("lean", "light")]
-}
+# Short rows, by what attends and what the backward pass keeps of each layer.
+SHORT = [(kernel, remat) for kernel in ("splash", "xla", "lean") for remat in ("none", "dots", "light")]
+for kernel, remat in SHORT:
+    chosen = {"backbones.shared.attention": kernel, "backbones.shared.remat": remat}
+    alike = {"mesh.data": 16, "mesh.fsdp": 1, "backbones.shared.dropout": 0.0}
+    ROWS[f"vit-b16 without dropout, {kernel} and {remat}"] = ("vit", "paper", "vit", 64, ("v5e:4x4",), alike | chosen)
 HEAD = ("| model, rows a chip | topology, mesh | HBM a chip: arguments + temporaries = total | TFLOP a chip-step: model, compiled "
         "| collectives, GB | splash kernels | large and replicated | at best; MFU at most | compiled in |")  # fmt: skip
 LARGEST_FSDP = 512  # beyond, batches are split by `data` as well, so that no parameter is cut too fine
