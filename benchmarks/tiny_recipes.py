@@ -2,8 +2,9 @@
 
     python benchmarks/tiny_recipes.py --out=runs/tiny --seeds=0,1,2
     python benchmarks/tiny_recipes.py gpt ctc
+    python benchmarks/tiny_recipes.py vit mae imagegpt simclr moco swav
 
-Trains whatever has no results.json yet in --out, one after another.
+Trains whatever has no results.json yet in --out, one after another. Evaluations that a recipe attaches have rows of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def main() -> None:
         for task in found[0]:
             results = [tasks[task] for tasks in found]
             values = spread([result["value"] for result in results])
-            print(f"| `{recipe}` | {metric(results[0])} | {baseline(results)} | {values} |", flush=True)
+            name = f"`{recipe}`" if task == recipe else f"`{recipe}`, {task}"
+            print(f"| {name} | {metric(results[0])} | {baseline(results)} | {values} |", flush=True)
 
 
 if __name__ == "__main__":
