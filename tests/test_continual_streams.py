@@ -13,7 +13,7 @@ import used
 
 from unimodal.command import main
 from unimodal.data import EMOJI_GROUPS, class_names, column, open_source, write_array_record
-from unimodal.data.blocks import Images, Labels
+from unimodal.data.blocks import Images, Labels, images
 from unimodal.data.values import id_at
 from unimodal.errors import UsageError
 from unimodal.interop.files import open_source as open_checkpoint
@@ -85,6 +85,7 @@ def test_pixels_are_put_into_one_other_order() -> None:
     np.testing.assert_array_equal(made(3, False), plain.reshape(36, 3)[order].reshape(6, 6, 3))
     np.testing.assert_array_equal(made(3, True), made(3, False))
     assert not np.array_equal(made(3, False), made(4, False)) and not np.array_equal(made(3, False), plain)
+    assert images._permutation(5, 36) is images._permutation(5, 36)  # drawn once, not for every example
     with pytest.raises(UsageError, match="images.permute must be 0 or more"):
         Images(permute=-1)
 

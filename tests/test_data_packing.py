@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 import tiny
 from PIL import Image
 
-from unimodal.data import column, open_source, pack
+from unimodal.data import LEDGER, column, open_source, pack, train_batches, write_array_record
+from unimodal.data.blocks import Sounds
+from unimodal.data.blocks.packed_speech import PackedSpeech
 from unimodal.data.blocks.patches import fitted_grid, joined_row, picture_tokens
+from unimodal.data.blocks.speech import TranscribedSpeech
+from unimodal.data.blocks.transcripts import Transcripts
 from unimodal.data.filling import Packing, filled
 from unimodal.errors import UsageError
 from unimodal.objectives import causal_lm
@@ -326,3 +332,53 @@ def test_buckets_cut_batches_of_like_length(tmp_path: Path) -> None:
         tiny.build(tiny.plain("ctc", tasks__ctc={**change, "buckets": (1.0,), "pack": dict(row=8)}))
     with pytest.raises(UsageError, match=r"tasks\.ctc\.pack\.row=1 has no room for sounds\.seconds=2\.4"):
         tiny.build(tiny.plain("ctc", tasks__ctc={**change, "pack": dict(row=1)}))
+
+
+def flac(samples: int, pitch: float) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, 0.1 * np.sin(np.arange(samples) * pitch), 8000, format="FLAC")
+    return out.getvalue()
+
+
+SAID = "abcdefghijklmnopqrstuvwxyz abc"
+
+
+def speech(tmp_path: Path, torn: bytes, **options: Any) -> TranscribedSpeech:
+    """Sixteen recordings of 4000 and 800 samples in turn. The last is torn, so that the first, a longer one, stands in for it."""
+    LEDGER.clear()
+    records = [
+        {"id": f"r{i:02}", "audio": flac((4000, 800)[i % 2], 0.1 + 0.01 * i), "text": (SAID, SAID[:8])[i % 2]}
+        for i in range(16)
+    ]
+    records[15]["audio"] = torn
+    for split in ("train", "validation"):
+        write_array_record(tmp_path / f"{split}.array_record", records)
+    source, spoken = f"array_record:{tmp_path}?bad=0.5", Transcripts(characters=40)
+    sounds = Sounds(rate=8000, seconds=0.6)
+    return TranscribedSpeech("tasks.ctc", source, sounds, spoken, spoken.letters(source), **options)
+
+
+def test_what_stands_in_is_not_cut_with_its_whole_transcript_in_a_bucket(tmp_path: Path) -> None:
+    inputs = speech(tmp_path, b"fLaC", buckets=(0.15, 0.3)).inputs(lambda samples: samples // 16)
+    batches = train_batches(inputs.dataset("train"), batch_size=4, seed=0, prefetch=False)
+    made, left_out = [next(batches) for _ in range(64)], 0  # sixteen epochs
+    for batch in made:
+        edge = batch["audio"].shape[1]
+        for audio, length, text in zip(batch["audio"], batch["length"], batch["text"], strict=True):
+            there = int(np.flatnonzero(audio)[-1]) + 1, (text > 0).sum()
+            assert not length or (length == there[0] and there in ((800, 8), (4000, 30)))
+            left_out += not length
+        assert batch["length"].dtype == np.int32 and batch["length"].max() <= edge
+    assert {batch["audio"].shape[1] for batch in made} == {1200, 4800} and left_out == 16
+
+
+def test_what_stands_in_has_a_place_of_a_row_if_there_is_room(tmp_path: Path) -> None:
+    packed = PackedSpeech(speech(tmp_path, flac(800, 0.25)[:-300]), Packing(row=1.2), lambda n: n // 16, 16)
+    dataset, found = packed.inputs.dataset("train"), []
+    for i in range(len(dataset)):
+        row, places = dataset[i], dataset.source[i]["places"]
+        for place, start, length, text in zip(places, row["start"], row["length"], row["text"], strict=False):
+            assert (length, (text > 0).sum()) == ((0, 0) if place == 15 else ((4000, 30), (800, 8))[place % 2])
+            assert place != 15 or not row["audio"][start : start + 800].any()
+            found.append(place)
+    assert sorted(found) == list(range(16)) and {name for *_, name in LEDGER.found} == {"r15"}

@@ -200,7 +200,7 @@ def test_cached_decodes_once_and_guards_its_arrays() -> None:
 
     def decode(record: dict[str, Any]) -> dict[str, Any]:
         calls.append(record["value"])
-        return {**record, "array": np.zeros(3)}
+        return {**record, "array": np.zeros(3), "parts": (np.zeros(3), {"inner": [np.zeros(3)]})}
 
     source = cached(Numbers(4), decode)
     assert len(source) == 4
@@ -208,8 +208,10 @@ def test_cached_decodes_once_and_guards_its_arrays() -> None:
         for index in range(4):
             source[index].pop("value")
     assert calls == [0, 1, 2, 3] and "value" in source[0]
-    with pytest.raises(ValueError, match="read-only"):
-        source[0]["array"][0] = 1.0
+    outer, (first, deep) = source[0]["array"], source[0]["parts"]
+    for array in (outer, first, deep["inner"][0]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
 
 
 def big(record: dict[str, Any]) -> dict[str, Any]:

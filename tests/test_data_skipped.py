@@ -17,6 +17,7 @@ from PIL import Image
 
 from unimodal.data import (
     LEDGER,
+    Budget,
     ByteEncoder,
     Dataset,
     Where,
@@ -29,9 +30,15 @@ from unimodal.data import (
 )
 from unimodal.data.audio import sound_length
 from unimodal.data.blocks import Images, Labels, Sounds, Texts, columns
+from unimodal.data.blocks.patches import PatchRows
+from unimodal.data.blocks.speech import TranscribedSpeech
+from unimodal.data.blocks.transcripts import Transcripts
+from unimodal.data.convert import convert
+from unimodal.data.filling import Packing
 from unimodal.data.pictures import picture_size
 from unimodal.data.schemes.csv import cells_of
 from unimodal.data.schemes.jsonl import parse
+from unimodal.data.sources import open_source, write_array_record
 from unimodal.data.spec import STAND_IN
 from unimodal.errors import RecordError, UsageError
 
@@ -101,7 +108,7 @@ def test_pictures_are_decoded_right_or_listed(tmp_path: Path) -> None:
             np.testing.assert_allclose(found[name] * 255, pixels, atol=0.01, err_msg=name)
 
 
-def numbers(count: int, bad: set[int]) -> Any:
+def numbers(count: int, bad: set[int], **options: Any) -> Any:
     def decode(record: dict[str, Any]) -> dict[str, Any]:
         if record["n"] in bad:
             raise RecordError(f"record {record['id']} is damaged")
@@ -109,7 +116,7 @@ def numbers(count: int, bad: set[int]) -> Any:
 
     records = [{"id": str(i), "n": i} for i in range(count)]
     where = Where("folder:x?bad=0.2", "train")
-    return Dataset(cached(records, decode, where=where), lambda record, rng: {"n": np.int32(record["n"])})
+    return Dataset(cached(records, decode, where=where, **options), lambda record, rng: {"n": np.int32(record["n"])})
 
 
 def ids(dataset: Any, steps: int = 25, **options: Any) -> list[str]:
@@ -131,6 +138,9 @@ def test_a_place_that_is_left_out_counts_nothing_in_an_evaluation() -> None:
     weight, n = (np.concatenate([batch[name] for batch in batches]) for name in ("example_weight", "n"))
     assert sorted(n[weight > 0]) == sorted({*range(20)} - {3, 19}) and len(n) == 24
     assert all(set(batch) == {"n", "index", "example_weight"} for batch in batches)
+    # A process whose rows of the last batch only fill it up has the same arrays as all others.
+    only_fill = eval_batches(numbers(20, {19}), batch_size=8, rows=range(4, 8))[2]
+    assert set(only_fill) == set(batches[0]) and not only_fill["example_weight"].any()
 
 
 def test_the_list_goes_on_where_a_run_does(tmp_path: Path) -> None:
@@ -142,6 +152,55 @@ def test_the_list_goes_on_where_a_run_does(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert [line["id"] for line in lines] == sorted({"7", "8", "9"}, key=lambda n: [x["id"] for x in lines].index(n))
     assert LEDGER.report() == f"3 records could not be used and were left out; {path} says which and why"
+
+
+def test_a_run_that_goes_on_is_not_ended_by_what_it_knew(tmp_path: Path) -> None:
+    bad = set(range(7, 400, 10))  # 40: of the first records that are seen again, each known one would be most of them
+    for _ in range(2):
+        LEDGER.clear()
+        LEDGER.list_in(tmp_path / "skipped.jsonl")
+        source = numbers(400, bad, budget=Budget(0)).source
+        assert [source[i]["n"] for i in range(400)] == [i + (i in bad) for i in range(400)]
+    with pytest.raises(UsageError, match="of 400 records cannot be used"):  # what is bad here and now still counts
+        numbers(400, set(range(100, 160)), budget=Budget(0)).source[100]
+
+
+@pytest.mark.parametrize("reader", ["pictures", "speech", "convert"])
+def test_what_is_read_ahead_counts_the_good_ones(tmp_path: Path, reader: str) -> None:
+    """33 of 100 are bad, of which half may be: no reader takes them for most of what it saw."""
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros(400, np.float32), 8000, format="WAV")
+    (tmp_path / "good.png").write_bytes(saved(np.zeros((8, 8, 3), np.uint8), "PNG"))
+    (tmp_path / "good.wav").write_bytes(out.getvalue())
+    good, bad = '{"image": "good.png", "audio": "good.wav", "text": "ab"}', "{"
+    (tmp_path / "train.jsonl").write_text("\n".join(bad if i % 3 == 2 else good for i in range(100)), "utf-8")
+    uri = f"jsonl:{tmp_path}/{{split}}.jsonl?bad=0.5"
+    if reader == "pictures":
+        shape: dict[str, Any] = dict(patch=4, channels=3, grid=(4, 4), registers=0)
+        rows = PatchRows(uri, Images(), Labels(), Packing(row=32), **shape, open_split=lambda s: open_source(uri, s))
+        assert rows.grids(open_source(uri, "train"), Where(uri, "train")).count(None) == 33
+    elif reader == "speech":
+        spoken = Transcripts(characters=4, alphabet=" ab")
+        speech = TranscribedSpeech("tasks.ctc", uri, Sounds(rate=8000), spoken, spoken.letters(uri))
+        assert list(speech.lengths("train", lambda n: n // 40)).count((0, False)) == 33
+    else:
+        assert convert(uri, tmp_path / "out") == {"train": 67}
+    # Each is listed once, by the name that it has when it is read for an example.
+    assert {name for *_, name in LEDGER.found} == {f"train.jsonl:{i + 1}" for i in range(2, 100, 3)}
+
+
+def test_what_stands_in_for_a_picture_keeps_its_proportions(tmp_path: Path) -> None:
+    wide, tall = (saved(np.full(shape, 9, np.uint8), "PNG", compress_level=0) for shape in ((8, 32, 3), (32, 8, 3)))
+    records = [{"id": f"{i}", "image": tall, "label": i % 2} for i in range(8)]
+    records[3]["image"] = wide[: len(wide) // 2]  # its header is whole
+    for split in ("train", "validation"):
+        write_array_record(tmp_path / f"{split}.array_record", records)
+    uri = f"array_record:{tmp_path}?bad=0.5"
+    shape: dict[str, Any] = dict(patch=4, channels=3, grid=(4, 4), registers=0)
+    rows = PatchRows(uri, Images(), Labels(), Packing(row=160), **shape, open_split=lambda s: open_source(uri, s))
+    row = rows.inputs().dataset("train")[0]
+    grids = [tuple(row["place"][row["segment"] == i + 1][0, 2:]) for i in range(8)]
+    assert set(grids) == {(8, 2)} and {name for *_, name in LEDGER.found} == {"3"}
 
 
 def test_too_many_end_the_run_with_the_list(tmp_path: Path) -> None:

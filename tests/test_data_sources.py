@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image
 
 from unimodal.data import EMOJI_GROUPS, cached, class_names, column, first, open_source, write_array_record
+from unimodal.data.blocks import Labels
 from unimodal.data.schemes import folder
 from unimodal.errors import UsageError
 
@@ -161,6 +162,22 @@ def test_names_of_classes_live_with_the_source(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"record r0 has no 'label': there is blob, id, tags, text"):
         (tmp_path / "classes.txt").unlink()
         column(open_source(f"array_record:{tmp_path}", "train"), "label")
+
+
+def test_joined_sources_do_not_take_no_label_for_the_last_class(tmp_path: Path) -> None:
+    for name, classes in (("a", "cat\ndog\n"), ("b", "ant\ndog\n")):
+        (tmp_path / name).mkdir()
+        records = ({"id": str(i), "label": label} for i, label in enumerate((0, 1, -1)))
+        write_array_record(tmp_path / name / "train.array_record", records)
+        (tmp_path / name / "classes.txt").write_text(classes, "utf-8")
+    one = f"array_record:{tmp_path}/a"
+    uri = f"{one};array_record:{tmp_path}/b"
+    both = open_source(uri, "train")
+    assert class_names(both) == ("ant", "cat", "dog")
+    assert column(both, "label") == [both[i]["label"] for i in range(6)] == [1, 2, -1, 0, 2, -1]
+    for source in (one, uri):
+        with pytest.raises(UsageError, match="label -1 is below 0, which means no label"):
+            Labels().numbers(source, "train")
 
 
 CSV = 'file_name,text,stars,score,zip\na.png,a cat,5,1,007\n{b},"a dog, wet",-3,2.5,100\n'

@@ -98,6 +98,35 @@ while True:
 """
 
 
+def test_the_folder_is_counted_in_proportion_to_what_is_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[bool] = []
+
+    class Counted(Store):
+        def _look(self, folder: Path) -> None:
+            looks.append(self._lock.locked())
+            super()._look(folder)
+
+    monkeypatch.setattr("unimodal.data.stored._LOOK_AGAIN", 4)
+    (cache / "00").mkdir(parents=True)
+    for i in range(400):
+        (cache / "00" / f"{i}.npy").touch()
+    made = Counted()
+    made.limit(1 << 24)
+    for i in range(120):
+        made.find(bytes([i]), "x", lambda: ARRAY[0])
+    assert len(looks) == 1 + 2 and not any(looks)  # after 400 / 8 and 450 / 8; others may write meanwhile
+
+
+def test_several_writers_keep_to_one_limit(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimodal.data.stored._LOOK_AGAIN", 4)
+    one = ARRAY[0].nbytes + 200
+    writers = [store(200 * one) for _ in range(4)]
+    for i in range(400):
+        writers[i % 4].find(i.to_bytes(2, "big"), "x", lambda: ARRAY[0])
+    held = sum(path.stat().st_size for path in cache.glob("*/*"))
+    assert 150 * one < held <= (200 + 4 * 4) * one
+
+
 def test_writers_that_are_killed_leave_nothing_half_done(cache: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(n)], env=tiny.environment()) for n in (1, 2)]
     while not list(cache.glob("*/*.npy")):

@@ -91,6 +91,8 @@ def test_the_bytes_of_all_ids_are_the_bytes_of_the_text(encoders: dict[str, Any]
     encoder = encoders[kind]
     for text in (*STRANGE, *SPELT, *TEXTS["texts"]):
         ids, counts = encoder.encode(text), encoder.byte_counts(text)
+        for one, other in zip(encoder.counted(text), (ids, counts), strict=True):
+            np.testing.assert_array_equal(one, other, strict=True)
         assert counts.shape == ids.shape and counts.dtype == np.int32 and (counts >= 0).all()
         whole = len(text.encode("utf-8", errors="replace"))
         if encoder.ordinary(ids).all() and ids.size:

@@ -120,7 +120,7 @@ class EvalBatches:
         found: list[Any] = [self.examples[int(place)] for place in chosen]
         examples: list[dict[str, Any]] = [dict(example) for example in found]
         used = [
-            place < len(self.order) and not e.pop(STAND_IN, False) for place, e in zip(places, examples, strict=True)
+            not e.pop(STAND_IN, False) and place < len(self.order) for place, e in zip(places, examples, strict=True)
         ]
         batch, weight = stack(examples), np.array(used, dtype=np.float32)
         return batch | {"index": chosen, "example_weight": weight}

@@ -81,9 +81,7 @@ class _Cached:
         if record is None:
             # Two threads may decode the same record once each; both results are equal, and one is kept.
             record = self._decoded(index)
-            for value in record.values():
-                if isinstance(value, np.ndarray):
-                    value.flags.writeable = False
+            _freeze(record)
             self._keep(index, record)
         return dict(record)
 
@@ -128,9 +126,21 @@ def cached(source: Source, decode: Decode, *, budget: Budget = PROCESS, where: W
     where: what the source is called; a record that cannot be used (RecordError) is then left out and listed (`skipped`), and
     the next one stands in for it. Without, the error is raised.
 
-    Arrays come back read-only, so that a transform that writes in place fails at once and not an epoch later.
+    Arrays come back read-only, in lists and maps too, so that a transform that writes in place fails at once and not an epoch later.
     """
     return _Cached(source, decode, budget, where)
+
+
+def _freeze(value: Any) -> None:
+    """Make all arrays within a value of a record read-only."""
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            _freeze(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _freeze(inner)
 
 
 def _bytes_of(value: Any) -> int:

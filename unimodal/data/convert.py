@@ -125,9 +125,12 @@ def _write(path: Path, source: Source, places: range, where: Where, show: Callab
     def records() -> Iterator[dict[str, Any]]:
         for place in places:
             try:
-                yield packable(source[place])
+                record = packable(source[place])
             except RecordError as error:
                 LEDGER.note(where, id_at(source, place), error, len(source))
+            else:
+                LEDGER.looked(where)
+                yield record
             if (place + 1) % 64 == 0:
                 show(place + 1)
 

@@ -83,6 +83,10 @@ class Encoder(Protocol):
         """
         ...
 
+    def counted(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """`encode(text)` and `byte_counts(text)` in one go, which takes little longer than one of them."""
+        ...
+
     def decode(self, ids: Any) -> str:
         """The text of ids; specials and PAD are skipped."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -33,9 +34,9 @@ class Joined:
         index = range(len(self))[index]
         which = int(np.searchsorted(self._ends, index, side="right"))
         record = self.sources[which][index - int(self._ends[which] - len(self.sources[which]))]
-        label = self._numbers(which, "label")
-        if label and isinstance(record.get("label"), int | np.integer):
-            record = {**record, "label": label[int(record["label"])]}
+        label = self._labels[which]
+        if label and "label" in record:
+            record = {**record, "label": self._translated(label, record["label"])}
         return {**record, "id": f"{self.names[which]}/{record['id']}"}
 
     @property
@@ -56,7 +57,7 @@ class Joined:
             values, numbers = column(source, name), self._numbers(which, name)
             if name == "id":
                 values = [f"{self.names[which]}/{value}" for value in values]
-            found += [numbers[int(v)] if numbers and isinstance(v, int | np.integer) else v for v in values]
+            found += [self._translated(numbers, value) for value in values] if numbers else values
         return found
 
     def class_names(self, field: str) -> tuple[str, ...]:
@@ -72,7 +73,18 @@ class Joined:
     def _numbers(self, which: int, field: str) -> list[int]:
         """A source's number of a class → the number here; empty where they are the same."""
         own, all_names = class_names(self.sources[which], field), self.class_names(field)
-        return [] if own == all_names else [all_names.index(name) for name in own]
+        places = {name: place for place, name in enumerate(all_names)}
+        return [] if own == all_names else [places[name] for name in own]
+
+    @functools.cached_property
+    def _labels(self) -> list[list[int]]:
+        # Every record asks, and with a thousand classes the answer takes longer than the record.
+        return [self._numbers(which, "label") for which in range(len(self.sources))]
+
+    @staticmethod
+    def _translated(numbers: list[int], value: Any) -> Any:
+        """A number of a class by `_numbers`. Others stay as they are, such as -1, which means no class."""
+        return numbers[int(value)] if isinstance(value, int | np.integer) and value >= 0 else value
 
     @property
     def _ends(self) -> np.ndarray:

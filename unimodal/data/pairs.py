@@ -243,13 +243,13 @@ def _read_documents(documents: Source, encoder: Encoder, field: str, count: bool
     read = _Documents([], [], [], [])
     for index in range(len(documents)):
         text = text_of(documents[index], (field,))
-        ids = encoder.encode(text)
+        ids, sizes = encoder.counted(text) if count else (encoder.encode(text), None)
         if len(ids) > 1:
             read.names.append(documents[index]["id"])
             read.ids.append(ids)
             read.starts.append(np.flatnonzero(np.diff(encoder.words(ids), prepend=-1)))
-            if count:
-                read.bytes.append(encoder.byte_counts(text))
+            if sizes is not None:
+                read.bytes.append(sizes)
     if len(read.ids) < 2:
         raise UsageError(f"next-sentence prediction needs two documents with text or more, found {len(read.ids)}")
     return read

@@ -6,6 +6,7 @@ In training the next record that can be read takes the place of a bad one, so th
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -48,7 +49,9 @@ class Ledger:
         self.found: dict[tuple[str, str, str], str] = {}
         self.least = 0.0  # the share of a split that may be bad, whatever its source says
         self._path: Path | None = None
-        self._looked: dict[Where, int] = {}
+        self._bad: collections.Counter[tuple[str, str]] = collections.Counter()  # of `found`, by source and split
+        self._looked: collections.Counter[Where] = collections.Counter()
+        self._own: dict[Where, set[str]] = {}  # the ids that this process could not use itself
         self._lock = threading.RLock()
 
     def list_in(self, path: str | os.PathLike[str] | None) -> None:
@@ -70,8 +73,15 @@ class Ledger:
                 entry = json.loads(line)
                 source, split, name, reason = (str(entry[key]) for key in ("source", "split", "id", "reason"))
                 there.add((source, split, name))
-                self.found.setdefault((source, split, name), reason)
+                self._add((source, split, name), reason)
         return there
+
+    def _add(self, key: tuple[str, str, str], reason: str) -> bool:
+        """Count a bad record. Returns whether it is a new one."""
+        if new := key not in self.found:
+            self.found[key] = reason
+            self._bad[key[:2]] += 1
+        return new
 
     @property
     def listed_in(self) -> str | None:
@@ -81,21 +91,22 @@ class Ledger:
     def looked(self, where: Where) -> None:
         """One more record was read."""
         with self._lock:
-            self._looked[where] = self._looked.get(where, 0) + 1
+            self._looked[where] += 1
 
     def note(self, where: Where, name: str, error: RecordError, total: int) -> None:
         """Leave a record out of `total`. Raises UsageError where that are too many."""
         key, reason = (where.source, where.split, name), str(error)
         with self._lock:
             self.looked(where)
-            if key not in self.found:
-                self.found[key] = reason
+            self._own.setdefault(where, set()).add(name)
+            if self._add(key, reason):
                 if self._path is not None:
                     self._write([(key, reason)], "a")
                 if len(self.found) == 1:
                     logger.warning("%s: left out: %s (others are listed, not said)", where, reason)
-            bad, seen = sum(k[:2] == key[:2] for k in self.found), self._looked[where]
-        if bad > max(where.allowed, self.least) * total or (seen >= _ENOUGH and bad > seen / 2):
+            # What an earlier part of the run listed is part of the share, but says nothing of the records seen here.
+            bad, own, seen = self._bad[key[:2]], len(self._own[where]), self._looked[where]
+        if bad > max(where.allowed, self.least) * total or (seen >= _ENOUGH and own > seen / 2):
             listed = "" if self._path is None else f", listed in {self._path}"
             raise UsageError(
                 f"{where}: {bad} of {total} records cannot be used{listed}; ?bad={where.allowed:g} is the share that may be: "
@@ -104,7 +115,7 @@ class Ledger:
 
     def report(self) -> str:
         """One line, "" where all could be used. Counts what worker processes have listed, too."""
-        if self._path is not None:
+        with self._lock:
             self._read()
         if not self.found:
             return ""
@@ -115,7 +126,9 @@ class Ledger:
         """Forget all, as a new run does."""
         with self._lock:
             self.found.clear()
+            self._bad.clear()
             self._looked.clear()
+            self._own.clear()
             self._path, self.least = None, 0.0
 
     def _write(self, entries: list[tuple[tuple[str, str, str], str]], mode: str) -> None:

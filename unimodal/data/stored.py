@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import math
 import os
 import struct
 import threading
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 _DECODERS = f"1 {PIL.__version__} {soundfile.__version__}"  # another one may give other bits
 _IDLE = 24 * 3600.0  # seconds after which an array that nobody read gives its room to others
 _ABANDONED = 3600.0  # seconds after which an unfinished file is a killed writer's
-_LOOK_AGAIN = 512  # arrays written, before what other processes wrote is counted
+_LOOK_AGAIN = 512  # arrays written at least, before what other processes wrote is counted
 
 
 class Store:
@@ -42,15 +43,17 @@ class Store:
         self._folder: Path | None = None
         self._lock, self._count = threading.Lock(), itertools.count()
         self._used, self._written, self._full = 0, 0, False
+        self._since = 0  # bytes written since the last look
+        self._due = float(_LOOK_AGAIN)  # arrays to be written until the next
         self._idle: collections.deque[tuple[Path, int]] = collections.deque()
 
     def limit(self, size: int) -> None:
         """Keep so many bytes, all that the folder holds counted, under `decoded` beside the indexes."""
         with self._lock:
             self.size, self._full = size, False
-            self._folder = cache_folder().parent / "decoded" if size else None
-            if size:
-                self._look()
+            folder = self._folder = cache_folder().parent / "decoded" if size else None
+        if folder is not None:
+            self._look(folder)
 
     def find(self, data: bytes, what: str, decode: Callable[[], np.ndarray]) -> np.ndarray:
         """`decode()`, or what it gave for the same bytes before. what: all else that the result depends on."""
@@ -80,8 +83,12 @@ class Store:
     def _take(self, size: int) -> bool:
         with self._lock:
             self._written += 1
-            if self._written % _LOOK_AGAIN == 0:
-                self._look()
+            folder = self._folder if self._written >= self._due else None
+            if folder is not None:
+                self._due = math.inf  # one thread looks, while others go on writing
+        if folder is not None:
+            self._look(folder)
+        with self._lock:
             while self._used + size > self.size and self._idle:
                 path, freed = self._idle.popleft()
                 with contextlib.suppress(OSError):
@@ -92,22 +99,33 @@ class Store:
                 logger.warning("decoded_cache is full (%.2g GiB): more is decoded anew each time", self.size / 2**30)
                 return False
             self._used += size
+            self._since += size
             return True
 
-    def _look(self) -> None:
-        """Count what is there, whoever wrote it, and which of it nobody has read for long."""
-        assert self._folder is not None
-        now, used, idle = time.time(), 0, []
-        for path in self._folder.glob("*/*"):
+    def _look(self, folder: Path) -> None:
+        """Count what is there, whoever wrote it, and which of it nobody has read for long.
+
+        The next look is due when an eighth as many arrays have been written as are there, or as there is room for: so looking
+        stays a fixed share of the work, and several processes do not write far beyond the limit.
+        """
+        with self._lock:
+            self._since = 0
+        now, used, idle, count = time.time(), 0, [], 0
+        for path in folder.glob("*/*"):
             with contextlib.suppress(OSError):
                 stat = path.stat()
                 if path.suffix == ".partial" and now - stat.st_mtime > _ABANDONED:
                     path.unlink()
                     continue
-                used += stat.st_size
+                used, count = used + stat.st_size, count + 1
                 if path.suffix == ".npy" and now - stat.st_mtime > _IDLE:
                     idle.append((stat.st_mtime, path, stat.st_size))
-        self._used, self._idle = used, collections.deque((path, size) for _, path, size in sorted(idle))
+        with self._lock:
+            self._idle = collections.deque((path, size) for _, path, size in sorted(idle))
+            # What was written meanwhile may have been counted or not.
+            self._used = used + self._since
+            room = self.size - self._used + sum(size for _, size in self._idle)
+            self._written, self._due = 0, max(_LOOK_AGAIN, count * min(1.0, room / max(1, used)) / 8)
 
 
 def _read(path: Path) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from unimodal.data.shares import Weight, parts_of
 from unimodal.errors import RecordError, UsageError
 
 Encode = Callable[[str], np.ndarray]
+Counted = Callable[[str], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,11 @@ class ByteEncoder:
     def byte_counts(self, text: str) -> np.ndarray:
         """UTF-8 bytes of `text` that each id of `encode(text)` stands for: ones."""
         return np.ones(len(text.encode("utf-8", errors="replace")), np.int32)
+
+    def counted(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """`encode(text)` and `byte_counts(text)`."""
+        ids = self.encode(text)
+        return ids, np.ones(len(ids), np.int32)
 
     def ordinary(self, ids: np.ndarray) -> np.ndarray:
         """Which of `ids` are text and no special, bool of the same shape."""
@@ -250,7 +256,7 @@ def text_windows(
     length: int,
     *,
     random: bool,
-    count: Encode | None = None,
+    counted: Counted | None = None,
     field: str = "text",
     pad_id: int = 0,
 ) -> Dataset:
@@ -261,8 +267,8 @@ def text_windows(
     anew at each visit (see `window_phases`), so the first and the last of a document are mostly shorter than `length`;
     like documents shorter than a window, they begin at the row's first place and are padded at its end.
 
-    count: text → the bytes of each of its ids (an encoder's `byte_counts`); examples then have `bytes` `[length]` too, 0
-    for padding. Every document is encoded once, here, and its ids stay in memory. Ids of records: "DOCUMENT@START" or
+    counted: text → its ids and the bytes of each (an encoder's `counted`), instead of `encode`; examples then have `bytes`
+    `[length]` too, 0 for padding. Every document is encoded once, here, and its ids stay in memory. Ids of records: "DOCUMENT@START" or
     "DOCUMENT#WINDOW". Raises UsageError when `length` < 1, `field` is missing, or all documents are empty.
     """
     if length < 1:
@@ -276,12 +282,13 @@ def text_windows(
         record = documents[index]
         if field not in record:
             raise UsageError(f"record {record['id']!r} has no field {field!r}; it has {sorted(record)}")
-        ids = np.asarray(encode(record[field]), dtype=np.int32)
+        ids, sizes = (encode(record[field]), None) if counted is None else counted(record[field])
+        ids = np.asarray(ids, dtype=np.int32)
         if ids.size == 0:
             continue
         document = len(names)
         names.append(record["id"])
-        encoded.append({"ids": ids} | ({} if count is None else {"bytes": count(record[field])}))
+        encoded.append({"ids": ids} | ({} if sizes is None else {"bytes": sizes}))
         starts = range(window_phases(ids.size, length)[0]) if random else range(0, ids.size, length)
         places += [(document, start) for start in starts]
         ends[-1] = len(places)

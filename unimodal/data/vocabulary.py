@@ -78,10 +78,13 @@ class VocabularyEncoder:
         return np.asarray(self._call(self.to_ids, text), dtype=np.int32)
 
     def byte_counts(self, text: str) -> np.ndarray:
+        return self.counted(text)[1]
+
+    def counted(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         ids, ends = (np.asarray(part, dtype=np.int64) for part in self._call(self.to_spans, text))
         counts = share_bytes(as_unicode(text), ends, self.byte_lengths[ids])
         # The unknown says of none of its bytes what they are.
-        return np.where(self.texts[ids], counts, 0).astype(np.int32)
+        return ids.astype(np.int32), np.where(self.texts[ids], counts, 0).astype(np.int32)
 
     def _call(self, function: Callable[[str], Any], text: str) -> Any:
         try:

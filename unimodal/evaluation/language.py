@@ -83,8 +83,9 @@ def _windows(
     """Windows of ids, the bytes of each id, and how many of a window's tokens were counted already."""
     begin = [i for i in (encoder.BOS,) if i >= 0]
     for text in texts:
-        ids = np.concatenate([begin, encoder.encode(text)]).astype(np.int32)
-        sizes = np.concatenate([[0] * len(begin), encoder.byte_counts(text)]).astype(np.int32)
+        ids, sizes = encoder.counted(text)
+        ids = np.concatenate([begin, ids]).astype(np.int32)
+        sizes = np.concatenate([[0] * len(begin), sizes]).astype(np.int32)
         counted = 1  # the first token has nothing before it
         # Let windows overlap: a token at the start of one would be foretold from nothing.
         for start in range(0, len(ids), stride):

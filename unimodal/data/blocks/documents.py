@@ -34,11 +34,11 @@ def document_rows(
     def dataset(split: str) -> Dataset:
         encoder = encoder_for(texts.encoder, vocabulary)
         documents = texts.open(source, split)
-        encode, count = encodings(encoder, packed)
         if packed:
+            encode, count = encodings(encoder, packed)
             return packed_rows(documents, encode, length, pad_id=encoder.PAD, count=count, fit=fit)
-        random = split == "train"
-        return text_windows(documents, encode, length, random=random, pad_id=encoder.PAD, count=count)
+        row: dict[str, Any] = dict(random=split == "train", pad_id=encoder.PAD, counted=encoder.counted)
+        return text_windows(documents, encoder.encode, length, **row)
 
     return Inputs(spec, dataset)
 
@@ -98,7 +98,7 @@ def masked_rows(
         documents, random = texts.open(source, split), split == "train"
         if next_sentence:
             return next_sentence_rows(documents, encoder, length, random=random, count=True).map(hide)
-        row: dict[str, Any] = dict(random=random, pad_id=encoder.PAD, count=encoder.byte_counts)
+        row: dict[str, Any] = dict(random=random, pad_id=encoder.PAD, counted=encoder.counted)
         return text_windows(documents, encoder.encode, length, **row).map(hide)
 
     return Inputs(spec, dataset)

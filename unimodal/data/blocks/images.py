@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ class Images:
         pixels = self._made(picture, size, rng, training)
         if not self.permute:
             return pixels
-        order = np.random.default_rng(self.permute).permutation(pixels.shape[0] * pixels.shape[1])
+        order = _permutation(self.permute, pixels.shape[0] * pixels.shape[1])
         return pixels.reshape(len(order), -1)[order].reshape(pixels.shape)
 
     def _made(self, picture: Picture, size: tuple[int, int], rng: np.random.Generator, training: bool) -> np.ndarray:
@@ -138,6 +138,12 @@ class Images:
     def to_uint8(self, pixels: np.ndarray) -> np.ndarray:
         """Turn the model's values into a picture again, uint8 `[H, W, 3]`."""
         return to_uint8(pixels, mean=_whole(self.mean), std=_whole(self.std))
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, count: int) -> np.ndarray:
+    # Drawing one takes longer than all else that a small picture needs.
+    return np.random.default_rng(seed).permutation(count)
 
 
 def _whole(values: tuple[float, ...]) -> Any:

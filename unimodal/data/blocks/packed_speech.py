@@ -93,17 +93,22 @@ class PackedSpeech:
             row["masked"] = np.zeros(self.frames(samples), np.bool_)
         if self.channel[0]:
             row["silenced"] = np.zeros((count, self.width), np.bool_)
-        start = 0
+        start = 0  # of the next one
         for i, (record, room) in enumerate(zip(records, planned, strict=True)):
-            audio = record["audio"][:room]  # a header may have said less
-            row["audio"][start : start + len(audio)] = audio
-            row["start"][i], row["length"][i] = start, len(audio)
-            row["text"][i] = transcripts.ids(self.speech.letters, transcripts.spell(record["text"]))[0]
-            first, frames = start // self.hop, max(0, self.frames(len(audio)))
+            begin, start = start, start + room
+            row["start"][i] = begin
+            text, whole = transcripts.ids(self.speech.letters, transcripts.spell(record["text"]))
+            # A header may have said a little less. What stands in for a bad recording may have no room at all, and cut it would
+            # not hold its transcript: its place stays empty.
+            if not whole or len(record["audio"]) > room + self.hop:
+                continue
+            audio = record["audio"][:room]
+            row["audio"][begin : begin + len(audio)] = audio
+            row["length"][i], row["text"][i] = len(audio), text
+            first, frames = begin // self.hop, max(0, self.frames(len(audio)))
             if self.time[0]:
                 row["masked"][first : first + frames] = span_mask(frames, rng, *self.time)
             if self.channel[0]:
                 share, span = self.channel
                 row["silenced"][i] = span_mask(self.width, rng, share, min(self.width, span))
-            start += room
         return row

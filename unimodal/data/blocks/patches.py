@@ -20,7 +20,8 @@ from unimodal.data.filling import Packing, Together, filled
 from unimodal.data.pictures import picture_size
 from unimodal.data.shares import refuse_weights
 from unimodal.data.skipped import LEDGER, Where
-from unimodal.data.spec import ArraySpec
+from unimodal.data.spec import STAND_IN, ArraySpec
+from unimodal.data.values import id_at
 from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class PatchRows:
 
         def example(record: Any, rng: np.random.Generator) -> dict[str, Any]:
             made = [
-                self._picture(one["picture"], grids[place], rng, split == "train")
+                self._picture(one["picture"], self._fitting(one, grids[place]), rng, split == "train")
                 for one, place in zip(record["records"], record["places"], strict=True)
             ]
             row = joined_row(made, length)
@@ -113,15 +114,16 @@ class PatchRows:
         """Rows and columns of each record's picture, by its file's header; None for what cannot be read, which is listed."""
         found: list[tuple[int, int] | None] = []
         for index in range(len(source)):
-            name = str(index)
+            name = None
             try:
                 record = source[index]
                 name = str(record["id"])
                 size = picture_size(record[find_column(record, self.images.column, OBVIOUS, "a picture")], name)
             except RecordError as error:
-                LEDGER.note(where, name, error, len(source))
+                LEDGER.note(where, name or id_at(source, index), error, len(source))
                 found.append(None)
                 continue
+            LEDGER.looked(where)
             found.append(fitted_grid(*size, self.patch, math.prod(self.grid)))
         return found
 
@@ -138,10 +140,17 @@ class PatchRows:
     def _size(self, grid: tuple[int, int]) -> tuple[int, int]:
         return grid[0] * self.patch, grid[1] * self.patch
 
+    def _fitting(self, record: Mapping[str, Any], planned: tuple[int, int] | None) -> tuple[int, int]:
+        """The grid planned for a place of a row. What stands in there keeps its own proportions, in as many patches at most."""
+        assert planned is not None
+        if not record.get(STAND_IN):
+            return planned
+        width, height = record["picture"].size
+        return fitted_grid(height, width, self.patch, math.prod(planned))
+
     def _picture(
-        self, picture: Picture, grid: tuple[int, int] | None, rng: np.random.Generator, training: bool
+        self, picture: Picture, grid: tuple[int, int], rng: np.random.Generator, training: bool
     ) -> dict[str, np.ndarray]:
-        assert grid is not None
         pixels = self.images.made(picture, self._size(grid), rng, training)
         return picture_tokens(pixels[:, :, : self.channels], self.patch, self.registers)
 

@@ -23,6 +23,7 @@ from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import first, open_source
 from unimodal.data.spec import ArraySpec
 from unimodal.data.transcripts import Alphabet
+from unimodal.data.values import id_at
 from unimodal.errors import RecordError, UsageError
 
 
@@ -69,7 +70,7 @@ class TranscribedSpeech:
         records = self._recordings(split) if marked else open_source(self.source, split)
         records = first(records, self.labelled) if self.labelled and split == "train" else records
         for index in range(len(records)):
-            name = str(index)
+            name = None
             try:
                 record = records[index]
                 name = str(record["id"])
@@ -77,9 +78,10 @@ class TranscribedSpeech:
                 samples = len(audio) if marked else sound_length(audio, self.sounds.rate, name, record.get("rate"))
                 text = self.transcripts.spell(record["text"]) if marked else self.transcripts.of(record)
             except RecordError as error:
-                LEDGER.note(where, name, error, len(records))
+                LEDGER.note(where, name or id_at(records, index), error, len(records))
                 yield 0, False
                 continue
+            LEDGER.looked(where)
             yield samples, not self._unusable(samples, text, frames)
 
     def _buckets(self, split: str, frames: Callable[[int], int]) -> Buckets | None:
@@ -91,7 +93,9 @@ class TranscribedSpeech:
 
         def cut(batch: Mapping[str, np.ndarray], edge: int) -> dict[str, np.ndarray]:
             ends = {"audio": edge, "masked": kept[edge]}
-            return {name: array[:, : ends[name]] if name in ends else array for name, array in batch.items()}
+            made = {name: array[:, : ends[name]] if name in ends else array for name, array in batch.items()}
+            # What stands in for a bad recording, or has a wrong header, may be longer: cut, it would not hold its transcript.
+            return {**made, "length": np.where(made["length"] > edge, np.int32(0), made["length"])}
 
         return Buckets(lengths, (*edges, self.sounds.samples), cut)
 

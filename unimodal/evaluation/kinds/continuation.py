@@ -86,14 +86,14 @@ class Continuation:
 
     def _ids(self, encoder: Encoder, text: str, reference: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids of the prompt, those that follow, and the bytes of these."""
-        ids, sizes = encoder.encode(text), encoder.byte_counts(text)
+        ids, sizes = encoder.counted(text)
         begin = [i for i in (encoder.BOS,) if self.packed and i != NO_ID]
         if reference is None:
             # A short text is cut in its middle, so that something follows.
             half = min(self.prompt - len(begin), max(1, len(ids) // 2))
             follows, sizes, ids = ids[half:], sizes[half:], ids[:half]
         else:
-            follows, sizes = encoder.encode(reference), encoder.byte_counts(reference)
+            follows, sizes = encoder.counted(reference)
             if self.packed and encoder.EOS != NO_ID:
                 follows, sizes = np.append(follows, encoder.EOS), np.append(sizes, 0)
         ids = np.concatenate([begin, ids]).astype(np.int32)[-self.prompt :]
