@@ -133,5 +133,5 @@ class Ctc:
         return {**found, "text": batch["text"]}
 
     def _against(self, _untrained: Mapping[str, float]) -> tuple[float, str]:
-        splits = (self.transcripts.all(self.source, s, self.sounds.segments) for s in ("train", "validation"))
-        return constant_answer(*splits)[0], "the best constant answer"
+        train = self.transcripts.all(self.source, "train", self.sounds.segments)
+        return constant_answer(train, self._speech.scored())[0], "the best constant answer"

@@ -14,7 +14,7 @@ from unimodal.answers import with_gaps_filled
 from unimodal.data.blocks import Images, Inputs, columns, noise
 from unimodal.errors import UsageError
 from unimodal.evaluation.evaluation import Batch, Evaluation, Shown
-from unimodal.evaluation.reconstruction import Reconstruction, better_guess, errors, picture_rows
+from unimodal.evaluation.reconstruction import Reconstruction, better_guess, picture_rows
 from unimodal.evaluation.samples import Sample
 from unimodal.layers import Embedding, Linear
 from unimodal.model import Model
@@ -77,7 +77,7 @@ class Mae:
     def evaluations(self) -> dict[str, Evaluation]:
         made = Reconstruction(
             inputs=self.inputs,
-            predict=lambda model, batch: errors(**self.predict(model, batch), normalise=self.normalise),
+            predict=self.predict,
             batch_size=self.batch_size,
             against=partial(better_guess, normalise=self.normalise),
             show=self.samples,

@@ -15,6 +15,8 @@ from scipy.stats import pearsonr, spearmanr
 
 from unimodal.data import write_array_record
 from unimodal.errors import UsageError
+from unimodal.evaluation.answers import Answers
+from unimodal.evaluation.kinds.continuation import Continuation
 from unimodal.experiment import build
 from unimodal.places import places_of
 
@@ -158,13 +160,37 @@ def test_a_text_is_cut_where_there_is_no_reference(tmp_path: Path) -> None:
         (dict(stop="\n"), [40, 57, 18], [57], True),  # blanks around an answer do not count
         (dict(), [57, 60], [57], True),
         (dict(), [60, 57], [57], False),
+        (dict(), [60, 57], [], False),  # nothing is no continuation
+        (dict(stop="\n"), [57, 18], [], False),
+        (dict(stop="\n"), [18, 57], [], True),  # nor is it written but by stopping at once
     ],
 )
 def test_an_answer_ends_where_something_says_so(fields: dict, made: list[int], truth: list[int], same: bool) -> None:
-    from unimodal.evaluation.kinds.continuation import Continuation
-
     asked = Continuation(source="embedded:book", **fields)
     assert asked.matches(np.asarray(made), np.asarray(truth)) == same
+
+
+def test_the_commonest_answer_is_compared_as_written_ones_are(tmp_path: Path) -> None:
+    """What always writes it scores the baseline: up to `stop`, and never a reference that `steps` ids cannot hold."""
+    said = ["yes\nas it rains"] * 3 + ["yes\nas it snows", "no\nit is dry", "perhaps not\nwho knows", "", "yes"]
+    rows = [dict(text=f"{i}=", answer=answer) for i, answer in enumerate([*said, 5])]  # the last cannot be read
+    asked: dict = dict(source=table(tmp_path, rows), reference="answer", score="exact match", steps=8)
+    for fields, always, wanted in (
+        (dict(stop="\n"), "yes\nor no", 5 / 8),
+        (dict(packed=True), "yes", 1 / 8),  # the others are too long
+        (dict(), "yes, yes", 1 / 8),
+    ):
+        evaluation = Continuation(**asked, **fields)
+        encoder = evaluation.texts.opened
+        made = np.asarray([*encoder.encode(always), *[encoder.EOS] * 8])[:8]
+        tally = Answers(finish=lambda sums: {"value": 0.0}, matches=evaluation.matches, main="exact match")
+        for row in rows[:-1]:
+            ids, follows, _, whole = evaluation._ids(encoder, row["text"], row["answer"])
+            one = dict(made=made, ids=np.concatenate([ids, follows]), length=len(ids), tokens=len(follows), whole=whole)
+            tally.add({name: np.asarray([x]) for name, x in {**one, "index": 0}.items()})
+        assert tally.score()["value"] == pytest.approx(wanted)
+        assert evaluation.baseline({}) == (pytest.approx(wanted), "the commonest answer")
+        assert tally.cut == (1 if "stop" in fields else 6)
 
 
 @pytest.mark.parametrize(

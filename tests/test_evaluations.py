@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,17 @@ import tiny
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from unimodal.data.blocks import Labels
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import ByClass, guesses
-from unimodal.evaluation.kinds.knn import vote
+from unimodal.evaluation.kinds.knn import Knn, vote
 from unimodal.evaluation.kinds.linear_probe import LinearProbe, accuracy, fit, narrowed
 from unimodal.evaluation.retrieval import Pairs, ranks, recall
 from unimodal.objectives import row_codes
+from unimodal.tokenizers import image
 
 
 def clouds(examples: int, seed: int = 0, classes: int = 5, width: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -91,6 +96,33 @@ def test_neighbours_vote_as_scikit_learn_counts_them(k: int) -> None:
     (x, y), (queries, _) = clouds(600), clouds(400, seed=1)
     theirs = KNeighborsClassifier(k).fit(x, y).predict(queries)
     np.testing.assert_array_equal(vote(x, y, queries, k=k, classes=5), theirs)
+
+
+ASKED: dict = dict(source="embedded:emoji", labels=Labels(count=5, classes=tuple("abcde")))
+
+
+def test_what_is_constant_in_training_has_no_part_in_a_probe() -> None:
+    """A pixel of the border, say, that only some pictures of validation use."""
+    (x, y), (queries, truth) = clouds(600), clouds(400, seed=1)
+    border = np.zeros((400, 4), np.float32) + np.float32(0.1)
+    border[::3] = np.random.default_rng(2).random((134, 4))
+    x = np.concatenate([x, np.full((600, 4), 0.1, np.float32)], axis=1)
+    queries = np.concatenate([queries, border], axis=1)
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (1e-2 * 600), tol=1e-8, max_iter=5000)).fit(x, y)
+    ours = LinearProbe(penalties=(1e-2,), **ASKED).score(x, y, queries, truth)["value"]
+    assert ours == pytest.approx(theirs.score(queries, truth), abs=0.005)
+
+
+def test_neighbours_are_found_far_from_zero_and_among_rows_of_zeros() -> None:
+    (x, y), (queries, truth) = (clouds(n, seed) for seed, n in enumerate((600, 400)))
+    moved = [(0.1 * rows + np.array([1000, *[0] * 11])).astype(np.float32) for rows in (x, queries)]
+    theirs = KNeighborsClassifier(5, algorithm="brute").fit(moved[0].astype(np.float64), y)
+    assert Knn(**ASKED).score(moved[0], y, moved[1], truth)["value"] == theirs.score(moved[1].astype(np.float64), truth)
+    x[0] = queries[0] = 0
+    theirs = KNeighborsClassifier(5, algorithm="brute", metric="cosine").fit(x, y)
+    assert Knn(cosine=True, **ASKED).score(x, y, queries, truth)["value"] == pytest.approx(
+        theirs.score(queries, truth), abs=1 / 400
+    )
 
 
 # ---- Retrieval -----------------------------------------------------------------------------------------------------
@@ -217,6 +249,17 @@ def test_raw_pixels_are_a_baseline_that_is_scored_once(tmp_path: Path, monkeypat
     model, evaluation = experiment.program.model(experiment.program.init()), experiment.evaluations["near"]
     with pytest.raises(UsageError, match="these examples have none"):
         evaluation.measure(model, experiment.reader, limit=1)
+
+
+def test_pixels_of_another_size_are_scored_anew() -> None:
+    class Sized(Knn):
+        def _scored(self, embed: Any, model: Any, reader: Any, limit: int | None) -> dict[str, float]:
+            return {"value": model.tokenizers["image"].config.image_size[0]}
+
+    evaluation, reader = Sized(raw=True, **ASKED), cast(Any, None)
+    for side in (16, 32):
+        model: Any = SimpleNamespace(tokenizers={"image": SimpleNamespace(config=image.Config((side, side), 8))})
+        assert evaluation.measure(model, reader).score["raw_pixels"] == side
 
 
 def test_a_run_scores_what_is_attached(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from sklearn.cluster import KMeans
 from test_init_from import REFERENCES, started
 
 from unimodal import interop
-from unimodal.data import open_source
-from unimodal.data.blocks import Pixels
+from unimodal.data import Dataset, open_source
+from unimodal.data.blocks import Inputs, Pixels
 from unimodal.data.palette import fit_palette, palette_error
 from unimodal.errors import UsageError
 from unimodal.evaluation.colours import nats_per_pixel, unigram
@@ -132,6 +132,23 @@ def test_the_unigram_baseline_counts_training(tmp_path: Path) -> None:
     chances = np.array([33 / 50, 17 / 50])
     assert what == "how common each colour is"
     assert value == pytest.approx(-(2 * np.log(chances[0]) + np.log(chances[1])) / 3)
+
+
+def test_the_unigram_baseline_is_of_all_classes_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are sorted by class: those that are counted must not be the first ones, nor validation be cut short."""
+    monkeypatch.setattr("unimodal.evaluation.colours.EXAMPLES", 120)
+    rng, colours = np.random.default_rng(0), 32
+    chances = rng.dirichlet(np.full(colours, 0.3), size=10)
+    rows: Any = {
+        split: [{"id": str(i), "ids": rng.choice(colours, 64, p=chances[i // each])} for i in range(10 * each)]
+        for split, each in (("train", 60), ("validation", 30))
+    }
+    value, _ = unigram(Inputs({}, lambda split: Dataset(rows[split], lambda row, _: {"ids": row["ids"]})), colours)({})
+    train, valid = (np.stack([row["ids"] for row in rows[split]]).ravel() for split in ("train", "validation"))
+    wanted = -np.log((np.bincount(train, minlength=colours) + 1) / (len(train) + colours))[valid].mean()
+    assert value == pytest.approx(wanted, rel=0.02)
+    first = -np.log((np.bincount(train[: 120 * 64], minlength=colours) + 1) / (120 * 64 + colours))[valid].mean()
+    assert first > 1.1 * wanted
 
 
 def test_samples_keep_what_was_given_and_a_probe_reads_rows_of_colours(tmp_path: Path) -> None:

@@ -233,6 +233,9 @@ def test_similarity_ranking_is_scipys() -> None:
     assert mean_reciprocal_rank(np.eye(4), np.eye(4)) == 1.0
     assert mean_reciprocal_rank(np.eye(3), np.eye(3)[[1, 0, 2]]) < 0.7
     assert np.isnan(similarity_ranking(a, b, np.ones(50))["pearson"])
+    a[7] = np.nan
+    assert np.isnan(stats.spearmanr(cosine(a, b), judged).statistic)
+    assert all(np.isnan(value) for value in similarity_ranking(a, b, judged).values())
 
 
 # ---- Tasks ---------------------------------------------------------------------------------------------------------

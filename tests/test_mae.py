@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,14 @@ from quick import named, quick
 from test_init_from import REFERENCES, started
 
 from unimodal import interop
+from unimodal.data import Dataset
+from unimodal.data.blocks import Inputs
 from unimodal.errors import UsageError
-from unimodal.evaluation.reconstruction import errors, picture_rows, unpatchify
+from unimodal.evaluation.reconstruction import Reconstruction, better_guess, errors, picture_rows, unpatchify
+from unimodal.evaluation.run import MeshReader
 from unimodal.interop.stages import Decoded
 from unimodal.objectives import masked_pixels, visible_first
+from unimodal.sharding import make_mesh
 from unimodal.tokenizers import image
 from unimodal.tokenizers.image import patchify, sines_and_cosines
 
@@ -140,7 +144,7 @@ def test_what_is_rebuilt_is_shown_and_beside_guesses_without_a_model() -> None:
     pixels = patchify(jnp.asarray(pictures), 4)
     np.testing.assert_array_equal(unpatchify(np.asarray(pixels), (2, 3)), pictures)
     masked = jnp.asarray(rng.permutation(12).reshape(2, 6) % 2 == 0)
-    scored = errors(pixels, pixels, masked, normalise=False)
+    scored = errors(pixels, pixels, masked, mean_patch=np.zeros((6, 48), np.float32), normalise=False)
     assert scored["error"].tolist() == [0, 0]
     for i in range(2):
         seen = np.asarray(pixels)[i][~np.asarray(masked)[i]].reshape(-1, 3).mean(axis=0)
@@ -152,6 +156,49 @@ def test_what_is_rebuilt_is_shown_and_beside_guesses_without_a_model() -> None:
     (_, original), (_, visible), (_, rebuilt) = row.pictures
     np.testing.assert_array_equal(original, rebuilt)
     assert (original != visible).any()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_mean_patch_is_measured_on_what_the_value_is_of(normalise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all classes of a folder in training, and at the masked places of every validation picture."""
+    rng = np.random.default_rng(0)
+    classes = rng.random((4, 8, 12, 3))
+    pictures = {
+        s: np.repeat(classes, n, axis=0) + 0.1 * rng.random((4 * n, 8, 12, 3))
+        for s, n in (("train", 6), ("validation", 5))
+    }
+    masks = rng.permuted(np.tile(np.arange(6) < 4, (24, 1)), axis=1)
+    rows: Any = {
+        split: [{"id": str(i), "image": x.astype(np.float32), "masked": masks[i]} for i, x in enumerate(found)]
+        for split, found in pictures.items()
+    }
+    one = lambda row, _: {name: row[name] for name in ("image", "masked")}  # noqa: E731
+
+    def evaluation() -> Reconstruction:
+        return Reconstruction(
+            inputs=lambda _: Inputs({}, lambda split: Dataset(rows[split], one)),
+            predict=lambda _, batch: {
+                "pixels": patchify(batch["image"], 4),
+                "predicted": jnp.zeros((len(batch["image"]), 6, 48)),
+                "masked": batch["masked"],
+            },
+            batch_size=8,
+            against=lambda untrained: better_guess(untrained, normalise=normalise),
+            patch=lambda _: 4,
+            normalise=normalise,
+        )
+
+    def targets(split: str) -> np.ndarray:
+        x = np.stack([np.asarray(patchify(picture[None], 4))[0] for picture in pictures[split]])
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, ddof=1, keepdims=True) + 1e-6) if normalise else x
+
+    reader, model = MeshReader(make_mesh(data=1)), cast(Any, nnx.Module())
+    score = evaluation().measure(model, reader).score
+    far = np.square(targets("validation") - targets("train").mean(axis=0)).mean(axis=-1)
+    assert score["mean_patch"] == pytest.approx(far[masks[:20]].mean(), rel=1e-4)
+    monkeypatch.setattr("unimodal.evaluation.reconstruction.EXAMPLES", 12)
+    few = evaluation().measure(model, reader, limit=2).score["mean_patch"]
+    assert few < 1.3 * score["mean_patch"]  # the first two classes alone would have 1.5 times it
 
 
 def test_bad_input_is_one_line() -> None:

@@ -90,6 +90,7 @@ def test_the_constant_answer_is_the_middle_of_the_training_set():
     assert constant_answer(["abcd", "abce", "zzzzzzzzzzz"], ["abcf"]) == (0.25, 1.0)
     assert constant_answer(["zzzzzzzz"], ["ab"]) == (1.0, 1.0)  # silence is better
     assert constant_answer([""], ["ab"]) == (1.0, 1.0)
+    assert np.isnan(constant_answer(["ab"], [])).all()
 
 
 def test_the_constant_answer_needs_little_memory_and_is_the_same(monkeypatch):

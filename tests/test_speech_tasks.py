@@ -120,6 +120,13 @@ def test_alphabet_of_the_embedded_speech() -> None:
     assert what == "the best constant answer" and 0.7 < value < 1.0
 
 
+def test_the_constant_answer_is_asked_of_the_recordings_that_are_scored(tmp_path: Path) -> None:
+    held_out = {"a": (wav(1), "да"), "long": (wav(3), "нет нет"), "broken": (b"no sound", "да да")}
+    source = recordings(tmp_path, {"a": (wav(1), "дай"), "b": (wav(3), "да")}, held_out)
+    task, _ = task_and_model("ctc", source=f"{source}?bad=0.5", sounds__segments="", sounds__seconds=2.0)
+    assert task.evaluations()["ctc"].baseline({})[0] == pytest.approx(0.5)  # `дай` for `да` alone
+
+
 def test_phrases_lie_where_their_words_are_spoken() -> None:
     task, model = task_and_model("ctc")
     dataset = task.inputs(model).dataset("validation")

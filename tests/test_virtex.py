@@ -13,8 +13,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from unimodal.data.blocks import Texts
-from unimodal.evaluation.captioning import cider_d, likeness, prefix_accuracy
+from unimodal.data import write_array_record
+from unimodal.data.blocks import Images, Texts
+from unimodal.evaluation.captioning import Captioning, cider_d, likeness, prefix_accuracy
 from unimodal.objectives import caption_targets
 
 
@@ -65,6 +66,18 @@ def test_what_is_written_is_what_the_logits_say() -> None:
     np.testing.assert_array_equal(np.where(weights > 0, logits.argmax(axis=-1), 0), np.asarray(ids[:, 0]))
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose((chosen * weights).sum(axis=1), score[:, 0], rtol=1e-4)
+
+
+def test_baselines_leave_out_captions_that_cannot_be_read(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        said = ["a red heart", "a red heart", 5, "a cat"]
+        rows = ({"id": str(i), "caption": caption} for i, caption in enumerate(said))
+        write_array_record(tmp_path / f"{split}.array_record", rows)
+    source, texts = f"array_record:{tmp_path}", Texts(length=16)
+    wanted = likeness(["a red heart"] * 3, ["a red heart", "a red heart", "a cat"])["chrf"]
+    asked: Any = dict(inputs=None, predict=None, batch_size=4, source=source, texts=texts, images=Images())
+    assert Captioning(**asked).baseline({}) == (pytest.approx(wanted), "the commonest caption")
+    assert prefix_accuracy(source, texts)({})[0] > 0.5
 
 
 def test_a_captioner_learns_what_it_sees(tmp_path: Path) -> None:

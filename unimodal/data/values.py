@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from unimodal.data.dataset import Source
 from unimodal.data.shares import refuse_weights
 from unimodal.errors import RecordError, UsageError
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,13 @@ def readable(source: Source) -> dict[str, Any]:
         except RecordError as error:
             problem = problem or error
     raise problem or UsageError("the data source is empty")
+
+
+def read_all(source: Source, read: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    """What `read` makes of each record, one after another, without those that cannot be read."""
+    for index in range(len(source)):
+        with contextlib.suppress(RecordError):
+            yield read(source[index])
 
 
 def column(source: Source, name: str) -> list[Any]:

@@ -22,17 +22,21 @@ Matches = Callable[[np.ndarray, np.ndarray], bool]
 class Answers(Sums):
     """Adds up the likelihood of true answers, and counts those that were written. `main` of METRICS is the value.
 
-    Rows: those of `likelihood_rows`, the ids `made`, and the `ids` of a prompt of `length` and its answer.
+    Rows: those of `likelihood_rows`, the ids `made`, the `ids` of a prompt of `length` and its answer, and whether that
+    answer is `whole`. One that was cut cannot be written, so it counts as wrong.
     """
 
     matches: Matches  # what was written and the true answer → whether they agree
     main: str  # which of METRICS is the value
     right: int = 0  # answers that agree so far
+    cut: int = 0  # true answers that are not whole
 
     def add(self, rows: Rows) -> None:
         super().add(rows)
-        for made, ids, start, count in zip(*(rows[n] for n in ("made", "ids", "length", "tokens")), strict=True):
-            self.right += self.matches(made, ids[start : start + int(count)])
+        names = ("made", "ids", "length", "tokens", "whole")
+        for made, ids, start, count, whole in zip(*(rows[n] for n in names), strict=True):
+            self.right += bool(whole) and self.matches(made, ids[start : start + int(count)])
+            self.cut += not whole
 
     def score(self) -> dict[str, float]:
         found = super().score()
@@ -40,6 +44,7 @@ class Answers(Sums):
         right = math.nan if math.isnan(found["value"]) else self.right / self.examples
         scores = {"bits per byte": found.pop("value"), "exact match": right}
         value = scores.pop(self.main)
+        found |= {"references_cut": float(self.cut)} if self.cut else {}
         return {"value": value, **{name.replace(" ", "_"): v for name, v in scores.items()}, **found}
 
 

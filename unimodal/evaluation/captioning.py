@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from unimodal import data
 from unimodal.data.blocks import Images, Texts
+from unimodal.data.values import read_all
 from unimodal.evaluation.evaluation import Batch, Evaluation, Predict, Rows, Shown, Streamed
 from unimodal.evaluation.samples import ImageSample, Sample
 from unimodal.evaluation.summed import Summed
@@ -50,7 +51,7 @@ def prefix_accuracy(source: str, texts: Texts) -> Callable[[Mapping[str, float]]
     def against(_untrained: Mapping[str, float]) -> tuple[float, str]:
         encoder = texts.opened
         rows = {
-            split: [texts.row(encoder, texts.text(record)) for record in _records(source, split)]
+            split: [texts.row(encoder, text) for text in _captions(source, split, texts)]
             for split in ("train", "validation")
         }
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
@@ -79,9 +80,9 @@ def _contexts(row: np.ndarray, pad: int) -> list[tuple[list[tuple[int, ...]], in
     return found
 
 
-def _records(source: str, split: str) -> Sequence[Mapping[str, Any]]:
-    opened = data.open_source(source, split)
-    return [opened[i] for i in range(len(opened))]
+def _captions(source: str, split: str, texts: Texts) -> Iterator[str]:
+    """The captions of a split, one after another, so that no pictures are held."""
+    return read_all(data.open_source(source, split), texts.text)
 
 
 def likeness(written: Sequence[str], true: Sequence[str]) -> dict[str, float]:
@@ -165,7 +166,7 @@ class Captioning(Streamed):
         return Written(self.texts, data.open_source(self.source, "validation"))
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        train, true = ([self.texts.text(r) for r in _records(self.source, s)] for s in ("train", "validation"))
+        train, true = ([*_captions(self.source, s, self.texts)] for s in ("train", "validation"))
         commonest = max(sorted(Counter(train).items()), key=lambda item: item[1])[0]
         return likeness([commonest] * len(true), true)["chrf"], "the commonest caption"
 

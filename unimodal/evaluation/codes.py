@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 
 from unimodal import data
 from unimodal.data.blocks import Inputs
-from unimodal.evaluation.evaluation import Batch, Measured, Reader, Shown
+from unimodal.evaluation.evaluation import Batch, Measured, Reader, Shown, untrained_value
 from unimodal.evaluation.samples import PictureRow, Sample
 from unimodal.evaluation.summed import Summed
 from unimodal.model import Model
@@ -39,6 +39,11 @@ class CodeLikelihood:
     shown: int = 4  # pictures drawn for each caption
     metric: str = "bits per code"  # the lower the better
     higher_is_better: bool = False  # direction
+    # How common codes are is of the codebook that the value is of, which need not be the untrained model's.
+    rivals: ClassVar[Mapping[str, str]] = {"common_codes": "how common codes are at each place"}
+    known: dict[Any, np.ndarray] = field(
+        default_factory=dict, compare=False
+    )  # what `_common` found of the last codebook
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         common = self._common(model, reader, limit)
@@ -70,18 +75,24 @@ class CodeLikelihood:
     def _common(self, model: Model, reader: Reader, limit: int | None) -> np.ndarray:
         """Count how common each code is at each place in training, as shares [P,V]. Every code is counted once more than seen."""
         tokenizer = model.tokenizers[self.task.image_tokenizer]
+        # Read training again only if the codebook is another one.
+        seen = limit, *(float(x) for x in jax.device_get(_sums((tokenizer.encoder, tokenizer.vectors))))
+        if seen in self.known:
+            return self.known[seen]
         counts = np.full((tokenizer.config.tokens, tokenizer.config.vocabulary), 1 / tokenizer.config.vocabulary)
         examples = self.inputs(model).dataset("train")
         for rows in reader.rows(self.coded, model, examples, self.batch_size, limit):
             for place in range(counts.shape[0]):
                 counts[place] += np.bincount(rows["codes"][:, place], minlength=counts.shape[1])
-        return counts / counts.sum(axis=1, keepdims=True)
+        self.known.clear()
+        self.known[seen] = counts / counts.sum(axis=1, keepdims=True)
+        return self.known[seen]
 
     def coded(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         return {"codes": model.tokenizers[self.task.image_tokenizer].codes(batch["image"])}
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
-        return untrained["common_codes"], "how common codes are at each place"
+        return untrained_value(untrained)  # beside which `rivals` are asked first
 
     def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
         """Drawn pictures of some captions beside the true one, which is first; and pictures completed from their upper half."""
@@ -104,6 +115,13 @@ class CodeLikelihood:
                 row = (("true", images.to_uint8(np.asarray(true[i]))), *mine)
                 found.append(PictureRow(row, note=f"{caption}: {note}"))
         return found
+
+
+@jax.jit
+def _sums(parts: Any) -> list[jax.Array]:
+    """Two numbers of each array, which training does not leave both as they were."""
+    arrays = [x.astype(jnp.float32) for x in jax.tree.leaves(parts)]
+    return [number for x in arrays for number in (x.sum(), jnp.square(x).sum())]
 
 
 def finish(sums: Mapping[str, np.ndarray], common: np.ndarray) -> dict[str, float]:

@@ -47,10 +47,13 @@ _COMPARED, _HELD = 10_000, 1 << 20
 
 def constant_answer(train: Sequence[str], references: Sequence[str]) -> tuple[float, float]:
     """Character and word error rate of giving every recording the same answer: the training transcript that is
-    nearest to all the others, or silence (1.0) where that is better. What one reaches without listening.
+    nearest to all the others, or silence (1.0) where that is better. What one reaches without listening. NaN where no
+    reference has a word.
 
     Of more than 10,000 training transcripts, the nearest is sought among 10,000 of them, always the same.
     """
+    if not any(text.split() for text in references):
+        return float("nan"), float("nan")
     spoken = [text for text in train if text.split()]
     if not spoken:
         return 1.0, 1.0

@@ -124,9 +124,10 @@ class Features(Pooled):
         found = dict(self._scored(self.embed, model, reader, limit))
         if self.raw:
             # Score pixels once for a run: training does not change them.
-            if (self, limit) not in _RAW:
-                _RAW[self, limit] = self._scored(pixels, model, reader, limit)["value"]
-            found["raw_pixels"] = _RAW[self, limit]
+            seen = self, model.tokenizers[self.tokenizer].config, limit
+            if seen not in _RAW:
+                _RAW[seen] = self._scored(pixels, model, reader, limit)["value"]
+            found["raw_pixels"] = _RAW[seen]
         return Measured(found)
 
     def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
@@ -161,7 +162,7 @@ class Features(Pooled):
         return []
 
 
-_RAW: dict[tuple[Features, int | None], float] = {}  # scores of pixels, which training does not change
+_RAW: dict[tuple[Features, Any, int | None], float] = {}  # scores of pixels, which training does not change
 
 
 def pixels(_model: Model, batch: Batch) -> dict[str, jax.Array]:

@@ -4,56 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unimodal.data import in_order
-from unimodal.evaluation.evaluation import Measured, Reader
+from unimodal.evaluation.evaluation import Batch, Measured, Predict, Reader
 from unimodal.evaluation.samples import PictureRow
 from unimodal.evaluation.summed import Summed
 from unimodal.model import Model
 from unimodal.objectives import masked_pixels, patch_statistics
 from unimodal.tokenizers.image import patchify
 
-EXAMPLES = 4096  # of each split, at most, that the mean patch is made of and measured on
+EXAMPLES = 4096  # of training, at most, that the mean patch is made of; drawn from all of it
 COLOURS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Summed):
     """Mean squared error of masked patches, against the better of two guesses that need no model: one colour, and the mean
-    patch of training at each place. `predict` gives `errors`; `inputs` have pictures under `image`."""
+    patch of training at each place. `predict` gives what `errors` takes; `inputs` have pictures under `image`."""
 
     patch: Callable[[Model], int]  # side of a patch in pixels
     normalise: bool  # errors are those of patches less their mean, over their standard deviation
     metric: str = "squared error of masked patches"
     higher_is_better: bool = False
     finish: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]] = lambda sums: score(sums)
-    known: dict[str, float] = field(default_factory=dict, compare=False)  # the error of the mean patch, once measured
+    known: dict[str, Predict] = field(
+        default_factory=dict, compare=False
+    )  # what compares with the mean patch, once made
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        found = super().measure(model, reader, limit=limit)
         if not self.known:
-            self.known["mean_patch"] = self._mean_patch_error(model)
-        return replace(found, score={**found.score, **self.known})
+            # Keep the function, by which the reader knows what it has compiled.
+            self.known["errors"] = partial(self._errors, self._mean_patch(model, reader))
+        return Summed.measure(replace(self, predict=self.known["errors"]), model, reader, limit=limit)
 
-    def _mean_patch_error(self, model: Model) -> float:
-        """The error, over all places of validation, of the mean target that training has at each of them."""
-        targets = []
-        for split in ("train", "validation"):
-            pictures = [example["image"] for example in in_order(self.inputs(model).dataset(split), EXAMPLES)]
-            patches = patchify(jnp.asarray(np.stack(pictures)), self.patch(model))
-            mean, deviation = patch_statistics(patches) if self.normalise else (0.0, 1.0)
-            targets.append((np.asarray(patches) - np.asarray(mean)) / np.asarray(deviation))
-        train, valid = targets
-        return float(np.square(valid - train.mean(axis=0)).mean())
+    def _errors(self, mean_TP: np.ndarray, model: Model, batch: Batch) -> Mapping[str, jax.Array]:
+        return errors(**self.predict(model, batch), mean_patch=mean_TP, normalise=self.normalise)
+
+    def _mean_patch(self, model: Model, reader: Reader) -> np.ndarray:
+        """The mean target [T,P] float32 that training has at each place, in its own crops."""
+        total, count = np.float64(0), 0
+        examples, batches = self.inputs(model).dataset("train"), -(-EXAMPLES // self.batch_size)
+        for rows in reader.rows(self._targets, model, examples, self.batch_size, batches):
+            total, count = total + rows["target"].sum(axis=0, dtype=np.float64), count + len(rows["target"])
+        return np.asarray(total / count, np.float32)
+
+    def _targets(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
+        patches = patchify(batch["image"], self.patch(model)).astype(jnp.float32)
+        mean, deviation = patch_statistics(patches) if self.normalise else (jnp.float32(0), jnp.float32(1))
+        return {"target": (patches - mean) / deviation}
 
 
-def errors(pixels: jax.Array, predicted: jax.Array, masked: jax.Array, *, normalise: bool) -> dict[str, jax.Array]:
-    """Rows [B] of an evaluation: the `error` of masked patches, and that of guessing `one_colour` instead: the mean colour of
-    the visible patches or, where patches are normalised, each patch's own mean, which is 0.
+def errors(
+    pixels: jax.Array, predicted: jax.Array, masked: jax.Array, *, mean_patch: Any, normalise: bool
+) -> dict[str, jax.Array]:
+    """Rows [B] of an evaluation: the `error` of masked patches, and those of guessing the `mean_patch` of each place [T,P] or
+    `one_colour` instead: the mean colour of the visible patches or, where patches are normalised, each patch's own mean,
+    which is 0.
 
     pixels, predicted: [B,T,P], every patch; masked: [B,T].
     """
@@ -61,16 +72,18 @@ def errors(pixels: jax.Array, predicted: jax.Array, masked: jax.Array, *, normal
     visible = (~masked)[:, :, None].astype(jnp.float32)
     colour = (colours * visible).sum(axis=1, keepdims=True) / visible.sum(axis=1, keepdims=True)
     flat = jnp.broadcast_to(jnp.tile(colour, pixels.shape[2] // COLOURS), pixels.shape)
-    guesses = {"error": predicted, "one_colour": jnp.zeros_like(flat) if normalise else flat}
+    guesses = {
+        "error": predicted,
+        "one_colour": jnp.zeros_like(flat) if normalise else flat,
+        "mean_patch": jnp.broadcast_to(jnp.asarray(mean_patch)[None], pixels.shape),
+    }
     return {name: masked_pixels(x, pixels, masked, normalise=normalise)[0] for name, x in guesses.items()}
 
 
 def score(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The score of sums of `errors`."""
-    return {
-        "value": float(sums["error"] / sums["examples"]),
-        "one_colour": float(sums["one_colour"] / sums["examples"]),
-    }
+    found = {name: float(sums[name] / sums["examples"]) for name in ("error", "one_colour", "mean_patch")}
+    return {"value": found.pop("error"), **found}
 
 
 def better_guess(untrained: Mapping[str, float], *, normalise: bool) -> tuple[float, str]:

@@ -19,7 +19,8 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of the ranks of two lists of N numbers; equal numbers share the mean of their ranks."""
+    """Correlation of the ranks of two lists of N numbers; equal numbers share the mean of their ranks. NaN where a number
+    is."""
     return pearson(_ranks(a), _ranks(b))
 
 
@@ -31,6 +32,8 @@ def similarity_ranking(first: np.ndarray, second: np.ndarray, judged: np.ndarray
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
+    if np.isnan(values).any():  # which has no rank, and would be given the highest
+        return np.full(len(values), np.nan)
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[place]

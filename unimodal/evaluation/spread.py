@@ -21,4 +21,4 @@ def deviation(features: np.ndarray) -> float:
     """Standard deviation of features [N,D] of unit length, times √D, averaged over D: see
     `objectives.collapse.feature_deviation`."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
-    return float(unit.std(axis=0).mean() * features.shape[1] ** 0.5)
+    return float(unit.std(axis=0, dtype=np.float64).mean() * features.shape[1] ** 0.5)

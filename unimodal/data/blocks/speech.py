@@ -66,6 +66,16 @@ class TranscribedSpeech:
     def lengths(self, split: str, frames: Callable[[int], int]) -> Iterator[tuple[int, bool]]:
         """Of each of `recordings` its samples, as the file's header says, and whether it can be learned; 0 and False for what
         cannot be read, which is listed."""
+        for samples, text in self._each(split):
+            yield samples, text is not None and not self._unusable(samples, text, frames)
+
+    def scored(self) -> list[str]:
+        """The transcripts of validation's recordings that are heard whole; an evaluation leaves out the others."""
+        found = self._each("validation")
+        return [text for samples, text in found if text is not None and 0 < samples <= self.sounds.samples]
+
+    def _each(self, split: str) -> Iterator[tuple[int, str | None]]:
+        """Samples and spelt transcript of each recording; 0 and None for what cannot be read, which is listed."""
         marked, where = self.sounds.segments, Where(self.source, split)
         records = self._recordings(split) if marked else open_source(self.source, split)
         records = first(records, self.labelled) if self.labelled and split == "train" else records
@@ -79,10 +89,10 @@ class TranscribedSpeech:
                 text = self.transcripts.spell(record["text"]) if marked else self.transcripts.of(record)
             except RecordError as error:
                 LEDGER.note(where, name or id_at(records, index), error, len(records))
-                yield 0, False
+                yield 0, None
                 continue
             LEDGER.looked(where)
-            yield samples, not self._unusable(samples, text, frames)
+            yield samples, text
 
     def _buckets(self, split: str, frames: Callable[[int], int]) -> Buckets | None:
         if not self.buckets or split != "train":

@@ -16,6 +16,7 @@ from unimodal.data.around import NO_ID
 from unimodal.data.blocks import Inputs, Part, Texts, columns
 from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.spec import ArraySpec
+from unimodal.data.values import read_all
 from unimodal.errors import UsageError
 from unimodal.evaluation.answers import METRICS, Answered
 from unimodal.evaluation.evaluation import Measured, Reader, Shown, on_own_data
@@ -31,7 +32,8 @@ class Continuation:
 
     The prompt is the text of a record, and what follows is in the column `reference`. Without that column a text is cut:
     its first `prompt` ids are the prompt, the next `steps` follow. Answers are compared without the blanks around them,
-    up to EOS or `stop`; where neither ends an answer, as far as the reference goes.
+    up to EOS or `stop`; where neither ends an answer, id by id as far as the reference goes. A reference that does not end
+    within `steps` ids counts as wrong.
     """
 
     name: str = "continuation"  # given by the config
@@ -67,15 +69,17 @@ class Continuation:
 
     def inputs(self, model: Model) -> Inputs:
         """`prompt` [prompt] and its true `length`; `ids` [prompt+steps] of both, the `segment` of real ids, and in
-        `bytes` the size of each id that is to be foretold, 0 elsewhere."""
+        `bytes` the size of each id that is to be foretold, 0 elsewhere; and whether the answer is `whole`."""
         vocabulary = model.tokenizers[self.tokenizer].config.vocabulary
         encoder, row = encoder_for(self.texts.encoder, vocabulary), self.prompt + self.steps
         ids, places = (ArraySpec((n,), np.int32, 0, vocabulary) for n in (self.prompt, row))
         spec = {"prompt": ids, "length": ArraySpec((), np.int32, 1, self.prompt + 1), "ids": places}
         spec |= {"foretold": ArraySpec((row,), np.float32), "bytes": ArraySpec((row,), np.int32, 0, 8)}
+        spec |= {"whole": ArraySpec((), np.int32, 0, 2)}
 
         def make(texts: tuple[str, str | None], _rng: np.random.Generator, _training: bool) -> dict[str, Any]:
-            return self._row(encoder, *self._ids(encoder, *texts))
+            ids, follows, sizes, whole = self._ids(encoder, *texts)
+            return {**self._row(encoder, ids, follows, sizes), "whole": np.int32(whole)}
 
         return columns(self.source, Part(spec, self._read, make))
 
@@ -84,20 +88,27 @@ class Continuation:
         other = dataclasses.replace(self.texts, column=self.reference)
         return self.texts.text(record), other.text(record) if self.reference else None
 
-    def _ids(self, encoder: Encoder, text: str, reference: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids of the prompt, those that follow, and the bytes of these."""
+    def _ids(
+        self, encoder: Encoder, text: str, reference: str | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+        """Ids of the prompt, those that follow, the bytes of these, and whether they are the whole answer."""
         ids, sizes = encoder.counted(text)
         begin = [i for i in (encoder.BOS,) if self.packed and i != NO_ID]
         if reference is None:
             # A short text is cut in its middle, so that something follows.
             half = min(self.prompt - len(begin), max(1, len(ids) // 2))
-            follows, sizes, ids = ids[half:], sizes[half:], ids[:half]
+            follows, sizes, ids, whole = ids[half:][: self.steps], sizes[half:][: self.steps], ids[:half], True
         else:
-            follows, sizes = encoder.counted(reference)
-            if self.packed and encoder.EOS != NO_ID:
-                follows, sizes = np.append(follows, encoder.EOS), np.append(sizes, 0)
-        ids = np.concatenate([begin, ids]).astype(np.int32)[-self.prompt :]
-        return ids, follows[: self.steps], sizes[: self.steps]
+            follows, sizes, whole = self._follows(encoder, reference)
+        return np.concatenate([begin, ids]).astype(np.int32)[-self.prompt :], follows, sizes, whole
+
+    def _follows(self, encoder: Encoder, reference: str) -> tuple[np.ndarray, np.ndarray, bool]:
+        """The first `steps` ids of a reference, their bytes, and whether its answer ends among them."""
+        ids, sizes = encoder.counted(reference)
+        whole = len(ids) <= self.steps or bool(self.stop) and self.stop in encoder.decode(ids[: self.steps])
+        if self.packed and encoder.EOS != NO_ID:
+            ids, sizes = np.append(ids, encoder.EOS), np.append(sizes, 0)
+        return ids[: self.steps], sizes[: self.steps], whole
 
     def _row(self, encoder: Encoder, ids: np.ndarray, follows: np.ndarray, sizes: np.ndarray) -> dict[str, Any]:
         if not len(ids):
@@ -129,7 +140,7 @@ class Continuation:
         options: dict[str, Any] = dict(steps=self.steps, sampling=Sampling(temperature=self.temperature))
         options |= dict(stop=(encoder.EOS,) if self.packed and encoder.EOS != NO_ID else (), fill=encoder.PAD)
         made = generate(backbone, tokenizer, head, *prompt, jax.random.key(0), **options)
-        return {**counted, "made": made, "ids": batch["ids"], "length": batch["length"]}
+        return {**counted, "made": made, **{name: batch[name] for name in ("ids", "length", "whole")}}
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         answered = Answered(
@@ -147,19 +158,27 @@ class Continuation:
         text = encoder.decode(ids[: ends[0]] if len(ends) else ids)
         return (text.split(self.stop)[0] if self.stop else text).strip()
 
+    def compared(self, ids: np.ndarray) -> str | tuple[int, ...]:
+        """An answer as it is compared: its text where something ends it, else its ids."""
+        return self.answer(ids) if self.stop or (self.packed and self.reference) else tuple(int(i) for i in ids)
+
     def matches(self, made: np.ndarray, truth: np.ndarray) -> bool:
         """True if the model wrote exactly the reference."""
-        if self.stop or (self.packed and self.reference):
-            return self.answer(made) == self.answer(truth)
-        return bool((made[: len(truth)] == truth).all())
+        return _same(self.compared(made), self.compared(truth))
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         """For exact match the commonest answer of training, where there are answers; else the untrained model."""
         if self.score == "exact match" and self.reference:
-            splits = (data.open_source(self.source, split) for split in ("train", "validation"))
-            train, valid = ([str(self._read(s[i])[1]).strip() for i in range(len(s))] for s in splits)
-            common = Counter(train).most_common(1)[0][0]
-            return float(np.mean([answer == common for answer in valid])), "the commonest answer"
+            encoder, answers = self.texts.opened, dict[str, list[str | tuple[int, ...] | None]]()
+            for split in ("train", "validation"):
+                read = read_all(data.open_source(self.source, split), self._read)
+                found = (self._follows(encoder, str(reference)) for _, reference in read)
+                answers[split] = [self.compared(ids) if whole else None for ids, _, whole in found]
+            common = Counter(answer for answer in answers["train"] if answer not in (None, ())).most_common(1)
+            right = [
+                bool(common) and answer is not None and _same(common[0][0], answer) for answer in answers["validation"]
+            ]
+            return float(np.mean(right)), "the commonest answer"
         return untrained["value"], "the untrained model"
 
     def samples(self, model: Model, shown: Shown) -> Sequence[Sample]:
@@ -170,3 +189,8 @@ class Continuation:
             again = (("steps", self.steps), ("temperature", self.temperature))
             found.append(TextSample(*(encoder.decode(part) for part in (prompt, made, truth)), again=again))
         return found
+
+
+def _same(made: str | tuple[int, ...], truth: str | tuple[int, ...]) -> bool:
+    """Compare texts as a whole, and ids as far as the truth goes. Nothing is no continuation."""
+    return made == truth if isinstance(truth, str) else bool(truth) and made[: len(truth)] == truth

@@ -29,18 +29,32 @@ class Knn(Features):
             raise UsageError(f"evaluations.{self.name}.k must be 1 … {len(train)} (the training rows), but is {self.k}")
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
             return {"value": float("nan")}
-        if self.cosine:
-            train, valid = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, valid))
-        classes = self.labels.size(self.source)
+        move = unit if self.cosine else partial(centred, mean=train.mean(axis=0, dtype=np.float64))
+        train, valid = move(train), move(valid)
+        how: Any = dict(k=self.k, classes=self.labels.size(self.source), cosine=self.cosine)
+        seen, known = jax.device_put((train, labels))
         chunks = [valid[i : i + CHUNK] for i in range(0, len(valid), CHUNK)]
-        guesses = np.concatenate([vote(train, labels, chunk, k=self.k, classes=classes) for chunk in chunks])
+        guesses = np.concatenate([vote(seen, known, chunk, **how) for chunk in chunks])
         return {"value": float((guesses == truth).mean())}
 
 
-@partial(jax.jit, static_argnames=("k", "classes"))
-def vote(train: Any, labels: Any, queries: Any, *, k: int, classes: int) -> jax.Array:
-    """The class [N] that most of the k nearest of `train` [M,D] have, for each of `queries` [N,D]."""
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows [N,D] at unit length. A row of zeros stays, where NaN would be the nearest of all queries."""
+    size = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(size > 0, size, 1)
+
+
+def centred(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Rows [N,D] less a mean: `vote` would lose the distances in float32 where all rows lie far from 0."""
+    return (x - mean).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames=("k", "classes", "cosine"))
+def vote(train: Any, labels: Any, queries: Any, *, k: int, classes: int, cosine: bool = False) -> jax.Array:
+    """The class [N] that most of the k nearest of `train` [M,D] have, for each of `queries` [N,D]. cosine: nearest by angle,
+    of rows at unit length."""
     product = jnp.matmul(queries, train.T, precision=jax.lax.Precision.HIGHEST)
-    distance = jnp.square(train).sum(axis=1)[None] - 2 * product  # and |query|², which all have
+    # Leave out |query|², which all have.
+    distance = -product if cosine else jnp.square(train).sum(axis=1)[None] - 2 * product
     _, nearest = jax.lax.top_k(-distance, k)
     return jnp.argmax(jax.nn.one_hot(labels[nearest], classes).sum(axis=1), axis=-1)

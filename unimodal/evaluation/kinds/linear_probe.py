@@ -34,9 +34,7 @@ class LinearProbe(Features):
             raise UsageError(f"evaluations.{self.name}: a probe needs two classes or more in {self.source}")
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
             return {"value": float("nan")}
-        # Standardise, or one penalty would mean another thing for each feature and each model.
-        mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
-        train, valid = narrowed((train - mean) / deviation, (valid - mean) / deviation)
+        train, valid = narrowed(*standardised(train, valid))
         classes = self.labels.size(self.source)
         penalty = self._penalty(train, labels, classes)
         found = fit(train, labels, penalty, np.ones(len(train), bool), classes=classes, steps=self.steps)
@@ -56,6 +54,17 @@ class LinearProbe(Features):
                 found = fit(train, labels, penalty, seen, classes=classes, steps=self.steps)
                 right[i] += accuracy(found, train[held], labels[held]) * len(held)
         return self.penalties[int(np.argmax(right))]
+
+
+def standardised(train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features less the mean of training, over its standard deviation: or one penalty would mean another thing for each
+    feature and each model. A feature that is constant in training tells no class and becomes 0, also where validation
+    differs."""
+    mean = train.mean(axis=0, dtype=np.float64)
+    varies = train.max(axis=0) > train.min(axis=0)
+    deviation = np.where(varies, train.std(axis=0, dtype=np.float64), np.inf)
+    first, second = (((x - mean) / deviation).astype(np.float32) for x in (train, valid))
+    return first, second
 
 
 def narrowed(train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from unimodal.data.blocks.inputs import find_column
 from unimodal.data.sources import open_source
 from unimodal.data.spec import ArraySpec
 from unimodal.data.transcripts import words_of
+from unimodal.data.values import read_all
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import chance_recall
 from unimodal.evaluation.evaluation import Measured, Reader, Shown
@@ -104,7 +105,7 @@ class Similarity(Pooled):
         """Counting shared words (or chance, where there are no scores), or the untrained model where that is better."""
         records = open_source(self.source, "validation")
         if self.scores:
-            pairs = [self._read(records[i]) for i in range(len(records))]
+            pairs = [*read_all(records, self._read)]
             overlap, scores = np.array([_overlap(a, b) for a, b, _ in pairs]), np.array([score for *_, score in pairs])
             simple = spearman(overlap, scores), "shared words"
         else:
