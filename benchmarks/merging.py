@@ -5,9 +5,9 @@
 
 The story of docs/history.md with digits for emoji, of which more are held back. One trunk learns letters and digits for
 --base steps. From there a branch learns letters alone and one digits alone, --steps each, and the joint run both in turns, as
-many steps in all. Scales are searched on every second validation example, by the mean over tasks of each value as a share
-of the best branch's (Ilharco 2023, §4.2); what is printed is of the other half, which no choice has seen. With --out, seeds that
-the file has are left out.
+many steps in all. Scales are searched on every second validation example, as `ledger merge --search` does, by the mean over
+tasks of each value as a share of the best branch's (Ilharco 2023, §4.2), which is a ratio here, where none is 0 or below. What is
+printed is of the other half, which no choice has seen. With --out, seeds that the file has are left out.
 """
 
 from __future__ import annotations
@@ -89,8 +89,7 @@ class Halves:
 
     def _value(self, name: str, found: Measurement, part: int) -> float:
         evaluation: Any = self.measuring.evaluation(self.base.draft, name, "the base")
-        sums = {column: values[part::2].sum() for column, values in found.columns.items()}
-        return float(evaluation.value_of({**sums, "examples": np.float64(len(found.ids[part::2]))}))
+        return found.half(part).made(evaluation.value_of)
 
 
 def scored(ledger: Ledger) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 from unimodal.data import EMOJI_GROUPS, cached, class_names, column, first, open_source, write_array_record
 from unimodal.data.blocks import Labels
 from unimodal.data.schemes import folder
+from unimodal.data.values import digest
 from unimodal.errors import UsageError
 
 RECORDS: list[dict[str, Any]] = [
@@ -328,3 +329,27 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     refused(
         f"folder:{tmp_path}/lonely", "validation", "split 'validation' of .* is empty: there are no image files in "
     )
+
+
+def test_a_digest_tells_of_words_and_numbers_that_changed(tmp_path: Path) -> None:
+    def of(*lines: str) -> str:
+        (tmp_path / "validation.jsonl").write_text("\n".join(lines) + "\n")
+        return digest(open_source(f"jsonl:{tmp_path}", "validation"))
+
+    a, b = '{"id": "a", "label": 1, "tags": ["x"]}', '{"id": "b", "label": 2, "tags": []}'
+    changed = [(a,), (a, b), (b, a), (a, b.replace("2", "1")), (a, b.replace("[]", '["y"]')), (a, b.replace("b", "c"))]
+    assert len({of(*lines) for lines in changed}) == len(changed) and of(a, b) == of(a, b)
+
+
+def test_a_digest_of_a_folder_reads_one_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one/a", "one/b", "two/c"):
+        path = tmp_path / "validation" / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(80, np.float32), 8000)
+    read: list[Path] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), real(path))[1])
+    before = digest(open_source(f"folder:{tmp_path}", "validation"))
+    assert len(read) == 1
+    (tmp_path / "validation" / "two" / "c.wav").rename(tmp_path / "validation" / "one" / "c.wav")
+    assert digest(open_source(f"folder:{tmp_path}", "validation")) != before

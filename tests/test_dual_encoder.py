@@ -76,6 +76,8 @@ def test_sounds_are_classified_by_names(tmp_path: Path) -> None:
     evaluation = run.experiment.evaluations["names"]
     measured = evaluation.measure(model, run.experiment.reader)
     assert evaluation.baseline({}) == (0.25, "chance") and measured.score["value"] > 0.75
+    correct = measured.each.columns["correct"]
+    assert evaluation.value_of({"correct": correct.sum(), "examples": len(correct)}) == measured.score["value"]
     # By hand: the mean of the two templates' unit embeddings, and the cosine.
     encoder = ByteEncoder()
     said = [task.texts.row(encoder, form.format(name)) for name in sorted(COLOURS) for form in ("{}", "a {}")]

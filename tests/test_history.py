@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ import used
 
 import launch
 from unimodal.command.ledger import run_ledger
+from unimodal.data import open_source, write_array_record
 from unimodal.errors import UsageError
 from unimodal.evaluation.bootstrap import drawn_values, interval
 from unimodal.history import runs, words
@@ -27,7 +29,7 @@ from unimodal.history.effects import Effect, effect, effects
 from unimodal.history.graph import lanes
 from unimodal.history.measure import Measurement, Measuring
 from unimodal.history.page import Step, write_page
-from unimodal.history.search import best_scale, bisect
+from unimodal.history.search import best_scale, bisect, lead
 from unimodal.history.weights import of_checkpoint, of_state
 from unimodal.ledger import Commit, Draft, Ledger, changes, compare
 from unimodal.ledger.start import pinned, start_from_ledger
@@ -270,6 +272,33 @@ def test_examples_are_paired_by_their_ids() -> None:
     assert (one.low, one.high) == pytest.approx((other.low, other.high))
     none = effect("x", answers(before), answers(after, [f"b{i}" for i in range(50)]), accuracy)
     assert np.isnan(none.low) and none.verdict == "unclear" and none.examples == 0
+    assert words.interval(none) == "none: 0 of 100 examples are shared"
+
+
+def test_a_change_is_of_the_examples_that_both_were_asked() -> None:
+    """Validation grew by hard examples: 20 more of the old ones are right, though the whole value is lower."""
+    before = (np.random.default_rng(0).random(400) < 0.6).astype(float)
+    after = before.copy()
+    after[np.flatnonzero(before == 0)[:20]] = 1
+    grown = np.concatenate([after, np.zeros(60)])
+    assert grown.mean() < before.mean()
+    for old, new, verdict in ((before, grown, "gained"), (grown, before, "lost")):
+        found = effect("x", answers(old), answers(new), accuracy)
+        assert (found.before, found.after) == (pytest.approx(old[:400].mean()), pytest.approx(new[:400].mean()))
+        assert found.verdict == verdict and abs(found.change) == pytest.approx(0.05)
+        assert "(400 of 460 examples)" in words.interval(found)
+
+
+def test_two_metrics_are_not_compared() -> None:
+    right = np.random.default_rng(0).random(100)
+    before, after = answers(right), dataclasses.replace(answers(right / 2), metric="recall@1")
+    found = effect("x", before, after, accuracy)
+    assert found.verdict == "incomparable" and np.isnan(found.change) and np.isnan(found.gain)
+    (_, line) = words.effect_lines([found])
+    assert "accuracy → recall@1" in line and "gained" not in line and "lost" not in line
+    assert words.summary([found]) == "incomparable: x"
+    other = dataclasses.replace(before, higher_is_better=False)
+    assert effect("x", before, other, accuracy).metric == "accuracy ↑ → accuracy ↓"
 
 
 @pytest.mark.parametrize(
@@ -337,18 +366,109 @@ def test_bisect_finds_the_commit(story: tuple[Ledger, Measuring, list[Commit]]) 
         bisect(measuring, commits[-1].id, commits[0].id, "vit")
 
 
-def test_the_scale_of_a_merge_is_searched_on_validation(workdir: Path, ledger: Ledger) -> None:
+def test_the_scale_of_a_merge_is_searched_on_half_of_validation(
+    workdir: Path, ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = runs.commit(ledger, str(workdir), "begun", "main")
     ledger.branch("other", "main")
     one = shaken(base, 1, 0.01, "classify.linear.kernel")
     other = shaken(base, 2, 0.01, "projection.kernel", branch="other")
     measuring = Measuring(ledger)
-    scale, tried = best_scale(measuring, [one, other], base, changes.Merging(), [0.0, 0.5, 1.0])
-    means = {one.scale: one.mean for one in tried}
-    assert list(means) == [0.0, 0.5, 1.0] and means[scale] == max(means.values())
-    assert tried[0].values["vit"] == measuring.of_commit(base)["vit"].value
+    found = best_scale(measuring, [one, other], base, changes.Merging(), [0.0, 0.5, 1.0])
+    means = {one.scale: one.mean for one in found.tried}
+    assert list(means) == [0.0, 0.5, 1.0] and means[found.scale] == max(means.values())
+    # Every second example chooses, and the others tell what it came to.
+    right = measuring.of_commit(base)["vit"].columns["correct"]
+    assert found.tried[0].values["vit"] == right[::2].mean() != right[1::2].mean() and found.whole == []
+    assert run_ledger(["merge", str(ledger.path), "other", "--search=0.5,1"], "unimodal") == 0
+    said = capsys.readouterr().out
+    assert "(76 of 152 examples)" in said and "vit: scale" in said and "chosen on every second example" in said
+    old, new = (measuring.of_commit(ledger.commit(ref))["vit"].columns["correct"][1::2] for ref in ("main~1", "main"))
+    (told,) = effects(measuring, ledger.commit("main~1"), ledger.commit("main"), unseen=True)
+    assert (told.before, told.after, told.examples, told.asked) == (old.mean(), new.mean(), 76, 152)
     with pytest.raises(UsageError, match="fisher has no scale to search"):
         best_scale(measuring, [one, other], base, changes.Merging("fisher"), [1.0])
+
+
+def test_evaluations_of_every_branch_choose_the_scale(workdir: Path, ledger: Ledger) -> None:
+    """Without numbers of single examples they choose by all of validation, which is said."""
+    base = runs.commit(ledger, str(workdir), "begun", "main")
+    ledger.branch("other", "main")
+    one = shaken(base, 1, 0.01, "classify.linear.kernel")
+    other = shaken(base, 2, 0.5, "projection.kernel", branch="other")
+
+    def asking(commit: Commit, **evaluations: Any) -> Commit:
+        told = {**json.loads(commit.draft.files["config.json"]), "evaluations": evaluations}
+        files = {**commit.draft.files, "config.json": json.dumps(told).encode()}
+        return ledger.record(Draft(commit.manifest, files), "asks for more", "other")
+
+    other = asking(other, rank=dict(kind="effective_rank", source="embedded:emoji"))
+    measuring = Measuring(ledger)
+    found = best_scale(measuring, [one, other], base, changes.Merging(), [0.0, 1.0])
+    assert all(list(each.values) == ["vit", "rank"] for each in found.tried) and found.whole == ["rank"]
+    assert found.tried[0].values["rank"] != found.tried[1].values["rank"]
+    assert words.search_lines(1.0, ["vit", "rank"], found.whole)[1].startswith("rank: scale 1 was chosen by these very")
+    # Another metric of the same name is not compared.
+    accuracy_of = asking(other, rank=dict(kind="task", task="vit"))
+    (_, told) = effects(measuring, other, accuracy_of)
+    assert (told.name, told.metric, told.verdict) == ("rank", "effective rank → accuracy", "incomparable")
+    with pytest.raises(UsageError, match=r"rank is effective rank at \w+ and accuracy at \w+, which do not compare"):
+        bisect(measuring, other.id, accuracy_of.id, "rank")
+
+
+@pytest.mark.parametrize(
+    ("higher", "base", "alone", "values"),
+    [
+        (True, 0.5, (0.8, 0.7), (0.2, 0.6, 0.8, 0.9)),
+        (True, -0.5, (-0.1, -0.3), (-0.4, -0.2, -0.05, 0.1)),  # a rank correlation
+        (True, 0.0, (0.0, 0.0), (-0.1, 0.0, 0.2)),
+        (False, 0.4, (0.0, 0.3), (0.5, 0.3, 0.1, 0.0)),  # an error rate, whose best is 0
+        (False, 0.0, (0.0, 0.0), (0.5, 0.1, 0.0)),
+        (False, 4.0, (3.0, 3.5), (4.5, 3.2, 3.0, 2.9)),
+    ],
+)
+def test_a_better_merge_leads_by_more(
+    higher: bool, base: float, alone: tuple[float, ...], values: tuple[float, ...]
+) -> None:
+    """Values from the worst to the best."""
+    of = lambda value: Measurement("m", value, higher)  # noqa: E731
+    leads = [lead(of(value), [of(each) for each in alone], of(base)) for value in values]
+    assert all(a < b for a, b in itertools.pairwise(leads))
+    best = max(alone) if higher else min(alone)
+    assert lead(of(best), [of(each) for each in (*alone, float("nan"))], of(base)) == 0
+    if higher and base > 0:  # the normalised accuracy of Ilharco 2023, less one
+        np.testing.assert_allclose(leads, [value / best - 1 for value in values])
+
+
+def test_changed_data_is_measured_anew(tmp_path: Path, ledger: Ledger) -> None:
+    """Labels are corrected, then validation grows: neither what is kept nor what was committed is of the data of now."""
+    emoji = open_source("embedded:emoji", "validation")
+    records = [{name: emoji[i][name] for name in ("id", "image", "label")} for i in range(24)]
+
+    def write(count: int, label: int | None) -> None:
+        for split in ("train", "validation"):
+            path = tmp_path / "data" / f"{split}.array_record"
+            path.unlink(missing_ok=True)
+            write_array_record(path, [r if label is None else {**r, "label": label} for r in records[:count]])
+
+    (tmp_path / "data").mkdir()
+    write(20, None)
+    source = dict(source=f"array_record:{tmp_path / 'data'}", labels=dict(count=9))
+    used.workdir(tmp_path / "run", config(tasks=dict(vit=dict(batch_size=8, **source))))
+    before = runs.commit(ledger, str(tmp_path / "run"), "m", "main", finish=Measuring(ledger).scored)
+    after = shaken(before, 0, 30.0, "classify.linear.kernel")
+    values = [Measuring(ledger).of_commit(before)["vit"]]
+    for count, label in ((20, 3), (24, 3)):
+        write(count, label)
+        assert Measuring(ledger).known(before) == {}
+        values.append(Measuring(ledger).of_commit(before)["vit"])
+        assert list(Measuring(ledger).known(before)) == ["vit"]
+        (found,) = effects(Measuring(ledger), before, after)
+        assert (found.examples, found.asked) == (count, count)
+    assert len({one.data for one in values}) == 3 and [len(one.ids) for one in values] == [20, 20, 24]
+    # Where there is no data, what was known of it stands.
+    shutil.rmtree(tmp_path / "data")
+    assert Measuring(ledger).known(before)["vit"].data == values[0].data  # as committed
 
 
 def test_the_page_escapes_and_shows_all(story: tuple[Ledger, Measuring, list[Commit]], tmp_path: Path) -> None:

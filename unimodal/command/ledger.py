@@ -14,7 +14,7 @@ from unimodal.history.effects import effects
 from unimodal.history.importance import fishers
 from unimodal.history.measure import Measuring
 from unimodal.history.page import Step, write_page
-from unimodal.history.search import best_scale, bisect
+from unimodal.history.search import Found, best_scale, bisect
 from unimodal.ledger import Commit, Ledger, changes, compare, exchange
 from unimodal.ledger.ledger import MAIN
 from unimodal.ledger.upkeep import gc, verify
@@ -159,17 +159,18 @@ def run_merge(given: list[str], flags: Flags) -> int:
         flags.get("method", "task_arithmetic"), number(flags, "scale", 1.0), number(flags, "keep", 0.2)
     )
     commits = [ledger.commit(ref) for ref in (f"refs/heads/{branch}", *refs)]
+    searched = None
     if "search" in flags:
         base = ledger.commit(flags["base"]) if "base" in flags else ledger.base([commit.id for commit in commits])
         scales = [number({"search": text}, "search", 0.0) for text in flags["search"].split(",")]
         with ledger.writing():
-            scale, _ = best_scale(measuring, commits, base, how, scales, print)
-        how = changes.Merging(how.method, scale, how.keep)
+            searched = best_scale(measuring, commits, base, how, scales, print)
+        how = changes.Merging(how.method, searched.scale, how.keep)
     if how.method == "fisher":
         how = changes.Merging(how.method, fishers=fishers(measuring, commits, whole(flags, "batches", 16) or 1))
     made, conflicts = changes.merge(ledger, refs, branch, how, message=flags.get("m"), base=flags.get("base"))
     print("\n".join(words.conflict_lines(conflicts)) or "no branch moved what another did in the opposite direction")
-    return told(measuring, made, flags)
+    return told(measuring, made, flags, searched)
 
 
 def run_bisect(given: list[str], flags: Flags) -> int:
@@ -227,12 +228,14 @@ def opened(given: Sequence[str]) -> tuple[Ledger, Measuring]:
     return ledger, Measuring(ledger, lambda text: print(text, file=sys.stderr, flush=True))
 
 
-def told(measuring: Measuring, made: Commit, flags: Flags) -> int:
-    """Say what a new commit did to each task."""
+def told(measuring: Measuring, made: Commit, flags: Flags, searched: Found | None = None) -> int:
+    """Say what a new commit did to each task. searched: how its scale was chosen; examples of that choice are left out."""
     print(f"{made.short} {made.subject}")
     if switch(flags, "evaluate", made.manifest.source == "run"):
-        found = effects(measuring, made.ledger.commit(made.parents[0]), made)
+        found = effects(measuring, made.ledger.commit(made.parents[0]), made, unseen=searched is not None)
         print("\n".join([*words.effect_lines(found), words.summary(found)]))
+        if searched is not None:
+            print("\n".join(words.search_lines(searched.scale, [e.name for e in found], searched.whole)))
     return 0
 
 

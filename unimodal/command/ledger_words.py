@@ -35,7 +35,7 @@ HELP = {
     "merge": (
         "LEDGER REF… [--method=mean|task_arithmetic|ties|fisher] [--scale=X] [--keep=0.2] [--search=0.3,0.5,…] [--base=REF] "
         "[--batches=16] [-m MESSAGE] [--branch=main] [--evaluate=false]",
-        "merge refs into a branch; --search takes the scale that is best on validation",
+        "merge refs into a branch; --search takes the scale that is best on half of validation, and tells what it does to the other",
     ),
     "bisect": ("LEDGER --task=NAME --good=REF [--bad=main] [--limit=X]", "find the commit that broke a task"),
     "verify": ("LEDGER", "read and check every object and tensor"),

@@ -60,6 +60,10 @@ class CodeLikelihood:
         )
         return found.measure(model, reader, limit=limit)
 
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        """The value by the sums of `nats` and `places`, which are the columns of each example."""
+        return float(sums["nats"] / sums["places"]) / math.log(2)
+
     def predict(self, model: Model, batch: Batch) -> dict[str, jax.Array]:
         codes = model.tokenizers[self.task.image_tokenizer].codes(batch["image"])
         vocabulary = model.tokenizers[self.task.image_tokenizer].config.vocabulary

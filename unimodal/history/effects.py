@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from unimodal.evaluation.bootstrap import ValueOf, drawn_values, interval
-from unimodal.evaluation.evaluation import Streamed
 from unimodal.history.measure import Measurement, Measuring
 from unimodal.ledger import Commit
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One evaluation before and after. low, high: the 95 % interval of after − before; NaN where no examples are shared."""
+    """One evaluation before and after, on the examples that both were asked, where there are numbers of each.
+
+    low, high: the 95 % interval of after − before; NaN where there is none. asked: examples of either.
+    """
 
     name: str
     metric: str
@@ -25,10 +25,12 @@ class Effect:
     low: float = math.nan
     high: float = math.nan
     examples: int = 0
+    asked: int = 0
+    comparable: bool = True  # both are values of one metric
 
     @property
     def change(self) -> float:
-        return self.after - self.before
+        return self.after - self.before if self.comparable else math.nan
 
     @property
     def gain(self) -> float:
@@ -37,18 +39,26 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """ "gained" or "lost" where the interval leaves 0 out; "same" for an equal value, else "unclear"."""
+        """ "gained" or "lost" where the interval leaves 0 out; "same" for an equal value, else "unclear". Values of two
+        metrics are "incomparable"."""
+        if not self.comparable:
+            return "incomparable"
         if self.before == self.after and not (self.low < 0 < self.high):
             return "same"
         if math.isnan(self.change):
             return "lost" if math.isnan(self.after) else "unclear"
         if math.isnan(self.low) or self.low <= 0 <= self.high:
             return "unclear"
-        return "gained" if self.gain > 0 else "lost"
+        return "gained" if (self.low > 0) == self.higher_is_better else "lost"
 
 
-def effects(measuring: Measuring, before: Commit, after: Commit, *, ask: bool = True) -> list[Effect]:
-    """Every evaluation that both commits have, asked of both; without `ask`, those that both were asked already."""
+def effects(
+    measuring: Measuring, before: Commit, after: Commit, *, ask: bool = True, unseen: bool = False
+) -> list[Effect]:
+    """Every evaluation that both commits have, asked of both; without `ask`, those that both were asked already.
+
+    unseen: a choice was made on half of the examples (`Measurement.half`), so compare the others.
+    """
     if ask:
         names = [measuring.names(commit.draft, f"commit {commit.short}") for commit in (before, after)]
         shared = [name for name in names[1] if name in names[0]]
@@ -57,9 +67,9 @@ def effects(measuring: Measuring, before: Commit, after: Commit, *, ask: bool = 
         old, new = measuring.known(before), measuring.known(after)
     found = []
     for name in (name for name in new if name in old):
-        evaluation = measuring.evaluation(after.draft, name, f"commit {after.short}")
-        value_of = evaluation.value_of if isinstance(evaluation, Streamed) else None
-        found.append(effect(name, old[name], new[name], value_of))
+        asked = new[name].half(1) if unseen and new[name].divisible else new[name]
+        one = effect(name, old[name], asked, measuring.value_of(after.draft, name, f"commit {after.short}"))
+        found.append(replace(one, asked=len({*old[name].ids, *new[name].ids})))
     return found
 
 
@@ -72,15 +82,16 @@ def effect(
 ) -> Effect:
     """Compare two answers. The interval is the percentile bootstrap over example ids (Efron & Tibshirani 1993, §13.3): each
     draw takes examples with replacement, the same ones of both, and makes both values anew of their sums."""
-    made = name, after.metric, after.higher_is_better, before.value, after.value
-    shared = set(before.ids) & set(after.ids)
+    if (before.metric, before.higher_is_better) != (after.metric, after.higher_is_better):
+        same = before.metric == after.metric  # then the directions differ
+        metrics = [f"{m.metric} {'↑' if m.higher_is_better else '↓'}" if same else m.metric for m in (before, after)]
+        return Effect(name, " → ".join(metrics), after.higher_is_better, before.value, after.value, comparable=False)
+    made = name, after.metric, after.higher_is_better
+    shared = sorted(set(before.ids) & set(after.ids))
+    asked = len({*before.ids, *after.ids})
     if value_of is None or len(shared) < 2 or before.columns.keys() != after.columns.keys():
-        return Effect(*made)
-    ids = sorted(shared)
-    tables = []
-    for one in (before, after):
-        place = {example: i for i, example in enumerate(one.ids)}
-        chosen = np.asarray([place[example] for example in ids])
-        tables.append({name: values[chosen] for name, values in one.columns.items()})
-    values = drawn_values(tables, value_of, seed)
-    return Effect(*made, *interval(values[:, 1] - values[:, 0]), len(ids))
+        return Effect(*made, before.value, after.value, examples=len(shared), asked=asked)
+    old, new = before.of(shared), after.of(shared)
+    values = drawn_values([old.columns, new.columns], value_of, seed)
+    low, high = interval(values[:, 1] - values[:, 0])
+    return Effect(*made, old.made(value_of), new.made(value_of), low, high, len(shared), asked)

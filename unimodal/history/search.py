@@ -10,7 +10,7 @@ import numpy as np
 from unimodal.errors import UsageError
 from unimodal.history.effects import Effect, effects
 from unimodal.history.measure import Measurement, Measuring
-from unimodal.ledger import Commit, Ledger
+from unimodal.ledger import Commit, Draft, Ledger
 from unimodal.ledger.changes import FROM_BASE, Merging, merged
 
 
@@ -39,10 +39,14 @@ def bisect(
     """
     ledger = measuring.ledger
     first, last = ledger.commit(good), ledger.commit(bad)
-    way = _way(ledger, first, last)
+    way, asked = _way(ledger, first, last), measuring.of_commit(first, [task])[task]
 
     def value(commit: Commit) -> Measurement:
         found = measuring.of_commit(commit, [task])[task]
+        if (found.metric, found.higher_is_better) != (asked.metric, asked.higher_is_better):
+            raise UsageError(
+                f"{task} is {asked.metric} at {first.short} and {found.metric} at {commit.short}, which do not compare"
+            )
         say(f"{commit.short}  {task} {found.metric} {found.value:.4g}  {commit.subject}")
         return found
 
@@ -54,12 +58,12 @@ def bisect(
             f"{task} is {start.value:.4g} at {first.short} and {end.value:.4g} at {last.short}: nothing broke between them"
             + ("" if sign * limit <= sign * start.value else f", by the limit of {limit:.4g}")
         )
-    low, high, asked = 0, len(way) - 1, 2  # way[low] is good, way[high] is bad
+    low, high, count = 0, len(way) - 1, 2  # way[low] is good, way[high] is bad
     while high - low > 1:
-        middle, asked = (low + high) // 2, asked + 1
+        middle, count = (low + high) // 2, count + 1
         # NaN is bad
         low, high = (middle, high) if sign * value(way[middle]).value >= sign * limit else (low, middle)
-    return Broken(way[high], effects(measuring, way[low], way[high]), asked, limit)
+    return Broken(way[high], effects(measuring, way[low], way[high]), count, limit)
 
 
 def _way(ledger: Ledger, first: Commit, last: Commit) -> list[Commit]:
@@ -73,11 +77,20 @@ def _way(ledger: Ledger, first: Commit, last: Commit) -> list[Commit]:
 
 @dataclass(frozen=True)
 class Tried:
-    """A scale of a merge, and what it gives: the value of each task, and their mean, each as a share of the best branch's."""
+    """A scale of a merge, and what it gives: the value of each evaluation, and how far they are above the best branch's."""
 
     scale: float
-    values: dict[str, float]
-    mean: float
+    values: dict[str, float]  # by which is chosen: of every second example, where there are numbers of each
+    mean: float  # over evaluations: `lead`
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best scale, all that were tried, and evaluations that had to be chosen by on all of their examples."""
+
+    scale: float
+    tried: list[Tried]
+    whole: list[str]
 
 
 def best_scale(
@@ -87,28 +100,62 @@ def best_scale(
     how: Merging,
     scales: Sequence[float],
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[float, list[Tried]]:
-    """The scale whose merge is best on validation, by the mean over tasks of each value as a share of the best branch's
-    (the normalised accuracy of Ilharco 2023, §4.2). Raises UsageError for a method that has no scale."""
+) -> Found:
+    """The scale whose merge is best on validation, by the mean of `lead` over the evaluations of all branches.
+
+    The choice is made on every second example, so that the others can tell what it comes to (`effects` with `unseen`). An
+    evaluation that several branches have is the first one's. Raises UsageError for a method that has no scale.
+    """
     if how.method not in FROM_BASE:
         raise UsageError(f"{how.method} has no scale to search; {' and '.join(FROM_BASE)} have")
-    alone = [measuring.of_commit(commit) for commit in commits]
-    best = {name: _best([found[name] for found in alone if name in found]) for name in alone[0]}
+    owners: dict[str, Commit] = {}
+    for commit in commits:
+        for name in measuring.names(commit.draft, f"commit {commit.short}"):
+            owners.setdefault(name, commit)
+    whole: dict[str, None] = {}
+
+    def values(draft: Draft, what: str) -> dict[str, Measurement]:
+        found: dict[str, Measurement] = {}
+        for owner in commits:
+            names = [name for name, one in owners.items() if one is owner]
+            for name, one in measuring.of_draft(asked_as(draft, owner.draft), what, names).items():
+                value_of = measuring.value_of(owner.draft, name, what)
+                if value_of is None or not one.divisible:
+                    whole[name] = None
+                    found[name] = one
+                else:
+                    half = one.half(0)
+                    found[name] = replace(half, value=half.made(value_of))
+        return found
+
+    before = {} if base is None else values(base.draft, f"commit {base.short}")
+    alone = [values(commit.draft, f"commit {commit.short}") for commit in commits]
     tried = []
     for scale in scales:
         draft, _ = merged(commits, base, replace(how, scale=scale))
-        found = measuring.of_draft(draft, f"a merge with scale {scale:g}")
-        shares = [_share(found[name], best[name]) for name in best]
-        tried.append(Tried(scale, {n: m.value for n, m in found.items()}, float(np.mean(shares))))
+        found = values(draft, f"a merge with scale {scale:g}")
+        leads = [lead(one, [each[name] for each in alone], before.get(name)) for name, one in found.items()]
+        tried.append(Tried(scale, {n: m.value for n, m in found.items()}, float(np.mean(leads))))
         say(f"scale {scale:g}: " + ", ".join(f"{n} {v:.4g}" for n, v in tried[-1].values.items()))
-    return max(tried, key=lambda one: -np.inf if np.isnan(one.mean) else one.mean).scale, tried
+    best = max(tried, key=lambda one: -np.inf if np.isnan(one.mean) else one.mean)
+    return Found(best.scale, tried, list(whole))
 
 
-def _best(found: Sequence[Measurement]) -> float:
-    values = [one.value for one in found]
-    return max(values) if found[0].higher_is_better else min(values)
+def asked_as(draft: Draft, other: Draft) -> Draft:
+    """The weights of a draft with another's config, whose evaluations they are asked."""
+    if draft.files == other.files:
+        return draft
+    files = {path: content for path, content in other.files.items() if not path.startswith("scores/")}
+    return Draft(draft.manifest, files)
 
 
-def _share(found: Measurement, best: float) -> float:
-    top, bottom = (found.value, best) if found.higher_is_better else (best, found.value)
-    return top / bottom if bottom else float(top == bottom)
+def lead(found: Measurement, alone: Sequence[Measurement], base: Measurement | None) -> float:
+    """How much better a value is than the best branch's, as a share of the larger of that and the base's, by magnitude.
+
+    Where higher is better and the branches are above the base, which is above 0, that is the normalised accuracy of Ilharco
+    2023, §4.2, less one. A difference keeps its sign for errors of 0 and for correlations below 0, where a ratio does not.
+    """
+    sign = 1 if found.higher_is_better else -1
+    best = sign * max((sign * one.value for one in alone if not np.isnan(one.value)), default=np.nan)
+    unit = max(abs(best), 0.0 if base is None else abs(base.value))
+    return sign * (found.value - best) / (unit or 1.0)

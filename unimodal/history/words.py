@@ -24,21 +24,28 @@ def effect_lines(effects: Sequence[Effect]) -> list[str]:
         return ["no evaluation is shared by the two"]
     rows = [("task", "metric", "before", "after", "change", "95 % interval", "verdict")]
     for e in effects:
-        way = "higher is better" if e.higher_is_better else "lower is better"
-        rows.append(
-            (e.name, e.metric, short(e.before), short(e.after), signed(e.change), interval(e), f"{e.verdict} ({way})")
-        )
+        way = " (higher is better)" if e.higher_is_better else " (lower is better)"
+        said = f"{e.verdict}{way if e.comparable else ''}"
+        rows.append((e.name, e.metric, short(e.before), short(e.after), signed(e.change), interval(e), said))
     return table(rows)
 
 
 def summary(effects: Sequence[Effect]) -> str:
     """What came back and what was lost, in one line."""
     said = []
-    for word in ("gained", "lost", "unclear", "same"):
-        names = [f"{e.name} {signed(e.change)}" for e in effects if e.verdict == word]
+    for word in ("gained", "lost", "unclear", "same", "incomparable"):
+        names = [f"{e.name} {signed(e.change)}".strip() for e in effects if e.verdict == word]
         if names:
             said.append(f"{word}: {', '.join(names)}")
     return "; ".join(said) or "nothing was measured"
+
+
+def search_lines(scale: float, told: Sequence[str], whole: Sequence[str]) -> list[str]:
+    """Which examples a scale was chosen on, for the effects that are told; those of `whole` were looked at entirely."""
+    apart, seen = ([name for name in told if (name in whole) == are] for are in (False, True))
+    lines = [f"{', '.join(apart)}: scale {scale:g} was chosen on every second example, and this is of the others"]
+    more = [f"{', '.join(seen)}: scale {scale:g} was chosen by these very values, so they are no independent test"]
+    return [*(lines if apart else []), *(more if seen else [])]
 
 
 def change_lines(changes: Sequence[Change], most: int) -> list[str]:
@@ -88,9 +95,14 @@ def percent(share: float) -> str:
 
 
 def interval(effect: Effect) -> str:
+    if not effect.comparable:
+        return "none: two metrics"
+    of_all = f" of {effect.asked:,}" if effect.examples < effect.asked else ""
     if math.isnan(effect.low):
-        return "none: no numbers of single examples"
-    return f"{signed(effect.low)} … {signed(effect.high)} ({effect.examples:,} examples)"
+        if effect.examples < 2 <= effect.asked:
+            return f"none: {effect.examples}{of_all} examples are shared"
+        return "none: a value is NaN" if math.isnan(effect.change) else "none: no numbers of single examples"
+    return f"{signed(effect.low)} … {signed(effect.high)} ({effect.examples:,}{of_all} examples)"
 
 
 def size(count: float) -> str:

@@ -123,8 +123,11 @@ class Classified:
         chosen = np.unique(np.linspace(0, len(joined["index"]) - 1, 8).astype(int))
         few = {name: value[chosen] for name, value in joined.items()}
         score = {**tally.score(), **({"top5": at5 / seen} if len(names) > 5 else {}), "classes": float(len(names))}
-        each = Each(examples, joined["index"], {"correct": np.concatenate(found)}, share_right)
+        each = Each(examples, joined["index"], {"correct": np.concatenate(found)}, self.value_of)
         return Measured(score, Shown(few["index"], {}, few, tally), each)
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return share_right(sums)
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         """Chance or, for pictures, the nearest class mean of small raw pixels where that is harder to beat: it has seen
