@@ -64,7 +64,7 @@ class Moco:
             rows = (self.features(model, batch, key), self.features(slow, batch, key))
             return WholeBatch(both_ways, rows=rows, shared=(*projectors, heads["predictor"], temperature)), {}
         first, second = ({"views": batch["views"][:, i : i + 1]} for i in (0, 1))
-        keys = unit(projectors[1](self.features(slow, second, key)[:, 0]))
+        keys = unit(projectors[1](self.features(slow, second, jax.random.fold_in(key, 2))[:, 0]))
         kept["queue"].push(keys)
         shared = (projectors[0], kept["queue"].rows.get_value(), kept["queue"].valid(), temperature)
         return WholeBatch(against_queue, rows=(self.features(model, first, key)[:, 0], keys), shared=shared), {}

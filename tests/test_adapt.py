@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -13,6 +15,7 @@ import tiny
 from unimodal.errors import UsageError
 from unimodal.training.adapt import adapted, fit
 from unimodal.training.checkpoint import Checkpoints, named
+from unimodal.training.optimizer import averaged
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,36 @@ def test_another_optimizer_counts_from_the_beginning(saved: tuple[Path, dict[str
     moments = [name for name in told.fresh if name.startswith("optimizer.inner.")]
     assert moments and not [name for name in told.taken if name.startswith("optimizer.inner.")]
     assert all(not np.any(found[name]) for name in moments)
+
+
+@pytest.mark.parametrize("name", ["adamw", "schedule_free"])
+def test_from_a_schedule_free_optimizer_the_average_goes_on(name: str, tmp_path: Path) -> None:
+    """Where its state does not go on, the run does with what was evaluated, whether layers are stacked there or here."""
+    options: dict[str, Any] = dict(
+        optimizer=dict(name="schedule_free", learning_rate=0.1), backbones__shared__scan=True
+    )
+    experiment = tiny.build(tiny.plain("vit", **options))
+    with jax.set_mesh(experiment.mesh):
+        state = experiment.program.init()
+    moved = jax.tree.map(lambda x: x + jnp.ones_like(x), state.optimizer)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(replace(state, optimizer=moved), {})
+    options |= dict(optimizer__name=name, backbones__shared__scan=False)
+    after = tiny.build(tiny.plain("vit", **options))
+    with jax.set_mesh(after.mesh):
+        found = named(adapted(after.program, tmp_path, 0)[0].parameters)
+    wanted = named(state.parameters if name == "schedule_free" else averaged(moved, state.parameters))
+    stacks = [part for part in wanted if ".layers." in part]
+    assert stacks
+    for part in stacks:
+        for layer, value in enumerate(wanted.pop(part)):
+            wanted[part.replace(".layers.", f".layers.{layer}.")] = value
+    assert found.keys() == wanted.keys()
+    for part, value in found.items():
+        np.testing.assert_allclose(value, wanted[part], rtol=1e-6, err_msg=part)
+    with Checkpoints(tmp_path, create=False) as checkpoints:
+        told = fit(0, after.program.abstract_state(), checkpoints.shapes(0)).report()
+    assert (f"(of {len(found)} parameters the average" in told) == (name == "adamw")
 
 
 def test_nothing_that_fits_is_one_line(saved: tuple[Path, dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from unimodal.model import Model
 from unimodal.objectives import cosine_between, logit_laplace, relaxed_codes, uniform_divergence
 from unimodal.state import RunningCodebook
 from unimodal.tokenizers import codebook
+from unimodal.training.optimizer import OptimizerConfig, apply_updates, averaged, make_optimizer
 
 RNG = np.random.default_rng(0)
 
@@ -109,15 +110,23 @@ def test_pictures_come_back(quantiser: str, tmp_path: Path) -> None:
         tokenizer(image)
 
 
-def test_a_codebook_of_running_means() -> None:
-    """Three steps by hand: means of what is nearest, and a code that nothing is near to begins again."""
-    config = codebook.Config(image_size=(2, 2), vocabulary=3, hidden=4, groups=1, blocks=1, code_size=2, quantiser="vq")
+def with_codes(table: np.ndarray) -> Model:
+    """A model of one codebook of running means."""
+    shape = dict(zip(("vocabulary", "code_size"), table.shape, strict=True))
+    config = codebook.Config(image_size=(2, 2), hidden=4, groups=1, blocks=1, quantiser="vq", **shape)
     model = Model({"codes": codebook.Tokenizer(config, 0, rngs=nnx.Rngs(0))}, {})
-    table = np.array([[0.0, 0], [4, 0], [90, 90]], np.float32)
     model.tokenizers["codes"].vectors.set_value(jnp.asarray(table))
+    return model
+
+
+def test_a_codebook_of_running_means() -> None:
+    """Three steps by hand, as van den Oord 2017 counts (A.1, N and m), from codes that were all as common: means of what is
+    nearest, and a code that nothing is near to begins again."""
+    table = np.array([[0.0, 0], [4, 0], [90, 90]], np.float32)
+    model = with_codes(table)
     state = RunningCodebook(model, "codes", decay=0.5, revive=0.2)
     state.begin(model)
-    count, total = np.ones(3), table.copy()
+    count, total = np.full(3, 12 / 3), 12 / 3 * table
     for step in range(3):
         rows = (RNG.normal(size=(4, 3, 2)) + RNG.choice([0, 4], (4, 3, 1)) * [1, 0]).astype(np.float32)
         flat = rows.reshape(-1, 2)
@@ -135,6 +144,32 @@ def test_a_codebook_of_running_means() -> None:
             break
         table = found
     assert list(dead) == [False, False, True]
+
+
+@pytest.mark.parametrize("each", [1, 20, 64])
+def test_codes_of_another_run_stay(each: int) -> None:
+    """However many vectors of a batch are near a code, it goes a hundredth of the way to their mean, and none begins again."""
+    table = RNG.normal(size=(64, 8)).astype(np.float32)
+    model = with_codes(table)
+    state = RunningCodebook(model, "codes")
+    state.begin(model)
+    rows = np.repeat(table, each, axis=0) + 0.01 * RNG.normal(size=(64 * each, 8)).astype(np.float32)
+    state.advance(model, jnp.asarray(rows), jnp.int32(0), 10)
+    wanted = 0.99 * table + 0.01 * rows.reshape(64, each, 8).mean(axis=1)
+    np.testing.assert_allclose(model.tokenizers["codes"].vectors.get_value(), wanted, atol=1e-5)
+
+
+def test_an_optimizer_leaves_codes_alone() -> None:
+    """They are evaluated as their running means made them, and a schedule-free optimizer draws them back to no start."""
+    parameters = {"vectors": with_codes(np.zeros((4, 2), np.float32)).tokenizers["codes"].vectors}
+    optimizer = make_optimizer(OptimizerConfig(name="schedule_free", learning_rate=0.1, warmup=0), 5)
+    state, still = optimizer.init(parameters), jax.tree.map(jnp.zeros_like, parameters)
+    for step in range(3):
+        parameters["vectors"].set_value(jnp.full((4, 2), step + 1.0))
+        updates, state = optimizer.update(still, state, parameters)
+        parameters = apply_updates(parameters, updates)
+        for found in (parameters, averaged(state, parameters)):
+            np.testing.assert_array_equal(found["vectors"].get_value(), step + 1)
 
 
 def test_what_a_codebook_cannot_be() -> None:

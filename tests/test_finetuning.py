@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unimodal.layers import Linear
 from unimodal.sharding import make_mesh
 from unimodal.tokenizers import audio
 from unimodal.training.checkpoint import Checkpoints
-from unimodal.training.optimizer import OptimizerConfig, make_optimizer
+from unimodal.training.optimizer import OptimizerConfig, averaged, make_optimizer
 from unimodal.training.step import Program
 from unimodal.training.workdir_start import start_from_workdir
 
@@ -120,17 +121,18 @@ def test_the_feature_gradient_is_scaled_and_the_value_is_not(factor: float) -> N
         assert np.any(unscaled[name]) or name == "mask_embedding", name
 
 
-def saved_run(workdir: Path, head: str = "head") -> Any:
-    """A workdir with a checkpoint of a Toy, and its parameters."""
+def saved_run(workdir: Path, head: str = "head", **changes: Any) -> Any:
+    """A workdir with a checkpoint of a Toy, and the parameters that it is evaluated by."""
     program = Program(
-        lambda key: Toy(head, rngs=nnx.Rngs(key)), make_optimizer(OptimizerConfig(), 3), make_mesh(data=1), 7
+        lambda key: Toy(head, rngs=nnx.Rngs(key)), make_optimizer(OptimizerConfig(**changes), 3), make_mesh(data=1), 7
     )
     state = program.init()
+    state = replace(state, optimizer=jax.tree.map(lambda x: x + jnp.ones_like(x), state.optimizer))
     checkpoints = Checkpoints(workdir)
     checkpoints.save(state, {})
     checkpoints.close()
     (workdir / "config.json").write_text("{}")
-    return state.parameters
+    return averaged(state.optimizer, state.parameters)
 
 
 def test_starting_from_another_run(tmp_path: Path) -> None:
@@ -154,6 +156,16 @@ def test_starting_from_another_run(tmp_path: Path) -> None:
 
     some = start_from_workdir(tmp_path, ours, skip=r"\.lowest\.")
     assert set(some.loaded) == {"encoder.low.kernel", "encoder.low.bias"}
+
+
+def test_a_schedule_free_run_is_started_from_as_it_was_scored(tmp_path: Path) -> None:
+    theirs = named(saved_run(tmp_path, name="schedule_free"))
+    for ema in (False, True):  # there is no other average to ask for
+        start = start_from_workdir(tmp_path, toy(seed=3), ema=ema)
+        assert "6 parameters loaded (6 of them its average), 0 fresh" in start.report()
+        filled = start.fill(jax.device_put(toy(seed=3), jax.NamedSharding(make_mesh(data=2, fsdp=2), jax.P())))
+        for name, value in named(filled).items():
+            np.testing.assert_allclose(value, theirs[name], rtol=1e-6)
 
 
 def test_what_cannot_be_started_from(tmp_path: Path) -> None:

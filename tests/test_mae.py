@@ -211,5 +211,9 @@ def test_bad_input_is_one_line() -> None:
         tiny.build(tiny.plain("mae", tokenizers__image=dict(image_size=(16, 16), patch=5)))
     with pytest.raises(UsageError, match="image_size 4x4 is smaller than patch=8"):
         tiny.build(tiny.plain("mae", tokenizers__image=dict(image_size=(4, 4), patch=8)))
+    for option, value in (("relative_buckets", 8), ("window", 2)):
+        for task, fields in (("mae", {}), ("vit", dict(tasks__vit__patch_dropout=0.5))):
+            with pytest.raises(UsageError, match=f"backbone.{option} counts tokens in a row, so no patches"):
+                tiny.build(tiny.plain(task, **{f"backbones__shared__{option}": value}, **fields))
     with pytest.raises(UsageError, match="divisible by 4"):
         sines_and_cosines((2, 2), 6)

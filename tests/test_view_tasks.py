@@ -20,6 +20,7 @@ from tasks.swav import Swav
 from unimodal.errors import UsageError
 from unimodal.experiment import build
 from unimodal.joint_embedding import BatchNorm, Projector, Prototypes
+from unimodal.objectives import unit
 from unimodal.training.checkpoint import Checkpoints
 
 # All in one model, as compiling is what takes time. MoCo twice: with a queue, and without.
@@ -114,6 +115,25 @@ def test_prototypes_begin_at_unit_length() -> None:
     table = np.asarray(Prototypes(256, 50, rngs=nnx.Rngs(0)).table.get_value())
     lengths = np.linalg.norm(table, axis=0)
     assert lengths.shape == (50,) and lengths.min() > 0.8 and lengths.max() < 1.2
+
+
+def test_views_that_are_compared_are_dropped_each_for_itself() -> None:
+    """Of one picture as both views, and as a small one, features differ by what dropout and stochastic depth leave out."""
+    lively = dict(dropout=0.2, stochastic_depth=0.5)
+    experiment = tiny.build(plain() | dict(backbones=dict(shared=dict(width=16, depth=2, heads=2, **lively))))
+    model = experiment.program.model(experiment.program.init())
+    tasks = {task.name: task for task in experiment.tasks}
+    picture = np.random.default_rng(0).standard_normal((8, 1, 16, 16, 3)).astype(np.float32)
+    batch = {"views": jnp.asarray(np.repeat(picture, 2, axis=1)), "small_views": jnp.asarray(picture)}
+
+    large = tasks["swav"].features(model, {"views": batch["small_views"]}, jax.random.key(0))
+    both = tasks["swav"].features(model, {**batch, "views": batch["small_views"]}, jax.random.key(0))
+    np.testing.assert_array_equal(both[:, 0], large[:, 0])
+    assert np.abs(both[:, 0] - both[:, 1]).max(axis=1).min() > 1e-3
+
+    term, _ = tasks["with_queue"].loss(model, batch, key=jax.random.key(0), step=jnp.int32(0))
+    (features, keys), projector = term.rows, model.heads["with_queue"]["projector"]
+    assert np.abs(unit(projector(features)) - keys).max(axis=1).min() > 1e-3  # the slow copy begins as the encoder
 
 
 def test_slips_are_one_line() -> None:

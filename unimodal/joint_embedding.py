@@ -140,11 +140,14 @@ def inputs(task: Any, model: Model) -> Inputs:
 def features(task: Any, model: Model, batch: Batch, key: jax.Array | None = None) -> jax.Array:
     """Views of a batch, [B,V,H,W,C], and small ones if there are any → pooled hidden states [B,V,D], small ones last.
 
-    `key` turns dropout on. Raises UsageError for small views where the tokenizer takes one size only.
+    `key` turns dropout on; each kind of view draws its own. Raises UsageError for small views where the tokenizer takes one
+    size only.
     """
-    read, inner = model.tokenizers[task.tokenizer], None if key is None else jax.random.fold_in(key, 1)
+    read = model.tokenizers[task.tokenizer]
     found, c = [], read.config
-    for pixels in (batch[name] for name in ("views", "small_views") if name in batch):
+    for number, pixels in enumerate(batch[name] for name in ("views", "small_views") if name in batch):
+        outer = None if key is None else jax.random.fold_in(key, number)
+        inner = None if outer is None else jax.random.fold_in(outer, 1)
         count, size = pixels.shape[:2], pixels.shape[2:4]
         if size != tuple(c.image_size) and not c.resize:
             raise UsageError(
@@ -152,7 +155,7 @@ def features(task: Any, model: Model, batch: Batch, key: jax.Array | None = None
                 f"{c.image_size[0]}x{c.image_size[1]}"
             )
         tokens = read(pixels.reshape(-1, *pixels.shape[2:]), key=inner)
-        hidden, _ = model.backbones[task.backbone](tokens, key=key)
+        hidden, _ = model.backbones[task.backbone](tokens, key=outer)
         found.append(pool(hidden, task.pooling).reshape(*count, -1))
     return jnp.concatenate(found, axis=1)
 

@@ -131,8 +131,12 @@ class RunningCodebook(TaskState):
     """Codes that are running means of the vectors nearest to them (van den Oord 2017, appendix A.1).
 
     It sets the parameter `vectors` [V,D] of a tokenizer after each step, so that the codes are in the weights; they have no
-    gradient. pushed rows: vectors [B,...,D]. A code whose running count is below `revive` of what it would be were all codes
-    as common starts again at one of the batch's vectors.
+    gradient. pushed rows: vectors [B,...,D]. Counts are relative: 1 is what a code would have if all were as common, whatever
+    the batch. So the codes of another run are as good as used when a run starts from them. A code whose running count is
+    below `revive` starts again at one of the batch's vectors.
+
+    Checkpoints from before counts were relative hold them in vectors per step. Their codes are right at once, and their counts
+    after some hundred steps (at a decay of 0.99), in which codes move, and begin again, at another pace.
     """
 
     def __init__(self, model: Any, tokenizer: str, decay: float = 0.99, revive: float = 0.05):
@@ -152,12 +156,13 @@ class RunningCodebook(TaskState):
         rows = rows.reshape(-1, rows.shape[-1])
         entries = self.count.get_value().shape[0]
         chosen = jax.nn.one_hot(tokenizer.nearest(rows), entries)
+        chosen = chosen * (entries / rows.shape[0])
         count = towards(chosen.sum(axis=0), self.count.get_value(), self.decay)
         total = towards(chosen.T @ rows, self.total.get_value(), self.decay)
-        dead = count < self.revive * rows.shape[0] / entries
+        dead = count < self.revive
         drawn = rows[jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (entries,), 0, rows.shape[0])]
-        count = jnp.where(dead, rows.shape[0] / entries, count)
-        total = jnp.where(dead[:, None], drawn * count[:, None], total)
+        count = jnp.where(dead, 1.0, count)
+        total = jnp.where(dead[:, None], drawn, total)
         self.count.set_value(count)
         self.total.set_value(total)
         tokenizer.vectors.set_value(total / count[:, None])

@@ -42,6 +42,7 @@ class Tokens:
         Kernels can then take lengths in place of a mask.
     modality: of each span of the layout, such as ("image", "text"), by which a backbone with `experts` chooses weights. ""
         stands for none, and an empty tuple for none in all spans.
+    gaps: some tokens were left out, so `position` skips places, and neighbours in a row may be far apart.
     """
 
     x: jax.Array
@@ -50,6 +51,7 @@ class Tokens:
     layout: Layout = field(metadata={"static": True})
     right_padded: bool = field(default=False, metadata={"static": True})
     modality: tuple[str, ...] = field(default=(), metadata={"static": True})
+    gaps: bool = field(default=False, metadata={"static": True})
 
     def with_x(self, x: jax.Array) -> Tokens:
         """The same tokens with other embeddings [B,T,D'], such as hidden states."""
@@ -102,6 +104,7 @@ def concat(first: Tokens, *rest: Tokens) -> Tokens:
             result.layout + following.layout,
             right_padded=result.segment is None and following.right_padded,
             modality=modalities(result) + modalities(following),
+            gaps=result.gaps or following.gaps,
         )
     return result
 

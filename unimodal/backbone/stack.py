@@ -46,12 +46,18 @@ class Backbone(nnx.Module):
         """Hidden states [B,T,D], and what was asked for in `capture`.
 
         key: turns dropout and stochastic depth on. capture: any of "hidden" (after each layer, [L,B,T,D]) and
-        "attention" (weights, [L,B,H,T,T]); what is not asked for costs nothing.
+        "attention" (weights, [L,B,H,T,T]); what is not asked for costs nothing. Raises UsageError for tokens with gaps and
+        relative_buckets or a window.
         """
         c = self.config
         unknown = set(capture) - {"hidden", "attention"}
         if unknown:
             raise ValueError(f"capture {sorted(unknown)} is not among 'hidden', 'attention'")
+        if tokens.gaps and (option := "relative_buckets" if c.relative_buckets else "window" if c.window else None):
+            raise UsageError(
+                f"backbone.{option} counts tokens in a row, so no patches of a picture can be left out before it, as mask_ratio "
+                f"and patch_dropout do"
+            )
         (ropes, kinds), bias_HTT = self._kinds(tokens.position), self._relative_bias(tokens.x.shape[1])
         stretches = self._stretches(tokens)
 

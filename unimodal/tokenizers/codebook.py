@@ -120,8 +120,9 @@ class Tokenizer(nnx.Module):
         # Nearest vectors begin about as large as what the encoder gives at first; mixed ones would all but vanish.
         table = jax.random.normal(rngs.params(), (c.vocabulary, c.code_size))
         table = table * (c.code_size**-0.5 if c.quantiser == "vq" else 1.0)
+        nearest = c.quantiser == "vq"  # then they are running means, see `state.RunningCodebook`
         self.vectors = nnx.Param(
-            table, axes=("vocabulary", "hidden"), kind="table" if c.quantiser == "gumbel" else "vector"
+            table, axes=("vocabulary", "hidden"), kind="vector" if nearest else "table", written=nearest
         )
         self.embedding = Embedding(c.vocabulary, width, rngs=rngs) if width else None
         place: dict[str, Any] = dict(axes=("place", "embed"), rngs=rngs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -123,7 +123,8 @@ class Tokenizer(nnx.Module):
             x, position = _kept(x, keep, c.registers + c.plain_registers)
         if self.norm is not None:
             x = self.norm(x)
-        return tokens(dropout(x, c.dropout, key), position=position, modality=self.modality)
+        result = tokens(dropout(x, c.dropout, key), position=position, modality=self.modality)
+        return replace(result, gaps=keep is not None)
 
     def packed(
         self,

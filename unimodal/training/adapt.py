@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from unimodal.errors import UsageError
 from unimodal.sharding import path_name
 from unimodal.training import layouts
 from unimodal.training.checkpoint import Checkpoints, named, spelt
+from unimodal.training.parameters import described
+from unimodal.training.schedule_free import averages_in, read_averages
 from unimodal.training.step import Program, TrainState
 
 _SHOWN = 6  # names in a line
@@ -28,6 +31,7 @@ class Fit:
     taken: tuple[str, ...]  # those that it fills
     fresh: tuple[str, ...]  # those that begin anew
     left: tuple[str, ...]  # those that it has besides
+    averaged: tuple[str, ...] = ()  # parameters whose average is taken, as a schedule-free optimizer kept it
 
     def report(self) -> str:
         """One line for each of the three."""
@@ -38,6 +42,8 @@ class Fit:
             shown = ", ".join(told[:_SHOWN]) if kind != "taken" else ""
             more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN and shown else ""
             parts = f"{len(told)} arrays, {moments} of the optimizer"
+            if kind == "taken" and self.averaged:
+                parts += f" (of {len(self.averaged)} parameters the average that was evaluated)"
             lines.append(f"  {kind}: {parts}{': ' if shown else ''}{shown}{more}")
         return "\n".join(lines)
 
@@ -49,8 +55,8 @@ def fit(step: int, abstract: TrainState, shapes: Mapping[str, str]) -> Fit:
     with the count of another would be wrong), what one task keeps, and the average of all parameters. Raises UsageError
     if no parameter fits.
     """
-    wanted = spelt(named(abstract))
-    shapes = layouts.shapes_as(shapes, wanted)
+    wanted, there = spelt(named(abstract)), shapes
+    shapes = layouts.shapes_as(there, wanted)
     groups: dict[str, list[str]] = {}
     parameters = [name.removeprefix("parameters.") for name in wanted if name.startswith("parameters.")]
     for name in {**wanted, **shapes}:
@@ -62,8 +68,13 @@ def fit(step: int, abstract: TrainState, shapes: Mapping[str, str]) -> Fit:
             taken -= set(groups[group])
     if not any(name.startswith("parameters.") for name in taken):
         raise UsageError(f"nothing of checkpoint {step} fits this config: train in another workdir")
-    rest = (tuple(name for name in names if name not in taken) for names in (wanted, shapes))
-    return Fit(step, tuple(name for name in wanted if name in taken), *rest)
+    fresh, left = (tuple(name for name in names if name not in taken) for names in (wanted, shapes))
+    # Without the rest of a schedule-free optimizer's state, what it trained is no longer what was evaluated.
+    kept = averages_in(there, described(abstract.parameters))
+    averaged = tuple(
+        n for n in parameters if n in kept and f"parameters.{n}" in taken and f"{_MOMENTS}{n}.z" not in taken
+    )
+    return Fit(step, tuple(name for name in wanted if name in taken), fresh, left, averaged)
 
 
 def adapted(program: Program, workdir: epath.PathLike, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -71,8 +82,11 @@ def adapted(program: Program, workdir: epath.PathLike, step: int) -> tuple[Train
     abstract = program.abstract_state()
     places = named(abstract)
     with Checkpoints(workdir, create=False) as checkpoints:  # one for itself: the store reads some arrays, or all
-        taken = fit(step, abstract, checkpoints.shapes(step)).taken
-        found = checkpoints.read(step, {name: places[name] for name in taken})
+        fits = fit(step, abstract, checkpoints.shapes(step))
+        found = checkpoints.read(step, {name: places[name] for name in fits.taken})
+        own = [p for p in described(abstract.parameters) if p.name in fits.averaged]
+        averages = read_averages(partial(checkpoints.read, step), own)
+        found |= {f"parameters.{name}": value for name, value in averages.items()}
         iterators = checkpoints.iterators(step)
 
     def fill(parameters: nnx.State) -> nnx.State:

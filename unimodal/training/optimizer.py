@@ -21,6 +21,7 @@ from flax import nnx
 from unimodal.training.optimizers import OPTIMIZERS, OptimizerConfig, Rate
 from unimodal.training.parameters import Parameter, described, rate_factors, thawing
 from unimodal.training.rounding import apply_updates, bounded, full, rounded_by_chance
+from unimodal.training.schedule_free import average
 
 __all__ = ["OptimizerConfig", "OptimizerState", "apply_updates", "averaged", "make_optimizer"]
 
@@ -47,7 +48,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -
         thaw = thawing([p.name for p in parameters], config.freeze)
         trained = [p for p in parameters if thaw[p.name] < math.inf]
         inner = {p.name: _like(p, _init(config, p)) for p in trained}
-        master = {p.name: p.like(full(p.value)) for p in trained if config.master_weights and p.half}
+        master = {p.name: p.like(full(p.value)) for p in trained if config.master_weights and p.half and not p.written}
         return OptimizerState(inner, master, jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
@@ -60,6 +61,9 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -
         inner, master, changes = {}, {}, {}
         for p in parameters:
             if p.name not in gradients:
+                continue
+            if p.written:  # schedule-free training would draw it back to where it began
+                inner[p.name] = state.inner[p.name]
                 continue
             before, value = _values(state.inner[p.name]), full(_values(state.master.get(p.name, p.leaf)))
             change, after = _update(config, p, clipped[p.name], before, value, jnp.asarray(rate * factors[p.name]))
@@ -88,14 +92,13 @@ def averaged(state: Any, params: Any) -> Any:
     if not any(isinstance(one, optax.contrib.ScheduleFreeState) for one in inner):
         return params
 
-    def average(p: Parameter) -> Any:
-        if p.name not in state.inner:
+    def one(p: Parameter) -> Any:
+        if p.name not in state.inner or p.written:
             return p.leaf
-        one = optax.contrib.schedule_free_eval_params
-        value = _each_layer(one, p)(_values(state.inner[p.name]), full(p.value))
-        return p.like(bounded(p, value, value).astype(p.value.dtype))
+        kept = _values(state.inner[p.name])
+        return p.like(average(p, p.value, kept.b1, kept.z))
 
-    return _permissive(lambda: _tree(params).unflatten([average(p) for p in described(params)]))()
+    return _permissive(lambda: _tree(params).unflatten([one(p) for p in described(params)]))()
 
 
 def _clipped(gradients: dict[str, jax.Array], limit: float) -> dict[str, jax.Array]:

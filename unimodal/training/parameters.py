@@ -78,6 +78,11 @@ class Parameter:
         """The lowest and the highest value that an update may lead to."""
         return self.metadata.get("bounds")
 
+    @property
+    def written(self) -> bool:
+        """True if a task's state sets it after each step, see `unimodal.state`. An optimizer leaves it alone."""
+        return self.metadata.get("written", False)
+
     def like(self, value: Any) -> Any:
         """`value` with this parameter's metadata, by which it finds its shards, if it has the parameter's shape."""
         same = isinstance(self.leaf, nnx.Variable) and value.shape == self.value.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from unimodal.errors import UsageError
 from unimodal.sharding import path_name
 from unimodal.training import layouts
 from unimodal.training.checkpoint import Checkpoints, spelt
+from unimodal.training.parameters import described
+from unimodal.training.schedule_free import averages_in, read_averages
 
 
 def report_of(start: Any, where: str) -> str:
@@ -38,6 +41,7 @@ class WorkdirStart:
     fresh: tuple[str, ...]  # those that stay as initialised
     unused: tuple[str, ...]  # those of the checkpoint that the model lacks
     averaged: tuple[str, ...] = ()  # those of which its average is taken
+    schedule_free: bool = False  # it is the average of a schedule-free optimizer
     inputs: tuple[str, ...] = ()  # lines on what the weights are fed with, and on copies
 
     def report(self) -> str:
@@ -49,13 +53,16 @@ class WorkdirStart:
         leaves, structure = jax.tree_util.tree_flatten_with_path(parameters)
         ours = {path_name(path): leaf for path, leaf in leaves}
         checkpoints = Checkpoints(self.workdir, create=False)
+        ema, other = ((), self.averaged) if self.schedule_free else (self.averaged, ())
         # Read under the names of a TrainState, in which the parameters are one part.
-        where = {n: f"ema.values.{n}" if n in self.averaged else f"parameters.{n}" for n in self.loaded}
-        dtype = lambda name: jnp.float32 if name in self.averaged else ours[name].dtype  # noqa: E731
+        where = {n: f"ema.values.{n}" if n in ema else f"parameters.{n}" for n in self.loaded if n not in other}
+        dtype = lambda name: jnp.float32 if name in ema else ours[name].dtype  # noqa: E731
         place = lambda n: jax.ShapeDtypeStruct(ours[n].shape, dtype(n), sharding=ours[n].sharding)  # noqa: E731
-        found = checkpoints.read(self.step, {there: place(name) for name, there in where.items()})
-        checkpoints.close()
+        read = partial(checkpoints.read, self.step)
+        found = read({there: place(name) for name, there in where.items()}) if where else {}
         values = {name: found[there].astype(ours[name].dtype) for name, there in where.items()}
+        values |= read_averages(read, [p for p in described(parameters) if p.name in other])
+        checkpoints.close()
         return structure.unflatten(values.get(name, leaf) for name, leaf in ours.items())
 
 
@@ -71,6 +78,7 @@ def start_from_workdir(
     """Match the latest checkpoint of a workdir with parameters (or their shapes) by name.
 
     skip: a regular expression; parameters in whose name it is found start afresh. ema: take the average that the run kept.
+    That of a schedule-free optimizer is always taken, as it is what the run was scored by.
     Reads no arrays. Raises UsageError if there is no checkpoint or no average, nothing in it fits, or a parameter has
     another shape there.
     """
@@ -85,7 +93,8 @@ def start_from_workdir(
     ours = spelt({path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(parameters)[0]})
     there = {n.removeprefix("parameters."): s for n, s in shapes.items() if n.startswith("parameters.")}
     there = layouts.shapes_as(there, ours)
-    if ema and "ema.count" not in shapes:
+    mixed = averages_in(shapes, described(parameters))
+    if ema and not mixed and "ema.count" not in shapes:
         raise UsageError(f"{workdir} kept no average of its parameters (ema=0 there); leave out init_ema")
     wanted = {name: shape for name, shape in ours.items() if skip is None or not re.search(skip, name)}
     if skip is not None and len(wanted) == len(ours):
@@ -101,5 +110,5 @@ def start_from_workdir(
         raise UsageError(f"no parameter of {workdir}, such as {next(iter(there))}, is one of this model")
     fresh, unused = tuple(n for n in ours if n not in loaded), tuple(n for n in there if n not in loaded)
     kept = layouts.shapes_as(shapes, [f"ema.values.{name}" for name in ours]) if ema else {}
-    averaged = tuple(n for n in loaded if f"ema.values.{n}" in kept)  # the rest were frozen
-    return WorkdirStart(workdir, step, loaded, fresh, unused, averaged)
+    averaged = tuple(n for n in loaded if n in mixed or f"ema.values.{n}" in kept)  # the rest were frozen
+    return WorkdirStart(workdir, step, loaded, fresh, unused, averaged, schedule_free=bool(mixed))
