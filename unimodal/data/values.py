@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from unimodal.data.dataset import Source
@@ -22,8 +23,11 @@ class _Some:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        place = range(self.count)[index]
-        return self.source[place * len(self.source) // self.count if self.spread else place]
+        return self.source[self.place(range(self.count)[index])]
+
+    def place(self, index: int) -> int:
+        """The place in the source of record `index`."""
+        return int(index) * len(self.source) // self.count if self.spread else int(index)
 
 
 def first(source: Source, count: int) -> Source:
@@ -74,21 +78,27 @@ def readable(source: Source) -> dict[str, Any]:
     raise problem or UsageError("the data source is empty")
 
 
-def column(source: Source, name: str) -> list[Any]:
-    """The values of all records under `name`. Of folders and tables no picture or sound is read for it; else every
-    record is. None for a record that cannot be read.
+def column(source: Source, name: str, places: Iterable[int] | None = None) -> list[Any]:
+    """The values of all records under `name`, or of those at `places`. Of folders and tables no picture or sound is read for
+    it; else every one of these records is. None for a record that cannot be read.
 
     Raises UsageError for a record without, naming it and what it has.
     """
-    if isinstance(source, _Some) and not source.spread:
-        return column(source.source, name)[: source.count]
+    if isinstance(source, _Some):
+        return column(source.source, name, map(source.place, range(source.count) if places is None else places))
     reader = getattr(source, "column", None)
     if reader is not None:
-        return reader(name)
+        values = reader(name)
+        return values if places is None else [values[place] for place in places]
+    return read_column(source, name, places)
+
+
+def read_column(source: Source, name: str, places: Iterable[int] | None = None) -> list[Any]:
+    """`column` of a source that cannot do better than to read every record."""
     values = []
-    for i in range(len(source)):
+    for i in range(len(source)) if places is None else places:
         try:
-            record = source[i]
+            record = source[int(i)]
         except RecordError:
             values.append(None)
             continue
