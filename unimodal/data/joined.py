@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -71,10 +72,18 @@ class Joined:
 
     def _numbers(self, which: int, field: str) -> list[int]:
         """A source's number of a class → the number here; empty where they are the same."""
-        own, all_names = class_names(self.sources[which], field), self.class_names(field)
-        return [] if own == all_names else [all_names.index(name) for name in own]
+        if (which, field) not in self._translated:
+            own, all_names = class_names(self.sources[which], field), self.class_names(field)
+            numbers = {name: number for number, name in enumerate(all_names)}
+            self._translated[which, field] = [] if own == all_names else [numbers[name] for name in own]
+        return self._translated[which, field]
 
-    @property
+    @functools.cached_property
+    def _translated(self) -> dict[tuple[int, str], list[int]]:
+        # Every record asks.
+        return {}
+
+    @functools.cached_property
     def _ends(self) -> np.ndarray:
         return np.cumsum([len(source) for source in self.sources])
 
