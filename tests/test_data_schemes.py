@@ -34,8 +34,11 @@ from unimodal.data import (
     write_array_record,
 )
 from unimodal.data.blocks import Texts
-from unimodal.data.dividing import mixed
+from unimodal.data.dividing import Picked, mixed
+from unimodal.data.joined import joined
 from unimodal.data.line_index import cache_folder, line_index
+from unimodal.data.schemes import wds
+from unimodal.data.values import evenly
 from unimodal.errors import RecordError, UsageError
 
 
@@ -107,7 +110,7 @@ def test_tables_give_their_rows_with_files_opened(tmp_path: Path, scheme: str) -
     assert copy[3] == part[3]
 
 
-def test_wds_shards_are_read_at_any_place(tmp_path: Path) -> None:
+def test_wds_shards_are_read_at_any_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for shard in range(2):
         with tarfile.open(tmp_path / f"s-{shard:03}.tar", "w") as tar:
             for i in range(10 * shard, 10 * shard + 10):
@@ -135,6 +138,13 @@ def test_wds_shards_are_read_at_any_place(tmp_path: Path) -> None:
                 "left": b"left",
             }
     assert len(list(cache_folder().iterdir())) == 2  # one index for each shard, found again
+    source, read, real = open_source(f"wds:{tmp_path}/s-000.tar", "train"), [], wds.read_at
+    monkeypatch.setattr(wds, "read_at", lambda path, start, size: read.append(size) or real(path, start, size))
+    names = [source.id_at(i) for i in range(len(source))]  # pyright: ignore[reportAttributeAccessIssue]
+    assert column(source, "label") == [int(name[-4:]) % 3 for name in names] and max(read) < 50  # no picture is read
+    assert column(source, "who") == ["me"] * len(source)
+    with pytest.raises(UsageError, match="has no 'rate': there is id, image, label, left, text, who"):
+        column(source, "rate")
     (tmp_path / "s-000.tar").write_bytes(b"x" * 600)
     with pytest.raises(UsageError, match="is not a tar file that can be read at any place"):
         open_source(f"wds:{tmp_path}/s-000.tar", "train")
@@ -231,6 +241,47 @@ def test_several_sources_are_one(tmp_path: Path) -> None:
         open_source(uri.replace(";", "?weight=2;"), "train")
     with pytest.raises(UsageError, match="joins folder:.*one with itself"):
         open_source(f"folder:{tmp_path}/one;folder:{tmp_path}/one", "train")
+
+
+class Counting:
+    """Numbered records of three classes, and how often it is asked for what."""
+
+    def __init__(self, names: tuple[str, ...] = ("a", "b", "c")):
+        self.names, self.asked = names, collections.Counter[Any]()
+
+    def __len__(self) -> int:
+        self.asked["length"] += 1
+        return 30
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.asked[index] += 1
+        return {"id": str(index), "label": index % 3}
+
+    def class_names(self, _column: str) -> tuple[str, ...]:
+        self.asked["names"] += 1
+        return self.names
+
+
+def test_a_column_of_some_records_reads_no_others() -> None:
+    for some in (
+        lambda whole: Picked(whole, np.array([3, 7, 11])),
+        lambda whole: Picked(Picked(whole, np.array([1, 3, 5, 7, 9, 11])), np.array([1, 3, 5])),
+    ):
+        source = Counting()
+        assert column(some(source), "label") == [0, 1, 2] and set(source.asked) == {3, 7, 11}
+    source = Counting()
+    assert column(first(source, 2), "id") == ["0", "1"] and {0, 1} == set(source.asked) - {"length"}
+    assert column(evenly(source, 3), "id") == ["0", "10", "20"]
+
+
+def test_joined_sources_are_asked_once_how_long_they_are_and_for_their_classes() -> None:
+    parts = Counting(("a", "b", "c")), Counting(("c", "b", "d"))
+    source = joined(["one", "two"], parts, [None, None])
+    assert [source[i]["label"] for i in (0, 1, 2, 30, 31, 32)] == [0, 1, 2, 2, 1, 3]
+    before = [(part.asked["names"], part.asked["length"]) for part in parts]
+    assert [source[i]["label"] for i in range(33, 50)] == [2, 1, 3] * 5 + [2, 1]
+    after = [(part.asked["names"], part.asked["length"] - asked) for part, asked in zip(parts, (0, 17), strict=True)]
+    assert before == after  # but for one length a record, of the source that it is in
 
 
 def test_joined_sources_have_their_shares(tmp_path: Path) -> None:

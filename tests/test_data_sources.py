@@ -13,6 +13,7 @@ from PIL import Image
 
 from unimodal.data import EMOJI_GROUPS, cached, class_names, column, first, open_source, write_array_record
 from unimodal.data.blocks import Labels
+from unimodal.data.dividing import hashed
 from unimodal.data.schemes import folder
 from unimodal.data.values import digest
 from unimodal.errors import UsageError
@@ -113,6 +114,19 @@ def test_folder_of_classes_with_splits(tmp_path: Path) -> None:
         assert set(column(part, "class")) == found
     assert source[1]["image"] == (tmp_path / "validation/b/1.png").read_bytes()
     refused(f"folder:{tmp_path}", "test", "no split 'test' in .*: it has train, validation")
+
+
+def test_files_are_listed_without_a_look_at_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train/a/1.png", "train/a-b/2.x.png", "train/b/.hidden.png", "validation/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with monkeypatch.context() as patched:
+        for costly in ("relative_to", "is_file", "is_symlink"):
+            patched.setattr(Path, costly, None)
+        source: Any = open_source(f"folder:{tmp_path}", "train")
+        assert [source.id_at(i) for i in range(len(source))] == ["train/a/1.png", "train/a-b/2.x.png"]
+        assert source.class_names("label") == ("a", "a-b", "b")
+        np.testing.assert_array_equal(source.keys(), hashed(["train/a/1", "train/a-b/2.x"]))
 
 
 def test_flat_folder_with_captions_is_split_by_hash(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny import build, plain
 
 from unimodal import data
-from unimodal.data import class_names, open_source
+from unimodal.data import class_names, column, open_source
 from unimodal.data.schemes import tfds
 from unimodal.errors import UsageError
 
@@ -175,6 +175,24 @@ def test_classes_have_their_names(data_dir: Path) -> None:
     source = open_source(f"tfds:tiny_set@{data_dir}", "train")
     assert class_names(source) == ("cat", "dog") and class_names(source, "caption") == ()
     assert [source[i]["class"] for i in range(5)] == ["cat", "dog", "cat", "dog", "cat"]
+
+
+@pytest.mark.usefixtures("_with_tfds")
+def test_a_column_decodes_no_pictures(tmp_path: Path) -> None:
+    features = {
+        "image": picture_feature(2, 3, 3),
+        "label": LABEL,
+        "caption": {"pythonClassName": FEATURES + "text_feature.Text", "text": {}},
+    }
+    records = [{"image": b"none", "label": i % 2, "caption": f"é {i}".encode()} for i in range(4)]
+    (written(tmp_path, "set", features, {"train": records, "test": records}) / "label.labels.txt").write_text(
+        "cat\ndog\n"
+    )
+    source = open_source(f"tfds:set@{tmp_path}", "train")
+    assert column(source, "label") == [0, 1, 0, 1] and column(source, "class") == ["cat", "dog", "cat", "dog"]
+    assert column(source, "caption") == [f"é {i}" for i in range(4)]
+    assert column(source, "id") == [f"set/train/{i}" for i in range(4)]
+    assert "tensorflow" not in sys.modules
 
 
 @pytest.mark.usefixtures("_with_tfds")

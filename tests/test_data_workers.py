@@ -21,7 +21,7 @@ import tiny
 from PIL import Image
 
 from unimodal.data import Dataset, TaskBatches, Where, cached, train_batches
-from unimodal.data.blocks import Images, Labels, columns
+from unimodal.data.blocks import Images, Labels, Pixels, columns, labels, pixels
 from unimodal.data.epochs import epochs_of
 from unimodal.data.handing import handed, taken
 from unimodal.data.workers import WorkerBatches
@@ -48,6 +48,16 @@ def same(found: list[Any], expected: list[Any]) -> None:
     for one, other in zip(found, expected, strict=True):
         for name in other:
             np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_workers_are_told_what_was_found_in_the_data(photos: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them reads the column of classes, or fits a palette, once more."""
+    parts = Labels().part(photos), Pixels(count=4).row(photos, (8, 8))
+    made = columns(photos, *parts).dataset("train")
+    expected, packed = made.stream(0)[0], cloudpickle.dumps(made)
+    monkeypatch.setattr(labels, "_found", None)
+    monkeypatch.setattr(pixels, "_fitted", None)
+    same([cloudpickle.loads(packed).stream(0)[0]], [expected])
 
 
 def test_the_order_is_that_of_one_process_across_restarts(photos: str) -> None:

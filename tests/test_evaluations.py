@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unimodal.data.blocks import Labels
+from unimodal.data.blocks import Labels, images
 from unimodal.errors import UsageError
 from unimodal.evaluation.classification import ByClass, guesses
 from unimodal.evaluation.kinds.knn import Knn, vote
@@ -229,6 +229,32 @@ def test_probe_and_neighbours_of_any_source(tmp_path: Path) -> None:
         score = evaluation.measure(model, experiment.reader).score
         assert score["value"] == 1.0  # one colour for each class
         assert evaluation.baseline({"value": 0.1}) == (0.25, "majority class")
+
+
+def test_a_run_opens_and_decodes_each_split_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run reads what has changed since."""
+    source, read, checked = pictures(tmp_path), [], []
+    config = tiny.plain("vit", tasks__vit__source=source, tasks__vit__batch_size=8)
+    config["evaluations"] = {"near": dict(kind="knn", source=source, k=1, batch_size=8)}
+    real, check = images.open_picture, Labels.check
+    monkeypatch.setattr(images, "open_picture", lambda *a, **k: read.append(k["name"]) or real(*a, **k))
+    monkeypatch.setattr(Labels, "check", lambda self, of, *a: checked.append(of) or check(self, of, *a))
+    experiment = tiny.build(config)
+    model = experiment.program.model(experiment.program.init())
+    for _ in range(2):
+        for evaluation in experiment.evaluations.values():
+            evaluation.measure(model, experiment.reader)
+        for task in experiment.tasks:
+            experiment.train_batches(task)
+    names = {f"{split}/class{k}/{i}.png" for split in ("train", "validation") for k in range(4) for i in range(6)}
+    assert set(read) == names
+    assert all(read.count(name) == 2 for name in names if name.startswith("validation"))  # of task and neighbours
+    assert len(checked) == 2
+    for path in tmp_path.glob("validation/*/*.png"):
+        Image.fromarray(np.full((16, 16, 3), 7, np.uint8)).save(path)
+    again = tiny.build(config)
+    batch = again.evaluations["vit"].measure(model, again.reader).shown.batch  # pyright: ignore[reportOptionalMemberAccess]
+    np.testing.assert_allclose(batch["image"], 7 / 127.5 - 1, atol=1e-6)
 
 
 def test_raw_pixels_are_a_baseline_that_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,15 @@ def test_a_palette_of_other_data_is_refused(tmp_path: Path) -> None:
         tiny.build(tiny.plain("imagegpt", tasks__imagegpt__pixels=dict(count=300)))
 
 
+def test_a_palette_is_compared_with_one_that_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder(tmp_path, [(250, 20, 20), (20, 250, 20), (240, 240, 20)])
+    given = Pixels(colours=(250, 20, 20, 20, 250, 20, 240, 240, 20))
+    given.check(source)
+    monkeypatch.setattr("unimodal.data.blocks.pixels.open_source", None)
+    monkeypatch.setattr("unimodal.data.blocks.pixels.fit_palette", None)
+    given.check(source)
+
+
 def published(weights: Path = REFERENCES / "imagegpt") -> tuple[Any, Any]:
     found = interop.recipe(weights)
     kind, tokenizer = found.tokenizers["image"]

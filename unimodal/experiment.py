@@ -136,7 +136,7 @@ class Experiment:
         if self.fake_data:
             fake = lambda seed: data.fake_batches(inputs.spec, task.batch_size, seed, rows)  # noqa: E731
             return data.TaskBatches(fake, self.seed, task.name)
-        dataset = inputs.dataset("train")
+        dataset = self.reader.examples(task.inputs, self.model, "train")
         # Compare the first example with its spec before anything is compiled: a wrong shape would surface as a puzzle.
         example: Any = dataset.ordered()[0]
         data.check_example(inputs.spec, example, f"tasks.{task.name}")
@@ -167,8 +167,8 @@ class Experiment:
         """Put the strategy against forgetting to work. Raises UsageError for data that do not suit it."""
         assert self.sequence is not None and self.strategy is not None
         batches = {task.name: self.train_batches(task) for task in self.tasks}
-        dataset = None if self.fake_data else lambda task: task.inputs(self.model).dataset("train")
-        run = Run(self.program, self.train_batches, dataset)
+        dataset = lambda task: self.reader.examples(task.inputs, self.model, "train")  # noqa: E731
+        run = Run(self.program, self.train_batches, None if self.fake_data else dataset)
         return self.strategy.put_to_work(Plan(self.sequence, self.tasks, batches), run)
 
     @cached_property

@@ -135,7 +135,7 @@ def command_of(
         asked = attached.again(shown)
     elif asked is None and name in task.evaluations() and hasattr(task, "source"):
         records = open_source(task.source, "validation")
-        if len(records) == len(task.inputs(experiment.model).dataset("validation")):
+        if len(records) == len(experiment.reader.examples(task.inputs, experiment.model, "validation")):
             asked = [f"{task.source}#{int(i)}" for i in shown.index]
     if asked is None:
         return None

@@ -41,8 +41,10 @@ class Picked:
 
     def column(self, name: str) -> list[Any]:
         """The values under `name`."""
-        values = column(self.source, name)
-        return [values[place] for place in self.places]
+        source, places = self.source, self.places
+        while isinstance(source, Picked):
+            source, places = source.source, source.places[places]
+        return column(source, name, places)
 
 
 def divided(

@@ -86,7 +86,7 @@ class Joined:
         """A number of a class by `_numbers`. Others stay as they are, such as -1, which means no class."""
         return numbers[int(value)] if isinstance(value, int | np.integer) and value >= 0 else value
 
-    @property
+    @functools.cached_property
     def _ends(self) -> np.ndarray:
         return np.cumsum([len(source) for source in self.sources])
 

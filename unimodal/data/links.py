@@ -12,20 +12,32 @@ def files_below(root: Path, follow: bool) -> tuple[list[Path], list[Path]]:
     follow: read those, too. A folder that is reached twice is read once.
     """
     inside, files, out, seen = root.resolve(), [], [], set()
-    for folder, folders, names in os.walk(root, followlinks=follow):
-        here = Path(folder)
+
+    def look(folder: str) -> None:
         if follow:
-            place = os.path.realpath(folder)
-            if place in seen:
-                folders.clear()
-                continue
+            if (place := os.path.realpath(folder)) in seen:
+                return
             seen.add(place)
-        else:
-            out += [here / name for name in folders if os.path.islink(here / name)]
-        for name in names:
-            path = here / name
-            if not follow and path.is_symlink() and not path.resolve().is_relative_to(inside):
+        try:
+            entries = [*os.scandir(folder)]
+        except OSError:  # one that may not be read
+            return
+        folders = []
+        for entry in entries:
+            path, link = entry.path, entry.is_symlink()
+            # A listing knows the kinds of all that are no links: no file is asked for itself.
+            if os.path.isdir(path) if link else entry.is_dir():
+                (folders if follow or not link else out).append(path)
+            elif link and not follow and not Path(path).resolve().is_relative_to(inside):
                 out.append(path)
-            elif path.is_file():
+            elif os.path.isfile(path) if link else entry.is_file():
                 files.append(path)
-    return sorted(files), sorted(out)
+        for inner in folders:
+            look(inner)
+
+    look(str(root))
+    return _in_order(files), _in_order(out)
+
+
+def _in_order(paths: list[str]) -> list[Path]:
+    return [Path(path) for path in sorted(paths, key=lambda path: path.split(os.sep))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -101,7 +102,7 @@ class Rows:
         own = row.get("id")
         return (str(own) if own is not None else f"{os.path.basename(table.path)}:{place + 1}"), row
 
-    @property
+    @functools.cached_property
     def _ends(self) -> np.ndarray:
         return np.cumsum([len(table) for table in self.tables])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,8 +29,11 @@ class _Some:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        place = range(self.count)[index]
-        return self.source[place * len(self.source) // self.count if self.spread else place]
+        return self.source[self.place(range(self.count)[index])]
+
+    def place(self, index: int) -> int:
+        """The place in the source of record `index`."""
+        return int(index) * len(self.source) // self.count if self.spread else int(index)
 
 
 def first(source: Source, count: int) -> Source:
@@ -88,21 +91,27 @@ def read_all(source: Source, read: Callable[[dict[str, Any]], T]) -> Iterator[T]
             yield read(source[index])
 
 
-def column(source: Source, name: str) -> list[Any]:
-    """The values of all records under `name`. Of folders and tables no picture or sound is read for it; else every
-    record is. None for a record that cannot be read.
+def column(source: Source, name: str, places: Iterable[int] | None = None) -> list[Any]:
+    """The values of all records under `name`, or of those at `places`. Of folders and tables no picture or sound is read for
+    it; else every one of these records is. None for a record that cannot be read.
 
     Raises UsageError for a record without, naming it and what it has.
     """
-    if isinstance(source, _Some) and not source.spread:
-        return column(source.source, name)[: source.count]
+    if isinstance(source, _Some):
+        return column(source.source, name, map(source.place, range(source.count) if places is None else places))
     reader = getattr(source, "column", None)
     if reader is not None:
-        return reader(name)
+        values = reader(name)
+        return values if places is None else [values[place] for place in places]
+    return read_column(source, name, places)
+
+
+def read_column(source: Source, name: str, places: Iterable[int] | None = None) -> list[Any]:
+    """`column` of a source that cannot do better than to read every record."""
     values = []
-    for i in range(len(source)):
+    for i in range(len(source)) if places is None else places:
         try:
-            record = source[i]
+            record = source[int(i)]
         except RecordError:
             values.append(None)
             continue

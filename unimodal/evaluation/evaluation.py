@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from unimodal.data.blocks import Inputs
-from unimodal.data.dataset import Examples
+from unimodal.data.dataset import Dataset, Examples
 from unimodal.evaluation.bootstrap import Columns, ValueOf, drawn_values, interval
 from unimodal.evaluation.samples import Sample
 from unimodal.model import Model
@@ -39,6 +39,11 @@ class Tally(Protocol):
 
 class Reader(Protocol):
     """Runs a function of (model, batch) over a dataset on the mesh; compiled once, streamed."""
+
+    def examples(self, inputs: Callable[[Model], Inputs], model: Model, split: str) -> Dataset:
+        """The examples of a split. They are opened once for all evaluations of a run: what is decoded stays in memory, as far
+        as that goes, and texts are encoded once."""
+        ...
 
     def rows(
         self, predict: Predict, model: Model, examples: Examples, batch_size: int, limit: int | None = None
@@ -165,7 +170,7 @@ class Streamed:
         raise NotImplementedError
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        examples = self.inputs(model).dataset("validation")
+        examples = reader.examples(self.inputs, model, "validation")
         places = np.unique(np.linspace(0, len(examples) - 1, SHOWN).astype(int))
         tally, kept, parts = self.tally(), [], []
         for rows in reader.rows(self.predict, model, examples, self.batch_size, limit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -124,11 +125,15 @@ class Features(Pooled):
         found = dict(self._scored(self.embed, model, reader, limit))
         if self.raw:
             # Score pixels once for a run: training does not change them.
-            seen = self, model.tokenizers[self.tokenizer].config, limit
-            if seen not in _RAW:
-                _RAW[seen] = self._scored(pixels, model, reader, limit)["value"]
-            found["raw_pixels"] = _RAW[seen]
+            seen = model.tokenizers[self.tokenizer].config, limit
+            if seen not in self._raw:
+                self._raw[seen] = self._scored(pixels, model, reader, limit)["value"]
+            found["raw_pixels"] = self._raw[seen]
         return Measured(found)
+
+    @functools.cached_property
+    def _raw(self) -> dict[tuple[Any, int | None], float]:
+        return {}
 
     def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
         """Score how well `train` [N,D] and its `labels` [N] tell the classes `truth` [M] of features `valid` [M,D]."""
@@ -143,7 +148,7 @@ class Features(Pooled):
         self, embed: Predict, model: Model, reader: Reader, split: str, limit: int | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features float32 [N,D] and classes [N] of a split (or `limit` batches of it)."""
-        examples = self.inputs(model).dataset(split)
+        examples = reader.examples(self.inputs, model, split)
         rows = list(reader.rows(embed, model, examples, self.batch_size, limit))
         features, labels = (np.concatenate([row[name] for row in rows]) for name in ("features", "label"))
         return features, labels
@@ -160,9 +165,6 @@ class Features(Pooled):
     def samples(self, model: Model, shown: Any) -> list[Any]:
         """None: a table says it all."""
         return []
-
-
-_RAW: dict[tuple[Features, Any, int | None], float] = {}  # scores of pixels, which training does not change
 
 
 def pixels(_model: Model, batch: Batch) -> dict[str, jax.Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,18 +11,28 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from unimodal import data
-from unimodal.data.dataset import Examples
+from unimodal.data.blocks import Inputs
+from unimodal.data.dataset import Dataset, Examples
 from unimodal.evaluation.evaluation import Predict, Rows
 from unimodal.model import Model
 from unimodal.sharding import from_local_rows, local_rows
 
 
 class MeshReader:
-    """The `Reader` of a mesh. A function is compiled once, however often the model changes."""
+    """The `Reader` of a mesh, for one run. A function is compiled once and a split opened once, however often the model
+    changes."""
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
         self._compiled: dict[Predict, Any] = {}
+        self._opened: dict[tuple[Callable[[Model], Inputs], str], Dataset] = {}
+
+    def examples(self, inputs: Callable[[Model], Inputs], model: Model, split: str) -> Dataset:
+        """See `Reader.examples`."""
+        # Key by the function, as below. A model's weights do not change its inputs.
+        if (inputs, split) not in self._opened:
+            self._opened[inputs, split] = inputs(model).dataset(split)
+        return self._opened[inputs, split]
 
     def rows(
         self, predict: Predict, model: Model, examples: Examples, batch_size: int, limit: int | None = None

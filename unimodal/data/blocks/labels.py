@@ -44,22 +44,22 @@ class Labels:
 
         Raises UsageError where the config names too few or other classes than the data has.
         """
-        return self._numbered(source, segments)[0]
+        return self._numbered(source, segments).names
 
     @functools.cached_property
-    def _known(self) -> dict[tuple[str, str], tuple[tuple[str, ...], dict[str, int]]]:
-        # Every example asks: what is found by going through all records must be found once.
+    def _known(self) -> dict[tuple[str, str], _Numbered]:
+        # Every example asks: what is found by going through all records must be found once. It goes to workers, too.
         return {}
 
-    def _numbered(self, source: str, segments: str = "") -> tuple[tuple[str, ...], dict[str, int]]:
-        """The classes' names, and the number of each."""
+    def _numbered(self, source: str, segments: str = "") -> _Numbered:
         if (source, segments) not in self._known:
-            names = self._checked_names(source, segments)
-            self._known[source, segments] = names, {name: number for number, name in reversed([*enumerate(names)])}
+            found = _found(source, "train", self.column, segments)
+            names = self._checked_names(source, found)
+            numbers = {name: number for number, name in reversed([*enumerate(names)])}
+            self._known[source, segments] = _Numbered(names, numbers, found.names if found.named else ())
         return self._known[source, segments]
 
-    def _checked_names(self, source: str, segments: str) -> tuple[str, ...]:
-        found = _found(source, "train", self.column, segments)
+    def _checked_names(self, source: str, found: _Found) -> tuple[str, ...]:
         if self.classes:
             there = {str(value) for value in found.values if value is not None}  # of the classes, some may be left out
             lacking = there - set(self.classes)
@@ -103,21 +103,20 @@ class Labels:
         field = find_column(record, self.column, OBVIOUS, "a class")
         value = _class(record[field], field, "the source", 0)
         # Numbers may stand for names, and the config may have the names in an order of its own.
-        known = _found(source, "train", self.column, "")
-        return self.number_of(
-            source, known.names[value] if known.named and isinstance(value, int) else value, record["id"]
-        )
+        own = self._numbered(source).own
+        return self.number_of(source, own[value] if own and isinstance(value, int) else value, record["id"])
 
     def number_of(self, source: str, name: str | int, where: str, segments: str = "") -> int:
         """The number of a class that the data calls `name`."""
-        names, places = self._numbered(source, segments)
+        known = self._numbered(source, segments)
+        names, numbers = known.names, known.numbers
         if isinstance(name, int):
             if not 0 <= name < len(names):
                 raise UsageError(f"{where}: label {name} is not among {len(names)} classes, 0 … {len(names) - 1}")
             return name
-        if name not in places:
+        if name not in numbers:
             raise UsageError(f"{where}: class {name!r} is not among the {len(names)} classes {_some(names)}")
-        return places[name]
+        return numbers[name]
 
     def numbers(self, source: str, split: str, segments: str = "") -> np.ndarray:
         """The number of every record's class, int32 `[N]`, -1 for records that cannot be read. Raises UsageError for a
@@ -157,6 +156,15 @@ class Labels:
             logger.warning(
                 "%s: validation has no example of %s: what is learned of that is not scored", source, missing
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+    """The classes of a source."""
+
+    names: tuple[str, ...]  # by number
+    numbers: Mapping[str, int]  # by name
+    own: tuple[str, ...]  # the names that numbers in the column stand for; (): they stand for nothing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,14 @@ class Pixels(Images):
         if self.colours:
             return np.asarray(self.colours, np.uint8).reshape(-1, 3)
         with _LOCK:  # several threads make examples; the first of them fits
-            return _fitted(source, self.column, self.count)
+            if source not in self._own:
+                self._own[source] = _fitted(source, self.column, self.count)
+            return self._own[source]
+
+    @functools.cached_property
+    def _own(self) -> dict[str, np.ndarray]:
+        # It goes to workers, none of which fits one again.
+        return {}
 
     def row(self, source: str, size: tuple[int, int], name: str = "ids") -> Part:
         """int32 `[height·width]` under `name`."""
@@ -68,7 +75,9 @@ class Pixels(Images):
             self.palette(source)
             return
         pixels = _sampled(source, self.column)
-        given, own = (palette_error(pixels, p) for p in (self.palette(source), fit_palette(pixels, self.count)))
+        with _LOCK:
+            fitted = _fitted(source, self.column, self.count)
+        given, own = (palette_error(pixels, palette) for palette in (self.palette(source), fitted))
         if given > WORSE * own + LEVELS:
             raise UsageError(
                 f"pixels.colours is a palette that was made for other data: pixels of {source} are {given:.1f} levels from "
@@ -88,6 +97,7 @@ def _fitted(source: str, column: str, count: int) -> np.ndarray:
     return fit_palette(_sampled(source, column), count)
 
 
+@functools.cache
 def _sampled(source: str, column: str) -> np.ndarray:
     """uint8 `[P, 3]`: pixels of training pictures at even distances, always the same ones."""
     records, images, rng = open_source(source, "train"), Images(column=column), np.random.default_rng(0)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.data.address import SPLITS, Address
+from unimodal.data.values import read_column
 from unimodal.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -55,11 +56,43 @@ class TfdsRecords:
             fields["class"] = self.classes["label"][int(fields["label"])]
         if self.rate is not None:
             fields.setdefault("rate", self.rate)
-        return fields | {"id": f"{self.name}/{self.split}/{place}"}
+        return fields | {"id": self.id_at(index)}
+
+    def id_at(self, index: int) -> str:
+        """The record's id."""
+        return f"{self.name}/{self.split}/{self.places[index]}"
+
+    def column(self, name: str) -> list[Any]:
+        """The values under `name`. Nothing else is decoded: a picture takes far longer than its label."""
+        if name == "id":
+            return [self.id_at(index) for index in range(len(self))]
+        import tensorflow_datasets as tfds  # optional, as in `open_split`
+
+        features, of = self.reader.dataset_info.features, name
+        if isinstance(features, tfds.features.FeaturesDict):
+            of = "label" if name == "class" and name not in features else name
+            if of in features:
+                # `tfds.decode.PartialDecoding` would do, but it asks TensorFlow for dtypes.
+                some = tfds.features.FeaturesDict({of: features[of]})
+                texts, classes = tuple({*self.texts} & {of}), {k: v for k, v in self.classes.items() if k == of}
+                reader = _Partial(self.reader.data_source, some)
+                return read_column(dataclasses.replace(self, texts=texts, classes=classes, reader=reader), name)
+        return read_column(self, name)
 
     def class_names(self, column: str) -> tuple[str, ...]:
         """The names that the numbers under `column` stand for, () if they stand for nothing."""
         return self.classes.get(column, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Partial:
+    """Some features of each record."""
+
+    encoded: Any  # bytes by place
+    features: Any  # those that are decoded
+
+    def __getitem__(self, place: int) -> Any:
+        return self.features.deserialize_example_np(self.encoded[place])
 
 
 def splits(address: Address) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ by itself, so shuffling is over all records, not within a buffer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import tarfile
@@ -52,9 +53,8 @@ class Samples:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
-        which = int(np.searchsorted(self._ends, index, side="right"))
-        return self.shards[which].record(index - int(self._ends[which] - len(self.shards[which])))
+        shard, place = self._at(index)
+        return shard.record(place)
 
     def column(self, name: str) -> list[Any]:
         """The values under `name`."""
@@ -64,22 +64,31 @@ class Samples:
 
     def id_at(self, index: int) -> str:
         """The record's name."""
-        return self.column("id")[index]
+        shard, place = self._at(index)
+        return shard.samples[place][0]
 
     def keys(self) -> np.ndarray:
         """A hash of each record's name."""
         return hashed(self.column("id"))
 
     def _cell(self, index: int, name: str) -> Any:
+        shard, place = self._at(index)
         try:
-            record = self[index]
+            record = shard.record(place, name)
+            if name not in record:
+                there = ", ".join(sorted(shard.record(place)))
+                raise UsageError(f"record {record['id']} has no {name!r}: there is {there}")
         except RecordError:
             return None
-        if name not in record:
-            raise UsageError(f"record {record['id']} has no {name!r}: there is {', '.join(sorted(record))}")
         return record[name]
 
-    @property
+    def _at(self, index: int) -> tuple[Any, int]:
+        """The shard of a record, and its place there."""
+        index = range(len(self))[index]
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self.shards[which], index - int(self._ends[which] - len(self.shards[which]))
+
+    @functools.cached_property
     def _ends(self) -> np.ndarray:
         return np.cumsum([len(shard) for shard in self.shards])
 
@@ -95,12 +104,15 @@ class _Shard:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def record(self, place: int) -> dict[str, Any]:
+    def record(self, place: int, only: str = "") -> dict[str, Any]:
+        """only: read no more than may hold this column, as a picture takes far longer than its label."""
         name, files = self.samples[place]
         made: dict[str, Any] = {}
         for ending, start, size in files:
-            data = read_at(self.path, start, size)
             column = column_of(ending)
+            if only and column not in (only, "json"):
+                continue
+            data = read_at(self.path, start, size)
             if column == "json":
                 made = {**_object(data, f"{name}.json"), **made}
             else:
