@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from unimodal import text_to_picture
 from unimodal.answers import drawn_from_words
-from unimodal.data.blocks import Images, Texts
+from unimodal.data.blocks import Captions, Images
 from unimodal.errors import UsageError
 from unimodal.evaluation.codes import CodeLikelihood
 from unimodal.evaluation.evaluation import Batch, Evaluation
@@ -25,7 +25,7 @@ class Dalle:
     name: str = "dalle"  # logged under it; the heads are `model.heads[name]`
     source: str = "embedded:emoji"  # a data source, see `data.sources`
     images: Images = Images(mean=(0.0,), std=(1.0,))  # the pictures, in [0, 1]
-    texts: Texts = Texts(length=32)  # the captions; longer ones are cut
+    texts: Captions = Captions(length=32)  # the captions; longer ones are cut
     batch_size: int = 32  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
     text_tokenizer: str = "text"  # one of the config's tokenizers, by name

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from unimodal.answers import Answer, Asked, caption_answer, picture_features, picture_row
-from unimodal.data.blocks import Images, Inputs, Texts, columns
+from unimodal.data.blocks import Captions, Images, Inputs, columns
 from unimodal.decoding import beam_decode
 from unimodal.evaluation.captioning import caption_evaluations, foreseen
 from unimodal.evaluation.evaluation import Batch, Evaluation
@@ -31,7 +31,7 @@ class Virtex:
     name: str = "virtex"  # logged under it; the heads are `model.heads[name]`
     source: str = "embedded:emoji"  # a data source, see `data.sources`
     images: Images = Images()  # the pictures
-    texts: Texts = Texts(length=32)  # the captions; longer ones are cut
+    texts: Captions = Captions(length=32)  # the captions; longer ones are cut
     batch_size: int = 32  # examples of one global batch
     weight: float = 1.0  # of the loss among the tasks'
     image_tokenizer: str = "image"  # one of the config's tokenizers, by name
@@ -83,9 +83,8 @@ class Virtex:
         """Captions by beam search: ids [B,beams,T] in the order they are written, best first, and their log-probabilities."""
         tokenizer, language = model.tokenizers[self.text_tokenizer], model.heads[self.name]["language"]
         decoder = text_decoder(model.backbones[self.backbone], tokenizer, language)
-        pad, prefix = self.texts.pad, self.prefix(model, image, direction)
-        options: dict[str, Any] = dict(steps=self.texts.length, beams=self.beams, stop=(pad,), fill=pad, place=0)
-        return beam_decode(decoder, prefix, **options)
+        ends: dict[str, Any] = dict(steps=self.texts.length, stop=(self.texts.end,), fill=self.texts.pad)
+        return beam_decode(decoder, self.prefix(model, image, direction), beams=self.beams, place=0, **ends)
 
     def answers(self, model: Model, asked: Asked) -> list[Answer]:
         picture = picture_row(self.images, model.tokenizers[self.image_tokenizer].config)

@@ -343,6 +343,13 @@ def test_dropout_is_unbiased_and_off_without_a_key():
         assert per_example == (kept.all(axis=(1, 2)) | ~kept.any(axis=(1, 2))).all()
 
 
+def test_dropout_in_bfloat16_divides_by_the_rate_itself():
+    x = jnp.asarray(rng.standard_normal(5000), jnp.bfloat16)
+    y = np.asarray(dropout(x, 0.1, jax.random.key(0)))
+    expected = (np.asarray(x, np.float32) / np.float32(0.9)).astype(y.dtype)
+    np.testing.assert_array_equal(y[y != 0], expected[y != 0])
+
+
 def test_dropout_on_a_residual_branch():
     """With a silent MLP, one layer's output is x + dropout(attention)."""
     backbone = lively(depth=1, dropout=0.5, final_norm=False, scan=False)

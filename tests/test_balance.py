@@ -69,6 +69,16 @@ def test_equal_lengths_by_hand() -> None:
     assert [float(found["heads"][str(i)]) for i in range(3)] == [1.0] * 3
 
 
+def test_a_task_that_shares_nothing_does_not_shorten_the_others() -> None:
+    shared = RNG.standard_normal((2, 5)).astype(np.float32)
+    trees = [{"x": jnp.asarray(s), "own": jnp.float32(0)} for s in (*shared, np.zeros(5, np.float32))]
+    trees[2]["own"] = jnp.float32(7)
+    lengths = np.linalg.norm(shared, axis=1)
+    found = of_equal_length(trees, [1.0] * 3)
+    np.testing.assert_allclose(found["x"], (shared / lengths[:, None]).sum(axis=0) * lengths.mean(), rtol=1e-5)
+    assert float(found["own"]) == 7.0
+
+
 def test_uncertainty_by_its_formula_in_parts_as_in_the_whole() -> None:
     """Two parts of a batch, whose slopes have the loss's gradient but not its value."""
 

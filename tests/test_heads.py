@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from flax import nnx
 from quick import named, quick
-from scipy.special import erf
+from scipy.special import erf, softmax
 
-from unimodal.heads import Classifier, Embed, LanguageModel, MaskedLanguageModel, Projection, Quantiser, pool
+from unimodal.backbone import BackboneConfig
+from unimodal.heads import (
+    AttentionPool,
+    Classifier,
+    Embed,
+    LanguageModel,
+    MaskedLanguageModel,
+    Projection,
+    Quantiser,
+    pool,
+)
 from unimodal.interop.stages import Context, Pool
 from unimodal.layers import Embedding
 
@@ -49,6 +59,33 @@ def test_pool():
     np.testing.assert_array_equal(pool(hidden, "last", segment)[:3], [x[0, 3], x[1, 1], x[2, 3]])
     with pytest.raises(ValueError, match="^pool 'max' is not one of first, first_two, mean, last, final$"):
         pool(hidden, "max")
+
+
+def test_pooling_by_attention_has_the_backbones_norms_scale_and_cap():
+    """A slow reading by numpy."""
+    config = BackboneConfig(width=8, heads=2, depth=1, qk_norm=True, attention_scale=0.9, attention_soft_cap=0.4)
+    head, hidden = make(AttentionPool, config), normal(4, 4, 8)
+    for norm in (head.attention.query_norm, head.attention.key_norm):
+        norm.scale.set_value(2 + normal(4))
+        norm.bias.set_value(normal(4))
+    found = quick(lambda head: head(hidden, jnp.asarray(SEGMENT)))(head)
+    w, probe, x = named(nnx.state(head)), np.asarray(head.probe.get_value()), np.asarray(hidden)
+
+    def linear(x, name, size=1):
+        return np.tensordot(x, w[f"{name}.kernel"], size) + w[f"{name}.bias"]
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * w[f"{name}.scale"] + w[f"{name}.bias"]
+
+    q = norm(linear(probe, "attention.query"), "attention.query_norm")
+    k, v = norm(linear(x, "attention.key"), "attention.key_norm"), linear(x, "attention.value")
+    logits = 0.4 * np.tanh(0.9 * np.einsum("hk,bthk->bht", q, k) / 0.4)
+    weights = softmax(np.where((SEGMENT != 0)[:, None], logits, -1e30), axis=-1)
+    taken = linear(np.einsum("bht,bthk->bhk", weights, v), "attention.output", 2)
+    hidden = linear(norm(taken, "norm"), "mlp.up")
+    expected = taken + linear(0.5 * hidden * (1 + erf(hidden / np.sqrt(2))), "mlp.down")
+    np.testing.assert_allclose(found[:3], expected[:3], rtol=1e-4, atol=1e-5)  # the last row is all padding
 
 
 @pytest.mark.parametrize("how", ["mean", "last"])

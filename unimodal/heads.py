@@ -11,7 +11,6 @@ from flax import nnx
 
 from unimodal.backbone import Attention, BackboneConfig, Mlp
 from unimodal.errors import UsageError
-from unimodal.kernels.dense import attend
 from unimodal.layers import Embedding, Linear, Norm, activate, dropout
 from unimodal.sharding import copied
 
@@ -282,7 +281,7 @@ class MaskedLanguageModel(nnx.Module):
 
 class AttentionPool(nnx.Module):
     """A learned probe attends to all tokens, then an MLP on a residual branch: hidden [B,T,D] → [B,D] (Zhai 2022, §3.1
-    "multihead attention pooling"). `config` gives width, heads, MLP and norm, as in a backbone."""
+    "multihead attention pooling"). `config` gives width, heads, logits, MLP and norm, as in a backbone."""
 
     def __init__(self, config: BackboneConfig, *, rngs: nnx.Rngs):
         self.probe = nnx.Param(jax.random.normal(rngs.params(), (config.width,)), axes=("embed",), kind="vector")
@@ -295,8 +294,7 @@ class AttentionPool(nnx.Module):
             self.probe.get_value().astype(hidden.dtype)[None, None], (hidden.shape[0], 1, hidden.shape[2])
         )
         mask = None if segment is None else (segment != 0)[:, None, :]
-        attention = self.attention
-        x = attention.output(attend(attention.query(probe), attention.key(hidden), attention.value(hidden), mask)[0])
+        x = self.attention.between(probe, hidden, mask)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 

@@ -187,7 +187,9 @@ def dropout(x: jax.Array, rate: float | jax.Array, key: jax.Array | None, *, per
     shape = (x.shape[0],) + (1,) * (x.ndim - 1) if per_example else x.shape
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     kept = named(jax.random.bernoulli(key, keep, shape), "dropout")
-    return jnp.where(kept, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
+    # Divide in float32: in bfloat16, 0.9 is 0.8984, and the expectation would not be x.
+    scaled = (x.astype(jnp.float32) / keep).astype(x.dtype)
+    return jnp.where(kept, scaled, jnp.zeros((), x.dtype))
 
 
 def _broadcast(parameter: nnx.Param, y: jax.Array) -> jax.Array:

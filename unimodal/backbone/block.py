@@ -73,14 +73,23 @@ class Attention(nnx.Module):
         self, x_BTD: jax.Array, rope: tuple[jax.Array, jax.Array] | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Query [B,T,H,K], key and value [B,T,G,K], normed and rotated."""
-        q = named(self.query(x_BTD), "query", flat=2)
-        k = named(self.key(x_BTD), "key", flat=2)
-        v = named(self.value(x_BTD), "value", flat=2)
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+        q, k, v = self._projected(x_BTD, x_BTD)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
         return q, k, v
+
+    def _projected(self, asking: jax.Array, asked: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q = named(self.query(asking), "query", flat=2)
+        k = named(self.key(asked), "key", flat=2)
+        v = named(self.value(asked), "value", flat=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        return q, k, v
+
+    def between(self, asking_BTD: jax.Array, asked_BSD: jax.Array, mask_BTS: jax.Array | None) -> jax.Array:
+        """What some tokens take from others, without positions: [B,T,D]."""
+        q, k, v = self._projected(asking_BTD, asked_BSD)
+        return self.output(attend(q, k, v, mask_BTS, scale=self.scale, soft_cap=self.soft_cap)[0])
 
     def __call__(
         self,

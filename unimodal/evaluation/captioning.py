@@ -16,7 +16,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from unimodal import data
-from unimodal.data.blocks import Images, Texts
+from unimodal.data.blocks import Captions, Images
 from unimodal.data.values import read_all
 from unimodal.evaluation.evaluation import Batch, Evaluation, Predict, Rows, Shown, Streamed
 from unimodal.evaluation.samples import ImageSample, Sample
@@ -44,7 +44,7 @@ def token_accuracy(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def prefix_accuracy(source: str, texts: Texts) -> Callable[[Mapping[str, float]], tuple[float, str]]:
+def prefix_accuracy(source: str, texts: Captions) -> Callable[[Mapping[str, float]], tuple[float, str]]:
     """The baseline of a captioner that sees no picture: each token of validation is foreseen as the commonest one that
     follows the longest beginning, or the longest of the last few tokens, that training has too."""
 
@@ -70,9 +70,9 @@ def prefix_accuracy(source: str, texts: Texts) -> Callable[[Mapping[str, float]]
 
 
 def _contexts(row: np.ndarray, pad: int) -> list[tuple[list[tuple[int, ...]], int]]:
-    """Each token of a caption with what stands before it, from the whole beginning down to nothing."""
+    """Each target of `caption_targets` with what stands before it, from the whole beginning down to nothing."""
     length = int((row != pad).sum())
-    ids = [-1, *(int(i) for i in row[:length]), *([pad] if length < len(row) else [])]
+    ids = [-1, *(int(i) for i in row[:length]), *([pad] if pad >= 0 and length < len(row) else [])]
     found = []
     for t in range(1, len(ids)):
         shorter = [tuple(ids[max(0, t - n) : t]) for n in (5, 4, 3, 2, 1)]
@@ -80,7 +80,7 @@ def _contexts(row: np.ndarray, pad: int) -> list[tuple[list[tuple[int, ...]], in
     return found
 
 
-def _captions(source: str, split: str, texts: Texts) -> Iterator[str]:
+def _captions(source: str, split: str, texts: Captions) -> Iterator[str]:
     """The captions of a split, one after another, so that no pictures are held."""
     return read_all(data.open_source(source, split), texts.text)
 
@@ -129,7 +129,7 @@ def _grams(text: str, longest: int) -> Counter[tuple[str, ...]]:
 class Written:
     """Keeps the captions that were written, best of each beam, and the true ones."""
 
-    texts: Texts  # how captions are read and spelt
+    texts: Captions  # how captions are read and spelt
     source: Any  # the records of the split
     written: list[str] = field(default_factory=list)  # captions of the model
     true: list[str] = field(default_factory=list)  # captions of the records
@@ -155,7 +155,7 @@ class Captioning(Streamed):
     """
 
     source: str  # a data source, see `data.sources`
-    texts: Texts  # the captions
+    texts: Captions  # the captions
     images: Images  # the pictures
     metric: str = "chrF"  # letters in common, from 0 to 100
     higher_is_better: bool = True  # direction
@@ -184,7 +184,7 @@ def caption_evaluations(
     name: str,
     source: str,
     images: Images,
-    texts: Texts,
+    texts: Captions,
     foresee: Predict,
     write: Callable[[Model, jax.Array], tuple[jax.Array, jax.Array]],
     **shared: Any,

@@ -76,11 +76,12 @@ def chunked_causal_lm(
 def caption_targets(ids_BT: jax.Array, pad: int, *, backward: bool = False) -> tuple[jax.Array, jax.Array]:
     """Targets `[B,T]` and float32 weights `[B,T]` of a caption that begins with a start token outside the vocabulary.
 
-    Place 0, the start token, predicts the first id, and place t the one after it. A caption's last id predicts `pad`,
-    which ends it, unless the caption fills all T places. `backward` reads it from its end (Desai & Johnson 2021, §3).
+    Place 0, the start token, predicts the first id, and place t the one after it. A caption's last id predicts its end,
+    which is `pad`, unless the caption fills all T places. A `pad` below 0 is no id and is never predicted: such a row's
+    own last id is its end. `backward` reads the caption before its end from the back (Desai & Johnson 2021, §3).
     """
     place = jnp.arange(ids_BT.shape[1], dtype=jnp.int32)[None]
-    length = jnp.where(ids_BT != pad, place + 1, 0).max(axis=1, keepdims=True)
+    length = jnp.where(ids_BT != pad, place + 1, 0).max(axis=1, keepdims=True) - int(pad < 0)
     if backward:
         reverse = jnp.where(place < length, length - 1 - place, place)
         ids_BT = jnp.take_along_axis(ids_BT, reverse, axis=1)

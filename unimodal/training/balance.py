@@ -74,13 +74,15 @@ def without_conflict(gradients: Sequence[Any], key: jax.Array) -> Any:
 def of_equal_length(gradients: Sequence[Any], weights: Sequence[float]) -> Any:
     """Add up gradients of tasks, each brought to the mean of their lengths and then weighed.
 
-    Lengths are over the parameters that several tasks use; of others the gradient stays as it is. So no task pulls harder at
-    what they share for having a steeper loss (the aim of Chen 2018, without learning the weights).
+    Lengths are over the parameters that several tasks use; of others the gradient stays as it is, and a task that shares
+    nothing has no part in the mean. So no task pulls harder at what they share for having a steeper loss (the aim of Chen
+    2018, without learning the weights).
     """
     products, shared = _products(gradients)
     given = jnp.asarray(weights, jnp.float32)
     lengths = jnp.sqrt(jnp.diagonal(products)) / given
-    return _added(gradients, lengths.mean() / jnp.maximum(lengths, 1e-30), shared)
+    mean = lengths.sum() / jnp.maximum((lengths > 0).sum(dtype=jnp.float32), 1)
+    return _added(gradients, mean / jnp.maximum(lengths, 1e-30), shared)
 
 
 def _products(gradients: Sequence[Any]) -> tuple[jax.Array, list[jax.Array]]:

@@ -12,6 +12,7 @@ to the data: normalisation, rate, vocabulary. A config that leaves them unset ta
 | `Changes` | a picture | it, and several that are made of it or come with it, with the words for what is different |
 | `Pixels` | a picture | numbers of colours int32 `[H·W]` |
 | `Texts` | a text, or several columns joined | ids int32 `[length]` |
+| `Captions` | the same, to be written | ids int32 `[length]` with their end |
 | `Sounds` | a recording, or marked stretches of it | float32 `[samples]` and its true length |
 | `Transcripts` | what is said in a recording | characters as ids `[characters]` |
 | `Labels` | a class, by name or number | int32 |
@@ -23,11 +24,12 @@ from unimodal.data.blocks.inputs import Inputs, Part, brought, columns, noise
 from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.pixels import Pixels
 from unimodal.data.blocks.sounds import Sounds
-from unimodal.data.blocks.texts import Texts
+from unimodal.data.blocks.texts import Captions, Texts
 from unimodal.data.blocks.transcripts import Transcripts
 from unimodal.data.blocks.views import Views
 
 __all__ = [
+    "Captions",
     "Changes",
     "Images",
     "Inputs",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unimodal.data.around import NO_ID
 from unimodal.data.blocks.inputs import Part, brought, find_column
 from unimodal.data.dataset import Source
 from unimodal.data.encoders import Encoder, encoder_for, ids_spec, open_encoder, pad_id
@@ -16,8 +17,9 @@ from unimodal.data.shares import Weight, parts_of
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import open_source
 from unimodal.data.spec import ArraySpec
-from unimodal.data.text import text_of
+from unimodal.data.text import fit_length, text_of
 from unimodal.data.values import id_at
+from unimodal.data.vocabulary import SPELLINGS
 from unimodal.errors import RecordError, UsageError
 
 OBVIOUS = ("text", "caption", "captions", "sentence", "transcript", "name", "title")
@@ -93,6 +95,39 @@ class Texts:
     def open(self, source: str, split: str) -> Source:
         """The documents of a split."""
         return self.documents(open_source(source, split), Where(source, split))
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions(Texts):
+    """A text that a model learns to write: a row says where it ends.
+
+    The end of bytes is the padding after them. Padding of a vocabulary is no id, so a row of it holds `end` itself.
+    """
+
+    @property
+    def end(self) -> int:
+        """The id that ends a caption. Raises UsageError for a vocabulary that has none."""
+        return self._end(self.opened)
+
+    def _end(self, encoder: Encoder) -> int:
+        if self.encoder == "bytes":
+            return encoder.PAD
+        around = encoder.around
+        # One that also begins a row would stop what is written before its first word.
+        known = (i for i in (*around.after[-1:], encoder.EOS, encoder.SEP) if i not in (NO_ID, *around.before))
+        if (end := next(known, None)) is None:
+            spelt = ", ".join((*SPELLINGS["EOS"], *SPELLINGS["SEP"][:1]))
+            raise UsageError(f"encoder {self.encoder!r} has no token that ends a caption and begins none, as {spelt}")
+        return end
+
+    def row(self, encoder: Encoder, text: str) -> np.ndarray:
+        end = self._end(encoder)
+        if self.encoder == "bytes" or encoder.around.after[-1:] == (end,):
+            return super().row(encoder, text)
+        shorter = pair_row(encoder, self.length - 1, encoder.encode(text))[0]
+        row = fit_length(shorter, self.length, pad_id=encoder.PAD)
+        row[(shorter != encoder.PAD).sum()] = end
+        return row
 
 
 @dataclasses.dataclass(frozen=True)
