@@ -9,6 +9,8 @@ small       | 5.5M, CIFAR-10: python tools/make_cifar10.py data/cifar10        |
 paper_small | ViT-S/16, 27M with its projector, ImageNet                       | not run
 paper       | ViT-B/16, 92M with its projector, ImageNet                       | not run
 
+The probes of tiny are of before their penalty was chosen on all thirds (docs/vision.md).
+
 Those of the paper have its views (appendix A), projector of three layers, batch 4096 and temperature 0.1 (Chen 2020b, §3;
 Chen 2020, appendix B.1). It trains ResNets by LARS; what a ViT takes instead is as in Chen 2021 and the authors' published
 commands: AdamW with a rate of 1.5e-4 for each 256 examples, weight decay 0.1, 300 epochs with 40 of warm-up, positions that
