@@ -80,6 +80,28 @@ def test_an_index_is_exact_appendable_and_survives_a_kill(tmp_path: Path) -> Non
         open_index(tmp_path)
 
 
+def test_an_npy_file_that_failed_is_written_at_the_next_try(
+    workdir: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out.npy"
+    words = ["unimodal", "embed", str(workdir), str(pictures / "1.png"), "--task=clip", f"--out={out}"]
+    for name in ("to_numpy", "without_embeddings"):
+        out.unlink(missing_ok=True)
+        (tmp_path / "out.jsonl").unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemError):
+            patch.setattr(f"unimodal.command.use.{name}", killed)
+            main(words)
+        capsys.readouterr()
+        # Killed before, the file is written now; killed behind, it is whole, and its rows too.
+        assert main(words) == (0 if name == "to_numpy" else 2)
+        assert "there already, and whole" in capsys.readouterr().err or name == "to_numpy"
+        assert np.load(out).shape == (1, 16) and np.isfinite(np.load(out)).all()
+
+
+def killed(*_: Any) -> None:
+    raise SystemError
+
+
 def test_many_rows_are_searched_by_a_graph(tmp_path: Path, monkeypatch: Any) -> None:
     pytest.importorskip("usearch", reason="the extra `search` is not installed")
     monkeypatch.setattr(index_module, "EXACT", 1000)

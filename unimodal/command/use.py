@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,11 +15,11 @@ from unimodal.errors import UsageError
 from unimodal.sharding import MESH_AXES
 from unimodal.use import Loaded, load
 from unimodal.use.answering import Asking, answered
-from unimodal.use.embedding import query_of, to_numpy
+from unimodal.use.embedding import query_of, to_numpy, without_embeddings
 from unimodal.use.export import Target, export
 from unimodal.use.index import append, open_index
 from unimodal.use.inputs import entries
-from unimodal.use.output import open_output
+from unimodal.use.output import json_line, open_output
 
 EXIT_NOTHING = 2  # not one input could be answered
 
@@ -78,9 +77,13 @@ def run_embed(words: Words, program: str) -> int:
     rows = answered(asking, waiting if out is None else out.left(waiting))
     total, bad = counted(printed(rows) if out is None else progress(out.write(rows), len(out.done)))
     if out is not None:
-        out.finish()
         if as_numpy:
             to_numpy(out.path, Path(more["out"]))
+        # The mark goes only when the .npy file is whole, and the lines lose their embeddings only when it has gone: a
+        # command that is killed in between has lost nothing.
+        out.finish()
+        if as_numpy:
+            without_embeddings(out.path)
         print(f"{total + len(out.done)} rows in {more['out']}", file=sys.stderr)
     return ending(total, bad)
 
@@ -129,7 +132,7 @@ def run_search(words: Words, program: str) -> int:
         more.setdefault("checkpoint", str(made_by["step"]))
     query = query_of(embedder(path, {name: v for name, v in more.items() if v is not None}), parts)
     for row in index.nearest(query, whole(more, "top", 5), exact=bool(more.get("exact"))):
-        print(json.dumps(row, ensure_ascii=False))
+        print(json_line(row))
     return 0
 
 
@@ -254,7 +257,7 @@ def with_files(
 def printed(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """One JSON object a line, on standard output, as it comes."""
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        print(json_line(row), flush=True)
         yield row
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from unimodal.errors import UsageError
 from unimodal.storage import write_whole
+from unimodal.use.output import json_line
 
 EXACT = 50_000
 """Rows up to which all are compared: a product of that size takes a few milliseconds."""
@@ -172,10 +173,10 @@ def _flush(folder: Path, rows: Sequence[Mapping[str, Any]], size: int, count: in
     with path.open("a" if count else "w", encoding="utf-8") as stream:
         for row in rows:
             told = {name: value for name, value in row.items() if name != "embedding"}
-            stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+            stream.write(json_line(told) + "\n")
     count += len(rows)
     about = dict(size=size, rows=count, made_by=dict(made_by))
-    write_whole(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False))
+    write_whole(folder / "about.json", json.dumps(about, indent=2))
     return count
 
 
