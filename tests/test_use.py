@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import used
+from flax import nnx
 from PIL import Image
 
 import unimodal
@@ -24,6 +26,7 @@ from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 from unimodal.evaluation.samples import FilledText, TextSample
 from unimodal.interop import files as interop_files
+from unimodal.training.checkpoint import Checkpoints
 from unimodal.use.embedding import to_numpy, without_embeddings
 from unimodal.use.index import append, open_index
 from unimodal.use.inputs import entries
@@ -243,6 +246,18 @@ def test_an_average_on_request(run: tuple[Path, Any, Any], tmp_path: Path) -> No
     used.workdir(plain, tiny.plain("vit"))
     with pytest.raises(UsageError, match="kept no average"):
         unimodal.load(plain, ema=True)
+
+
+def test_the_step_of_a_model_is_that_of_its_weights(tmp_path: Path) -> None:
+    config = tiny.plain("vit")
+    _, state = used.workdir(tmp_path, config, learned=False)
+    later = jax.tree.map(lambda x: x + 1, state.parameters)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(replace(state, step=state.step + 3, parameters=later), {})
+    zero, three = (unimodal.load(tmp_path, step=step) for step in (0, None))
+    assert (zero.step, three.step) == (0, 3)
+    at = lambda loaded: jax.tree.leaves(nnx.state(loaded.model, nnx.Param))[0]  # noqa: E731
+    np.testing.assert_array_equal(at(zero) + 1, at(three))
 
 
 def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> None:

@@ -92,6 +92,9 @@ def test_an_npy_file_that_failed_is_written_at_the_next_try(
             patch.setattr(f"unimodal.command.use.{name}", killed)
             main(words)
         capsys.readouterr()
+        if name == "to_numpy":
+            assert main([*words, "--dtype=bfloat16"]) == 2
+            assert "was begun with another model or other flags" in capsys.readouterr().err
         # Killed before, the file is written now; killed behind, it is whole, and its rows too.
         assert main(words) == (0 if name == "to_numpy" else 2)
         assert "there already, and whole" in capsys.readouterr().err or name == "to_numpy"

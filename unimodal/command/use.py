@@ -44,8 +44,7 @@ def run_predict(words: Words, program: str) -> int:
     batch = whole(more, "batch", 32)
     out = None
     if "out" in more:  # before the model is loaded, which takes long
-        kept = {name: more.get(name) for name in sorted(more) if name not in ("out", "batch", "mesh")}
-        out = open_output(more["out"], {"model": str(Path(path).absolute()), "newest": newest(path), **kept})
+        out = open_output(more["out"], question_of(path, more))
     loaded = loaded_of(path, more)
     asking = Asking(loaded, asked, more.get("task"), more.get("gives"), batch)
     # Read lazily: a folder of a million pictures is listed, but not opened.
@@ -71,7 +70,7 @@ def run_embed(words: Words, program: str) -> int:
     # Write lines first: an .npy file must know its length, and a killed command could not go on with one.
     as_numpy = str(more.get("out", "")).endswith(".npy")
     lines = more["out"].removesuffix(".npy") + ".jsonl" if as_numpy else more.get("out")
-    out = None if lines is None else open_output(lines, {"model": str(Path(path).absolute()), "newest": newest(path)})
+    out = None if lines is None else open_output(lines, question_of(path, more))
     asking = embedder(path, more)
     waiting: Iterable[Any] = entries(given, more.get("split", "validation"))
     rows = answered(asking, waiting if out is None else out.left(waiting))
@@ -223,6 +222,12 @@ def number(more: Mapping[str, Any], name: str, default: float) -> float:
         return float(more.get(name, default))
     except ValueError:
         raise UsageError(f"--{name} must be a number, but is {more[name]!r}") from None
+
+
+def question_of(path: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes the answers in a file, which goes on only where this is as it was: the model, and the flags but a few."""
+    kept = {name: more[name] for name in sorted(more) if name not in ("out", "batch", "mesh")}
+    return {"model": str(Path(path).absolute()), "newest": newest(path), **kept}
 
 
 def newest(path: str) -> list[str]:

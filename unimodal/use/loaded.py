@@ -156,9 +156,10 @@ def _of_workdir(where: epath.Path, step: int | None, ema: bool | None, mesh: Mes
     experiment = build(plain, places.task_class)
     kept = bool(config.get("ema"))
     averaged = kept and (experiment.evaluate_ema is not False if ema is None else ema)
-    model = weights(experiment, where, there[-1] if step is None else step, averaged)
+    step = there[-1] if step is None else step
+    model = weights(experiment, where, step, averaged)
     tasks = {task.name: task for task in experiment.tasks}
-    return Loaded(str(where), model, config, tasks, experiment.mesh, step or there[-1], experiment, averaged)
+    return Loaded(str(where), model, config, tasks, experiment.mesh, step, experiment, averaged)
 
 
 def weights(experiment: Experiment, where: epath.PathLike, step: int, averaged: bool) -> Model:
