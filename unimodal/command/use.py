@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -105,9 +106,10 @@ def run_index(words: Words, program: str) -> int:
     # Count what is there before, so that only new vectors are told of.
     there = open_index(more["to"]).rows if (Path(more["to"]) / "about.json").exists() else 0
     asking = embedder(path, more)
-    made_by = {"model": str(Path(path).absolute()), "task": more.get("task"), "step": asking.loaded.step}
     waiting = entries(given, more.get("split", "validation"))
-    index = append(more["to"], progress(good(answered(asking, waiting)), 0), made_by)
+    rows = good(answered(asking, waiting))
+    first = list(itertools.islice(rows, 1))  # shows which task answers where none is named
+    index = append(more["to"], progress(itertools.chain(first, one_task(rows, asking)), 0), made_by(asking, more))
     print(
         f"{index.rows - there} added to {index.folder}: {index.rows} vectors of {index.size} numbers", file=sys.stderr
     )
@@ -122,13 +124,15 @@ def run_search(words: Words, program: str) -> int:
     parts = {kind: more[kind] for kind in ("image", "text", "sound") if kind in more}
     if not parts:
         raise UsageError("say what is looked for: --image=FILE, --text=WORDS, --sound=FILE, or several of them")
-    path, made_by = more.get("model", index.made_by.get("model")), dict(index.made_by)
+    path, said = more.get("model", index.made_by.get("model")), index.made_by
     if path is None:
         raise UsageError(f"{index.folder} does not say which model made it: give --model=WORKDIR_OR_CHECKPOINT")
-    more = {"task": made_by.get("task"), **more}
-    # Embed the query by the very checkpoint that made the index, unless another model is asked for.
-    if made_by.get("step") is not None and "model" not in more:
-        more.setdefault("checkpoint", str(made_by["step"]))
+    more = {"task": said.get("task"), **more}
+    # Embed the query by the very weights that made the index, unless another model is asked for.
+    if "model" not in more:
+        index.check({**said, "task": more["task"]})
+        same = {"checkpoint": said.get("step"), "ema": said.get("average"), "dtype": said.get("dtype")}
+        more = {**same, **more}
     query = query_of(embedder(path, {name: v for name, v in more.items() if v is not None}), parts)
     for row in index.nearest(query, whole(more, "top", 5), exact=bool(more.get("exact"))):
         print(json_line(row))
@@ -152,6 +156,21 @@ def run_serve(words: Words, program: str) -> int:
         timeout=number(more, "timeout", 60.0),
     )
     return 0
+
+
+def made_by(asking: Asking, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index says of the model. Raises UsageError where several tasks embed its inputs."""
+    names = sorted(asking.answered_by)
+    if len(names) > 1:
+        raise UsageError(f"several tasks embed these inputs, each in its own way: say which, --task={'|'.join(names)}")
+    return {**asking.loaded.made_by(names[0] if names else more.get("task")), "dtype": more.get("dtype")}
+
+
+def one_task(rows: Iterable[Mapping[str, Any]], asking: Asking) -> Iterator[Mapping[str, Any]]:
+    """Give rows on while one task embeds them all."""
+    for row in rows:
+        made_by(asking, {})
+        yield row
 
 
 def embedder(path: str, more: Mapping[str, Any]) -> Asking:

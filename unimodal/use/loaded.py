@@ -55,6 +55,10 @@ class Loaded:
             raise UsageError(f"{self.path} has no task {name!r}; {nearest(name, list(self.tasks))}")
         return name
 
+    def made_by(self, task: str | None) -> dict[str, Any]:
+        """What an index says of the model and the task that made its vectors."""
+        return {"model": str(Path(self.path).absolute()), "task": task, "step": self.step, "average": self.averaged}
+
     def answers(self, task: str, asked: Asked = Asked()) -> Sequence[Answer]:
         """List what the task can be asked. Raises UsageError for a task without answers that reads no pictures."""
         found = offered(self.tasks[task], self.model, asked)

@@ -73,7 +73,10 @@ class Server:
             raise Refused(404, "this server has no index: start it with --index=FOLDER")
         entry, said = await read_request(request, several=True)
         task, _, asked = question(said)
-        task = task or self.index.made_by.get("task")
+        made = self.index.made_by.get("task")
+        if made is not None and task not in (None, made):
+            raise Refused(400, f"the index was made by the task {made!r}, so {task!r} cannot search it")
+        task = made or task
         entries = [entry] if entry.reads != (TEXT,) or "text" not in said else []
         if isinstance(said.get("text"), str) and said["text"].strip():
             entries.append(text_entry(said["text"]))
