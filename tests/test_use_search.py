@@ -216,9 +216,11 @@ def test_the_server_answers(client: Any, workdir: Path, pictures: Path) -> None:
     assert error == "the index was made by the task 'clip', so 'vit' cannot search it"
     # A name that is not UTF-8 is told as it is.
     said = client.post(
-        "/v1/predict", content=b'{"text": "x", "task": "\\udcff"}', headers={"content-type": "application/json"}
+        "/v1/predict",
+        content=b'{"text": "x", "task": "clip", "gives": "\\udcff"}',
+        headers={"content-type": "application/json"},
     )
-    assert said.status_code == 400 and "udcff" in said.json()["error"]
+    assert said.status_code == 400 and "gives no \udcff, but" in said.json()["error"]
     assert 'unimodal_requests_total{status="200"}' in client.get("/metrics").text
 
 
