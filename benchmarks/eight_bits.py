@@ -90,7 +90,7 @@ def curves(runs: list[Path], steps: list[int]) -> None:
     """Mean loss of the 25 steps up to each, and over the last 100 steps the mean difference from the first run."""
     first: dict[int, float] = {}
     for run in runs:
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
         loss = {row["step"]: row["loss"] for row in rows if "gradient_norm" in row}
         first = first or loss
         means = [f"{np.mean([loss[s] for s in range(step - 24, step + 1)]):.3f}" for step in steps if step in loss]

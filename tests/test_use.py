@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,17 +15,22 @@ import numpy as np
 import pytest
 import tiny
 import used
+from flax import nnx
 from PIL import Image
 
 import unimodal
 from unimodal.answers import Asked
 from unimodal.command import main
+from unimodal.command.use import printed
 from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 from unimodal.evaluation.samples import FilledText, TextSample
 from unimodal.interop import files as interop_files
+from unimodal.training.checkpoint import Checkpoints
+from unimodal.use.embedding import to_numpy, without_embeddings
+from unimodal.use.index import append, open_index
 from unimodal.use.inputs import entries
-from unimodal.use.output import open_output
+from unimodal.use.output import open_output, rows_of
 
 REFERENCES = Path(__file__).parent / "reference" / "interop"
 GIVES = {"image": "picture.png", "text": "text.txt", "sound": "sound.ogg"}
@@ -242,6 +248,18 @@ def test_an_average_on_request(run: tuple[Path, Any, Any], tmp_path: Path) -> No
         unimodal.load(plain, ema=True)
 
 
+def test_the_step_of_a_model_is_that_of_its_weights(tmp_path: Path) -> None:
+    config = tiny.plain("vit")
+    _, state = used.workdir(tmp_path, config, learned=False)
+    later = jax.tree.map(lambda x: x + 1, state.parameters)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(replace(state, step=state.step + 3, parameters=later), {})
+    zero, three = (unimodal.load(tmp_path, step=step) for step in (0, None))
+    assert (zero.step, three.step) == (0, 3)
+    at = lambda loaded: jax.tree.leaves(nnx.state(loaded.model, nnx.Param))[0]  # noqa: E731
+    np.testing.assert_array_equal(at(zero) + 1, at(three))
+
+
 def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> None:
     for path, message in ((tmp_path, "no config.json"), (tmp_path / "gone", "not a directory")):
         with pytest.raises(UsageError, match=message):
@@ -305,6 +323,30 @@ def test_predict_goes_on_where_it_was_killed(run: tuple[Path, Any, Any], tmp_pat
     open_output(str(tmp_path / "other.jsonl"), {})
     with pytest.raises(UsageError, match="another model or other flags"):
         open_output(str(tmp_path / "other.jsonl"), {"task": "x"})
+
+
+def test_rows_read_back_whatever_their_names_hold(tmp_path: Path, capsys: Any) -> None:
+    # Separators that str.splitlines knows and JSON leaves alone, and a file name that is not UTF-8.
+    names = ["a\u2028b", "c\u0085d", "e\u2029f", "g\udcff.png"]
+    rows: list[Any] = [{"id": name, "embedding": [float(i)], "map": {name: 1}} for i, name in enumerate(names)]
+    out = open_output(str(tmp_path / "out.jsonl"), {})
+    assert list(out.write(rows)) == rows and rows_of(out.path) == rows
+    assert open_output(str(tmp_path / "out.jsonl"), {}).done == tuple(names)
+    to_numpy(out.path, tmp_path / "out.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), [[0], [1], [2], [3]])
+    without_embeddings(out.path)
+    assert rows_of(out.path) == [{"id": row["id"], "map": row["map"]} for row in rows]
+    assert list(printed(rows)) == rows
+    assert [json.loads(line) for line in capsys.readouterr().out.removesuffix("\n").split("\n")] == rows
+    index = append(tmp_path / "index\udcff", rows, {"model": "m\udcff"})
+    assert [open_index(index.folder).row(i)["id"] for i in range(4)] == names
+    assert open_index(index.folder).made_by == {"model": "m\udcff"}
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
+    table = open_output(str(tmp_path / "out.parquet"), {})
+    list(table.write(rows))
+    table.finish()
+    found = parquet.read_table(table.final).to_pydict()
+    assert found["id"] == [*names[:3], "g\\udcff.png"] and json.loads(found["map"][3]) == {names[3]: 1}
 
 
 def test_errors_of_the_command(run: tuple[Path, Any, Any], tmp_path: Path, capsys: Any) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import used
 import unimodal
 from unimodal.answers import Asked
 from unimodal.command import main
+from unimodal.command.use import one_task
 from unimodal.errors import UsageError
 from unimodal.use import index as index_module
 from unimodal.use.index import append, open_index
@@ -76,8 +78,40 @@ def test_an_index_is_exact_appendable_and_survives_a_kill(tmp_path: Path) -> Non
         append(tmp_path / "a", vectors(1, 8), {"model": "m"})
     with pytest.raises(UsageError, match="was made by model m, not model other"):
         append(tmp_path / "a", rows[:1], {"model": "other"})
+    # An index of an earlier version says less, and goes on as it is.
+    old = {"model": "m", "task": None, "step": 3}
+    append(tmp_path / "old", rows[:1], old)
+    assert append(tmp_path / "old", rows[1:2], {**old, "task": "clip", "average": True, "dtype": None}).rows == 2
+    assert open_index(tmp_path / "old").made_by == old
+    with pytest.raises(UsageError, match="was made by step 3, not step 4"):
+        append(tmp_path / "old", rows[:1], {**old, "step": 4})
     with pytest.raises(UsageError, match="is no index"):
         open_index(tmp_path)
+
+
+def test_an_npy_file_that_failed_is_written_at_the_next_try(
+    workdir: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out.npy"
+    words = ["unimodal", "embed", str(workdir), str(pictures / "1.png"), "--task=clip", f"--out={out}"]
+    for name in ("to_numpy", "without_embeddings"):
+        out.unlink(missing_ok=True)
+        (tmp_path / "out.jsonl").unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemError):
+            patch.setattr(f"unimodal.command.use.{name}", killed)
+            main(words)
+        capsys.readouterr()
+        if name == "to_numpy":
+            assert main([*words, "--dtype=bfloat16"]) == 2
+            assert "was begun with another model or other flags" in capsys.readouterr().err
+        # Killed before, the file is written now; killed behind, it is whole, and its rows too.
+        assert main(words) == (0 if name == "to_numpy" else 2)
+        assert "there already, and whole" in capsys.readouterr().err or name == "to_numpy"
+        assert np.load(out).shape == (1, 16) and np.isfinite(np.load(out)).all()
+
+
+def killed(*_: Any) -> None:
+    raise SystemError
 
 
 def test_many_rows_are_searched_by_a_graph(tmp_path: Path, monkeypatch: Any) -> None:
@@ -112,8 +146,18 @@ def test_embed_index_search(workdir: Path, pictures: Path, tmp_path: Path, capsy
     query = loaded.embed(pictures / "3.png", task="clip")[0] + loaded.embed("but blue", task="clip")[0]
     wanted = loaded.embed(pictures / "7.png", task="clip")[0] @ (query / np.linalg.norm(query))
     assert both[str(pictures / "7.png")] == pytest.approx(float(wanted), abs=1e-4)
+    # Of texts clip alone makes embeddings; the index keeps its name, so that a picture can be looked for, too.
+    assert main(["unimodal", "index", str(workdir), "red", "blue", f"--to={tmp_path / 'words'}"]) == 0
+    assert main(["unimodal", "search", str(tmp_path / "words"), f"--image={pictures / '3.png'}", "--top=2"]) == 0
+    assert open_index(tmp_path / "words").made_by["task"] == "clip" and capsys.readouterr().out.count("score") == 2
+    several: Any = SimpleNamespace(answered_by={"vit", "bert"})
+    with pytest.raises(UsageError, match=r"several tasks embed these inputs.*--task=bert\|vit"):
+        list(one_task([{"id": "x"}], several))
+    about = json.loads((index / "about.json").read_text())["made_by"]
+    assert about == {"model": str(workdir), "task": "clip", "step": 0, "average": False, "dtype": None}
     for words, message in (
         (["search", str(index)], "say what is looked for"),
+        (["search", str(index), "--text=x", "--task=vit"], "was made by task clip, not task vit"),
         (["search", str(pictures), "--text=x"], "is no index"),
         (["search", str(index), f"--image={pictures / 'broken.png'}"], "not an image"),
         (["index", str(workdir), str(pictures)], "say where the index is: --to=FOLDER"),
@@ -168,6 +212,15 @@ def test_the_server_answers(client: Any, workdir: Path, pictures: Path) -> None:
     assert found[0]["id"].endswith("1.png") and client.get(f"/v1/items/{found[0]['row']}").content == picture
     found = client.post("/v1/search", files={"file": ("a.png", picture)}, data={"text": "but blue"}).json()["results"]
     assert len(found) == 2 and found[0]["score"] < 1
+    error = client.post("/v1/search", json={"text": "hello", "task": "vit"}).json()["error"]
+    assert error == "the index was made by the task 'clip', so 'vit' cannot search it"
+    # A name that is not UTF-8 is told as it is.
+    said = client.post(
+        "/v1/predict",
+        content=b'{"text": "x", "task": "clip", "gives": "\\udcff"}',
+        headers={"content-type": "application/json"},
+    )
+    assert said.status_code == 400 and "gives no \udcff, but" in said.json()["error"]
     assert 'unimodal_requests_total{status="200"}' in client.get("/metrics").text
 
 
@@ -329,7 +382,15 @@ def test_who_could_not_be_answered_in_time_is_told_at_once(monkeypatch: pytest.M
 
 
 def test_what_a_server_is_not_started_with(workdir: Path, tmp_path: Path, capsys: Any) -> None:
+    made_by = {"model": str(workdir), "task": "clip", "step": 0, "average": False}
+    others = ({"model": "/other"}, {"step": 7}, {"task": "gone"}, {"average": True})
+    for i, other in enumerate(others):
+        append(tmp_path / str(i), vectors(1, 16), {**made_by, **other})
     for words, message in (
+        ([str(workdir), "--port=8123", f"--index={tmp_path / '0'}"], f"made by model /other, not model {workdir};"),
+        ([str(workdir), "--port=8123", f"--index={tmp_path / '1'}"], "made by step 7, not step 0; take the same"),
+        ([str(workdir), "--port=8123", f"--index={tmp_path / '2'}"], "has no task 'gone'"),
+        ([str(workdir), "--port=8123", f"--index={tmp_path / '3'}"], "made by average True, not average False;"),
         ([], "usage: unimodal serve WORKDIR_OR_CHECKPOINT"),
         ([str(workdir), "--port=99999"], "--port must be from 1 to 65535"),
         ([str(workdir), f"--index={tmp_path}"], "is no index"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,11 +16,11 @@ from unimodal.errors import UsageError
 from unimodal.sharding import MESH_AXES
 from unimodal.use import Loaded, load
 from unimodal.use.answering import Asking, answered
-from unimodal.use.embedding import query_of, to_numpy
+from unimodal.use.embedding import query_of, to_numpy, without_embeddings
 from unimodal.use.export import Target, export
 from unimodal.use.index import append, open_index
 from unimodal.use.inputs import entries
-from unimodal.use.output import open_output
+from unimodal.use.output import json_line, open_output
 
 EXIT_NOTHING = 2  # not one input could be answered
 
@@ -45,8 +45,7 @@ def run_predict(words: Words, program: str) -> int:
     batch = whole(more, "batch", 32)
     out = None
     if "out" in more:  # before the model is loaded, which takes long
-        kept = {name: more.get(name) for name in sorted(more) if name not in ("out", "batch", "mesh")}
-        out = open_output(more["out"], {"model": str(Path(path).absolute()), "newest": newest(path), **kept})
+        out = open_output(more["out"], question_of(path, more))
     loaded = loaded_of(path, more)
     asking = Asking(loaded, asked, more.get("task"), more.get("gives"), batch)
     # Read lazily: a folder of a million pictures is listed, but not opened.
@@ -72,15 +71,19 @@ def run_embed(words: Words, program: str) -> int:
     # Write lines first: an .npy file must know its length, and a killed command could not go on with one.
     as_numpy = str(more.get("out", "")).endswith(".npy")
     lines = more["out"].removesuffix(".npy") + ".jsonl" if as_numpy else more.get("out")
-    out = None if lines is None else open_output(lines, {"model": str(Path(path).absolute()), "newest": newest(path)})
+    out = None if lines is None else open_output(lines, question_of(path, more))
     asking = embedder(path, more)
     waiting: Iterable[Any] = entries(given, more.get("split", "validation"))
     rows = answered(asking, waiting if out is None else out.left(waiting))
     total, bad = counted(printed(rows) if out is None else progress(out.write(rows), len(out.done)))
     if out is not None:
-        out.finish()
         if as_numpy:
             to_numpy(out.path, Path(more["out"]))
+        # The mark goes only when the .npy file is whole, and the lines lose their embeddings only when it has gone: a
+        # command that is killed in between has lost nothing.
+        out.finish()
+        if as_numpy:
+            without_embeddings(out.path)
         print(f"{total + len(out.done)} rows in {more['out']}", file=sys.stderr)
     return ending(total, bad)
 
@@ -103,9 +106,10 @@ def run_index(words: Words, program: str) -> int:
     # Count what is there before, so that only new vectors are told of.
     there = open_index(more["to"]).rows if (Path(more["to"]) / "about.json").exists() else 0
     asking = embedder(path, more)
-    made_by = {"model": str(Path(path).absolute()), "task": more.get("task"), "step": asking.loaded.step}
     waiting = entries(given, more.get("split", "validation"))
-    index = append(more["to"], progress(good(answered(asking, waiting)), 0), made_by)
+    rows = good(answered(asking, waiting))
+    first = list(itertools.islice(rows, 1))  # shows which task answers where none is named
+    index = append(more["to"], progress(itertools.chain(first, one_task(rows, asking)), 0), made_by(asking, more))
     print(
         f"{index.rows - there} added to {index.folder}: {index.rows} vectors of {index.size} numbers", file=sys.stderr
     )
@@ -120,16 +124,18 @@ def run_search(words: Words, program: str) -> int:
     parts = {kind: more[kind] for kind in ("image", "text", "sound") if kind in more}
     if not parts:
         raise UsageError("say what is looked for: --image=FILE, --text=WORDS, --sound=FILE, or several of them")
-    path, made_by = more.get("model", index.made_by.get("model")), dict(index.made_by)
+    path, said = more.get("model", index.made_by.get("model")), index.made_by
     if path is None:
         raise UsageError(f"{index.folder} does not say which model made it: give --model=WORKDIR_OR_CHECKPOINT")
-    more = {"task": made_by.get("task"), **more}
-    # Embed the query by the very checkpoint that made the index, unless another model is asked for.
-    if made_by.get("step") is not None and "model" not in more:
-        more.setdefault("checkpoint", str(made_by["step"]))
+    more = {"task": said.get("task"), **more}
+    # Embed the query by the very weights that made the index, unless another model is asked for.
+    if "model" not in more:
+        index.check({**said, "task": more["task"]})
+        same = {"checkpoint": said.get("step"), "ema": said.get("average"), "dtype": said.get("dtype")}
+        more = {**same, **more}
     query = query_of(embedder(path, {name: v for name, v in more.items() if v is not None}), parts)
     for row in index.nearest(query, whole(more, "top", 5), exact=bool(more.get("exact"))):
-        print(json.dumps(row, ensure_ascii=False))
+        print(json_line(row))
     return 0
 
 
@@ -150,6 +156,21 @@ def run_serve(words: Words, program: str) -> int:
         timeout=number(more, "timeout", 60.0),
     )
     return 0
+
+
+def made_by(asking: Asking, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What an index says of the model. Raises UsageError where several tasks embed its inputs."""
+    names = sorted(asking.answered_by)
+    if len(names) > 1:
+        raise UsageError(f"several tasks embed these inputs, each in its own way: say which, --task={'|'.join(names)}")
+    return {**asking.loaded.made_by(names[0] if names else more.get("task")), "dtype": more.get("dtype")}
+
+
+def one_task(rows: Iterable[Mapping[str, Any]], asking: Asking) -> Iterator[Mapping[str, Any]]:
+    """Give rows on while one task embeds them all."""
+    for row in rows:
+        made_by(asking, {})
+        yield row
 
 
 def embedder(path: str, more: Mapping[str, Any]) -> Asking:
@@ -222,6 +243,12 @@ def number(more: Mapping[str, Any], name: str, default: float) -> float:
         raise UsageError(f"--{name} must be a number, but is {more[name]!r}") from None
 
 
+def question_of(path: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes the answers in a file, which goes on only where this is as it was: the model, and the flags but a few."""
+    kept = {name: more[name] for name in sorted(more) if name not in ("out", "batch", "mesh")}
+    return {"model": str(Path(path).absolute()), "newest": newest(path), **kept}
+
+
 def newest(path: str) -> list[str]:
     """A value that differs between two states of a workdir or checkpoint."""
     where = Path(path)
@@ -254,7 +281,7 @@ def with_files(
 def printed(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """One JSON object a line, on standard output, as it comes."""
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        print(json_line(row), flush=True)
         yield row
 
 

@@ -134,7 +134,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     try:
-        names = tuple(path.read_text(encoding="utf-8-sig").splitlines())
+        names = tuple(path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n"))
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
     if not names or not all(names) or len(set(names)) < len(names):

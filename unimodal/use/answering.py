@@ -29,6 +29,7 @@ class Asking:
     task: str | None = None  # None: the only one that reads what comes
     gives: str | None = None  # None: the first of the task's answers that reads it
     batch_size: int = 32  # inputs at a time
+    answered_by: set[str] = field(default_factory=set)  # tasks that have answered
     _answers: dict[str, Sequence[Answer]] = field(default_factory=dict)  # by task
     _compiled: dict[Any, Any] = field(default_factory=dict)  # by answer
 
@@ -82,6 +83,7 @@ class Asking:
         if key not in self._compiled:
             once = {} if answer.once is None else jax.jit(answer.once)(model)
             self._compiled[key] = jax.jit(answer.predict), once, answer
+            self.answered_by |= {name for name, found in self._answers.items() if any(a is answer for a in found)}
         predict, once, _ = self._compiled[key]
         with jax.set_mesh(mesh):
             arrays = {**from_local_rows(batch, mesh), **once}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from unimodal.errors import UsageError
+from unimodal.storage import write_whole
 from unimodal.use.answering import Asking, answered
 from unimodal.use.inputs import Entry, joined, read_file
+from unimodal.use.output import json_line, rows_of
 
 
 def query_of(asking: Asking, parts: Mapping[str, str]) -> np.ndarray:
@@ -36,13 +37,18 @@ def query_of(asking: Asking, parts: Mapping[str, str]) -> np.ndarray:
 
 
 def to_numpy(lines: Path, file: Path) -> None:
-    """Move the embeddings out of a file of JSON lines into one of numpy's, in the same order. A row that could not be
-    embedded has NaN there and says why beside it."""
-    rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    """Copy the embeddings of a file of JSON lines into one of numpy's, in the same order. A row that could not be
+    embedded has NaN there."""
+    rows = rows_of(lines)
     size = next((len(row["embedding"]) for row in rows if "embedding" in row), 0)
-    vectors = np.asarray([row.pop("embedding", [np.nan] * size) for row in rows], np.float32).reshape(len(rows), size)
+    vectors = np.asarray([row.get("embedding", [np.nan] * size) for row in rows], np.float32).reshape(len(rows), size)
     fresh = file.with_name(file.name + ".partial")
     with fresh.open("wb") as stream:
         np.save(stream, vectors)
     fresh.replace(file)
-    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def without_embeddings(lines: Path) -> None:
+    """Take the embeddings out of a file of JSON lines, which keeps its ids and why a row has none."""
+    rows = [{name: value for name, value in row.items() if name != "embedding"} for row in rows_of(lines)]
+    write_whole(lines, "".join(json_line(row) + "\n" for row in rows))

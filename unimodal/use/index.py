@@ -23,6 +23,7 @@ import numpy as np
 
 from unimodal.errors import UsageError
 from unimodal.storage import write_whole
+from unimodal.use.output import json_line
 
 EXACT = 50_000
 """Rows up to which all are compared: a product of that size takes a few milliseconds."""
@@ -36,7 +37,16 @@ class Index:
     folder: Path  # that holds it
     size: int  # of a vector
     rows: int  # vectors that are whole
-    made_by: Mapping[str, Any]  # the model, as the one who searches needs it
+    made_by: Mapping[str, Any]  # model, step, task, average and dtype, as far as they are known
+
+    def check(self, made_by: Mapping[str, Any]) -> None:
+        """Raises UsageError for a model other than the one that made the vectors, as far as the index says which did."""
+        # An index of an earlier version says less, and has no task where none was given.
+        unknown = {"task"} if None in (self.made_by.get("task"), made_by.get("task")) else set()
+        said = {name: value for name, value in self.made_by.items() if name not in unknown}
+        if other := [name for name in said if _plain(name, said[name]) != _plain(name, made_by.get(name))]:
+            theirs, ours = (_told({name: one.get(name) for name in other}) for one in (said, made_by))
+            raise UsageError(f"{self.folder} was made by {theirs}, not {ours}; take the same, or another index")
 
     @cached_property
     def vectors(self) -> np.ndarray:
@@ -140,8 +150,9 @@ def append(
     """
     folder = Path(folder)
     there = open_index(folder) if (folder / "about.json").exists() else None
-    if there is not None and dict(there.made_by) != dict(made_by):
-        raise UsageError(f"{folder} was made by {_told(there.made_by)}, not {_told(made_by)}; give another folder")
+    if there is not None:
+        there.check(made_by)
+        made_by = there.made_by  # of the rows that are there, no more is known
     folder.mkdir(parents=True, exist_ok=True)
     size, count = (0, 0) if there is None else (there.size, there.rows)
     waiting: list[Mapping[str, Any]] = []
@@ -172,10 +183,10 @@ def _flush(folder: Path, rows: Sequence[Mapping[str, Any]], size: int, count: in
     with path.open("a" if count else "w", encoding="utf-8") as stream:
         for row in rows:
             told = {name: value for name, value in row.items() if name != "embedding"}
-            stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+            stream.write(json_line(told) + "\n")
     count += len(rows)
     about = dict(size=size, rows=count, made_by=dict(made_by))
-    write_whole(folder / "about.json", json.dumps(about, indent=2, ensure_ascii=False))
+    write_whole(folder / "about.json", json.dumps(about, indent=2))
     return count
 
 
@@ -183,6 +194,10 @@ def _line_ends(path: Path, count: int) -> int:
     """The byte behind the first `count` lines."""
     with path.open("rb") as stream:
         return sum(len(line) for line, _ in zip(stream, range(count), strict=False))
+
+
+def _plain(name: str, value: Any) -> Any:
+    return Path(value).resolve() if name == "model" and value is not None else value
 
 
 def _told(made_by: Mapping[str, Any]) -> str:

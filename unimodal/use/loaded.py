@@ -55,6 +55,10 @@ class Loaded:
             raise UsageError(f"{self.path} has no task {name!r}; {nearest(name, list(self.tasks))}")
         return name
 
+    def made_by(self, task: str | None) -> dict[str, Any]:
+        """What an index says of the model and the task that made its vectors."""
+        return {"model": str(Path(self.path).absolute()), "task": task, "step": self.step, "average": self.averaged}
+
     def answers(self, task: str, asked: Asked = Asked()) -> Sequence[Answer]:
         """List what the task can be asked. Raises UsageError for a task without answers that reads no pictures."""
         found = offered(self.tasks[task], self.model, asked)
@@ -156,9 +160,10 @@ def _of_workdir(where: epath.Path, step: int | None, ema: bool | None, mesh: Mes
     experiment = build(plain, places.task_class)
     kept = bool(config.get("ema"))
     averaged = kept and (experiment.evaluate_ema is not False if ema is None else ema)
-    model = weights(experiment, where, there[-1] if step is None else step, averaged)
+    step = there[-1] if step is None else step
+    model = weights(experiment, where, step, averaged)
     tasks = {task.name: task for task in experiment.tasks}
-    return Loaded(str(where), model, config, tasks, experiment.mesh, step or there[-1], experiment, averaged)
+    return Loaded(str(where), model, config, tasks, experiment.mesh, step, experiment, averaged)
 
 
 def weights(experiment: Experiment, where: epath.PathLike, step: int, averaged: bool) -> Model:

@@ -39,7 +39,7 @@ class Output:
         """Append the rows, one by one, and give them on."""
         with self.path.open("a", encoding="utf-8") as stream:
             for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                stream.write(json_line(row) + "\n")
                 stream.flush()
                 yield row
 
@@ -97,6 +97,21 @@ def _whole_lines(path: Path) -> Iterator[str]:
     os.truncate(path, good)
 
 
+def json_line(value: Any) -> str:
+    """JSON on one line. A file name that is not UTF-8 has surrogates, which become escapes of JSON and read back as they were."""
+    return _escaped(json.dumps(value, ensure_ascii=False))
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    with path.open("rb") as stream:  # str.splitlines would also split at U+2028, which JSON leaves as it is
+        return [json.loads(line) for line in stream]
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def parquet() -> Any:
     """pyarrow's module. Raises UsageError where it is not installed."""
     try:
@@ -110,13 +125,18 @@ def _to_parquet(lines: Path, final: Path) -> None:
     """One column for each name that a row has; maps become JSON, as their keys differ from row to row."""
     import pyarrow
 
-    rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    rows = rows_of(lines)
     names = dict.fromkeys(chain.from_iterable(rows))
-    flat = lambda v: json.dumps(v, ensure_ascii=False) if isinstance(v, dict) or _maps(v) else v  # noqa: E731
-    table = pyarrow.table({name: [flat(row.get(name)) for row in rows] for name in names})
+    table = pyarrow.table({name: [_flat(row.get(name)) for row in rows] for name in names})
     fresh = final.with_name(final.name + ".partial")
     parquet().write_table(table, fresh)
     fresh.replace(final)
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, dict) or _maps(value):
+        return json_line(value)
+    return _escaped(value) if isinstance(value, str) else value
 
 
 def _maps(value: Any) -> bool:

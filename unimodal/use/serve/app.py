@@ -73,7 +73,10 @@ class Server:
             raise Refused(404, "this server has no index: start it with --index=FOLDER")
         entry, said = await read_request(request, several=True)
         task, _, asked = question(said)
-        task = task or self.index.made_by.get("task")
+        made = self.index.made_by.get("task")
+        if made is not None and task not in (None, made):
+            raise Refused(400, f"the index was made by the task {made!r}, so {task!r} cannot search it")
+        task = made or task
         entries = [entry] if entry.reads != (TEXT,) or "text" not in said else []
         if isinstance(said.get("text"), str) and said["text"].strip():
             entries.append(text_entry(said["text"]))
@@ -149,16 +152,20 @@ def make_app(server: Server, *, most: int, token: str | None, hosts: list[str] |
     from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Route
 
+    class Json(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            return json.dumps(content, allow_nan=False).encode()  # in ASCII: a name that is not UTF-8 has surrogates
+
     def route(path: str, call: Callable[..., Any], method: str = "GET") -> Any:
         async def handle(request: Any) -> Response:
             began = time.monotonic()
             try:
                 made = await call(request)
-                answer = made if isinstance(made, Response) else JSONResponse(made)
+                answer = made if isinstance(made, Response) else Json(made)
             except Refused as error:
-                answer = JSONResponse({"error": str(error)}, error.status)
+                answer = Json({"error": str(error)}, error.status)
             except UsageError as error:
-                answer = JSONResponse({"error": " ".join(str(error).split())}, 400)
+                answer = Json({"error": " ".join(str(error).split())}, 400)
             if path.startswith("/v1"):
                 server.note(answer.status_code, time.monotonic() - began)
             return answer
@@ -169,10 +176,10 @@ def make_app(server: Server, *, most: int, token: str | None, hosts: list[str] |
         return FileResponse(HERE / name)
 
     async def refused(request: Any, error: Any) -> Response:
-        return JSONResponse({"error": str(error.detail)}, error.status_code)
+        return Json({"error": str(error.detail)}, error.status_code)
 
     async def broken(request: Any, error: Exception) -> Response:
-        return JSONResponse({"error": f"the server failed: {type(error).__name__}"}, 500)
+        return Json({"error": f"the server failed: {type(error).__name__}"}, 500)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:

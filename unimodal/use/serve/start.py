@@ -43,6 +43,10 @@ def serve(
         token = secrets.token_urlsafe(24)
         print(f"token: {token}", file=sys.stderr)
     loaded = load()
+    if found is not None:  # a query of other weights would be compared with vectors that mean something else
+        if (task := found.made_by.get("task")) is not None:
+            loaded.task(task)
+        found.check({**found.made_by, **loaded.made_by(task)})  # but not its dtype, which a server does not choose
     server = Server(loaded, Batcher(loaded, batch_size=batch_size), found, timeout)
     app = make_app(server, most=most, token=token, hosts=["localhost", "127.0.0.1", "[::1]", "::1"] if local else None)
     print(f"http://{host}:{port} answers for {loaded.path}; Ctrl-C ends it", file=sys.stderr, flush=True)
