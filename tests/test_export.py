@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 import used
-from exports import AST, CLIP, FITS, config_of
+from exports import AST, CLIP, FITS, SIGLIP, config_of
 
 import unimodal
 from unimodal.command import main
@@ -103,6 +103,8 @@ def test_what_has_no_such_shape_says_which_option_stands_in_the_way(made: Any, t
             "a classifier of the first two tokens",
         ),
         ("clip", CLIP | {"tasks__clip__text_head": dict(pooling="last")}, "texts of bytes end with none"),
+        ("clip", SIGLIP | dict(tasks__clip__fill=None), "it sees the padding of texts; --config.tasks.clip.fill=0"),
+        ("clip", SIGLIP | dict(tasks__clip__texts=dict(length=12)), "its texts have 16 ids"),
     ):
         where = tmp_path / f"{kind}{len(list(tmp_path.iterdir()))}"
         used.workdir(where, tiny.plain(kind, **changes))
@@ -275,7 +277,7 @@ def test_texts_become_the_ids_that_the_task_trains_on(tmp_path: Path) -> None:
         model: Any = SimpleNamespace(
             tokenizers=dict(text=SimpleNamespace(config=words), image=SimpleNamespace(config=picture))
         )
-        towers = [SimpleNamespace(input="text", tokenizer=words)]
+        towers = [SimpleNamespace(input="text", tokenizer=words, masked=True)]
         exported: Any = SimpleNamespace(description=SimpleNamespace(towers=towers))
 
         for task in (TextClassifier(**about), Clip(**about), Gpt(**about), Bert(**about, next_sentence=True)):
@@ -299,6 +301,16 @@ def test_texts_become_the_ids_that_the_task_trains_on(tmp_path: Path) -> None:
                 made = read(text=[("Ab", "cab")])
                 np.testing.assert_array_equal(made["text"][0], ids[ids != pad])
                 np.testing.assert_array_equal(made["text_types"][0], types[ids != pad])
+        # A tower without a mask sees what fills up its rows.
+        task, target = Clip(**about, fill=4), tmp_path / f"{kind}_filled"
+        target.mkdir()
+        places = dict(text_config=dict(max_position_embeddings=32, pad_token_id=4))
+        (target / "config.json").write_text(json.dumps(dict(model_type="siglip", **places)))
+        towers[0].masked, towers[0].fill_id = False, 4
+        write_preparation(task, exported, target)
+        trained = task.texts.part(words.vocabulary).make(("Ab cab", []), np.random.default_rng(0), False)["ids"]
+        filled = np.where(trained == task.texts.pad, 4, trained)
+        np.testing.assert_array_equal(unimodal.load_preprocessor(target)(text="Ab cab")["text"][0], filled, kind)
     settings = json.loads((tmp_path / "cased_clip" / "tokenizer_config.json").read_text())
     assert settings["padding_side"] == "left" and settings["cls_token"] == "[CLS]"
     assert (tmp_path / "merges_clip" / "merges.txt").is_file()

@@ -36,7 +36,8 @@ def write_preparation(task: Any, exported: Exported, directory: Path) -> list[st
         if hasattr(task, "letters"):
             written += _characters(task.letters, directory)
     if "text" in inputs:
-        written += _vocabulary(task, directory)
+        fill = None if inputs["text"].masked else inputs["text"].fill_id
+        written += _vocabulary(task, directory, fill)
     return written
 
 
@@ -93,11 +94,14 @@ def _filter_bank(task: Any, config: Any) -> dict[str, Any]:
     )
 
 
-def _vocabulary(task: Any, directory: Path) -> list[str]:
-    """The files of the encoder that the task was trained with. Raises UsageError where they are gone."""
+def _vocabulary(task: Any, directory: Path, fill: int | None) -> list[str]:
+    """The files of the encoder that the task was trained with. fill: the id that fills up rows, where no mask hides it.
+
+    Raises UsageError where they are gone.
+    """
     spec, around = task.texts.encoder, _around(task)
     if spec == "bytes":
-        return byte_tokenizer(directory, around)
+        return byte_tokenizer(directory, around, fill or 0)
     if not Path(spec).expanduser().exists():
         raise UsageError(f"the vocabulary {spec} is gone, so it cannot come along")
     path, *beside = encoder_files(spec)
@@ -119,6 +123,11 @@ def _vocabulary(task: Any, directory: Path) -> list[str]:
             # A family's own class would put its own specials around, and so would these settings.
             said = {key: value for key, value in said.items() if key not in ("add_bos_token", "add_eos_token")}
             said["tokenizer_class"] = CLASS
+        if fill is not None:
+            whole["padding"] = _padding(fill, encoder.pieces[fill])
+            said["padding_side"] = "right"
+            if not encoder.texts[fill]:  # a word would no longer be read as text
+                said["pad_token"] = encoder.pieces[fill]
         names |= dict.fromkeys(_json(directory, "tokenizer.json", whole))
     return [*names, *_json(directory, settings.name, said)]
 
@@ -151,8 +160,15 @@ def _template(around: Around | None, pieces: Sequence[str] | Mapping[int, str]) 
     )
 
 
-def byte_tokenizer(directory: Path, around: Around | None = None) -> list[str]:
-    """Bytes as a vocabulary of byte-level pieces without merges: the ids of `ByteEncoder`, with these around a text."""
+def _padding(fill: int, piece: str) -> dict[str, Any]:
+    """The padding of tokenizer.json, to the longest of a batch."""
+    how = dict(strategy="BatchLongest", direction="Right", pad_to_multiple_of=None)
+    return dict(**how, pad_id=fill, pad_type_id=0, pad_token=piece)
+
+
+def byte_tokenizer(directory: Path, around: Around | None = None, fill: int = ByteEncoder.PAD) -> list[str]:
+    """Bytes as a vocabulary of byte-level pieces without merges: the ids of `ByteEncoder`, with these around a text, and
+    `fill` behind it."""
     names = {0: "[PAD]", 1: "[MASK]", 2: "[BOS]", 3: "[EOS]", 4: "[SEP]", 5: "[CLS]", 6: "[SPARE6]", 7: "[SPARE7]"}
     first = ByteEncoder.first_ordinary_id
     pieces = {**{name: i for i, name in names.items()}, **{c: first + b for b, c in byte_pieces().items()}}
@@ -169,7 +185,9 @@ def byte_tokenizer(directory: Path, around: Around | None = None) -> list[str]:
         model=dict(type="BPE", vocab=pieces, merges=[]),
     )
     _json(directory, "tokenizer.json", whole)
-    settings = dict(tokenizer_class=CLASS, pad_token="[PAD]", mask_token="[MASK]")
+    settings = dict(
+        tokenizer_class=CLASS, pad_token=next(p for p, i in pieces.items() if i == fill), mask_token="[MASK]"
+    )
     return ["tokenizer.json", *_json(directory, "tokenizer_config.json", settings)]
 
 
