@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 import used
-from exports import AST, CLIP, FITS, config_of
+from exports import AST, CLIP, FITS, SIGLIP, config_of
 
 import unimodal
 from unimodal.command import main
@@ -102,6 +103,8 @@ def test_what_has_no_such_shape_says_which_option_stands_in_the_way(made: Any, t
             "a classifier of the first two tokens",
         ),
         ("clip", CLIP | {"tasks__clip__text_head": dict(pooling="last")}, "texts of bytes end with none"),
+        ("clip", SIGLIP | dict(tasks__clip__fill=None), "it sees the padding of texts; --config.tasks.clip.fill=0"),
+        ("clip", SIGLIP | dict(tasks__clip__texts=dict(length=12)), "its texts have 16 ids"),
     ):
         where = tmp_path / f"{kind}{len(list(tmp_path.iterdir()))}"
         used.workdir(where, tiny.plain(kind, **changes))
@@ -229,3 +232,85 @@ def test_the_card_has_the_scores_of_this_checkpoint(made: Any, tmp_path: Path, c
         (workdir / "results.json").write_text(damaged)
         assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / 'damaged'}"]) == 2
         assert "results.json is damaged" in capsys.readouterr().err
+
+
+def vocabularies(folder: Path) -> dict[str, str]:
+    """Specs of bytes, a tokenizer.json without a post-processor, a cased vocab.txt, and vocab.json with merges.txt."""
+    from unimodal.data import open_source as open_data
+    from unimodal.data.train_encoder import train_encoder
+
+    made = train_encoder(open_data("embedded:emoji", "train"), size=300, fields=("name",))
+    for name in ("json", "cased", "merges"):
+        (folder / name).mkdir()
+    made.save(str(folder / "json" / "tokenizer.json"))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "a", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+    (folder / "cased" / "vocab.txt").write_text("\n".join([*pieces, *"bcdefghijklmnopqrstuvwxyz"]) + "\n")
+    (folder / "cased" / "tokenizer_config.json").write_text(json.dumps(dict(do_lower_case=False, padding_side="left")))
+    bpe = json.loads(made.to_str())["model"]
+    (folder / "merges" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
+    (folder / "merges" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "merges" / "tokenizer_config.json").write_text(
+        json.dumps(dict(tokenizer_class="GPT2Tokenizer", add_prefix_space=True, bos_token="[BOS]", eos_token="[EOS]"))
+    )
+    files = dict(json="tokenizer.json", cased="vocab.txt", merges="vocab.json")
+    return {"bytes": "bytes", **{name: str(folder / name / file) for name, file in files.items()}}
+
+
+def test_texts_become_the_ids_that_the_task_trains_on(tmp_path: Path) -> None:
+    """Specials, letter case and spaces come along, for each vocabulary and each kind of row, and for pairs."""
+    pytest.importorskip("tokenizers")
+    from tasks.bert import Bert
+    from tasks.clip import Clip
+    from tasks.gpt import Gpt
+    from tasks.text_classifier import TextClassifier
+    from unimodal.data import open_encoder, pair_row
+    from unimodal.data.blocks import Texts
+    from unimodal.use.preparation import write_preparation
+
+    source = tmp_path / "data.jsonl"
+    source.write_text("".join(json.dumps(dict(id=i, text="Ab cab", label=i % 2)) + "\n" for i in range(60)))
+    picture = SimpleNamespace(image_size=(16, 16), channels=3)
+    for kind, spec in vocabularies(tmp_path).items():
+        about: dict[str, Any] = dict(source=f"jsonl:{source}", texts=Texts(encoder=spec, length=32))
+        words = SimpleNamespace(vocabulary=open_encoder(spec).vocab_size)
+        model: Any = SimpleNamespace(
+            tokenizers=dict(text=SimpleNamespace(config=words), image=SimpleNamespace(config=picture))
+        )
+        towers = [SimpleNamespace(input="text", tokenizer=words, masked=True)]
+        exported: Any = SimpleNamespace(description=SimpleNamespace(towers=towers))
+
+        for task in (TextClassifier(**about), Clip(**about), Gpt(**about), Bert(**about, next_sentence=True)):
+            target = tmp_path / f"{kind}_{task.name}"
+            target.mkdir()
+            (target / "config.json").write_text(json.dumps(dict(model_type="bert", type_vocab_size=2)))
+            write_preparation(task, exported, target)
+            read, pad = unimodal.load_preprocessor(target), task.texts.pad
+            if isinstance(task, Clip):
+                trained = task.texts.part(words.vocabulary).make(("Ab cab", []), np.random.default_rng(0), False)["ids"]
+            elif isinstance(task, Bert):
+                trained = pair_row(open_encoder(spec), 32, open_encoder(spec).encode("Ab cab"))[0]
+            else:
+                trained = task.inputs(model).dataset("train")[0]["ids"]
+            np.testing.assert_array_equal(
+                read(text="Ab cab")["text"][0], trained[trained != pad], f"{kind} {task.name}"
+            )
+            if isinstance(task, TextClassifier | Bert):
+                both = [open_encoder(spec).encode(text) for text in ("Ab", "cab")]
+                ids, types = pair_row(open_encoder(spec), 32, *both)
+                made = read(text=[("Ab", "cab")])
+                np.testing.assert_array_equal(made["text"][0], ids[ids != pad])
+                np.testing.assert_array_equal(made["text_types"][0], types[ids != pad])
+        # A tower without a mask sees what fills up its rows.
+        task, target = Clip(**about, fill=4), tmp_path / f"{kind}_filled"
+        target.mkdir()
+        places = dict(text_config=dict(max_position_embeddings=32, pad_token_id=4))
+        (target / "config.json").write_text(json.dumps(dict(model_type="siglip", **places)))
+        towers[0].masked, towers[0].fill_id = False, 4
+        write_preparation(task, exported, target)
+        trained = task.texts.part(words.vocabulary).make(("Ab cab", []), np.random.default_rng(0), False)["ids"]
+        filled = np.where(trained == task.texts.pad, 4, trained)
+        np.testing.assert_array_equal(unimodal.load_preprocessor(target)(text="Ab cab")["text"][0], filled, kind)
+    settings = json.loads((tmp_path / "cased_clip" / "tokenizer_config.json").read_text())
+    assert settings["padding_side"] == "left" and settings["cls_token"] == "[CLS]"
+    assert (tmp_path / "merges_clip" / "merges.txt").is_file()

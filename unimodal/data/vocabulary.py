@@ -160,7 +160,7 @@ def from_tokenizers(made: Any, roles: Mapping[str, str]) -> VocabularyEncoder:
         lambda ids: made.decode(ids, skip_special_tokens=False),
         known,
         specials,
-        _around_of(made, next((p for i, p in enumerate(pieces) if p and i not in specials), "a")),
+        around_of(made, next((p for i, p in enumerate(pieces) if p and i not in specials), "a")),
         surface,
         joins,
     )
@@ -217,7 +217,7 @@ def _without_specials(description: Any, specials: set[str]) -> Any:
     return import_tokenizers().Tokenizer.from_str(json.dumps(description | {"post_processor": None}))
 
 
-def _around_of(made: Any, word: str) -> Around | None:
+def around_of(made: Any, word: str) -> Around | None:
     """Read what the tokenizer's post-processing puts around texts; None if it puts nothing."""
     pair = made.encode(word, word)
     owner = pair.sequence_ids  # None of specials

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from unimodal.data.encoders import FILES
+from unimodal.data.around import NO_ID, Around
+from unimodal.data.encoders import BESIDE, FILES, encoder_files
 from unimodal.data.text import ByteEncoder
+from unimodal.data.tokenizer_files import read_tokenizer
 from unimodal.data.transcripts import Alphabet
+from unimodal.data.vocabulary import around_of
 from unimodal.errors import UsageError
 from unimodal.interop.export import Exported
 
 AST = "audio_spectrogram_transformer"
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "vocab.bpe", "added_tokens.json")
+CLASS = "PreTrainedTokenizerFast"  # takes tokenizer.json as it is
 
 
 def write_preparation(task: Any, exported: Exported, directory: Path) -> list[str]:
@@ -32,7 +36,8 @@ def write_preparation(task: Any, exported: Exported, directory: Path) -> list[st
         if hasattr(task, "letters"):
             written += _characters(task.letters, directory)
     if "text" in inputs:
-        written += _vocabulary(task.texts, directory)
+        fill = None if inputs["text"].masked else inputs["text"].fill_id
+        written += _vocabulary(task, directory, fill)
     return written
 
 
@@ -89,27 +94,81 @@ def _filter_bank(task: Any, config: Any) -> dict[str, Any]:
     )
 
 
-def _vocabulary(texts: Any, directory: Path) -> list[str]:
-    """The files of the encoder that the task was trained with. Raises UsageError where they are gone."""
-    if texts.encoder == "bytes":
-        return byte_tokenizer(directory)
-    there = Path(texts.encoder).expanduser()
-    if not there.exists():
-        raise UsageError(f"the vocabulary {there} is gone, so it cannot come along")
-    if there.is_file():
-        name = "tokenizer.json" if there.suffix == ".json" and there.name not in FILES else there.name
-        shutil.copyfile(there, directory / name)
-        return [name, *_json(directory, "tokenizer_config.json", _specials(texts.opened))]
-    copied = [name for name in (*FILES, *SETTINGS) if (there / name).is_file()]
-    for name in copied:
-        shutil.copyfile(there / name, directory / name)
-    if "tokenizer_config.json" not in copied:
-        copied += _json(directory, "tokenizer_config.json", _specials(texts.opened))
-    return copied
+def _vocabulary(task: Any, directory: Path, fill: int | None) -> list[str]:
+    """The files of the encoder that the task was trained with. fill: the id that fills up rows, where no mask hides it.
+
+    Raises UsageError where they are gone.
+    """
+    spec, around = task.texts.encoder, _around(task)
+    if spec == "bytes":
+        return byte_tokenizer(directory, around, fill or 0)
+    if not Path(spec).expanduser().exists():
+        raise UsageError(f"the vocabulary {spec} is gone, so it cannot come along")
+    path, *beside = encoder_files(spec)
+    settings = path.with_name("tokenizer_config.json")
+    # config.json of the export is the model's own. A vocabulary of another name is not looked for.
+    known = {*FILES, *BESIDE} - {"config.json", settings.name}
+    kept = [file for file in (path, *beside) if file.name in known or file.suffix == ".model"]
+    for file in kept:
+        shutil.copyfile(file, directory / file.name)
+    encoder, names = task.texts.opened, {file.name: None for file in kept}
+    said = _specials(encoder) | (json.loads(settings.read_text(encoding="utf-8")) if settings in beside else {})
+    if path.suffix != ".model":
+        # One file says all that a reader would else guess from the model's family: how a text is cut, what goes around it.
+        tokenizer = read_tokenizer(path).tokenizer
+        whole = json.loads(tokenizer.to_str())
+        word = next((piece for i, piece in enumerate(encoder.pieces) if piece and encoder.texts[i]), "a")
+        if around_of(tokenizer, word) != around:
+            whole["post_processor"] = _template(around, encoder.pieces)
+            # A family's own class would put its own specials around, and so would these settings.
+            said = {key: value for key, value in said.items() if key not in ("add_bos_token", "add_eos_token")}
+            said["tokenizer_class"] = CLASS
+        if fill is not None:
+            whole["padding"] = _padding(fill, encoder.pieces[fill])
+            said["padding_side"] = "right"
+            if not encoder.texts[fill]:  # a word would no longer be read as text
+                said["pad_token"] = encoder.pieces[fill]
+        names |= dict.fromkeys(_json(directory, "tokenizer.json", whole))
+    return [*names, *_json(directory, settings.name, said)]
 
 
-def byte_tokenizer(directory: Path) -> list[str]:
-    """Bytes as a vocabulary of byte-level pieces without merges: the ids of `ByteEncoder`."""
+def _around(task: Any) -> Around | None:
+    """The specials around a text in the task's rows, or before a prompt; None: there are none."""
+    encoder, fields = task.texts.opened, vars(task)
+    if "packed" in fields:  # a language model, whose documents begin with BOS where they are packed
+        begun = fields["packed"] and encoder.BOS not in (NO_ID, encoder.EOS)
+        return Around((encoder.BOS,), (), (), (), 0) if begun else None
+    windows = not fields.get("next_sentence", True)
+    captions = task.texts.encoder == "bytes" and "pair" in fields  # which are their bytes alone
+    return None if windows or captions or not encoder.around.count(two=True) else encoder.around
+
+
+def _template(around: Around | None, pieces: Sequence[str] | Mapping[int, str]) -> dict[str, Any] | None:
+    """The post-processor of tokenizer.json that puts these ids around texts."""
+    if around is None:
+        return None
+    special = lambda ids, kind: [dict(SpecialToken=dict(id=pieces[i], type_id=kind)) for i in ids]  # noqa: E731
+    text = lambda name, kind: dict(Sequence=dict(id=name, type_id=kind))  # noqa: E731
+    first, kind = [*special(around.before, 0), text("A", 0)], around.second_type
+    between = [one for i, k in zip(around.between, around.between_types, strict=True) for one in special([i], k)]
+    used = {i: pieces[i] for i in (*around.before, *around.between, *around.after)}
+    return dict(
+        type="TemplateProcessing",
+        single=[*first, *special(around.after, 0)],
+        pair=[*first, *between, text("B", kind), *special(around.after, kind)],
+        special_tokens={name: dict(id=name, ids=[i], tokens=[name]) for i, name in used.items()},
+    )
+
+
+def _padding(fill: int, piece: str) -> dict[str, Any]:
+    """The padding of tokenizer.json, to the longest of a batch."""
+    how = dict(strategy="BatchLongest", direction="Right", pad_to_multiple_of=None)
+    return dict(**how, pad_id=fill, pad_type_id=0, pad_token=piece)
+
+
+def byte_tokenizer(directory: Path, around: Around | None = None, fill: int = ByteEncoder.PAD) -> list[str]:
+    """Bytes as a vocabulary of byte-level pieces without merges: the ids of `ByteEncoder`, with these around a text, and
+    `fill` behind it."""
     names = {0: "[PAD]", 1: "[MASK]", 2: "[BOS]", 3: "[EOS]", 4: "[SEP]", 5: "[CLS]", 6: "[SPARE6]", 7: "[SPARE7]"}
     first = ByteEncoder.first_ordinary_id
     pieces = {**{name: i for i, name in names.items()}, **{c: first + b for b, c in byte_pieces().items()}}
@@ -121,11 +180,14 @@ def byte_tokenizer(directory: Path) -> list[str]:
         version="1.0",
         added_tokens=special,
         pre_tokenizer=dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False),
+        post_processor=_template(around, names),
         decoder=dict(type="ByteLevel", add_prefix_space=True, trim_offsets=True, use_regex=True),
         model=dict(type="BPE", vocab=pieces, merges=[]),
     )
     _json(directory, "tokenizer.json", whole)
-    settings = dict(tokenizer_class="PreTrainedTokenizerFast", pad_token="[PAD]", mask_token="[MASK]")
+    settings = dict(
+        tokenizer_class=CLASS, pad_token=next(p for p, i in pieces.items() if i == fill), mask_token="[MASK]"
+    )
     return ["tokenizer.json", *_json(directory, "tokenizer_config.json", settings)]
 
 
@@ -155,7 +217,7 @@ def _specials(encoder: Any) -> dict[str, Any]:
     roles = dict(PAD="pad_token", MASK="mask_token", BOS="bos_token", EOS="eos_token", SEP="sep_token", CLS="cls_token")
     there = {role: getattr(encoder, name) for name, role in roles.items()}
     known = {role: encoder.surface(int(i)) for role, i in there.items() if i >= 0}
-    return dict(tokenizer_class="PreTrainedTokenizerFast", **known)
+    return dict(tokenizer_class=CLASS, **known)
 
 
 def _json(directory: Path, name: str, value: Any) -> list[str]:

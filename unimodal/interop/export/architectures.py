@@ -167,7 +167,7 @@ def siglip(handed: Handed) -> Offer | None:
     if (config := _two_towers(handed, "siglip")) is None or handed.heads["temperature"].bias is None:
         return None
     config["text_config"]["projection_size"] = config.pop("projection_dim")
-    config["text_config"]["pad_token_id"] = 0
+    config["text_config"]["pad_token_id"] = handed.fields.get("fill") or 0  # without any it is refused
     return Offer(
         "siglip",
         config,

@@ -107,10 +107,21 @@ def _differences(handed: Handed, description: Description) -> list[str]:
             found.append(
                 f"its {tower.input} sees only {sees}; --config.tasks.{handed.task}.causal={tower.causal} would fit"
             )
+        if tower.input == "text" and not tower.masked:
+            found += _unfilled(handed, tower.tokenizer.max_length)
     if handed.decoder is not None:
         for decoder in _decoders(description):
             found += _differing(f"backbones.{handed.decoder[0]}", handed.decoder[1], decoder.config)
     return found
+
+
+def _unfilled(handed: Handed, places: int) -> list[str]:
+    """What keeps a task's texts from filling every place of the position table with ids that are seen."""
+    task, fill, length = f"--config.tasks.{handed.task}", handed.fields["fill"], handed.fields["texts"].length
+    found = [f"it sees the padding of texts; {task}.fill=0 would fit"] if fill is None else []
+    return found + (
+        [f"its texts have {places} ids; {task}.texts.length={places} would fit"] if length != places else []
+    )
 
 
 def _differing(where: str, ours: Any, theirs: Any) -> list[str]:
