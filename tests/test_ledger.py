@@ -335,6 +335,21 @@ def test_merges_of_branches(ledger: Ledger, method: str) -> None:
     np.testing.assert_allclose(made.read(name), expected, rtol=1e-6)
 
 
+def test_averages_are_merged_by_the_fishers_of_their_parameters(ledger: Ledger) -> None:
+    averaged = {**BASE, "ema.values.trunk": BASE["parameters.trunk"] + 1}
+    commit(ledger, averaged)
+    ledger.branch("other", "main")
+    both = [moved(averaged, seed, "parameters.trunk", "ema.values.trunk") for seed in (1, 2)]
+    commit(ledger, both[0])
+    commit(ledger, both[1], branch="other")
+    fishers = [{"parameters.trunk": RNG.random((40, 30)) + 0.1} for _ in range(2)]
+    made, _ = changes.merge(ledger, ["other"], "main", changes.Merging("fisher", fishers=fishers))
+    weights = [f["parameters.trunk"] for f in fishers]
+    for name in ("parameters.trunk", "ema.values.trunk"):
+        expected = np.average([np.asarray(a[name], np.float64) for a in both], axis=0, weights=weights)
+        np.testing.assert_allclose(made.read(name), expected, rtol=1e-6)
+
+
 # --- two writers, and a gc among them ----------------------------------------------------------------------------------
 
 
