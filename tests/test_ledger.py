@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -393,6 +394,36 @@ def test_gc_keeps_what_is_named(ledger: Ledger) -> None:
     assert (removed.files, removed.torn) == (1, 1)
     after = verify(ledger)
     assert (after.unnamed, after.torn, after.faults, after.files) == (0, 0, [], len(BASE))
+
+
+def test_gc_leaves_another_ledger_s_tensors_alone(ledger: Ledger, tmp_path: Path) -> None:
+    shared = str(tmp_path / "shared")
+    first = Ledger.create(tmp_path / "first", tensors=shared)
+    made = commit(first, BASE)
+    assert verify(first).foreign == [] and gc(first).files == 0
+    for there in (shared, str(ledger.path / "tensors")):
+        with pytest.raises(UsageError, match=r"belongs to another ledger, made in .*; give a folder of its own"):
+            Ledger.create(tmp_path / "second", tensors=there)
+        assert not (tmp_path / "second").exists()
+    with pytest.raises(UsageError, match="belongs to another ledger"):
+        exchange.push(first, str(ledger.path / "tensors"), git=str(tmp_path))
+    # A ledger of before, which has no id, and a folder that does not say whose it is.
+    second = Ledger.create(tmp_path / "second")
+    (second.path / "ledger.json").write_text(json.dumps({"format": 1, "tensors": shared}))
+    second = Ledger(second.path)
+    with pytest.raises(UsageError, match="belongs to another ledger"):
+        gc(second)
+    owner = tmp_path / "shared" / "owner"
+    owner.unlink()
+    with pytest.raises(UsageError, match="may have tensors there; if none has, write .*/second into .*/shared/owner"):
+        gc(second)
+    with pytest.raises(UsageError, match="has tensors already, and no owner file"):
+        Ledger.create(tmp_path / "third", tensors=shared)
+    np.testing.assert_array_equal(made.read("parameters.trunk"), BASE["parameters.trunk"])
+    owner.write_text(second.id)
+    assert gc(second).files == len(BASE)
+    (ledger.path / "tensors" / "owner").unlink()  # beside its history it is a ledger's own
+    assert gc(ledger).files == 0
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------------
