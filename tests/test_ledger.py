@@ -516,3 +516,19 @@ def test_damage_does_not_travel(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is damaged"):
         exchange.push(ledger, str(far.path))
     assert far.heads() == {}
+
+
+def test_what_was_cut_short_over_there_is_mended(ledger: Ledger, tmp_path: Path) -> None:
+    made = commit(ledger, BASE)
+    far = Ledger.create(tmp_path / "far")
+    exchange.push(ledger, str(far.path))
+    chunk = made.manifest.tensors["parameters.head"].chunks[0]
+    for broken, mend in (
+        (far, lambda: exchange.push(ledger, str(far.path))),
+        (ledger, lambda: exchange.pull(ledger, str(far.path))),
+    ):
+        whole = broken.store.file(chunk).read_bytes()
+        broken.store.file(chunk).write_bytes(whole[:-1])
+        sent = mend()
+        assert (sent.files, sent.bytes) == (1, len(whole))
+        assert broken.store.file(chunk).read_bytes() == whole and verify(broken).faults == []

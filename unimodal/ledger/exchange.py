@@ -76,7 +76,8 @@ def _arrive(ledger: Ledger, name: str, new: str) -> None:
 def _copy(source: Store, target: Store, chunks: set[str]) -> Sent:
     files = size = 0
     for chunk in sorted(chunks):
-        if target.size(chunk) is None:
+        there = target.size(chunk)
+        if there is None or there != source.size(chunk):  # a file that was cut short there is mended
             content = source.read(chunk, "a tensor to be sent")  # checked, so damage does not spread
             target.write(chunk, content)
             files, size = files + 1, size + len(content)
