@@ -306,7 +306,7 @@ def test_what_is_remembered_of_shares_that_change_has_been_trained_on() -> None:
     own = np.concatenate([next(remembering)["x"] for _ in range(3)])
     # Of three batches of eight all 24 are remembered, in their order.
     np.testing.assert_array_equal([example["x"] for example in remembering.kept()], own)
-    cut = replace(dataset, buckets=Buckets(np.ones(100), (1, 2), lambda batch, edge: batch))
+    cut = replace(dataset, buckets=Buckets(np.ones(100), (1, 2), lambda batch, edge: dict(batch)))
     with pytest.raises(UsageError, match=r"by their place, which tasks.one.buckets changes; leave buckets empty"):
         with_memory(experiment.continual, plan, replace(run, dataset=lambda task: cut))
 

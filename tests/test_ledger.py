@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 
+from unimodal.command import ledger as command
 from unimodal.errors import UsageError
 from unimodal.ledger import Commit, Draft, Ledger, Manifest, arithmetic, changes, compare, exchange, manifest
 from unimodal.ledger.git import MovedError
@@ -349,6 +350,34 @@ def test_averages_are_merged_by_the_fishers_of_their_parameters(ledger: Ledger) 
     for name in ("parameters.trunk", "ema.values.trunk"):
         expected = np.average([np.asarray(a[name], np.float64) for a in both], axis=0, weights=weights)
         np.testing.assert_allclose(made.read(name), expected, rtol=1e-6)
+
+
+def test_a_merge_is_of_the_commits_whose_fishers_were_measured(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "parameters.trunk"
+    commit(ledger, BASE)
+    ledger.branch("other", "main")
+    both = [moved(BASE, seed, name) for seed in (1, 2)]
+    measured = [commit(ledger, both[0]).id, commit(ledger, both[1], branch="other").id]
+    weights = [RNG.random((40, 30)) + 0.1 for _ in range(2)]
+    moves = ["other"]
+
+    def fishers(_: Any, commits: Any, batches: int) -> list[dict[str, np.ndarray]]:
+        commit(ledger, moved(BASE, 3, name), branch=moves.pop())  # a run commits meanwhile
+        return [{name: weights[measured.index(one.id)]} for one in commits]
+
+    monkeypatch.setattr(command, "fishers", fishers)
+    words = ["merge", str(ledger.path), "other", "--method=fisher", "--evaluate=false"]
+    assert command.run_ledger(words, "unimodal") == 0
+    made = ledger.commit("main")
+    assert made.parents == tuple(measured) and "Merge other into main" in capsys.readouterr().out
+    expected = np.average([np.asarray(a[name], np.float64) for a in both], axis=0, weights=weights)
+    np.testing.assert_allclose(made.read(name), expected, rtol=1e-6)
+    moves.append("main")
+    measured[:] = [made.id, ledger.resolve("other")]
+    with pytest.raises(MovedError, match="has moved meanwhile"):
+        command.run_ledger(words, "unimodal")
 
 
 # --- two writers, and a gc among them ----------------------------------------------------------------------------------

@@ -207,9 +207,14 @@ def merge(
     *,
     message: str | None = None,
     base: str | None = None,
+    commits: Sequence[Commit] = (),
 ) -> tuple[Commit, list[Conflict]]:
-    """Merge refs into a branch; returns the commit, and where the branches disagree."""
-    commits = [ledger.commit(f"refs/heads/{branch}"), *(ledger.commit(ref) for ref in refs)]
+    """Merge refs into a branch; returns the commit, and where the branches disagree.
+
+    commits: what the branch and the refs were when `how` was measured; without them, what they are now. Raises MovedError
+    where the branch has moved since.
+    """
+    commits = commits or [ledger.commit(f"refs/heads/{branch}"), *(ledger.commit(ref) for ref in refs)]
     if len({commit.id for commit in commits}) < len(commits):
         raise UsageError(f"{branch} and {', '.join(refs)} are not different commits: there is nothing to merge")
     start = ledger.base([c.id for c in commits]) if base is None else ledger.commit(base)
