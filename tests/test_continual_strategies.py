@@ -379,6 +379,7 @@ def test_every_strategy_is_made_by_its_name() -> None:
 
 
 WORDS: dict[str, Any] = tiny.SMALL["gpt"] | dict(batch_size=8)
+NAMED = {name: dict(kind="vit", batch_size=8) for name in ("one", "continual")}
 BOTH = dict(text=dict(vocabulary=264, max_length=16), image=dict(image_size=(8, 8), patch=4))
 
 
@@ -400,6 +401,14 @@ BOTH = dict(text=dict(vocabulary=264, max_length=16), image=dict(image_size=(8, 
         ("ewc", dict(continual=dict(strategy="ewc", strength=float("nan"))), "continual strength must be at least 0"),
         ("der", dict(continual=dict(strategy="der", memory_share=0.1)), "takes memory and no memory_share"),
         ("replay", dict(continual=dict(strategy="replay", memory_share=1.1)), "memory_share must be from 0 to 1"),
+        *(
+            (
+                strategy,
+                dict(tasks=NAMED),
+                f"tasks.continual has the name under which continual.strategy={strategy} keeps",
+            )
+            for strategy in ("ewc", "si", "lwf", "ogd")
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(strategy: str, changes: dict[str, Any], message: str) -> None:
