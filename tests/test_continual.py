@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,22 @@ import launch
 from unimodal.continual import ContinualConfig
 from unimodal.continual.anchor import NAME, Anchor
 from unimodal.continual.matrix import matrix_of, metrics
-from unimodal.continual.memory import Memory, Remembering, check_memory, chosen, evenly_of_classes, size_of
+from unimodal.continual.memory import (
+    Memory,
+    Remembering,
+    check_memory,
+    chosen,
+    evenly_of_classes,
+    size_of,
+    with_memory,
+)
 from unimodal.continual.strategies import ewc, l2
-from unimodal.continual.strategy import OWNER
+from unimodal.continual.strategy import OWNER, Plan, Run
+from unimodal.data.batches import train_batches
+from unimodal.data.bucketing import Buckets
+from unimodal.data.dataset import Dataset, as_is
+from unimodal.data.order import order_seed
+from unimodal.data.shares import Weight
 from unimodal.errors import UsageError
 from unimodal.objectives.terms import as_scalars
 from unimodal.report.views.forgetting import forgetting_view
@@ -265,6 +280,35 @@ def test_a_balanced_memory_has_as_many_of_each_class_as_there_are() -> None:
     memory = Memory(lambda place: {"label": np.int32(place % 10 == 0)}, seen=1000, size=20, seed=2, balanced=True)
     places = memory.places()
     assert sorted(places) == list(places) and np.bincount(places % 10 == 0).tolist() == [10, 10]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two sources whose shares change with the step."""
+
+    parts: tuple[tuple[int, Any], ...] = ((40, Weight((0, 3), (5.0, 0.0))), (60, 1.0))
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"id": str(index), "x": np.int64(index)}
+
+
+def test_what_is_remembered_of_shares_that_change_has_been_trained_on() -> None:
+    experiment = tiny.build(config(continual=dict(strategy="replay", memory=24)))
+    dataset = Dataset(Joined(), as_is)
+    make = partial(train_batches, dataset, batch_size=8, prefetch=False)
+    batches = {name: make(seed=order_seed(experiment.seed, name)) for name in ("one", "two")}
+    plan = Plan(experiment.sequence, experiment.tasks, batches)
+    run = Run(experiment.program, experiment.train_batches, lambda task: dataset)
+    remembering: Any = with_memory(experiment.continual, plan, run).batches["one"]
+    own = np.concatenate([next(remembering)["x"] for _ in range(3)])
+    # Of three batches of eight all 24 are remembered, in their order.
+    np.testing.assert_array_equal([example["x"] for example in remembering.kept()], own)
+    cut = replace(dataset, buckets=Buckets(np.ones(100), (1, 2), lambda batch, edge: dict(batch)))
+    with pytest.raises(UsageError, match=r"by their place, which tasks.one.buckets changes; leave buckets empty"):
+        with_memory(experiment.continual, plan, replace(run, dataset=lambda task: cut))
 
 
 # --- R ------------------------------------------------------------------------------------------------------------------

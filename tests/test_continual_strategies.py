@@ -273,6 +273,23 @@ def test_the_loss_of_remembered_examples_is_that_of_the_paper(tmp_path: Path) ->
     assert experiment.memory_bytes == {"one": 16 * (8 * 8 * 3 * 4 + 4 + kept.shape[1] * 4)}
 
 
+def test_a_skipped_step_leaves_logits_unknown() -> None:
+    rng = np.random.default_rng(0)
+    state, met = der.RememberedLogits(5, 3), rng.normal(size=(3, 3)).astype(np.float32)
+    rows = np.concatenate([[[0], [-1], [3]], met], axis=1).astype(np.float32)
+    state.advance(None, jnp.asarray(rows), jnp.int32(0), 1)  # slots 1, 2 and 4 were in steps that were skipped
+    kept = np.asarray(state.rows.get_value())
+    np.testing.assert_array_equal(kept[[0, 3]], met[[0, 2]])
+    assert np.isnan(kept[[1, 2, 4]]).all()
+    logits, stored = rng.normal(size=(4, 3)).astype(np.float32), np.array([3, 1, 0, 4])
+    distance, slope = jax.value_and_grad(der.squared_distance)(jnp.asarray(logits), state.rows.get_value()[stored])
+    difference = np.stack([logits[0] - met[2], np.zeros(3), logits[2] - met[0], np.zeros(3)])
+    assert float(distance) == pytest.approx((difference[[0, 2]] ** 2).mean(), rel=1e-6)
+    np.testing.assert_allclose(slope, 2 * difference / 6, rtol=1e-5)
+    nothing, slope = jax.value_and_grad(der.squared_distance)(jnp.asarray(logits), jnp.full((4, 3), jnp.nan))
+    assert float(nothing) == 0 and not np.asarray(slope).any()
+
+
 # --- ogd --------------------------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +379,7 @@ def test_every_strategy_is_made_by_its_name() -> None:
 
 
 WORDS: dict[str, Any] = tiny.SMALL["gpt"] | dict(batch_size=8)
+NAMED = {name: dict(kind="vit", batch_size=8) for name in ("one", "continual")}
 BOTH = dict(text=dict(vocabulary=264, max_length=16), image=dict(image_size=(8, 8), patch=4))
 
 
@@ -383,6 +401,14 @@ BOTH = dict(text=dict(vocabulary=264, max_length=16), image=dict(image_size=(8, 
         ("ewc", dict(continual=dict(strategy="ewc", strength=float("nan"))), "continual strength must be at least 0"),
         ("der", dict(continual=dict(strategy="der", memory_share=0.1)), "takes memory and no memory_share"),
         ("replay", dict(continual=dict(strategy="replay", memory_share=1.1)), "memory_share must be from 0 to 1"),
+        *(
+            (
+                strategy,
+                dict(tasks=NAMED),
+                f"tasks.continual has the name under which continual.strategy={strategy} keeps",
+            )
+            for strategy in ("ewc", "si", "lwf", "ogd")
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(strategy: str, changes: dict[str, Any], message: str) -> None:

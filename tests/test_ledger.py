@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import tiny
 
+from unimodal.command import ledger as command
 from unimodal.errors import UsageError
 from unimodal.ledger import Commit, Draft, Ledger, Manifest, arithmetic, changes, compare, exchange, manifest
 from unimodal.ledger.git import MovedError
@@ -335,6 +337,49 @@ def test_merges_of_branches(ledger: Ledger, method: str) -> None:
     np.testing.assert_allclose(made.read(name), expected, rtol=1e-6)
 
 
+def test_averages_are_merged_by_the_fishers_of_their_parameters(ledger: Ledger) -> None:
+    averaged = {**BASE, "ema.values.trunk": BASE["parameters.trunk"] + 1}
+    commit(ledger, averaged)
+    ledger.branch("other", "main")
+    both = [moved(averaged, seed, "parameters.trunk", "ema.values.trunk") for seed in (1, 2)]
+    commit(ledger, both[0])
+    commit(ledger, both[1], branch="other")
+    fishers = [{"parameters.trunk": RNG.random((40, 30)) + 0.1} for _ in range(2)]
+    made, _ = changes.merge(ledger, ["other"], "main", changes.Merging("fisher", fishers=fishers))
+    weights = [f["parameters.trunk"] for f in fishers]
+    for name in ("parameters.trunk", "ema.values.trunk"):
+        expected = np.average([np.asarray(a[name], np.float64) for a in both], axis=0, weights=weights)
+        np.testing.assert_allclose(made.read(name), expected, rtol=1e-6)
+
+
+def test_a_merge_is_of_the_commits_whose_fishers_were_measured(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "parameters.trunk"
+    commit(ledger, BASE)
+    ledger.branch("other", "main")
+    both = [moved(BASE, seed, name) for seed in (1, 2)]
+    measured = [commit(ledger, both[0]).id, commit(ledger, both[1], branch="other").id]
+    weights = [RNG.random((40, 30)) + 0.1 for _ in range(2)]
+    moves = ["other"]
+
+    def fishers(_: Any, commits: Any, batches: int) -> list[dict[str, np.ndarray]]:
+        commit(ledger, moved(BASE, 3, name), branch=moves.pop())  # a run commits meanwhile
+        return [{name: weights[measured.index(one.id)]} for one in commits]
+
+    monkeypatch.setattr(command, "fishers", fishers)
+    words = ["merge", str(ledger.path), "other", "--method=fisher", "--evaluate=false"]
+    assert command.run_ledger(words, "unimodal") == 0
+    made = ledger.commit("main")
+    assert made.parents == tuple(measured) and "Merge other into main" in capsys.readouterr().out
+    expected = np.average([np.asarray(a[name], np.float64) for a in both], axis=0, weights=weights)
+    np.testing.assert_allclose(made.read(name), expected, rtol=1e-6)
+    moves.append("main")
+    measured[:] = [made.id, ledger.resolve("other")]
+    with pytest.raises(MovedError, match="has moved meanwhile"):
+        command.run_ledger(words, "unimodal")
+
+
 # --- two writers, and a gc among them ----------------------------------------------------------------------------------
 
 
@@ -378,6 +423,36 @@ def test_gc_keeps_what_is_named(ledger: Ledger) -> None:
     assert (removed.files, removed.torn) == (1, 1)
     after = verify(ledger)
     assert (after.unnamed, after.torn, after.faults, after.files) == (0, 0, [], len(BASE))
+
+
+def test_gc_leaves_another_ledger_s_tensors_alone(ledger: Ledger, tmp_path: Path) -> None:
+    shared = str(tmp_path / "shared")
+    first = Ledger.create(tmp_path / "first", tensors=shared)
+    made = commit(first, BASE)
+    assert verify(first).foreign == [] and gc(first).files == 0
+    for there in (shared, str(ledger.path / "tensors")):
+        with pytest.raises(UsageError, match=r"belongs to another ledger, made in .*; give a folder of its own"):
+            Ledger.create(tmp_path / "second", tensors=there)
+        assert not (tmp_path / "second").exists()
+    with pytest.raises(UsageError, match="belongs to another ledger"):
+        exchange.push(first, str(ledger.path / "tensors"), git=str(tmp_path))
+    # A ledger of before, which has no id, and a folder that does not say whose it is.
+    second = Ledger.create(tmp_path / "second")
+    (second.path / "ledger.json").write_text(json.dumps({"format": 1, "tensors": shared}))
+    second = Ledger(second.path)
+    with pytest.raises(UsageError, match="belongs to another ledger"):
+        gc(second)
+    owner = tmp_path / "shared" / "owner"
+    owner.unlink()
+    with pytest.raises(UsageError, match="may have tensors there; if none has, write .*/second into .*/shared/owner"):
+        gc(second)
+    with pytest.raises(UsageError, match="has tensors already, and no owner file"):
+        Ledger.create(tmp_path / "third", tensors=shared)
+    np.testing.assert_array_equal(made.read("parameters.trunk"), BASE["parameters.trunk"])
+    owner.write_text(second.id)
+    assert gc(second).files == len(BASE)
+    (ledger.path / "tensors" / "owner").unlink()  # beside its history it is a ledger's own
+    assert gc(ledger).files == 0
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------------
@@ -470,3 +545,19 @@ def test_damage_does_not_travel(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is damaged"):
         exchange.push(ledger, str(far.path))
     assert far.heads() == {}
+
+
+def test_what_was_cut_short_over_there_is_mended(ledger: Ledger, tmp_path: Path) -> None:
+    made = commit(ledger, BASE)
+    far = Ledger.create(tmp_path / "far")
+    exchange.push(ledger, str(far.path))
+    chunk = made.manifest.tensors["parameters.head"].chunks[0]
+    for broken, mend in (
+        (far, lambda: exchange.push(ledger, str(far.path))),
+        (ledger, lambda: exchange.pull(ledger, str(far.path))),
+    ):
+        whole = broken.store.file(chunk).read_bytes()
+        broken.store.file(chunk).write_bytes(whole[:-1])
+        sent = mend()
+        assert (sent.files, sent.bytes) == (1, len(whole))
+        assert broken.store.file(chunk).read_bytes() == whole and verify(broken).faults == []

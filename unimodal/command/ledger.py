@@ -158,17 +158,19 @@ def run_merge(given: list[str], flags: Flags) -> int:
     how = changes.Merging(
         flags.get("method", "task_arithmetic"), number(flags, "scale", 1.0), number(flags, "keep", 0.2)
     )
+    # Resolved once: a run may commit while scales or Fishers are measured.
     commits = [ledger.commit(ref) for ref in (f"refs/heads/{branch}", *refs)]
+    given_base = ledger.resolve(flags["base"]) if "base" in flags else None
     searched = None
     if "search" in flags:
-        base = ledger.commit(flags["base"]) if "base" in flags else ledger.base([commit.id for commit in commits])
+        base = ledger.commit(given_base) if given_base else ledger.base([commit.id for commit in commits])
         scales = [number({"search": text}, "search", 0.0) for text in flags["search"].split(",")]
         with ledger.writing():
             searched = best_scale(measuring, commits, base, how, scales, print)
         how = changes.Merging(how.method, searched.scale, how.keep)
     if how.method == "fisher":
         how = changes.Merging(how.method, fishers=fishers(measuring, commits, whole(flags, "batches", 16) or 1))
-    made, conflicts = changes.merge(ledger, refs, branch, how, message=flags.get("m"), base=flags.get("base"))
+    made, conflicts = changes.merge(ledger, refs, branch, how, message=flags.get("m"), base=given_base, commits=commits)
     print("\n".join(words.conflict_lines(conflicts)) or "no branch moved what another did in the opposite direction")
     return told(measuring, made, flags, searched)
 

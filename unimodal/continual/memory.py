@@ -182,8 +182,14 @@ def with_memory(config: ContinualConfig, plan: Plan, run: Run, *, slots: bool = 
         examples, batch = run.dataset(task), task.batch_size
         size = memory_of(config, examples)
         check_memory(size, len(examples), task.name)
+        # A place of the stream is step · batch + row only where batches are cut from it in its order.
+        if getattr(examples, "buckets", None) is not None:
+            raise UsageError(
+                f"continual.strategy={config.strategy} remembers examples by their place, which tasks.{task.name}.buckets "
+                "changes; leave buckets empty"
+            )
         seed = order_seed(run.program.seed, task.name)
-        stream: Any = examples.stream(seed)
+        stream: Any = examples.stream(seed, batch)
         if config.balanced and "label" not in stream[0]:
             raise UsageError(f"continual.balanced needs examples with one class each, which tasks.{task.name} has not")
         batches[task.name] = Remembering(

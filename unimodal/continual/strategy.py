@@ -16,6 +16,7 @@ from flax import nnx
 from unimodal.continual.config import ContinualConfig
 from unimodal.data.batches import BatchIterator
 from unimodal.data.dataset import Examples
+from unimodal.errors import UsageError
 from unimodal.objectives.terms import Loss, TaskMetrics, terms
 from unimodal.state import Kept
 from unimodal.task import Task
@@ -74,11 +75,15 @@ class Strategy:
 
 
 def strategy_of(config: ContinualConfig, tasks: Sequence[Task], schedule: InSequence) -> Strategy:
-    """The strategy that a config names. Raises UsageError for tasks that it cannot work with."""
+    """The strategy that a config names. Raises UsageError for tasks that it cannot work with, or of its own state's name."""
     module = importlib.import_module(f"unimodal.continual.strategies.{config.strategy}")
     by_name = {task.name: task for task in tasks}
     made = module.Strategy(config, tuple(by_name[name] for name in schedule.names))
     made.check()
+    if OWNER in by_name and OWNER in made.states():
+        raise UsageError(
+            f"tasks.{OWNER} has the name under which continual.strategy={config.strategy} keeps its state; give it another"
+        )
     return made
 
 

@@ -87,7 +87,7 @@ def look(task: Task, model: Any, *, split: str = "train", limit: int = 1000, see
     twins, near = _twins(source, tuple(datasets), limit) if source else ([], [])
     splits = tuple(_split(task, name, dataset, limit) for name, dataset in datasets.items())
     chosen: Any = datasets[split]
-    stream = chosen.stream(seed) if split == "train" else chosen.ordered()
+    stream = chosen.stream(seed, task.batch_size) if split == "train" else chosen.ordered()
     count = min(SHOWN, len(chosen))
     examples = [dict(stream[i]) for i in range(count)]
     shown = tuple((str(e.pop("id", i)), views_of(task, inputs.spec, e)) for i, e in enumerate(examples))

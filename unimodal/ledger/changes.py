@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,7 +26,7 @@ class Merging:
     method: str = "task_arithmetic"  # one of METHODS
     scale: float = 1.0  # of what is added to the base, for task_arithmetic and ties
     keep: float = 0.2  # ties: the share of each branch's numbers that stay, the largest
-    fishers: Sequence[Mapping[str, np.ndarray]] = field(default=())  # of each commit: importance by tensor
+    fishers: Sequence[Mapping[str, np.ndarray]] = field(default=())  # of each commit: importance by parameter's name
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -123,7 +124,9 @@ def _merged(
     name: str, base: np.ndarray | None, tensors: Sequence[np.ndarray], how: Merging, least: Sequence[float]
 ) -> np.ndarray:
     if how.method == "fisher":
-        fishers = [f.get(name, np.zeros(tensors[0].shape, np.float32)) for f in how.fishers]
+        # An average of a run's parameters weighs as they do: a Fisher is measured of parameters only.
+        measured = re.sub(r"^ema\.values\.", "parameters.", name)
+        fishers = [f.get(measured, np.zeros(tensors[0].shape, np.float32)) for f in how.fishers]
         return arithmetic.fisher_mean(tensors, fishers)
     if how.method == "mean" or base is None:
         return arithmetic.mean(tensors)
@@ -204,9 +207,14 @@ def merge(
     *,
     message: str | None = None,
     base: str | None = None,
+    commits: Sequence[Commit] = (),
 ) -> tuple[Commit, list[Conflict]]:
-    """Merge refs into a branch; returns the commit, and where the branches disagree."""
-    commits = [ledger.commit(f"refs/heads/{branch}"), *(ledger.commit(ref) for ref in refs)]
+    """Merge refs into a branch; returns the commit, and where the branches disagree.
+
+    commits: what the branch and the refs were when `how` was measured; without them, what they are now. Raises MovedError
+    where the branch has moved since.
+    """
+    commits = commits or [ledger.commit(f"refs/heads/{branch}"), *(ledger.commit(ref) for ref in refs)]
     if len({commit.id for commit in commits}) < len(commits):
         raise UsageError(f"{branch} and {', '.join(refs)} are not different commits: there is nothing to merge")
     start = ledger.base([c.id for c in commits]) if base is None else ledger.commit(base)

@@ -33,6 +33,8 @@ def push(ledger: Ledger, to: str, branches: Sequence[str] = (), *, git: str | No
         raise UsageError(f"{ledger.path} has no branch to push: nothing is committed yet")
     other = None if git is not None else Ledger(to)
     store = Store(to) if other is None else other.store
+    if other is None:
+        store.check_not_of_another(ledger.id)  # whose gc would remove what is sent
     where = str(other.path / HISTORY) if other is not None else str(git)
     chunks = {c for commit in ledger.history([f"refs/heads/{n}" for n in names]) for c in commit.manifest.chunks()}
     with contextlib.nullcontext() if other is None else other.writing():
@@ -74,7 +76,8 @@ def _arrive(ledger: Ledger, name: str, new: str) -> None:
 def _copy(source: Store, target: Store, chunks: set[str]) -> Sent:
     files = size = 0
     for chunk in sorted(chunks):
-        if target.size(chunk) is None:
+        there = target.size(chunk)
+        if there is None or there != source.size(chunk):  # a file that was cut short there is mended
             content = source.read(chunk, "a tensor to be sent")  # checked, so damage does not spread
             target.write(chunk, content)
             files, size = files + 1, size + len(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ class Ledger:
             raise UsageError(f"{path} is no ledger; `ledger init {path}` makes one")
         settings = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         tensors = settings.get("tensors", TENSORS)
+        self.id = settings.get("id", str(self.path))  # earlier ledgers have none
         self.git = Git(self.path / HISTORY)
         self.store = Store(tensors if "://" in tensors else str(self.path / tensors))
 
@@ -107,19 +109,22 @@ class Ledger:
     def create(cls, path: Path | str, tensors: str | None = None) -> Ledger:
         """Make a ledger in a new or empty folder. tensors: a folder or bucket for the store (None: beside the history).
 
-        Raises UsageError if something is there already.
+        Raises UsageError if something is there already, and for a folder of tensors that belongs to another ledger.
         """
         path = Path(path).expanduser().absolute()
         if (path / SETTINGS).exists():
             raise UsageError(f"{path} is a ledger already")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(f"{path} is not empty; give a new folder")
-        store = Store(tensors) if tensors is not None else None
-        where = tensors if store is None or store.folder is None else str(store.folder.absolute())
+        store = Store(str(path / TENSORS) if tensors is None else tensors)
+        where = tensors if tensors is None or store.folder is None else str(store.folder.absolute())
+        own = uuid.uuid4().hex
+        store.claim(own, path)
         path.mkdir(parents=True, exist_ok=True)
         Git(path / HISTORY).run("init", "--quiet", "--bare", f"--initial-branch={MAIN}", str(path / HISTORY))
         (path / TENSORS).mkdir(exist_ok=True)
-        write_whole(path / SETTINGS, json.dumps({"format": 1, "tensors": where or TENSORS}, indent=2) + "\n")
+        settings = {"format": 1, "id": own, "tensors": where or TENSORS}
+        write_whole(path / SETTINGS, json.dumps(settings, indent=2) + "\n")
         return cls(path)
 
     # --- refs -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from unimodal.ledger.manifest import DTYPES, NAMES, DamagedError, Entry, chunk_s
 
 SUFFIX = ".safetensors"
 WRITING = ".writing"  # what a file is called until it is whole
+OWNER = "owner"  # the file of a folder that says whose ledger may remove tensors from it: its id, and where it was made
 THREADS = 4  # hashing and writing both let other threads run
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
 
@@ -92,6 +93,38 @@ class Store:
                 partial.unlink()
             raise OSError(error.errno, error.strerror, str(path)) from error
 
+    # --- owner ------------------------------------------------------------------------------------------------------
+
+    def claim(self, ledger: str, path: Path) -> None:
+        """Make a folder a ledger's own. Raises UsageError where it is another's, or has tensors of nobody known."""
+        if self.folder is None:
+            return
+        self.check_not_of_another(ledger)
+        if self.owner() is None and self.listed()[0]:
+            raise UsageError(f"{self.root} has tensors already, and no {OWNER} file; give a new folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with (self.folder / OWNER).open("x", encoding="utf-8") as file:
+                file.write(f"{ledger}\n{path}\n")
+        except FileExistsError:
+            raise UsageError(f"{self.root} belongs to another ledger; give a folder of its own") from None
+
+    def owner(self) -> str | None:
+        """The id of the ledger that a folder belongs to; None where that is not said."""
+        lines = self._owner_lines()
+        return lines[0].strip() if lines else None
+
+    def check_not_of_another(self, ledger: str) -> None:
+        """Raises UsageError where a folder belongs to another ledger, whose gc removes what that one does not name."""
+        if self.owner() not in (None, ledger):
+            where = self._owner_lines()[1:2] or ["another place"]
+            raise UsageError(f"{self.root} belongs to another ledger, made in {where[0]}; give a folder of its own")
+
+    def _owner_lines(self) -> list[str]:
+        if self.folder is None or not (self.folder / OWNER).is_file():
+            return []
+        return (self.folder / OWNER).read_text(encoding="utf-8").splitlines()
+
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, entry: Entry, name: str) -> np.ndarray:
@@ -133,7 +166,7 @@ class Store:
             found = re.fullmatch(r"(..)/([0-9a-f]{64})\.safetensors", path)
             if found and found[2].startswith(found[1]):
                 files[found[2]] = size
-            else:
+            elif path != OWNER:
                 others.append(path)
         return files, sorted(others)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from unimodal.errors import UsageError
 from unimodal.ledger.git import GitError
 from unimodal.ledger.ledger import Commit, Ledger
 from unimodal.ledger.locks import PATIENCE, held
 from unimodal.ledger.manifest import DamagedError
-from unimodal.ledger.store import WRITING
+from unimodal.ledger.store import OWNER, WRITING
 
 
 @dataclass
@@ -77,10 +78,11 @@ def gc(ledger: Ledger, patience: float = PATIENCE) -> Removed:
     """Remove tensors that no commit of a branch or tag names, and what killed writers left. Waits for those that write, `patience` seconds at most.
 
     Raises UsageError, with nothing removed, where a manifest cannot be read, since what it names would then be lost, and
-    for a store in a bucket, in which other machines may be writing.
+    for a store in a bucket, in which other machines may be writing, or in a folder that may be another ledger's.
     """
     if ledger.store.folder is None:
         raise UsageError(f"{ledger.store.root} is a bucket, in which others may be writing: gc works on folders only")
+    _check_owner(ledger, ledger.store.folder)
     with held(ledger.path, alone=True, patience=patience):
         named = {chunk for commit in ledger.history() for chunk in commit.manifest.chunks()}
         files, others = ledger.store.listed()
@@ -89,3 +91,14 @@ def gc(ledger: Ledger, patience: float = PATIENCE) -> Removed:
             ledger.store.remove(path)
         ledger.git.run("repack", "-d", "-q")  # which touches no ref, so that it may be killed
         return Removed(len(unnamed), sum(files[chunk] for chunk in unnamed), len(torn))
+
+
+def _check_owner(ledger: Ledger, folder: Path) -> None:
+    """Raises UsageError for a store that belongs to another ledger, or lies elsewhere and does not say whose it is."""
+    ledger.store.check_not_of_another(ledger.id)
+    inside = folder.resolve().is_relative_to(ledger.path.resolve())
+    if ledger.store.owner() is None and not inside:
+        raise UsageError(
+            f"{folder} does not say whose it is, so other ledgers may have tensors there; if none has, write {ledger.id} "
+            f"into {folder / OWNER}"
+        )

@@ -28,10 +28,10 @@ NAME = "remembered_logits"  # where it lies: model.state[task][NAME]
 
 class RememberedLogits(TaskState):
     """Logits [memory, C] of what is remembered of a task, float32, each as the model gave them in the step that met the
-    example. pushed rows: [B, 1 + C], the slot (-1: none) and the logits."""
+    example; NaN where none did, or where that step was skipped. pushed rows: [B, 1 + C], the slot (-1: none) and the logits."""
 
     def __init__(self, size: int, classes: int):
-        self.rows = Kept(jnp.zeros((size, classes), jnp.float32), axes=("batch", "hidden"))
+        self.rows = Kept(jnp.full((size, classes), jnp.nan, jnp.float32), axes=("batch", "hidden"))
 
     def advance(self, model: Any, rows: jax.Array | None, step: jax.Array, steps: int) -> None:
         if rows is None:
@@ -73,7 +73,7 @@ class Strategy(Base):
         if SLOT in batch:
             state.push(jnp.concatenate([batch[SLOT][:, None].astype(jnp.float32), logits], axis=1))
             return jnp.float32(0)
-        return self.config.distillation * jnp.square(logits - state.rows.get_value()[batch[STORED]]).mean()
+        return self.config.distillation * squared_distance(logits, state.rows.get_value()[batch[STORED]])
 
     def memory_bytes(self, model: Any, schedule: InSequence) -> Mapping[str, int]:
         examples = bytes_by_task(self.config, self.tasks, model, schedule)
@@ -81,6 +81,12 @@ class Strategy(Base):
             task.name: examples[task.name] + 4 * self.config.memory * classes_of(task, model)
             for task in self.tasks[:-1]
         }
+
+
+def squared_distance(logits: jax.Array, kept: jax.Array) -> jax.Array:
+    """The mean squared distance of logits [B, C] from those that were kept, over what is known of these; 0 of nothing."""
+    known = ~jnp.isnan(kept)
+    return jnp.square(jnp.where(known, logits - kept, 0)).sum() / jnp.maximum(known.sum(dtype=jnp.float32), 1)
 
 
 def classes_of(task: Any, model: Any) -> int:
