@@ -367,3 +367,16 @@ def test_a_published_checkpoint(tmp_path: Path) -> None:
     assert model.embed([picture, picture]).shape[0] == 2
     with pytest.raises(UsageError, match="no workdir of a run"):
         unimodal.load(tmp_path / "vit", step=3)
+
+
+def test_the_end_of_a_long_prompt_is_read(tmp_path: Path) -> None:
+    text = "".join(f"{i} words. " for i in range(2000))
+    for name, most, begin in (("gpt2", 16, []), ("llama", 4096 - 4, [1])):
+        shutil.copytree(REFERENCES / "preprocess" / name, tmp_path / name)
+        shutil.copytree(REFERENCES / name, tmp_path / name, dirs_exist_ok=True)
+        model = unimodal.load(tmp_path / name)
+        (answer,) = (a for a in model.answers(name, Asked(steps=4)) if a.gives == "continuation")
+        whole = unimodal.load_preprocessor(tmp_path / name)(text=text)["text"][0]
+        row = answer.row({"id": "0", "text": text})
+        assert row["length"] == most < len(whole)
+        np.testing.assert_array_equal(row["prompt"], [*begin, *whole[len(begin) - most :]])

@@ -40,13 +40,13 @@ def continuation_answer(task: Any, model: Any, asked: Asked, *, packed: bool = F
         run: Any = generate
         return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, stop=stop, fill=encoder.PAD)
 
-    read = lambda record: [*begin, *encoder.encode(spoken(task.texts, record))]  # noqa: E731
+    read = lambda record, most: [*begin, *encoder.encode(spoken(task.texts, record))]  # noqa: E731
     room = min(config.max_length or 2 * task.texts.length, 2 * task.texts.length)
     return written_after(read, encoder.decode, room, write, asked, pad=encoder.PAD)
 
 
 def written_after(
-    read: Callable[[Record], Any],
+    read: Callable[[Record, int], Any],
     decode: Decode,
     room: int,
     write: Write,
@@ -57,7 +57,7 @@ def written_after(
     """Write after a prompt.
 
     Args:
-        read: a record → the ids of the prompt, in order. One that is too long loses its beginning.
+        read: (record, how many ids can be read) → the ids of the prompt, in order. Of more, the last are taken.
         decode: ids → text.
         room: how many ids a prompt and its continuation may have together.
         write: (model, prompt [B,T], lengths [B], key, steps, sampling) → ids [B,steps].
@@ -67,7 +67,7 @@ def written_after(
     sampling = Sampling(temperature=asked.temperature, top_p=None if asked.top_p == 1 else asked.top_p)
 
     def row(record: Record) -> Row:
-        ids = np.asarray(read(record), np.int32)[-(room - steps) :]
+        ids = np.asarray(read(record, room - steps), np.int32)[-(room - steps) :]
         # Powers of two, so that few shapes are compiled.
         prompt = np.full(min(max(16, 1 << (len(ids) - 1).bit_length()), room - steps), pad, np.int32)
         prompt[: len(ids)] = ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,7 @@ class PublishedTask:
             most = (tower.tokenizer.max_length or LONGEST) - tower.first_position
 
             def row(record: Mapping[str, Any]) -> dict[str, Any]:
-                text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
-                if not text.strip():
-                    raise UsageError("the text is empty")
-                return _filled(self.preprocessor(text=text, max_length=most), most)
+                return _filled(self.preprocessor(text=_text(record), max_length=most), most)
         elif tower.input == "image":
             return self._picture
         else:
@@ -161,11 +158,14 @@ class PublishedTask:
         return [made]
 
     def _continuation(self, model: Pretrained, tower: Tower, asked: Asked) -> Answer:
-        ends, head, row = end_ids(model.origin), writer(model)[1], self._row(tower)
+        ends, head, encoder = end_ids(model.origin), writer(model)[1], self.preprocessor.text
         more: dict[str, Any] = dict(stop=ends, fill=ends[0] if ends else 0)
 
-        def read(record: Mapping[str, Any]) -> np.ndarray:
-            made = row(record)
+        # The tokenizer cuts, so that a special token at the beginning stays.
+        ending = replace(self.preprocessor, text=encoder and replace(encoder, cut_left=True))
+
+        def read(record: Mapping[str, Any], most: int) -> np.ndarray:
+            made = ending(text=_text(record), max_length=most)
             return made["text"][made.get("text_mask", np.ones_like(made["text"])) != 0]
 
         def write(model: Pretrained, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
@@ -181,8 +181,7 @@ class PublishedTask:
         hole = -1 if encoder is None else encoder.tokenizer.token_to_id(mask)
 
         def row(record: Mapping[str, Any]) -> dict[str, Any]:
-            text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
-            made = read({"id": record["id"], "text": text.replace(HOLE, mask)})
+            made = read({"id": record["id"], "text": _text(record).replace(HOLE, mask)})
             if not (made["text"] == hole).any():
                 raise UsageError(f"nothing to guess: write {HOLE} in the place of each token")
             return made
@@ -230,6 +229,13 @@ class PublishedTask:
             }
 
         return Answer("class of each token", reads, row, predict, say)
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
+    if not text.strip():
+        raise UsageError("the text is empty")
+    return text
 
 
 def _embedding(tower: Tower, outputs: Mapping[str, Output]) -> Any:
