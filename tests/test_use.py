@@ -352,31 +352,3 @@ def test_weights_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
         UsageError, match=r"layers\.mlp\.up\.kernel has values that are not finite, so nothing can be asked"
     ):
         unimodal.load(target)
-
-
-def test_a_published_checkpoint(tmp_path: Path) -> None:
-    shutil.copytree(REFERENCES / "vit_classifier", tmp_path / "vit")
-    height, width = json.loads((tmp_path / "vit" / "config.json").read_text())["image_size"]
-    steps = dict(image_processor_type="ViTImageProcessor", size=dict(height=height, width=width))
-    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(steps))
-    model = unimodal.load(tmp_path / "vit")
-    picture = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
-    (found,) = model.predict(picture, top=3)
-    wanted = jax.nn.softmax(model.model(**unimodal.load_preprocessor(tmp_path / "vit")(image=picture))["logits"])[0]
-    assert found["probability"] == pytest.approx(float(wanted.max()), abs=1e-5)
-    assert model.embed([picture, picture]).shape[0] == 2
-    with pytest.raises(UsageError, match="no workdir of a run"):
-        unimodal.load(tmp_path / "vit", step=3)
-
-
-def test_the_end_of_a_long_prompt_is_read(tmp_path: Path) -> None:
-    text = "".join(f"{i} words. " for i in range(2000))
-    for name, most, begin in (("gpt2", 16, []), ("llama", 4096 - 4, [1])):
-        shutil.copytree(REFERENCES / "preprocess" / name, tmp_path / name)
-        shutil.copytree(REFERENCES / name, tmp_path / name, dirs_exist_ok=True)
-        model = unimodal.load(tmp_path / name)
-        (answer,) = (a for a in model.answers(name, Asked(steps=4)) if a.gives == "continuation")
-        whole = unimodal.load_preprocessor(tmp_path / name)(text=text)["text"][0]
-        row = answer.row({"id": "0", "text": text})
-        assert row["length"] == most < len(whole)
-        np.testing.assert_array_equal(row["prompt"], [*begin, *whole[len(begin) - most :]])

@@ -59,7 +59,7 @@ class Answer:
     does not depend on the batch (the embeddings of class names): it runs once, and `predict` finds its arrays in the batch.
     """
 
-    gives: str  # "class", "transcript", "continuation", "caption", "masked words", "picture", "embedding"
+    gives: str  # "class", "value", "transcript", "continuation", "caption", "masked words", "picture", "embedding"
     reads: str  # IMAGE, TEXT or SOUND, or two of them in one question, as "image+text"
     row: Callable[[Record], Row]  # a record → the arrays of one row; raises UsageError for what it cannot read
     predict: Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # model, batch → one row per input
