@@ -242,6 +242,15 @@ def test_an_average_on_request(run: tuple[Path, Any, Any], tmp_path: Path) -> No
         unimodal.load(plain, ema=True)
 
 
+@pytest.mark.parametrize("task", ["gpt", "dalle"])
+def test_a_sampled_answer_depends_on_its_question_alone(loaded: Any, task: str) -> None:
+    options: dict[str, Any] = dict(task=task, temperature=0.9, seed=7, steps=8)
+    what = "continuation" if task == "gpt" else "picture"
+    together = [found[what] for found in loaded.predict(["a blue star", "a red heart", "a blue star"], **options)]
+    assert together[0] == together[2] != together[1]
+    assert [together[1]] == [found[what] for found in loaded.predict("a red heart", **options)]
+
+
 def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> None:
     for path, message in ((tmp_path, "no config.json"), (tmp_path / "gone", "not a directory")):
         with pytest.raises(UsageError, match=message):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unimodal.data.blocks import Images, Sounds, Texts
@@ -49,6 +50,10 @@ class Asked:
             )
         if "{}" not in self.template:
             raise UsageError(f"the template {self.template!r} has no {{}}, where a class is put in")
+
+    def keys(self, rows: int) -> jax.Array:
+        """The same key for each row, so that an answer does not depend on what else is in its batch."""
+        return jnp.broadcast_to(jax.random.key(self.seed), (rows,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -176,10 +176,10 @@ class PublishedTask:
             made = ending(text=_text(record), max_length=most)
             return made["text"][made.get("text_mask", np.ones_like(made["text"])) != 0]
 
-        def write(model: Pretrained, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
+        def write(model: Pretrained, prompt: Any, lengths: Any, keys: Any, steps: int, sampling: Sampling) -> jax.Array:
             parts: Any = (model.backbones[tower.name], model.tokenizers[tower.name], model.heads[head])
             run: Any = generate
-            return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, **more)
+            return run(*parts, prompt, lengths, keys, steps=steps, sampling=sampling, **more)
 
         return written_after(read, self._decode, tower.tokenizer.max_length or LONGEST, write, asked)
 
