@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import wave
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 import unimodal
 from unimodal.errors import UsageError
 from unimodal.interop import Preprocessor, Pretrained, load_huggingface, load_preprocessor, preprocess_audio
+from unimodal.interop.preprocess_text import TextEncoder
 
 REFERENCES = Path(__file__).parent / "reference" / "interop"
 HERE = REFERENCES / "preprocess"
@@ -302,6 +304,31 @@ def test_calls_that_do_not_do(tmp_path: Path) -> None:
     refused(audio, "audio 0 should be floats.*uint8", audio=SPEECH.astype(np.uint8), rate=16000)
     refused(audio, "there is no file", audio=[tmp_path / "none.wav"])
     refused(load_preprocessor(HERE / "ast"), "399 samples are too few", audio=SPEECH[:399], rate=16000)
+
+
+def test_texts_that_no_tokenizer_takes() -> None:
+    preprocessor = load_preprocessor(HERE / "gpt2")
+    for text, wanted in (("a\ud83d b", "a? b"), ([("a", "\ud83d")], [("a", "?")])):
+        np.testing.assert_array_equal(preprocessor(text=text)["text"], preprocessor(text=wanted)["text"])
+
+    class Broken:
+        def num_special_tokens_to_add(self, pair: bool) -> int:
+            return 0
+
+        def no_truncation(self) -> None: ...
+
+        def encode_batch(self, texts: Any) -> Any:
+            raise Exception("no\nunknown token")
+
+    with pytest.raises(UsageError, match="^the tokenizer cannot encode 'a': no unknown token$"):
+        TextEncoder(Broken(), 0)("a")
+
+
+def test_threads_that_cut_at_other_lengths() -> None:
+    preprocessor, text = load_preprocessor(HERE / "gpt2"), "hello world " * 1000
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: preprocessor(text=text, max_length=i)["text"].shape[1], range(100, 160)))
+    assert found == list(range(100, 160))
 
 
 def test_exported_lazily_and_without_tokenizers() -> None:

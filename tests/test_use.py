@@ -260,6 +260,15 @@ def test_the_step_of_a_model_is_that_of_its_weights(tmp_path: Path) -> None:
     np.testing.assert_array_equal(at(zero) + 1, at(three))
 
 
+@pytest.mark.parametrize("task", ["gpt", "dalle"])
+def test_a_sampled_answer_depends_on_its_question_alone(loaded: Any, task: str) -> None:
+    options: dict[str, Any] = dict(task=task, temperature=0.9, seed=7, steps=8)
+    what = "continuation" if task == "gpt" else "picture"
+    together = [found[what] for found in loaded.predict(["a blue star", "a red heart", "a blue star"], **options)]
+    assert together[0] == together[2] != together[1]
+    assert [together[1]] == [found[what] for found in loaded.predict("a red heart", **options)]
+
+
 def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> None:
     for path, message in ((tmp_path, "no config.json"), (tmp_path / "gone", "not a directory")):
         with pytest.raises(UsageError, match=message):
@@ -394,18 +403,3 @@ def test_weights_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
         UsageError, match=r"layers\.mlp\.up\.kernel has values that are not finite, so nothing can be asked"
     ):
         unimodal.load(target)
-
-
-def test_a_published_checkpoint(tmp_path: Path) -> None:
-    shutil.copytree(REFERENCES / "vit_classifier", tmp_path / "vit")
-    height, width = json.loads((tmp_path / "vit" / "config.json").read_text())["image_size"]
-    steps = dict(image_processor_type="ViTImageProcessor", size=dict(height=height, width=width))
-    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(steps))
-    model = unimodal.load(tmp_path / "vit")
-    picture = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
-    (found,) = model.predict(picture, top=3)
-    wanted = jax.nn.softmax(model.model(**unimodal.load_preprocessor(tmp_path / "vit")(image=picture))["logits"])[0]
-    assert found["probability"] == pytest.approx(float(wanted.max()), abs=1e-5)
-    assert model.embed([picture, picture]).shape[0] == 2
-    with pytest.raises(UsageError, match="no workdir of a run"):
-        unimodal.load(tmp_path / "vit", step=3)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unimodal.data.blocks import Images, Sounds, Texts
@@ -50,6 +51,10 @@ class Asked:
         if "{}" not in self.template:
             raise UsageError(f"the template {self.template!r} has no {{}}, where a class is put in")
 
+    def keys(self, rows: int) -> jax.Array:
+        """The same key for each row, so that an answer does not depend on what else is in its batch."""
+        return jnp.broadcast_to(jax.random.key(self.seed), (rows,))
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -59,7 +64,7 @@ class Answer:
     does not depend on the batch (the embeddings of class names): it runs once, and `predict` finds its arrays in the batch.
     """
 
-    gives: str  # "class", "transcript", "continuation", "caption", "masked words", "picture", "embedding"
+    gives: str  # "class", "value", "transcript", "continuation", "caption", "masked words", "picture", "embedding"
     reads: str  # IMAGE, TEXT or SOUND, or two of them in one question, as "image+text"
     row: Callable[[Record], Row]  # a record → the arrays of one row; raises UsageError for what it cannot read
     predict: Callable[[Any, Mapping[str, jax.Array]], Mapping[str, jax.Array]]  # model, batch → one row per input

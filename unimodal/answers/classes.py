@@ -15,13 +15,39 @@ from unimodal.errors import UsageError
 Logits = Callable[[Any, Mapping[str, jax.Array]], jax.Array]
 
 
-def class_answer(reads: str, names: Sequence[str], row: Callable[..., Row], logits: Logits, *, top: int = 5) -> Answer:
-    """The likeliest of `names`, from logits [B,classes]."""
+def class_answer(
+    reads: str,
+    names: Sequence[str],
+    row: Callable[..., Row],
+    logits: Logits,
+    *,
+    chances: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
+    top: int = 5,
+) -> Answer:
+    """The likeliest of `names`, from logits [B,classes].
+
+    chances: logits → probabilities; `jax.nn.sigmoid` where every class is judged by itself.
+    """
 
     def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-        return {"probability": jax.nn.softmax(logits(model, batch).astype(jnp.float32))}
+        return {"probability": chances(logits(model, batch).astype(jnp.float32))}
 
     return Answer("class", reads, row, predict, lambda found: ranked(names, found["probability"], top))
+
+
+def value_answer(reads: str, names: Sequence[str], row: Callable[..., Row], values: Logits) -> Answer:
+    """What a regressor says, [B,names], as it is: its value, or of several names the value of each."""
+
+    def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        return {"values": values(model, batch).astype(jnp.float32)}
+
+    def say(found: Row) -> dict[str, Any]:
+        if not np.isfinite(found["values"]).all():
+            raise UsageError("the model gave no number for it (NaN)")
+        told = [round(float(value), 6) for value in found["values"]]
+        return {"value": told[0]} if len(told) == 1 else {"values": dict(zip(names, told, strict=False))}
+
+    return Answer("value", reads, row, predict, say)
 
 
 def zero_shot_answer(

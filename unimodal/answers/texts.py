@@ -35,18 +35,18 @@ def continuation_answer(task: Any, model: Any, asked: Asked, *, packed: bool = F
     begin = [encoder.BOS] if packed and encoder.BOS not in (NO_ID, encoder.EOS) else []
     stop = (encoder.EOS,) if packed and encoder.EOS != NO_ID else ()
 
-    def write(m: Any, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
+    def write(m: Any, prompt: Any, lengths: Any, keys: Any, steps: int, sampling: Sampling) -> jax.Array:
         parts: Any = (m.backbones[task.backbone], m.tokenizers[task.tokenizer], m.heads[task.name]["language"])
         run: Any = generate
-        return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, stop=stop, fill=encoder.PAD)
+        return run(*parts, prompt, lengths, keys, steps=steps, sampling=sampling, stop=stop, fill=encoder.PAD)
 
-    read = lambda record: [*begin, *encoder.encode(spoken(task.texts, record))]  # noqa: E731
+    read = lambda record, most: [*begin, *encoder.encode(spoken(task.texts, record))]  # noqa: E731
     room = min(config.max_length or 2 * task.texts.length, 2 * task.texts.length)
     return written_after(read, encoder.decode, room, write, asked, pad=encoder.PAD)
 
 
 def written_after(
-    read: Callable[[Record], Any],
+    read: Callable[[Record, int], Any],
     decode: Decode,
     room: int,
     write: Write,
@@ -57,24 +57,25 @@ def written_after(
     """Write after a prompt.
 
     Args:
-        read: a record → the ids of the prompt, in order. One that is too long loses its beginning.
+        read: (record, how many ids can be read) → the ids of the prompt, in order. Of more, the last are taken.
         decode: ids → text.
         room: how many ids a prompt and its continuation may have together.
-        write: (model, prompt [B,T], lengths [B], key, steps, sampling) → ids [B,steps].
+        write: (model, prompt [B,T], lengths [B], keys [B], steps, sampling) → ids [B,steps].
         pad: the id that fills up prompts.
     """
     steps = min(asked.steps, max(1, room - 1))
     sampling = Sampling(temperature=asked.temperature, top_p=None if asked.top_p == 1 else asked.top_p)
 
     def row(record: Record) -> Row:
-        ids = np.asarray(read(record), np.int32)[-(room - steps) :]
+        ids = np.asarray(read(record, room - steps), np.int32)[-(room - steps) :]
         # Powers of two, so that few shapes are compiled.
         prompt = np.full(min(max(16, 1 << (len(ids) - 1).bit_length()), room - steps), pad, np.int32)
         prompt[: len(ids)] = ids
         return {"prompt": prompt, "length": np.int32(len(ids))}
 
     def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-        return {"ids": write(model, batch["prompt"], batch["length"], jax.random.key(asked.seed), steps, sampling)}
+        prompt, lengths = batch["prompt"], batch["length"]
+        return {"ids": write(model, prompt, lengths, asked.keys(prompt.shape[0]), steps, sampling)}
 
     return Answer("continuation", TEXT, row, predict, lambda found: {"continuation": decode(found["ids"])})
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from unimodal.data.byte_counts import as_unicode
 from unimodal.data.tokenizer_files import read_tokenizer
 from unimodal.errors import UsageError
 from unimodal.interop.describe import Fields
@@ -21,6 +23,8 @@ Strings = str | Sequence[str | Sequence[str]]
 
 _LEFT = ("Llama", "CodeLlama", "Gemma")  # whose tokenizers pad at the left unless told otherwise
 _UNMASKED = ("siglip", "siglip_text_model")  # trained on texts padded to the full length, which no mask hides
+
+_ONE_LENGTH = Lock()  # a tokenizer keeps the length that it cuts to for all threads
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,18 @@ class TextEncoder:
 
     def _encode(self, texts: list[Any], max_length: int | None) -> list[Any]:
         special = self.tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
-        if max_length is None:
-            self.tokenizer.no_truncation()
-        elif max_length <= special:
+        if max_length is not None and max_length <= special:
             raise UsageError(f"max_length={max_length} leaves no room for text beside {special} special tokens")
-        else:
-            self.tokenizer.enable_truncation(max_length, direction="left" if self.cut_left else "right")
-        return self.tokenizer.encode_batch(texts)
+        with _ONE_LENGTH:
+            if max_length is None:
+                self.tokenizer.no_truncation()
+            else:
+                self.tokenizer.enable_truncation(max_length, direction="left" if self.cut_left else "right")
+            try:
+                return self.tokenizer.encode_batch(texts)
+            except Exception as error:  # the library raises bare Exceptions
+                why = " ".join(str(error).split())
+                raise UsageError(f"the tokenizer cannot encode {texts[0]!r:.60}: {why:.120}") from error
 
 
 def _as_list(text: Strings) -> list[Any]:
@@ -77,7 +86,7 @@ def _as_list(text: Strings) -> list[Any]:
         pair = isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
         if not pair and not isinstance(item, str):
             raise UsageError(f"text {i} should be a string or a pair of strings, but is {item!r:.60}")
-    return [item if isinstance(item, str) else tuple(item) for item in texts]
+    return [as_unicode(item) if isinstance(item, str) else tuple(map(as_unicode, item)) for item in texts]
 
 
 def load_text(directory: Path, model: Fields) -> TextEncoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from unimodal.answers import (
     transcript_answer,
     zero_shot_answer,
 )
-from unimodal.answers.classes import ranked
+from unimodal.answers.classes import ranked, value_answer
 from unimodal.answers.texts import HOLE, guessed, written_after
 from unimodal.data.audio import decode_audio
 from unimodal.data.blocks.inputs import find_column
@@ -35,7 +35,7 @@ from unimodal.generate import Sampling, generate
 from unimodal.heads import LogitScale, pool
 from unimodal.interop import Preprocessor, Pretrained, load_huggingface, load_preprocessor
 from unimodal.interop.describe import Output, Tower
-from unimodal.interop.stages import Last, MaskedVocabulary, Pool, Vocabulary
+from unimodal.interop.stages import Dense, Last, MaskedVocabulary, Pool, Vocabulary
 from unimodal.interop.writing import end_ids, writer
 from unimodal.use.inputs import OBVIOUS
 
@@ -100,20 +100,17 @@ class PublishedTask:
         if any(isinstance(stage, MaskedVocabulary) for stage in stages):
             return [self._masked(row, logits, asked)]
         if output.start != "hidden" or any(isinstance(stage, Pool | Last) for stage in stages):
-            return [class_answer(reads, self._labels(model), row, logits, top=asked.top)]
+            return [self._classes(reads, self._labels(output), row, logits, asked.top)]
         if tower.input == "audio":
             return [self._transcript(row, tower, logits, asked.beam)]
-        return [self._tokens(row, reads, logits, self._labels(model), asked)] if tower.input == "text" else []
+        return [self._tokens(row, reads, logits, self._labels(output), asked)] if tower.input == "text" else []
 
     def _row(self, tower: Tower) -> Any:
         if tower.input == "text":
             most = (tower.tokenizer.max_length or LONGEST) - tower.first_position
 
             def row(record: Mapping[str, Any]) -> dict[str, Any]:
-                text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
-                if not text.strip():
-                    raise UsageError("the text is empty")
-                return _filled(self.preprocessor(text=text, max_length=most), most)
+                return _filled(self.preprocessor(text=_text(record), max_length=most), most)
         elif tower.input == "image":
             return self._picture
         else:
@@ -134,11 +131,19 @@ class PublishedTask:
         pixels = decode_image(found, name=str(record["id"]))
         return {name: value[0] for name, value in self.preprocessor(image=pixels).items()}
 
-    def _labels(self, model: Pretrained) -> list[str]:
+    def _labels(self, output: Output) -> list[str]:
         """id2label of config.json, or numbers where it has none."""
         said = self.config.get("id2label") or {}
-        count = next((h.kernel.shape[-1] for n, h in model.heads.items() if n == "classifier"), len(said))
+        count = next((s.outputs for s in reversed(output.stages) if isinstance(s, Dense)), len(said))
         return [str(said.get(str(i), i)) for i in range(max(count, len(said)))]
+
+    def _classes(self, reads: str, names: Sequence[str], row: Any, logits: Any, top: int) -> Answer:
+        """Read the logits as the pipelines of transformers do, by problem_type and the number of labels."""
+        kind = self.config.get("problem_type")
+        if kind == "regression":
+            return value_answer(reads, names, row, logits)
+        alone = kind == "multi_label_classification" or len(names) == 1
+        return class_answer(reads, names, row, logits, chances=jax.nn.sigmoid if alone else jax.nn.softmax, top=top)
 
     def _zero_shot(self, outputs: Mapping[str, Output], asked: Asked) -> list[Answer]:
         if not {"image_embedding", "text_embedding"} <= outputs.keys():
@@ -161,17 +166,20 @@ class PublishedTask:
         return [made]
 
     def _continuation(self, model: Pretrained, tower: Tower, asked: Asked) -> Answer:
-        ends, head, row = end_ids(model.origin), writer(model)[1], self._row(tower)
+        ends, head, encoder = end_ids(model.origin), writer(model)[1], self.preprocessor.text
         more: dict[str, Any] = dict(stop=ends, fill=ends[0] if ends else 0)
 
-        def read(record: Mapping[str, Any]) -> np.ndarray:
-            made = row(record)
+        # The tokenizer cuts, so that a special token at the beginning stays.
+        ending = replace(self.preprocessor, text=encoder and replace(encoder, cut_left=True))
+
+        def read(record: Mapping[str, Any], most: int) -> np.ndarray:
+            made = ending(text=_text(record), max_length=most)
             return made["text"][made.get("text_mask", np.ones_like(made["text"])) != 0]
 
-        def write(model: Pretrained, prompt: Any, lengths: Any, key: Any, steps: int, sampling: Sampling) -> jax.Array:
+        def write(model: Pretrained, prompt: Any, lengths: Any, keys: Any, steps: int, sampling: Sampling) -> jax.Array:
             parts: Any = (model.backbones[tower.name], model.tokenizers[tower.name], model.heads[head])
             run: Any = generate
-            return run(*parts, prompt, lengths, key, steps=steps, sampling=sampling, **more)
+            return run(*parts, prompt, lengths, keys, steps=steps, sampling=sampling, **more)
 
         return written_after(read, self._decode, tower.tokenizer.max_length or LONGEST, write, asked)
 
@@ -181,8 +189,7 @@ class PublishedTask:
         hole = -1 if encoder is None else encoder.tokenizer.token_to_id(mask)
 
         def row(record: Mapping[str, Any]) -> dict[str, Any]:
-            text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
-            made = read({"id": record["id"], "text": text.replace(HOLE, mask)})
+            made = read({"id": record["id"], "text": _text(record).replace(HOLE, mask)})
             if not (made["text"] == hole).any():
                 raise UsageError(f"nothing to guess: write {HOLE} in the place of each token")
             return made
@@ -218,8 +225,9 @@ class PublishedTask:
 
     def _tokens(self, row: Any, reads: str, logits: Any, names: Sequence[str], asked: Asked) -> Answer:
         def predict(model: Pretrained, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-            real = batch.get("text_mask", jnp.ones_like(batch["text"]))
-            return {"ids": batch["text"], "real": real, "chance": jax.nn.softmax(logits(model, batch))}
+            real, found = batch.get("text_mask", jnp.ones_like(batch["text"])), logits(model, batch)
+            chance = (jax.nn.sigmoid if found.shape[-1] == 1 else jax.nn.softmax)(found.astype(jnp.float32))
+            return {"ids": batch["text"], "real": real, "chance": chance}
 
         def say(found: Mapping[str, Any]) -> dict[str, Any]:
             places = np.flatnonzero(found["real"] != 0)
@@ -230,6 +238,13 @@ class PublishedTask:
             }
 
         return Answer("class of each token", reads, row, predict, say)
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    text = text_of(dict(record), (find_column(record, "", OBVIOUS[TEXT], "a text"),))
+    if not text.strip():
+        raise UsageError("the text is empty")
+    return text
 
 
 def _embedding(tower: Tower, outputs: Mapping[str, Output]) -> Any:

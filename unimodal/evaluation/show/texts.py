@@ -95,7 +95,8 @@ def continue_text(
     backbone, tokenizer, head = parts
     run = jax.jit(partial(generate, **options))
     made = model.backbones[backbone], model.tokenizers[tokenizer], model.heads[head]["language"]
-    return np.asarray(run(*made, jnp.asarray(prompt), jnp.asarray(lengths, jnp.int32), jax.random.key(0)))
+    keys = jnp.broadcast_to(jax.random.key(0), len(prompt))  # one for each row, as `predict` has that asks again
+    return np.asarray(run(*made, jnp.asarray(prompt), jnp.asarray(lengths, jnp.int32), keys))
 
 
 def near_texts(rows: Callable[[str], Rows]) -> Show:
