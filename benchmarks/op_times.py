@@ -2,9 +2,9 @@
 
     taskset -c 0 python benchmarks/op_times.py --models=gpt2,vit_b --width=384 --depth=4 --length=128 --batch=4
 
-It takes the flags of `train_step.py`, without torch. Products are events named `dot` or `ynn_fusion` (XLA's CPU products);
-Loops and conditions are left out, since their time is that of the operations in them. The longest twelve are printed by name, with the
-shape of their result and where in the model they come from.
+It takes the flags of `train_step.py`, without torch. Products are events named `dot` or `ynn_fusion` (XLA's CPU products).
+Loops and conditions are left out, since their time is that of the operations in them. The longest twelve are printed by
+name, with the shape of their result and where in the model they come from.
 """
 
 from __future__ import annotations

@@ -95,6 +95,9 @@ def test_common_codes_are_counted_once_for_each_codebook() -> None:
     asked = []
 
     class Stub:
+        def examples(self, inputs: Any, model: Any, split: str) -> Any:
+            return inputs(model).dataset(split)
+
         def rows(self, predict: Any, model: Any, *_: Any) -> Any:
             asked.append({name: np.asarray(x) for name, x in predict(model, batch).items()})
             return iter(asked[-1:])

@@ -10,7 +10,7 @@ from flax import nnx
 from quick import quick
 
 from unimodal import Backbone, BackboneConfig, Span, Tokens, UsageError, concat
-from unimodal.decoding import Decoder, Sampling, beam_decode, decode, decode_from, guide, prefill
+from unimodal.decoding import Decoder, Sampling, beam_decode, decode, decode_from, guide, prefill, row_keys
 from unimodal.generate import text_decoder, text_prefix
 from unimodal.layers import Embedding
 from unimodal.sharding import make_mesh
@@ -317,6 +317,21 @@ def test_a_key_draws_the_same_whatever_pads_the_batch_or_holds_it(rope):
         spread = [jax.device_put(jnp.asarray(x), split) for x in more]
         np.testing.assert_array_equal(sampled(rope, *spread, jax.random.key(3))[:3], alone)
     assert (sampled(rope, ids, mask, jax.random.key(4)) != alone).any()
+
+
+def test_keys_of_rows_depend_on_their_real_ids_and_the_seed():
+    ids = jnp.asarray([[5, 6, 7, 0], [5, 6, 7, -1], [6, 5, 7, 0], [5, 6, 0, 0]])
+    lengths = jnp.asarray([3, 3, 3, 2])
+    data = lambda *given: np.asarray(jax.random.key_data(row_keys(*given)))  # noqa: E731
+    marks = [
+        sum((int(i) + 1) * 31 ** (t + 1) for t, i in enumerate(row[:n])) % 2**32
+        for row, n in zip(ids, lengths, strict=True)
+    ]
+    wanted = [np.asarray(jax.random.key_data(jax.random.fold_in(jax.random.key(7), mark))) for mark in marks]
+    np.testing.assert_array_equal(data(7, ids, lengths), wanted)
+    assert marks[0] == marks[1] and len(set(marks)) == 3  # what pads a row says nothing; order and length do
+    np.testing.assert_array_equal(data(7, ids[1:, :3], lengths[1:]), wanted[1:])  # nor do other rows
+    assert not (data(8, ids, lengths) == np.asarray(wanted)).all(axis=1).any()
 
 
 def test_rows_with_keys_of_their_own_may_change_places(rope):

@@ -11,11 +11,21 @@ import numpy as np
 from jax.core import Tracer
 
 from unimodal.backbone import Backbone
-from unimodal.decoding import Decoder, Sampling, beam_decode, decode, filter_logits, sample
+from unimodal.decoding import Decoder, Sampling, beam_decode, decode, filter_logits, row_keys, sample
 from unimodal.errors import UsageError
 from unimodal.tokens import Tokens
 
-__all__ = ["Sampling", "beam_search", "check_ids", "filter_logits", "generate", "sample", "text_decoder", "text_prefix"]
+__all__ = [
+    "Sampling",
+    "beam_search",
+    "check_ids",
+    "filter_logits",
+    "generate",
+    "row_keys",
+    "sample",
+    "text_decoder",
+    "text_prefix",
+]
 
 
 def text_decoder(backbone: Backbone, tokenizer: Any, head: Callable[..., jax.Array]) -> Decoder:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from unimodal.data.blocks import Images, Sounds, Texts
@@ -16,6 +15,7 @@ from unimodal.data.encoders import encoder_for
 from unimodal.data.pairs import pair_row
 from unimodal.data.text import text_of
 from unimodal.errors import UsageError
+from unimodal.generate import row_keys
 
 IMAGE, TEXT, SOUND = "image", "text", "sound"
 """What an answer reads."""
@@ -51,9 +51,9 @@ class Asked:
         if "{}" not in self.template:
             raise UsageError(f"the template {self.template!r} has no {{}}, where a class is put in")
 
-    def keys(self, rows: int) -> jax.Array:
-        """The same key for each row, so that an answer does not depend on what else is in its batch."""
-        return jnp.broadcast_to(jax.random.key(self.seed), (rows,))
+    def keys(self, ids_BT: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
+        """A key for each row, see `row_keys`."""
+        return row_keys(self.seed, ids_BT, lengths_B)
 
 
 @dataclasses.dataclass(frozen=True)

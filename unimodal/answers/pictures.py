@@ -55,7 +55,7 @@ def sampling_of(asked: Asked) -> dict[str, Any]:
 def drawn_from_words(task: Any, model: Any, asked: Asked) -> list[Answer]:
     """A picture of a text, by `task.draw`."""
     row = text_row(task.texts, model.tokenizers[task.text_tokenizer].config.vocabulary)
-    draw = lambda m, b: task.draw(m, b["ids"], asked.keys(b["ids"].shape[0]), **sampling_of(asked))  # noqa: E731
+    draw = lambda m, b: task.draw(m, b["ids"], asked.keys(b["ids"]), **sampling_of(asked))  # noqa: E731
     return [picture_answer(TEXT, row, draw, task.images.to_uint8)]
 
 
@@ -97,7 +97,7 @@ def with_its_half_anew(task: Any, model: Any, asked: Asked) -> list[Answer]:
         lengths = jnp.full(given.shape[:1], half + 1, jnp.int32)
         backbone, tokenizer, head = task.writer(m)
         new = generate(
-            backbone, tokenizer, head, given, lengths, asked.keys(given.shape[0]), steps=size - half, sampling=sampling
+            backbone, tokenizer, head, given, lengths, asked.keys(given), steps=size - half, sampling=sampling
         )
         return jnp.concatenate([given[:, 1:], new], axis=1)
 

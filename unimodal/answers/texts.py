@@ -75,7 +75,7 @@ def written_after(
 
     def predict(model: Any, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         prompt, lengths = batch["prompt"], batch["length"]
-        return {"ids": write(model, prompt, lengths, asked.keys(prompt.shape[0]), steps, sampling)}
+        return {"ids": write(model, prompt, lengths, asked.keys(prompt, lengths), steps, sampling)}
 
     return Answer("continuation", TEXT, row, predict, lambda found: {"continuation": decode(found["ids"])})
 

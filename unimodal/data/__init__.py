@@ -35,7 +35,7 @@ can mend raises `unimodal.errors.UsageError` with one line.
 """
 
 from unimodal.data.audio import crop_or_pad, decode_audio, decode_sound, normalize, resample, span_mask
-from unimodal.data.batches import BatchIterator, EvalBatches, TaskBatches, eval_batches, in_order, train_batches
+from unimodal.data.batches import BatchIterator, EvalBatches, TaskBatches, eval_batches, train_batches
 from unimodal.data.cache import Budget, cached
 from unimodal.data.dataset import Dataset, Examples, Source
 from unimodal.data.encoders import NO_ID, Encoder, encoder_for, ids_spec, open_encoder, pad_id
@@ -126,7 +126,6 @@ __all__ = [
     "first",
     "fit_length",
     "ids_spec",
-    "in_order",
     "kaldi_log_mel",
     "log_mel",
     "marks",

@@ -129,17 +129,6 @@ class EvalBatches:
         return iter(grain.MapDataset.source(self).to_iter_dataset(grain.ReadOptions(2, 4)))
 
 
-def in_order(dataset: Examples, count: int | None = None) -> Iterator[dict[str, Any]]:
-    """The first `count` examples of a dataset, or all, one after another as evaluation sees them.
-
-    Two threads read a few examples ahead. grain's own iterator reads 500 ahead and counts them at every one.
-    """
-    examples: Any = dataset.ordered()
-    if count is not None and count < len(examples):
-        examples = examples[:count]
-    return iter(examples.to_iter_dataset(grain.ReadOptions(2, 4)))
-
-
 def eval_batches(
     dataset: Examples,
     *,

@@ -126,7 +126,8 @@ def cached(source: Source, decode: Decode, *, budget: Budget = PROCESS, where: W
     where: what the source is called; a record that cannot be used (RecordError) is then left out and listed (`skipped`), and
     the next one stands in for it. Without, the error is raised.
 
-    Arrays come back read-only, in lists and maps too, so that a transform that writes in place fails at once and not an epoch later.
+    Arrays come back read-only, in lists and maps too, so that a transform that writes in place fails at once and not an
+    epoch later.
     """
     return _Cached(source, decode, budget, where)
 

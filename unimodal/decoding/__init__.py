@@ -6,7 +6,7 @@ from it, `beam_decode` searches, `prefill` and `decode_from` write several stret
 
 from unimodal.decoding.beams import beam_decode
 from unimodal.decoding.decoder import Decoder, decode, decode_from
-from unimodal.decoding.sampling import Sampling, filter_logits, guide, sample
+from unimodal.decoding.sampling import Sampling, filter_logits, guide, row_keys, sample
 from unimodal.decoding.state import DecodingState, prefill
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "filter_logits",
     "guide",
     "prefill",
+    "row_keys",
     "sample",
 ]

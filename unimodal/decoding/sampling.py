@@ -77,6 +77,19 @@ def sample(logits_BV: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Arra
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
 
 
+def row_keys(seed: int, ids_BT: jax.Array, lengths_B: jax.Array | None = None) -> jax.Array:
+    """A key [B] for each row, by the seed and the row's ids, of which `lengths` are real.
+
+    What is drawn then depends on nothing else in the batch, and rows that differ draw apart: under one key for all, texts
+    that were written side by side would take like turns.
+    """
+    place = jnp.arange(ids_BT.shape[1], dtype=jnp.int32)[None]
+    real = place >= 0 if lengths_B is None else place < lengths_B[:, None]
+    powers = jnp.cumprod(jnp.full(ids_BT.shape, 31, jnp.uint32), axis=1)  # a polynomial of the ids, modulo 2^32
+    marks = jnp.where(real, (ids_BT.astype(jnp.uint32) + jnp.uint32(1)) * powers, jnp.uint32(0)).sum(axis=1)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), marks)
+
+
 def fold_in(key: jax.Array, step: jax.Array) -> jax.Array:
     """The key, or keys [B], of one step."""
     return jax.vmap(jax.random.fold_in, (0, None))(key, step) if per_row(key) else jax.random.fold_in(key, step)

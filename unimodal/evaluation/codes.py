@@ -84,7 +84,7 @@ class CodeLikelihood:
         if seen in self.known:
             return self.known[seen]
         counts = np.full((tokenizer.config.tokens, tokenizer.config.vocabulary), 1 / tokenizer.config.vocabulary)
-        examples = self.inputs(model).dataset("train")
+        examples = reader.examples(self.inputs, model, "train")
         for rows in reader.rows(self.coded, model, examples, self.batch_size, limit):
             for place in range(counts.shape[0]):
                 counts[place] += np.bincount(rows["codes"][:, place], minlength=counts.shape[1])

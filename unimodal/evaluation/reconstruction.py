@@ -48,7 +48,7 @@ class Reconstruction(Summed):
     def _mean_patch(self, model: Model, reader: Reader) -> np.ndarray:
         """The mean target [T,P] float32 that training has at each place, in its own crops."""
         total, count = np.float64(0), 0
-        examples, batches = self.inputs(model).dataset("train"), -(-EXAMPLES // self.batch_size)
+        examples, batches = reader.examples(self.inputs, model, "train"), -(-EXAMPLES // self.batch_size)
         for rows in reader.rows(self._targets, model, examples, self.batch_size, batches):
             total, count = total + rows["target"].sum(axis=0, dtype=np.float64), count + len(rows["target"])
         return np.asarray(total / count, np.float32)

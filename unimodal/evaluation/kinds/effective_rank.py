@@ -36,7 +36,7 @@ class EffectiveRank(Features):
         return {"features": self.embed(model, {**batch, "label": None})["features"]}
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        examples = self.inputs(model).dataset("validation")
+        examples = reader.examples(self.inputs, model, "validation")
         rows = reader.rows(self.features, model, examples, self.batch_size, limit)
         found = np.concatenate([row["features"] for row in rows])
         return Measured({"value": effective_rank(found), "feature_deviation": deviation(found)})

@@ -68,7 +68,7 @@ def standardised(train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def narrowed(train: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same features [N,D] and [M,D] turned so that the first N numbers of each row say all, where there are fewer rows than D.
+    """The same features [N,D] and [M,D], turned so that N numbers of each row say all, where N is below D.
 
     The best weights of a penalised regression are sums of training rows, and a turn changes neither logits nor the penalty.
     """

@@ -89,7 +89,7 @@ class Similarity(Pooled):
         return there[self.head]
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        examples, pairs = self.inputs(model).dataset("validation"), Pairs(1)
+        examples, pairs = reader.examples(self.inputs, model, "validation"), Pairs(1)
         scores: list[np.ndarray] = []
         for rows in reader.rows(self.embed, model, examples, self.batch_size, limit):
             pairs.add(rows)

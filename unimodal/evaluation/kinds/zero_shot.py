@@ -105,7 +105,7 @@ class Classified:
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
         classes, names = self.classes(model, reader), self.names()
-        examples = self.inputs(model).dataset("validation")
+        examples = reader.examples(self.inputs, model, "validation")
         tally, shown, found = ByClass(len(names)), [], []
         at5 = seen = 0.0
         for rows in reader.rows(self.look, model, examples, self.config.batch_size, limit):

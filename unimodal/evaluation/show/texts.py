@@ -16,7 +16,7 @@ from unimodal.data.encoders import Encoder
 from unimodal.data.pairs import Rows
 from unimodal.evaluation.evaluation import Shown
 from unimodal.evaluation.samples import FilledText, Sample, TextSample
-from unimodal.generate import Sampling, generate
+from unimodal.generate import Sampling, generate, row_keys
 from unimodal.model import Model
 
 Show = Callable[[Model, Shown], list[Sample]]
@@ -95,8 +95,8 @@ def continue_text(
     backbone, tokenizer, head = parts
     run = jax.jit(partial(generate, **options))
     made = model.backbones[backbone], model.tokenizers[tokenizer], model.heads[head]["language"]
-    keys = jnp.broadcast_to(jax.random.key(0), len(prompt))  # one for each row, as `predict` has that asks again
-    return np.asarray(run(*made, jnp.asarray(prompt), jnp.asarray(lengths, jnp.int32), keys))
+    ids, sizes = jnp.asarray(prompt), jnp.asarray(lengths, jnp.int32)
+    return np.asarray(run(*made, ids, sizes, row_keys(0, ids, sizes)))  # the keys of `predict`, which asks again
 
 
 def near_texts(rows: Callable[[str], Rows]) -> Show:
