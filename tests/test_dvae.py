@@ -119,13 +119,20 @@ def with_codes(table: np.ndarray) -> Model:
     return model
 
 
+def begun_with(table: np.ndarray, **options: float) -> tuple[Model, RunningCodebook]:
+    """As a run begins that starts from another one's codes: they take the place of those that were drawn."""
+    model = with_codes(RNG.normal(size=table.shape).astype(np.float32))
+    state = RunningCodebook(model, "codes", **options)
+    model.tokenizers["codes"].vectors.set_value(jnp.asarray(table))
+    state.begin(model)
+    return model, state
+
+
 def test_a_codebook_of_running_means() -> None:
     """Three steps by hand, as van den Oord 2017 counts (A.1, N and m), from codes that were all as common: means of what is
     nearest, and a code that nothing is near to begins again."""
     table = np.array([[0.0, 0], [4, 0], [90, 90]], np.float32)
-    model = with_codes(table)
-    state = RunningCodebook(model, "codes", decay=0.5, revive=0.2)
-    state.begin(model)
+    model, state = begun_with(table, decay=0.5, revive=0.2)
     count, total = np.full(3, 12 / 3), 12 / 3 * table
     for step in range(3):
         rows = (RNG.normal(size=(4, 3, 2)) + RNG.choice([0, 4], (4, 3, 1)) * [1, 0]).astype(np.float32)
@@ -150,13 +157,37 @@ def test_a_codebook_of_running_means() -> None:
 def test_codes_of_another_run_stay(each: int) -> None:
     """However many vectors of a batch are near a code, it goes a hundredth of the way to their mean, and none begins again."""
     table = RNG.normal(size=(64, 8)).astype(np.float32)
-    model = with_codes(table)
-    state = RunningCodebook(model, "codes")
-    state.begin(model)
+    model, state = begun_with(table)
     rows = np.repeat(table, each, axis=0) + 0.01 * RNG.normal(size=(64 * each, 8)).astype(np.float32)
     state.advance(model, jnp.asarray(rows), jnp.int32(0), 10)
     wanted = 0.99 * table + 0.01 * rows.reshape(64, each, 8).mean(axis=1)
     np.testing.assert_allclose(model.tokenizers["codes"].vectors.get_value(), wanted, atol=1e-5)
+
+
+def test_codes_as_they_were_drawn_go_where_the_vectors_are() -> None:
+    """In the first step a chosen code goes most of the way to the mean of what chose it, and every other begins at a vector; in
+    the second so does a vector's code that nobody chose."""
+    table = np.concatenate([np.zeros((1, 2)), RNG.normal(size=(7, 2)) + 50]).astype(np.float32)
+    model = with_codes(table)
+    state = RunningCodebook(model, "codes", decay=0.9, revive=0.05)
+    state.begin(model)
+    vectors = model.tokenizers["codes"].vectors
+    rows = RNG.normal(size=(40, 2)).astype(np.float32)
+    state.advance(model, jnp.asarray(rows), jnp.int32(0), 10)
+    # Counts are 8 for the one code that all vectors chose.
+    share = 0.1 * 8 / (0.9 * 0.05 + 0.1 * 8)
+    np.testing.assert_allclose(vectors.get_value()[0], share * rows.mean(axis=0), rtol=1e-5)
+    for code in np.asarray(vectors.get_value()[1:]):
+        assert np.abs(rows - code).sum(axis=1).min() < 1e-5
+    far = rows + 90  # the nearest of all codes takes them all
+    before = np.asarray(vectors.get_value())
+    state.advance(model, jnp.asarray(far), jnp.int32(1), 10)
+    after = np.asarray(vectors.get_value())
+    nearest = np.square(far[:, None] - before[None]).sum(axis=2).argmin(axis=1)
+    unchosen = [code for code in range(1, 8) if code not in nearest]
+    assert len(unchosen) >= 5
+    for code in unchosen:
+        assert np.abs(far - after[code]).sum(axis=1).min() < 1e-4
 
 
 def test_an_optimizer_leaves_codes_alone() -> None:

@@ -132,8 +132,9 @@ class RunningCodebook(TaskState):
 
     It sets the parameter `vectors` [V,D] of a tokenizer after each step, so that the codes are in the weights; they have no
     gradient. pushed rows: vectors [B,...,D]. Counts are relative: 1 is what a code would have if all were as common, whatever
-    the batch. So the codes of another run are as good as used when a run starts from them. A code whose running count is
-    below `revive` starts again at one of the batch's vectors.
+    the batch. A code whose running count is below `revive` starts again at one of the batch's vectors, with that count: it
+    follows the first vectors that choose it, and starts once more if none does. So do the codes that a model is made with.
+    The codes of another run count 1 each when a run starts from them, and stay.
 
     Checkpoints from before counts were relative hold them in vectors per step. Their codes are right at once, and their counts
     after some hundred steps (at a decay of 0.99), in which codes move, and begin again, at another pace.
@@ -143,11 +144,14 @@ class RunningCodebook(TaskState):
         self.tokenizer, self.decay, self.revive = tokenizer, decay, revive
         vectors = model.tokenizers[tokenizer].vectors
         axes = vectors.get_metadata()["axes"]
-        self.count = Kept(jnp.ones(vectors.get_value().shape[:1]), axes=axes[:1])
-        self.total = Kept(jnp.array(vectors.get_value(), copy=True), axes=axes)
+        self.count = Kept(jnp.full(vectors.get_value().shape[:1], revive), axes=axes[:1])
+        self.total = Kept(revive * vectors.get_value(), axes=axes)
 
     def begin(self, model: Any) -> None:
-        self.total.set_value(_copied(model.tokenizers[self.tokenizer].vectors))
+        placed = model.tokenizers[self.tokenizer].vectors.get_value()
+        fresh = jnp.all(self.revive * placed == self.total.get_value())  # nothing has taken the place of what was drawn
+        self.count.set_value(jnp.where(fresh, self.count.get_value(), 1.0))
+        self.total.set_value(jnp.where(fresh, self.total.get_value(), placed))
 
     def advance(self, model: Any, rows: jax.Array | None, step: jax.Array, steps: int) -> None:
         if rows is None:
@@ -161,8 +165,8 @@ class RunningCodebook(TaskState):
         total = towards(chosen.T @ rows, self.total.get_value(), self.decay)
         dead = count < self.revive
         drawn = rows[jax.random.randint(jax.random.fold_in(jax.random.key(0), step), (entries,), 0, rows.shape[0])]
-        count = jnp.where(dead, 1.0, count)
-        total = jnp.where(dead[:, None], drawn, total)
+        count = jnp.where(dead, self.revive, count)
+        total = jnp.where(dead[:, None], self.revive * drawn, total)
         self.count.set_value(count)
         self.total.set_value(total)
         tokenizer.vectors.set_value(total / count[:, None])
