@@ -8,7 +8,7 @@
 It is the step that `launch.py train` compiles: the recipe's model in its paper's size, its loss, clipping and AdamW, on
 random batches made on the device; dropout is off. Rows of a batch are those of one chip. Compute is in `--dtype`, parameters
 and optimizer are in float32. Where torch and transformers are installed and one chip is used, the same architecture runs there
-on the same batch: random weights, sdpa attention, AdamW (fused on CUDA), under autocast if `--dtype` is bfloat16, as it
+on the same batch: random weights, sdpa attention, fused AdamW, under autocast if `--dtype` is bfloat16, as it
 comes and through torch.compile. Times are medians of the rounds; a round is `--steps` steps of each, after as many that do not count.
 
 MFU: model FLOPs (products of forward and backward; attention only where something is seen; no recomputation) over the time
