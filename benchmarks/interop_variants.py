@@ -218,7 +218,7 @@ def compared(wanted: Arrays, found: Arrays, real: np.ndarray | None, ours: Any) 
             return "WRONG", f"{key} is {here.shape}, not {value.shape}"
         if real is not None and value.shape[:2] == real.shape:
             here, value = here[real], value[real]
-        worst = max(worst, float(np.abs(here - value).max()))
+        worst = float(np.maximum(worst, np.abs(here - value).max()))  # NaN stays NaN, and no NaN is equal
     unread = f"; unread {list(ours.origin.unused)[:3]}" if ours.origin.unused else ""
     return ("equal" if worst <= 1e-4 else "WRONG"), f"{worst:.1e} {','.join(wanted)}{unread}"
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -176,6 +177,12 @@ def smooth(losses: np.ndarray, window: int) -> np.ndarray:
     return (sums[1:] - sums[first]) / (np.arange(len(losses)) + 1 - first)
 
 
+def finite(whose: str, losses: np.ndarray) -> None:
+    """Nothing is far from a loss that is no number: end with a line instead."""
+    if not (good := np.isfinite(losses)).all():
+        sys.exit(f"error: the loss of {whose} is {losses[~good][0]} at step {int(good.argmin())}")
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=TASKS, required=True)
@@ -216,6 +223,8 @@ def main() -> None:
         pairs.append((twin(batch), ours(batch)))
         batch = next(data) if step + 1 < options.steps else batch
     there, here = np.array(pairs).T
+    finite("ours", here)
+    finite("torch", there)
     print(f"furthest apart: {apart(here, there).max():.1e} at step {apart(here, there).argmax()}", flush=True)
     if doubles:
         for name, losses in (("ours", here), ("torch", there)):
@@ -227,6 +236,7 @@ def main() -> None:
         other = experiment(options, seed)
         step = Ours(other, ours.step)
         curves.append([step(b) for b, _ in zip(batches(other), range(options.steps), strict=False)])
+        finite(f"seed {seed}", np.array(curves[-1]))
     report(options, here, there, np.array(curves), time.perf_counter() - start)
 
 
