@@ -1,14 +1,16 @@
 """Using a model, measured: answers beside transformers' pipelines, a server under load, and search in a million vectors.
 
     pip install torch transformers 'unimodal[serve,search]'   # torch and transformers for `pipelines` alone
-    python benchmarks/use_speed.py pipelines [--batch=16] [--rounds=5]
+    taskset -c 0 python benchmarks/use_speed.py pipelines --cpu_time [--batch=16] [--rounds=5]
     python benchmarks/use_speed.py server [--model=vit|gpt] [--clients=32] [--requests=512]
     python benchmarks/use_speed.py flood [--clients=10000]
     python benchmarks/use_speed.py search [--rows=1000000] [--size=64] [--queries=200]
 
-pipelines: a ViT (22M) and a wav2vec 2.0 with CTC (12M), initialised at random by transformers, saved, and loaded by both.
-Both get the paths of the same files, JPEGs of the embedded emoji and recordings of the embedded speech, and decode them. They
-take turns; rates are of whole calls.
+pipelines: a ViT (22M) with and without a head and a wav2vec 2.0 with CTC (12M), initialised at random by transformers, saved,
+and loaded by both. Both get the paths of the same files, JPEGs of the embedded emoji and recordings of the embedded speech, and
+decode them. An embedding is one pooled vector on both sides, and stays an array. Both have one thread for each core that
+the program may use. They take turns; rates are of whole calls, by the clock or, with --cpu_time, by seconds of CPU, for which
+the program should have one core. Before that their answers are compared.
 server: one model, over HTTP on this machine: one client that waits for each answer, then many at once. The ViT's products keep
 a CPU as busy for one picture as for many; a GPT (25M) that writes 16 ids reads its weights once for all rows of a batch.
 flood: as many requests as there are clients, all at once, to the same server: how many of each status, and does it live?
@@ -23,6 +25,7 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -77,11 +80,13 @@ def raw(path: str) -> dict[str, Any]:
     return {"raw": audio, "sampling_rate": rate}
 
 
-def vit(folder: Path) -> None:
+def vit(folder: Path, head: bool = True) -> None:
+    """With 1,000 classes, or without a head: then it pools."""
     import transformers as t
 
     shape = dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536)
-    t.ViTForImageClassification(t.ViTConfig(**shape, num_labels=1000)).save_pretrained(folder)
+    config = t.ViTConfig(**shape, num_labels=1000)
+    (t.ViTForImageClassification(config) if head else t.ViTModel(config)).save_pretrained(folder)
     t.ViTImageProcessor().save_pretrained(folder)
 
 
@@ -106,30 +111,59 @@ def gpt(folder: Path) -> None:
     byte_tokenizer(folder)
 
 
+def apart(what: str, mine: Any, others: Any) -> str:
+    """How far the answers of both are from each other."""
+    if what == "transcripts":
+        equal = [a["transcript"] == b["text"] for a, b in zip(mine, others, strict=True)]
+        return f"{sum(equal)} of {len(equal)} are equal"
+    if what == "embeddings of pictures":
+        vectors = np.concatenate([vector.numpy() for vector in others])
+        cosines = (mine * vectors).sum(axis=1) / np.linalg.norm(vectors, axis=1)
+        return f"cosines of {cosines.min():.6f} at least"
+    there = [{each["label"]: each["score"] for each in row} for row in others]
+    equal = [a["class"] == max(b, key=b.__getitem__) for a, b in zip(mine, there, strict=True)]
+    far = [abs(p - b[c]) for a, b in zip(mine, there, strict=True) for c, p in a["classes"].items() if c in b]
+    return f"{sum(equal)} of {len(equal)} first classes are equal, probabilities differ by {np.max(far):.1e} at most"
+
+
 def run_pipelines(options: argparse.Namespace) -> None:
+    import torch
     import transformers as t
 
+    cores = len(os.sched_getaffinity(0))  # XLA has as many threads
+    torch.set_num_threads(cores)
     t.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images, sounds = pictures(folder / "pictures"), recordings(folder / "sounds")
         vit(folder / "vit")
+        vit(folder / "encoder", head=False)
         ctc(folder / "ctc")
-        seen, heard = (unimodal.load(folder / kind) for kind in ("vit", "ctc"))
+        seen, encoder, heard = (unimodal.load(folder / kind) for kind in ("vit", "encoder", "ctc"))
         pipe = lambda task, kind: t.pipeline(task, model=str(folder / kind), batch_size=options.batch)  # noqa: E731
-        classify, features = pipe("image-classification", "vit"), pipe("image-feature-extraction", "vit")
+        classify, features = pipe("image-classification", "vit"), pipe("image-feature-extraction", "encoder")
         transcribe = pipe("automatic-speech-recognition", "ctc")
         asked: dict[str, Any] = dict(batch_size=options.batch)
+        vectors: dict[str, Any] = dict(pool=True, return_tensors=True)
         cases: dict[str, tuple[list[str], Callable[[], Any], Callable[[], Any]]] = {
             "classes of pictures": (images, lambda: seen.predict(images, **asked), lambda: classify(images)),
-            "embeddings of pictures": (images, lambda: seen.embed(images, **asked), lambda: features(images)),
+            "embeddings of pictures": (
+                images,
+                lambda: encoder.embed(images, **asked),
+                lambda: features(images, **vectors),
+            ),
             "transcripts": (sounds, lambda: heard.predict(sounds, **asked), lambda: transcribe(list(map(raw, sounds)))),
         }
-        print("| what | unimodal, a second | pipeline, a second | times as fast |\n|---|---|---|---|")
+        clock, seconds = (time.process_time, "of CPU") if options.cpu_time else (time.perf_counter, "by the clock")
+        print(f"torch {torch.__version__}, transformers {t.__version__}; {cores} threads each; seconds {seconds}")
+        rows = ["| what | unimodal, a second | pipeline, a second | times as fast |", "|---|---|---|---|"]
         for what, (files, here, there) in cases.items():
-            times = in_turns({"here": here, "there": there}, options.rounds)
+            print(f"{what}: {apart(what, here(), there())}", flush=True)
+            times = in_turns({"here": here, "there": there}, options.rounds, clock=clock)
             rates = [len(files) / found.median for found in times.values()]
-            print(f"| {what} | {rates[0]:.1f} | {rates[1]:.1f} | {times['there'].over(times['here'])} |", flush=True)
+            rows.append(f"| {what} | {rates[0]:.1f} | {rates[1]:.1f} | {times['there'].over(times['here'])} |")
+            print(rows[-1], flush=True)
+        print("\n" + "\n".join(rows))
 
 
 @contextlib.contextmanager
@@ -278,6 +312,7 @@ def main() -> None:
     parser.add_argument("what", choices=("pipelines", "server", "flood", "search"))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu_time", action="store_true", help="pipelines: seconds of CPU; run on one core by taskset")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--model", choices=("vit", "gpt"), default="vit")
     parser.add_argument("--requests", type=int, default=512)
