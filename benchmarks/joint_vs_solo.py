@@ -2,7 +2,8 @@
 
     python benchmarks/joint_vs_solo.py --out=runs/joint_vs_solo --seeds=0,1,2
 
-Runs `launch.py train` for whatever has no results.json yet, one after another, then prints the table in Markdown.
+Runs `launch.py train` for whatever has no results.json yet, one after another, then prints the table in Markdown. Results that
+other flags made are refused.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Both classify the same labelled emoji for the same number of steps at the same rate; only where the encoder starts differs.
 Pre-training (configs/mae.py, tiny, seed 0; --pretrained names a run that is there already) reads all pictures and no label.
-Runs `launch.py train` for whatever has no results.json yet, one after another, then prints a table in Markdown.
+Runs `launch.py train` for whatever has no results.json yet, one after another, then prints a table in Markdown. Results that
+other flags made are refused.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 
 Both read the same transcripts for the same number of steps at the same rate; only where the encoder starts differs.
 Pre-training reads all recordings and no transcript. Runs `launch.py train` for whatever has no results.json yet, one
-after another, then prints the table of docs/results.md in Markdown.
+after another, then prints the table of docs/results.md in Markdown. Results that other flags made are refused, so that other
+numbers of steps want another --out.
 """
 
 from __future__ import annotations
