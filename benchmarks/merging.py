@@ -5,9 +5,10 @@
 
 The story of docs/history.md with digits for emoji, of which more are held back. One trunk learns letters and digits for
 --base steps. From there a branch learns letters alone and one digits alone, --steps each, and the joint run both in turns, as
-many steps in all. Scales are searched on every second validation example, as `ledger merge --search` does, by the mean over
-tasks of each value as a share of the best branch's (Ilharco 2023, §4.2), which is a ratio here, where none is 0 or below. What is
-printed is of the other half, which no choice has seen. With --out, seeds that the file has are left out.
+many steps in all. Scales are searched on every second validation example by `ledger merge --search` itself
+(`unimodal.history.search.best_scale`). What is printed is of the other half, which no choice has seen. data/mnist must have the
+size above: the first 10,000 and 2,000 pictures. With --out, what the file has of the same seed, --base, --steps, --rate and
+size of the files is left out.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ import launch
 from configs import common
 from tasks.gpt import Gpt
 from tasks.vit import Vit
-from unimodal.history.measure import Measurement, Measuring
-from unimodal.ledger import Commit, Ledger
+from unimodal.history.measure import Measuring
+from unimodal.history.search import best_scale
+from unimodal.ledger import Commit, Draft, Ledger
 from unimodal.ledger.changes import FROM_BASE, Merging, merged
 
 SCALES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 TASKS = ("gpt", "vit")
+DIGITS = Path("data/mnist")
 
 
 def get_config() -> ConfigDict:
@@ -45,7 +48,7 @@ def get_config() -> ConfigDict:
     config.tokenizers.text = dict(vocabulary=264, max_length=32)
     config.tokenizers.image = dict(image_size=(28, 28), patch=7)
     config.tasks.gpt = common.every(Gpt, batch_size=16, texts=dict(length=32))
-    config.tasks.vit = common.every(Vit, batch_size=32, source="array_record:data/mnist", label_smoothing=0.0)
+    config.tasks.vit = common.every(Vit, batch_size=32, source=f"array_record:{DIGITS}", label_smoothing=0.0)
     return config
 
 
@@ -75,42 +78,31 @@ def trained(folder: Path, seed: int, base: int, steps: int, rate: float) -> None
         run(folder / name, [*common_to_all, *fields, f"steps={count}", f"optimizer.learning_rate={rate}"])
 
 
-class Halves:
-    """Values of weights on every second example, and on the others."""
-
-    def __init__(self, measuring: Measuring, base: Commit):
-        self.measuring, self.base = measuring, base
-
-    def of(self, draft: Any, what: str) -> tuple[dict[str, float], dict[str, float]]:
-        """The values of every task by which a choice is made, and those that are told."""
-        found = self.measuring.of_draft(draft, what)
-        chosen, told = ({n: self._value(n, one, part) for n, one in found.items()} for part in (0, 1))
-        return chosen, told
-
-    def _value(self, name: str, found: Measurement, part: int) -> float:
-        evaluation: Any = self.measuring.evaluation(self.base.draft, name, "the base")
-        return found.half(part).made(evaluation.value_of)
+def told(measuring: Measuring, base: Commit, draft: Draft, what: str) -> dict[str, float]:
+    """Values of weights on every second example: those that no scale was chosen by."""
+    values = {}
+    for name, found in measuring.of_draft(draft, what).items():
+        value_of = measuring.value_of(base.draft, name, "the base")
+        assert value_of is not None, name
+        values[name] = found.half(1).made(value_of)
+    return values
 
 
 def scored(ledger: Ledger) -> dict[str, Any]:
     """Every kind of weights → the scale, if it has one, and values on the half that no choice has seen."""
     commits = {"base": ledger.commit("main"), **{name: ledger.commit(name) for name in (*TASKS, "joint")}}
     base, branches = commits["base"], [commits[task] for task in TASKS]
-    halves = Halves(Measuring(ledger), base)
-    alone = {name: halves.of(commit.draft, name) for name, commit in commits.items()}
-    found: dict[str, Any] = {name: {"values": told} for name, (_, told) in alone.items()}
-    best = {"gpt": alone["gpt"][0]["gpt"], "vit": alone["vit"][0]["vit"]}
+    measuring = Measuring(ledger)
+    found: dict[str, Any] = {n: {"values": told(measuring, base, one.draft, n)} for n, one in commits.items()}
     for method in ("mean", "task_arithmetic", "ties"):
-        tried = []
-        for scale in SCALES if method in FROM_BASE else (1.0,):
-            with ledger.writing():
-                draft, _ = merged(branches, base, Merging(method, scale))
-                chosen, told = halves.of(draft, f"{method} {scale:g}")
-            shares = best["gpt"] / chosen["gpt"], chosen["vit"] / best["vit"]  # fewer bits are better
-            tried.append((float(np.mean(shares)), scale, told))
-            print(f"    {method} {scale:g}: {chosen} {told}", flush=True)
-        _, scale, told = max(tried, key=lambda one: one[0])
-        found[method] = {"values": told, **({"scale": scale} if method in FROM_BASE else {})}
+        with ledger.writing():
+            how = Merging(method)
+            if method in FROM_BASE:
+                say = lambda line, method=method: print(f"    {method} {line}", flush=True)  # noqa: E731
+                how = Merging(method, best_scale(measuring, branches, base, how, SCALES, say).scale)
+            draft, _ = merged(branches, base, how)
+            scale = {"scale": how.scale} if method in FROM_BASE else {}
+            found[method] = {"values": told(measuring, base, draft, method), **scale}
     return found
 
 
@@ -138,16 +130,20 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--out", type=Path)
     given, lines = parser.parse_args(), []
+    made_by = dict(base=given.base, steps=given.steps, rate=given.rate)
+    made_by |= {f"{name}_bytes": (DIGITS / f"{name}.array_record").stat().st_size for name in ("train", "validation")}
+    keys = [{"seed": seed, **made_by} for seed in range(given.seeds)]
     if given.out is not None and given.out.exists():
         lines = [json.loads(line) for line in given.out.read_text().splitlines()]
-    missing = [seed for seed in range(given.seeds) if seed not in {line["seed"] for line in lines}]
+        lines = [line for line in lines if any(key.items() <= line.items() for key in keys)]
+    missing = [key for key in keys if not any(key.items() <= line.items() for line in lines)]
     with tempfile.TemporaryDirectory() as folder:
-        for seed in missing:  # before anything is scored, as what has begun to compute should not fork
-            trained(Path(folder) / str(seed), seed, given.base, given.steps, given.rate)
-        for seed in missing:
-            lines.append({"seed": seed, "found": scored(Ledger(Path(folder) / str(seed) / "ledger"))})
+        for key in missing:  # before anything is scored, as what has begun to compute should not fork
+            trained(Path(folder) / str(key["seed"]), key["seed"], given.base, given.steps, given.rate)
+        for key in missing:
+            lines.append({**key, "found": scored(Ledger(Path(folder) / str(key["seed"]) / "ledger"))})
             for kind, one in lines[-1]["found"].items():
-                print(f"seed {seed}, {kind}: {one}", flush=True)
+                print(f"seed {key['seed']}, {kind}: {one}", flush=True)
             if given.out is not None:
                 with given.out.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")
