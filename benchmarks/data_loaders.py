@@ -36,6 +36,7 @@ from unimodal.data.image import random_box
 
 SIZE, RATE, SECONDS, LENGTH = 224, 16_000, 10, 1024
 CROP = (0.25, 1.0)
+CHANCE = np.random.default_rng(0)  # of torch's side; made once, as making one takes 19 µs
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> Image.Image:
@@ -99,7 +100,7 @@ class Pictures:
 
         with Image.open(io.BytesIO(data)) as opened:
             image = opened.convert("RGB")
-        left, top, right, bottom = random_box(image.height, image.width, np.random.default_rng(), scale=CROP)
+        left, top, right, bottom = random_box(image.height, image.width, CHANCE, scale=CROP)
         image = image.crop((round(left), round(top), round(right), round(bottom)))
         image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         if torch.rand(1) < 0.5:
@@ -126,7 +127,7 @@ class Recordings:
 
 
 class Rows:
-    """Rows that are packed already."""
+    """Rows that are packed already, each a dict of arrays, which DataLoader's default_collate stacks."""
 
     def __init__(self, rows: list[dict[str, np.ndarray]]):
         self.rows = rows
