@@ -1,10 +1,12 @@
 """Draws pictures from captions with a trained run of the recipe dalle, and keeps those that a run of the recipe clip ranks first.
 
-    python tools/draw.py --prior=runs/dalle [--clip=runs/clip] [--count 16] [--keep 4] [--guidance 2] [--complete PICTURE]
-                         [--seed 0] [--out drawn] CAPTION ...
+    python tools/draw.py --prior=runs/dalle [--clip=runs/clip] [--judge=runs/clip1] [--count 16] [--keep 4] [--guidance 2]
+                         [--complete PICTURE] [--seed 0] [--out drawn] CAPTION ...
 
 OUT gets CAPTION.png, the kept pictures from left to right, best first, and drawn.json with each caption's scores: the mean
-over all that were drawn, and of those that are kept. With --complete, pictures begin with the upper half of PICTURE.
+over all that were drawn, and of those that are kept. By the run that ranks, those that are kept are nearer to the caption in any
+case, by chance too; --judge names a run of another seed, which has chosen nothing, to tell whether they are. With
+--complete, pictures begin with the upper half of PICTURE.
 """
 
 from __future__ import annotations
@@ -85,11 +87,18 @@ def similarities(judge: tuple[Any, Any], drawn: np.ndarray, caption: str) -> np.
     return np.asarray(image @ text[0])
 
 
+def scored(scores: np.ndarray, best: np.ndarray) -> dict[str, Any]:
+    """Similarities of all pictures, and of the best, as drawn.json has them."""
+    kept = scores[best]
+    return {"mean": float(scores.mean()), "kept": float(kept.mean()), "scores": kept.tolist()}
+
+
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("captions", nargs="+", metavar="CAPTION")
     parser.add_argument("--prior", required=True, help="workdir of the recipe dalle")
     parser.add_argument("--clip", help="workdir of the recipe clip, which ranks; without it the first are kept")
+    parser.add_argument("--judge", help="workdir of another run of the recipe clip, which scores and does not rank")
     parser.add_argument("--count", type=int, default=16, help="pictures drawn for each caption")
     parser.add_argument("--keep", type=int, default=4, help="pictures kept of them")
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; otherwise the run's")
@@ -106,24 +115,23 @@ def main(given: list[str]) -> int:
     options = arguments(given)
     try:
         prior = trained(options.prior, "dalle")
-        judge = None if options.clip is None else trained(options.clip, "clip")
+        given_runs = {"clip": options.clip, "judge": options.judge}
+        judges = {name: trained(workdir, "clip") for name, workdir in given_runs.items() if workdir is not None}
         for caption in options.captions:  # before anything is drawn
-            for task, model in (prior, *([judge] if judge else [])):
+            for task, model in (prior, *judges.values()):
                 encoded(task, model, caption)
         start = None if options.complete is None else beginning(prior, options.complete, options.count)
         out, told = Path(options.out), {}
         out.mkdir(parents=True, exist_ok=True)
         for caption in options.captions:
             drawn = pictures(prior, caption, start, options)
-            order = np.arange(options.count)
-            if judge is not None:
-                scores = similarities(judge, drawn, caption)
-                order = np.argsort(-scores)
-                kept = scores[order[: options.keep]]
-                told[caption] = {"mean": float(scores.mean()), "kept": float(kept.mean()), "scores": kept.tolist()}
-                print(f"{caption}: similarity {scores.mean():.3f} of all, {kept.mean():.3f} of those kept")
+            found = {name: similarities(judge, drawn, caption) for name, judge in judges.items()}
+            best = (np.argsort(-found["clip"]) if "clip" in found else np.arange(options.count))[: options.keep]
+            told[caption] = {name: scored(scores, best) for name, scores in found.items()}
+            for name, one in told[caption].items():
+                print(f"{caption}: similarity by --{name} {one['mean']:.3f} of all, {one['kept']:.3f} of those kept")
             path = out / f"{re.sub(r'[^A-Za-z0-9]+', '_', caption)}.png"
-            Image.fromarray(np.concatenate(list(drawn[order[: options.keep]]), axis=1)).save(path)
+            Image.fromarray(np.concatenate(list(drawn[best]), axis=1)).save(path)
             print(f"wrote {path}")
         (out / "drawn.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     except UsageError as error:
