@@ -2,8 +2,8 @@
 
     python -m benchmarks.guard_cost [--rounds=15] [--batch=4] [--length=128]
 
-The guard is what a step does so that numbers that are not finite change nothing: judging losses and gradients, and choosing between
-the state before and after. (The norm of the gradient is computed in both, for it is logged.) The fingerprint is the hash of the
+The guard is what a step does so that numbers that are not finite change nothing: judging losses and gradients, and a branch that
+leaves the state as it was. (The norm of the gradient is computed in both, for it is logged.) The fingerprint is the hash of the
 whole state, once for each checkpoint and each comparison of replicas. What the host does for guard and status in a step is
 timed by itself. Small batches make the guard's share large, as its cost does not depend on the batch. What is compared is
 processor time, in turns, and what the compiler counts of arithmetic and bytes: neither counts what other programs take meanwhile.

@@ -1,6 +1,7 @@
 """What a ledger costs and what it survives, in numbers.
 
-    python -m benchmarks.ledger damage [--count=1000]    flips, cuts and deletions of files in the store: is each one named?
+    python -m benchmarks.ledger damage [--count=1000]    flips, cuts and deletions of files in the store: is each one named
+                                                         when it is read, and every tenth by `verify`?
     python -m benchmarks.ledger kills [--count=50]       kill -9 amid commit, merge and gc: is `verify` clean, is all there?
     python -m benchmarks.ledger writers [--count=20]     four processes that commit so often beside a gc: is no commit lost?
     python -m benchmarks.ledger cost [--millions=100]    bytes, time of a commit beside one file of the same weights, memory of a diff
@@ -49,7 +50,7 @@ def weights(rng: np.random.Generator, count: int, size: int = 64) -> dict[str, n
 
 
 def damage(count: int, folder: Path) -> bool:
-    """Harm one file at a time, in a way drawn by chance; reading its tensor, and `verify`, must both name it."""
+    """Harm one file at a time, in a way drawn by chance; reading its tensor must name it, and of every tenth also `verify`."""
     rng, ledger = random.Random(0), Ledger.create(folder / "ledger")
     made = commit(ledger, weights(np.random.default_rng(0), 20), "all")
     users = {entry.chunks[0]: name for name, entry in made.manifest.tensors.items()}
