@@ -5,6 +5,7 @@ python launch.py train --config=configs/mae.py:size=tiny --workdir=runs/mae
 size        | what                                                          | reaches, in
 tiny        | 0.9M parameters, embedded emoji                               | squared error 0.44 (the mean patch 0.76), 17 minutes on a busy machine
             |                                                               | probe 0.54, 10 neighbours 0.51 (raw pixels 0.52, 0.42)
+            |                                                               | by the older choice of the probe's penalty (docs/vision.md)
 small       | 7M, CIFAR-10: python tools/make_cifar10.py data/cifar10       | not run
 paper       | MAE with ViT-B/16, 112M with its decoder, ImageNet            | not run
 paper_large | the same with ViT-L/16, 330M                                  | not run
