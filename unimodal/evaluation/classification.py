@@ -84,10 +84,10 @@ def among_the_likeliest(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax
     which many are equal, favour no class.
     """
     logits = logits.astype(jnp.float32)
-    is_label = jnp.arange(logits.shape[-1]) == labels[:, None]
+    is_label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
     own = jnp.where(is_label, logits, -jnp.inf).max(axis=-1, keepdims=True)
-    before, level = (logits > own).sum(axis=-1), (logits == own).sum(axis=-1)
-    return jnp.clip((k - before) / jnp.maximum(level, 1), 0, 1).astype(jnp.float32) * is_label.any(axis=-1)
+    before, level = (x.sum(axis=-1).astype(jnp.float32) for x in (logits > own, logits == own))
+    return jnp.where(is_label.any(axis=-1), jnp.clip((k - before) / jnp.maximum(level, 1.0), 0.0, 1.0), 0.0)
 
 
 def classification(
