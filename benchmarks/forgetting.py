@@ -5,7 +5,7 @@
 
 A strategy is NAME, NAME:STRENGTH or NAME:FIELD=VALUE, joined by +; a field without a dot is one of `continual`. `joint` is
 training all tasks in turns. For each run it prints the score of every task at the end, backward transfer, forgetting, and R;
-with --out it adds a line to that file, and leaves out what the file has already. FIELD=VALUE changes the recipe. At the end
+with --out it adds a line to that file, and leaves out what the file has already of the same config and fields. FIELD=VALUE changes the recipe. At the end
 comes the table of the file: means over seeds, and how much of what the joint run gains over the untrained model is kept.
 Seeds count from --first=0. --steps=N times N steps of the last task instead, where every strategy does all that it does.
 """
@@ -212,6 +212,17 @@ def milliseconds(config: str, fields: Sequence[str], steps: int) -> float:
     return float(np.median(times[2:]))
 
 
+def made_by(config: str, fields: Sequence[str]) -> dict[str, Any]:
+    """What a line of a file says of how it came to be, beside strategy and seed. Data under the recipe's name are not looked at."""
+    return {"config": config, "fields": sorted(fields)}
+
+
+def lines_of(path: Path | None, of: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines of a file that were made so; others stay in it, and are not looked at."""
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path is not None and path.exists() else []
+    return [line for line in found if all(line.get(name) == value for name, value in of.items())]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="stream")
@@ -228,9 +239,8 @@ def main() -> None:
                 found = milliseconds(given.config, [*given.fields, *fields_of(word)], given.steps)
                 print(f"{word}: {found:.1f} ms a step", flush=True)
         return
-    lines: list[dict[str, Any]] = []
-    if given.out is not None and given.out.exists():
-        lines = [json.loads(line) for line in given.out.read_text().splitlines()]
+    of = made_by(given.config, given.fields)
+    lines = lines_of(given.out, of)
     have = {(line["strategy"], line["seed"]) for line in lines}
     for word in given.strategies.split(","):
         shared: Shared | None = None
@@ -240,7 +250,7 @@ def main() -> None:
             if shared is None:
                 shared = Shared(built(given.config, [*given.fields, f"seed={seed}", *fields_of(word)]))
             found = learn(replace(shared.first, seed=seed), shared)
-            lines.append({"strategy": word, "seed": seed, **found})
+            lines.append({**of, "strategy": word, "seed": seed, **found})
             tell(lines[-1])
             if given.out is not None:
                 with given.out.open("a") as file:

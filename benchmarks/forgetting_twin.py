@@ -7,7 +7,9 @@
 The twin is torch's own pre-norm `TransformerEncoder` with our first weights. It sees our batches in their order, is told which
 examples are remembered and which of them are drawn, and keeps their pictures and logits itself. For each strategy and seed it
 prints the average accuracy and the forgetting of both; at the end the means over seeds, with the least and the largest.
-Lines of --out are left out of the next run. Needs torch; `--ours` is what `benchmarks.forgetting` has written.
+Lines of --out of the same config and fields are left out of the next run. --moved=N also trains the
+twin N times from weights that are moved by a millionth: how far a run ends elsewhere by chance. Needs torch; `--ours` is what
+`benchmarks.forgetting` has written.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.forgetting import built, fields_of  # noqa: E402
+from benchmarks.forgetting import built, fields_of, lines_of, made_by  # noqa: E402
 from unimodal.continual.memory import SLOT, STORED  # noqa: E402
 from unimodal.data.batches import eval_batches  # noqa: E402
 from unimodal.experiment import Experiment  # noqa: E402
@@ -364,6 +366,15 @@ def train(word: str, stream: Stream) -> list[list[float]]:
     return matrix
 
 
+def moved(net: Net, number: int) -> Net:
+    """The same weights, each times 1 + a millionth of a normal number."""
+    drawn, net = torch.Generator().manual_seed(number), copy.deepcopy(net)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(1 + 1e-6 * torch.randn(p.shape, generator=drawn))
+    return net
+
+
 def read(word: str) -> tuple[str, dict[str, float]]:
     """`ewc:100` or `der:memory=100+strength=2` → the name, and the numbers given."""
     name, _, rest = word.partition(":")
@@ -414,10 +425,6 @@ def table(words: Sequence[str], both: Mapping[tuple[str, int], Sequence[tuple[fl
             yield f"| {word} | {' | '.join(said)} | {len(found)} |"
 
 
-def lines_of(path: Path | None) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="split:mnist")
@@ -426,17 +433,22 @@ def main() -> None:
     parser.add_argument("--strategies", default="fine_tuning,ewc:100,si:1,lwf:1,replay:memory=100,der:memory=100")
     parser.add_argument("--ours", type=Path, required=True)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--moved", type=int, default=0)
     parser.add_argument("fields", nargs="*")
     given, both = parser.parse_args(), {}
     torch.set_num_threads(1)
+    of = made_by(given.config, given.fields)
     ours = {
         (line["strategy"], line["seed"]): line["continual"]["matrix"]
-        for line in lines_of(given.ours)
+        for line in lines_of(given.ours, of)
         if line["continual"]
     }
-    kept = {(line["strategy"], line["seed"]): line["matrix"] for line in lines_of(given.out)}
+    kept = {(line["strategy"], line["seed"]): line["matrix"] for line in lines_of(given.out, of)}
     words = given.strategies.split(",")
-    memory = int(next((read(word)[1]["memory"] for word in words if "memory=" in word), 200))
+    memories = {int(read(word)[1]["memory"]) for word in words if "memory=" in word} or {200}
+    if len(memories) > 1:
+        sys.exit(f"all strategies of one call must remember as many examples, but here they are {sorted(memories)}")
+    (memory,) = memories
     for seed in range(given.first, given.first + given.seeds):
         stream = None
         for word in words:
@@ -444,9 +456,17 @@ def main() -> None:
                 began = time.monotonic()
                 stream = stream_of(given.config, seed, memory, given.fields) if stream is None else stream
                 kept[word, seed] = train(word, stream)
+                for number in range(given.moved):
+                    matrix = train(word, replace(stream, net=moved(stream.net, number)))
+                    print(
+                        f"{word}, seed {seed}, weights moved by a millionth: average {np.mean(matrix[-1]):.3f}",
+                        flush=True,
+                    )
                 if given.out:
                     with given.out.open("a") as file:
-                        file.write(json.dumps({"strategy": word, "seed": seed, "matrix": kept[word, seed]}) + "\n")
+                        file.write(
+                            json.dumps({**of, "strategy": word, "seed": seed, "matrix": kept[word, seed]}) + "\n"
+                        )
                 print(f"{word}, seed {seed}: the twin took {time.monotonic() - began:.0f} s", flush=True)
             if (word, seed) in ours:
                 both[word, seed] = numbers(ours[word, seed]), numbers(kept[word, seed])

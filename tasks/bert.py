@@ -15,6 +15,7 @@ from unimodal.answers import Answer, Asked, masked_answer, text_features, text_r
 from unimodal.data.blocks import Inputs, Texts
 from unimodal.data.blocks.documents import masked_rows
 from unimodal.errors import UsageError
+from unimodal.evaluation.classification import among_the_likeliest
 from unimodal.evaluation.evaluation import Batch, Evaluation, on_own_data
 from unimodal.evaluation.likelihood import bigram, bits_per_byte, likelihood_rows
 from unimodal.evaluation.show.texts import filled_gaps
@@ -113,8 +114,7 @@ class Bert:
         found = likelihood_rows(self.factors(model, hidden), *counted, chunk=chunk)
         if self.next_sentence:
             logits = model.heads[self.name]["next_sentence"](hidden).astype(jnp.float32)
-            right = (jnp.argmax(logits, axis=-1) == batch["next"]).astype(jnp.float32)
-            found["next"] = right + 0.0 * logits.sum(axis=-1)  # what is not finite is no answer
+            found["next"] = among_the_likeliest(logits, batch["next"]) + 0.0 * logits.sum(axis=-1)  # NaN stays
         return found
 
     def _score(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:

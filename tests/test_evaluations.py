@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from unimodal.data.blocks import Labels, images
 from unimodal.errors import UsageError
-from unimodal.evaluation.classification import ByClass, guesses
+from unimodal.evaluation.classification import ByClass, among_the_likeliest, guesses
 from unimodal.evaluation.kinds.knn import Knn, vote
 from unimodal.evaluation.kinds.linear_probe import LinearProbe, accuracy, fit, narrowed
 from unimodal.evaluation.retrieval import Pairs, ranks, recall
@@ -168,6 +168,21 @@ def test_accuracy_by_hand() -> None:
     tally = ByClass(3)
     tally.add(rows)
     assert tally.score() == {"value": 0.5, "balanced_accuracy": pytest.approx((1 / 2 + 0 + 1) / 3)}
+
+
+def test_classes_that_are_as_likely_are_put_in_an_order_by_lot() -> None:
+    """So what says the same of every class has the accuracy of chance, not the share of the first."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 50)
+    logits = rng.integers(0, 3, (50, 4)).astype(np.float32)  # many are equal
+    for k in (1, 2):
+        orders = [np.argsort(-(logits + 1e-3 * rng.random(logits.shape)), axis=1)[:, :k] for _ in range(4000)]
+        wanted = np.mean([(order == labels[:, None]).any(axis=1) for order in orders], axis=0)
+        found = np.asarray(among_the_likeliest(jnp.asarray(logits), jnp.asarray(labels), k))
+        np.testing.assert_allclose(found, wanted, atol=0.03)
+    assert guesses(jnp.zeros((3, 4)), jnp.asarray([0, 1, 3]))["correct"].tolist() == [0.25, 0.25, 0.25]
+    assert guesses(jnp.asarray([[0.0, 1.0]]), jnp.asarray([-1]))["correct"].tolist() == [0]
+    assert guesses(jnp.zeros((1, 1)), jnp.asarray([0]))["correct"].tolist() == [1]
 
 
 @pytest.mark.parametrize(("kind", "changes"), [*((k, {}) for k in tiny.KINDS), ("bert", dict(next_sentence=True))])

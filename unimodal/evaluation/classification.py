@@ -71,9 +71,23 @@ def guesses(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     their `chance`."""
     chances = jax.nn.softmax(logits.astype(jnp.float32))
     chance, best = jax.lax.top_k(chances, min(BEST, logits.shape[-1]))
-    right = (jnp.argmax(chances, axis=-1) == labels).astype(jnp.float32)
     has_nan = jnp.isnan(chances).any(axis=-1)
-    return {"correct": jnp.where(has_nan, jnp.nan, right), "label": labels, "best": best, "chance": chance}
+    right = jnp.where(has_nan, jnp.nan, among_the_likeliest(logits, labels))
+    return {"correct": right, "label": labels, "best": best, "chance": chance}
+
+
+def among_the_likeliest(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
+    """Whether the label is among the k likeliest classes, float32 [B] of logits [B,classes] and labels [B].
+
+    Between 0 and 1 where other classes are as likely as the label: the chance of it if they are put in an order by lot. So a
+    model that says the same of every class has the accuracy of chance, and not the share of class 0; and logits in bfloat16, of
+    which many are equal, favour no class.
+    """
+    logits = logits.astype(jnp.float32)
+    is_label = jax.lax.broadcasted_iota(labels.dtype, logits.shape, 1) == labels[:, None]
+    own = jnp.where(is_label, logits, -jnp.inf).max(axis=-1, keepdims=True)
+    before, level = (x.sum(axis=-1).astype(jnp.float32) for x in (logits > own, logits == own))
+    return jnp.where(is_label.any(axis=-1), jnp.clip((k - before) / jnp.maximum(level, 1.0), 0.0, 1.0), 0.0)
 
 
 def classification(
