@@ -49,8 +49,8 @@ def forced(word: str, config: str, seed: int, fields: list[str], stream: Stream)
         return theirs({n: np.broadcast_to(found[f"inner.{n}.0.{which}"], p.shape) for n, p in shapes.items()})
 
     def tell(kind: str, ours: Tensor, its: Tensor) -> None:
-        if (length := float(its.norm())) > 0:
-            worst[kind] = max(worst[kind], float((ours - its).norm()) / length)
+        if (length := float(its.norm())) != 0:
+            worst[kind] = float(np.maximum(worst[kind], float((ours - its).norm()) / length))  # NaN stays
 
     net = Net(named(state.parameters), patch, body.depth, body.heads)
     name, given = read(word)
