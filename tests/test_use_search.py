@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +15,11 @@ import tiny
 import used
 
 import unimodal
-from unimodal.answers import Asked
 from unimodal.command import main
 from unimodal.command.use import one_task
 from unimodal.errors import UsageError
 from unimodal.use import index as index_module
 from unimodal.use.index import append, open_index
-from unimodal.use.inputs import Entry
 
 starlette = pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
@@ -346,39 +343,6 @@ def test_too_much_at_once_is_refused(client: Any) -> None:
     assert guard.held == guard.most_held  # it has let go of what was its own
     guard.held = 0
     assert found.post("/v1/predict", **asked).status_code == 200 and guard.held == 0
-
-
-def test_who_could_not_be_answered_in_time_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of two take a tenth of a second each; while one is held up, 40 who wait are 20 batches, or two seconds."""
-    from unimodal.use.serve import batching
-
-    held, goes = threading.Event(), threading.Event()
-
-    def slow(asking: Any, entries: Any) -> list[dict[str, Any]]:
-        time.sleep(0.1)
-        if held.is_set():
-            goes.wait(30)
-        return [{"id": entry.id} for entry in entries]
-
-    class Loaded:
-        def asking(self, *_: Any, **__: Any) -> None: ...
-
-    monkeypatch.setattr(batching, "answered", slow)
-    batcher = batching.Batcher(Loaded(), batch_size=2, wait=0.5)
-    key, entry = ("gpt", None, Asked()), Entry("x", dict)
-    first = [batcher.submit(key, entry, within=0.001) for _ in range(8)]  # how long they take is not known yet
-    assert [future.result(30) for future in first] == [{"id": "x"}] * 8
-    assert batcher.expected == 0  # nobody waits
-    held.set()
-    some = [batcher.submit(key, entry, within=60) for _ in range(42)]
-    while batcher.waiting > 40:
-        time.sleep(0.01)
-    assert 2 <= batcher.expected < 20
-    with pytest.raises(batching.FullError, match="more requests wait than can be answered in time"):
-        batcher.submit(key, entry, within=1)
-    held.clear(), goes.set()
-    assert [future.result(60) for future in some] == [{"id": "x"}] * 42
-    batcher.close()
 
 
 def test_what_a_server_is_not_started_with(workdir: Path, tmp_path: Path, capsys: Any) -> None:
