@@ -90,6 +90,21 @@ def test_the_same_answers_from_both(made: Any) -> None:
     assert ours[0]["continuation"] == theirs[0]["continuation"]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize(("packed", "ends"), [(True, (3,)), (False, ())])
+def test_a_language_model_ends_where_its_rows_do(
+    name: str, packed: bool, ends: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Documents that are packed end with EOS, which is 3 of bytes; windows of long ones with nothing."""
+    from unimodal.interop.writing import end_ids
+
+    config = config_of(name)
+    config["tasks"]["gpt"]["packed"] = packed
+    used.workdir(tmp_path / "run", config)
+    assert main(["unimodal", "export", str(tmp_path / "run"), f"huggingface:{tmp_path / 'hf'}"]) == 0
+    assert end_ids(unimodal.load_huggingface(tmp_path / "hf").origin) == ends
+
+
 def test_what_has_no_such_shape_says_which_option_stands_in_the_way(made: Any, tmp_path: Path, capsys: Any) -> None:
     for kind, changes, message in (
         ("vit", {}, "a classifier of the first token (pooling=first)"),

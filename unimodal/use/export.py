@@ -119,7 +119,11 @@ def _labels(task: Any) -> tuple[str, ...]:
 def _end(task: Any) -> int | None:
     """The id with which every text ends, where its vocabulary has one and rows of the task end with it."""
     texts = getattr(task, "texts", None)
-    if texts is None or texts.encoder == "bytes":
+    if texts is None:
+        return None
+    if "packed" in vars(task):  # a language model, whose documents end with EOS where they are packed
+        return int(texts.opened.EOS) if task.packed and texts.opened.EOS != NO_ID else None
+    if texts.encoder == "bytes":
         return None
     after = texts.opened.around.after
     return int(after[-1]) if len(after) and after[-1] != NO_ID else None
