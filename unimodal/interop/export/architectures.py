@@ -272,8 +272,9 @@ def _tied(handed: Handed) -> bool:
 
 
 def _ends(handed: Handed) -> dict[str, Any]:
-    """Name the id that ends a text, or none, for the defaults are ids that a small vocabulary has not. BOS is put by the tokenizer."""
-    return dict(bos_token_id=None, eos_token_id=handed.end, pad_token_id=0)
+    """Name the ids that end and fill up texts, or none: the defaults are ids that a small vocabulary has not. BOS is put by
+    the tokenizer."""
+    return dict(bos_token_id=None, eos_token_id=handed.end, pad_token_id=handed.pad)
 
 
 def _sizes(b: BackboneConfig) -> dict[str, Any]:
