@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from unimodal.command import main
 from unimodal.command.use import one_task
 from unimodal.errors import UsageError
 from unimodal.use import index as index_module
+from unimodal.use.answering import answered
 from unimodal.use.index import append, open_index
 
 starlette = pytest.importorskip("starlette", reason="the extra `serve` is not installed")
@@ -163,6 +167,35 @@ def test_embed_index_search(workdir: Path, pictures: Path, tmp_path: Path, capsy
     ):
         assert main(["unimodal", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_index_goes_on_after_a_kill(workdir: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    """What is counted is not embedded again; what was added before, or comes a second time, is added all the same."""
+    from unimodal.command import use
+
+    inputs = [*(str(pictures / f"{i}.png") for i in (*range(8), 3)), str(pictures / "broken.png")]
+    words = ["unimodal", "index", str(workdir), *inputs, "--task=clip", "--batch=2"]
+    for folder in ("a", "b"):
+        assert main([*words, f"--to={tmp_path / folder}"]) == 0
+
+    def until_killed(asking: Any, entries: Any) -> Iterator[Any]:
+        yield from itertools.islice(answered(asking, entries), 7)
+        killed()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(use, "append", partial(append, every=3))
+        patch.setattr(use, "answered", until_killed)
+        main([*words, f"--to={tmp_path / 'a'}"])
+    assert open_index(tmp_path / "a").rows == 9 + 6
+    capsys.readouterr()
+    for folder, said in (("a", "6 are there; going on"), ("b", "")):
+        assert main([*words, f"--to={tmp_path / folder}"]) == 0
+        told = capsys.readouterr().err
+        assert said in told and "9 added" in told
+    a, b = (open_index(tmp_path / folder) for folder in "ab")
+    assert dataclasses.replace(a, folder=b.folder) == b and a.rows == 18
+    assert [a.row(i)["id"] for i in range(18)] == [b.row(i)["id"] for i in range(18)] == [*inputs[:9]] * 2
+    np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
