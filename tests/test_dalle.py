@@ -49,6 +49,18 @@ def test_who_sees_whom() -> None:
     assert (np.abs(places - logits()(model, changed, codes)[1]).max(axis=-1) > 0).all()  # every code sees the caption
 
 
+def test_padding_of_a_vocabulary_is_no_piece_of_it() -> None:
+    """Codes see padding, which has no id in a vocabulary: it is not read as the last piece, and trains no piece."""
+    _, model, batch = small()
+    codes = jnp.asarray(np.random.default_rng(1).integers(0, 16, (4, 16)), jnp.int32)
+    padded = batch["ids"] == 0
+    ids = jnp.where(padded, -1, jnp.minimum(batch["ids"], 262))  # the last piece is 263
+    read = lambda m, ids: logits()(m, ids, codes)[1]  # noqa: E731
+    assert (np.abs(read(model, ids) - read(model, jnp.where(padded, 263, ids))).max(axis=-1) > 0).all()
+    table = jax.grad(lambda m: jnp.square(read(m, ids)).sum())(model).tokenizers["text"].table.table.get_value()
+    assert not table[263].any() and table[int(ids[0, 0])].any()
+
+
 def test_the_loss_is_an_eighth_text_and_seven_eighths_picture() -> None:
     """A slow reading by numpy, token by token."""
     task, model, batch = small()

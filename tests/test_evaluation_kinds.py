@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from scipy.stats import pearsonr, spearmanr
 
 from unimodal.data import write_array_record
 from unimodal.errors import UsageError
-from unimodal.evaluation.answers import Answers
+from unimodal.evaluation.answers import METRICS, Answers
+from unimodal.evaluation.evaluation import result
 from unimodal.evaluation.kinds.continuation import Continuation
 from unimodal.experiment import build
 from unimodal.places import places_of
@@ -148,6 +150,28 @@ def test_a_text_is_cut_where_there_is_no_reference(tmp_path: Path) -> None:
     assert decode(short["prompt"]) == "ab" and decode(short["ids"][short["foretold"] > 0]) == "cd"
     score = evaluation.measure(model, experiment.reader).score
     assert set(score) >= {"value", "bits_per_byte"} and evaluation.higher_is_better
+
+
+@pytest.mark.parametrize("score", METRICS)
+def test_continuations_have_an_interval(tmp_path: Path, score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the examples, for either metric; each example's numbers make the value, as `ledger diff` asks for."""
+    rows = [dict(text=word + "=", answer=str(i)) for i, word in enumerate(WORDS)]
+    asked = dict(kind="continuation", source=table(tmp_path, rows), reference="answer", score=score, prompt=8, steps=4)
+    experiment, model = experiment_and_model("gpt", evaluations__sums=asked)
+    # An untrained model never writes the answer, so let every second one be right.
+    monkeypatch.setattr(Continuation, "matches", lambda _self, made, truth: truth[0] % 2 == 0)
+    evaluation = experiment.evaluations["sums"]
+    measured = evaluation.measure(model, experiment.reader)
+    assert measured.each is not None and len(measured.each.ids()) == 10
+    sums = {name: values.astype(np.float64).sum() for name, values in measured.each.columns.items()}
+    value = evaluation.value_of({**sums, "examples": np.float64(10)})
+    low, high = measured.each.interval()
+    assert value == pytest.approx(measured.score["value"]) and low < value < high
+    if score == "exact match":
+        assert value == 0.5
+    nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x, model)
+    lost = result(evaluation, evaluation.measure(nan, experiment.reader), {"value": 0.0})
+    assert all(np.isnan(number) for number in (lost.value, lost.low, lost.high))
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,21 @@ def test_the_same_answers_from_both(made: Any) -> None:
     assert ours[0]["continuation"] == theirs[0]["continuation"]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize(("packed", "ends"), [(True, (3,)), (False, ())])
+def test_a_language_model_ends_where_its_rows_do(
+    name: str, packed: bool, ends: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Documents that are packed end with EOS, which is 3 of bytes; windows of long ones with nothing."""
+    from unimodal.interop.writing import end_ids
+
+    config = config_of(name)
+    config["tasks"]["gpt"]["packed"] = packed
+    used.workdir(tmp_path / "run", config)
+    assert main(["unimodal", "export", str(tmp_path / "run"), f"huggingface:{tmp_path / 'hf'}"]) == 0
+    assert end_ids(unimodal.load_huggingface(tmp_path / "hf").origin) == ends
+
+
 def test_what_has_no_such_shape_says_which_option_stands_in_the_way(made: Any, tmp_path: Path, capsys: Any) -> None:
     target = tmp_path / "target"
     for kind, changes, message in (
@@ -310,16 +325,37 @@ def test_texts_become_the_ids_that_the_task_trains_on(tmp_path: Path) -> None:
                 made = read(text=[("Ab", "cab")])
                 np.testing.assert_array_equal(made["text"][0], ids[ids != pad])
                 np.testing.assert_array_equal(made["text_types"][0], types[ids != pad])
-        # A tower without a mask sees what fills up its rows.
-        task, target = Clip(**about, fill=4), tmp_path / f"{kind}_filled"
-        target.mkdir()
-        places = dict(text_config=dict(max_position_embeddings=32, pad_token_id=4))
-        (target / "config.json").write_text(json.dumps(dict(model_type="siglip", **places)))
-        towers[0].masked, towers[0].fill_id = False, 4
-        write_preparation(task, exported, target)
-        trained = task.texts.part(words.vocabulary).make(("Ab cab", []), np.random.default_rng(0), False)["ids"]
-        filled = np.where(trained == task.texts.pad, 4, trained)
-        np.testing.assert_array_equal(unimodal.load_preprocessor(target)(text="Ab cab")["text"][0], filled, kind)
+        # A tower without a mask sees what fills up its rows, be it a special or, as 20, a piece of text.
+        for fill in (4, 20):
+            task, target = Clip(**about, fill=fill), tmp_path / f"{kind}_filled{fill}"
+            target.mkdir()
+            places = dict(text_config=dict(max_position_embeddings=32, pad_token_id=fill))
+            (target / "config.json").write_text(json.dumps(dict(model_type="siglip", **places)))
+            towers[0].masked, towers[0].fill_id = False, fill
+            write_preparation(task, exported, target)
+            trained = task.texts.part(words.vocabulary).make(("Ab cab", []), np.random.default_rng(0), False)["ids"]
+            filled = np.where(trained == task.texts.pad, fill, trained)
+            read = unimodal.load_preprocessor(target)(text="Ab cab")["text"][0]
+            np.testing.assert_array_equal(read, filled, f"{kind} {fill}")
     settings = json.loads((tmp_path / "cased_clip" / "tokenizer_config.json").read_text())
     assert settings["padding_side"] == "left" and settings["cls_token"] == "[CLS]"
     assert (tmp_path / "merges_clip" / "merges.txt").is_file()
+
+
+def test_a_vocabulary_names_what_fills_up_rows(tmp_path: Path) -> None:
+    """Rows of a task hold no id of a vocabulary there, but other programs need one, and find it in both files or in neither."""
+    pytest.importorskip("tokenizers")
+    specs = vocabularies(tmp_path)
+    for name, pieces in (("none", ["[UNK]", "a", "b"]), ("late", ["[UNK]", "a", "<pad>"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.txt").write_text("\n".join(pieces) + "\n")
+        specs[name] = str(tmp_path / name / "vocab.txt")
+    named = dict(json=("[PAD]", 0), cased=("[PAD]", 0), merges=("[PAD]", 0), none=(None, None), late=("<pad>", 2))
+    for kind, wanted in named.items():
+        config, run, target = config_of("gpt2"), tmp_path / f"{kind}_run", tmp_path / f"{kind}_hf"
+        config["tokenizers"]["text"]["vocabulary"] = 300
+        config["tasks"]["gpt"]["texts"]["encoder"] = specs[kind]
+        used.workdir(run, config)
+        assert main(["unimodal", "export", str(run), f"huggingface:{target}"]) == 0
+        settings, model = (json.loads((target / f"{n}.json").read_text()) for n in ("tokenizer_config", "config"))
+        assert (settings.get("pad_token"), model["pad_token_id"]) == wanted, kind

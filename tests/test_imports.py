@@ -67,7 +67,7 @@ ALLOWED: dict[str, str] = {
     "unimodal.scores": "evaluation errors",
     "unimodal.results": "answers scores continual experiment report evaluation training data sharding storage errors",
     "unimodal.places": "evaluation.kinds configuration errors",
-    "unimodal.use": "scores experiment kept places settings interop training answers evaluation generate model heads data sharding configuration storage errors",
+    "unimodal.use": "scores experiment kept places settings interop training answers evaluation generate model heads quantization data sharding configuration storage errors",
     "unimodal.history": "scores ledger kept use experiment places interop training evaluation model sharding data configuration storage errors",
     "unimodal.inspection": "task data report errors",
     "unimodal.plan": "chips experiment settings training.loop model objectives backbone tokens visibility task sharding configuration errors",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from quick import quick
 from scipy import stats
 
 from unimodal import data
+from unimodal.data.blocks import Texts
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import bigram_bits, chance_recall, majority_accuracy
 from unimodal.evaluation.classification import guesses
@@ -75,6 +78,22 @@ def test_empty_texts_are_left_out_and_long_ones_cut_and_both_are_said(caplog: py
         data.text_rows(records[1:2], ENCODER, 8, ("text",))
     with pytest.raises(UsageError, match="field 'label' of record '1' is no text, but int"):
         data.text_rows(records, ENCODER, 8, ("label",))
+
+
+def test_texts_are_read_alike_in_training_and_when_a_model_is_asked(tmp_path: Path) -> None:
+    from tasks.sentence import Sentence
+    from tasks.text_classifier import TextClassifier
+    from unimodal.answers import Asked
+
+    record = dict(text=" a b\n", other="\tc ")
+    lines = [json.dumps(dict(record, id=i, label=i % 2)) for i in range(60)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
+    model: Any = SimpleNamespace(tokenizers=dict(text=SimpleNamespace(config=SimpleNamespace(vocabulary=264))))
+    about: dict[str, Any] = dict(source=f"jsonl:{tmp_path / 'data.jsonl'}", texts=Texts(column="text", length=16))
+    second = dict(second="other")
+    for task in (TextClassifier(**about), TextClassifier(**about, **second), Sentence(**about, **second)):
+        trained, asked = (task.inputs(model).dataset("validation")[0], task.answers(model, Asked())[0].row(record))
+        np.testing.assert_array_equal(asked["ids"], trained["ids" if "ids" in trained else "first"])
 
 
 def test_distinct_pairs_share_no_word() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import threading
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +18,12 @@ import tiny
 import used
 
 import unimodal
-from unimodal.answers import Asked
 from unimodal.command import main
 from unimodal.command.use import one_task
 from unimodal.errors import UsageError
 from unimodal.use import index as index_module
+from unimodal.use.answering import answered
 from unimodal.use.index import append, open_index
-from unimodal.use.inputs import Entry
 
 starlette = pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
@@ -166,6 +167,35 @@ def test_embed_index_search(workdir: Path, pictures: Path, tmp_path: Path, capsy
     ):
         assert main(["unimodal", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_index_goes_on_after_a_kill(workdir: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    """What is counted is not embedded again; what was added before, or comes a second time, is added all the same."""
+    from unimodal.command import use
+
+    inputs = [*(str(pictures / f"{i}.png") for i in (*range(8), 3)), str(pictures / "broken.png")]
+    words = ["unimodal", "index", str(workdir), *inputs, "--task=clip", "--batch=2"]
+    for folder in ("a", "b"):
+        assert main([*words, f"--to={tmp_path / folder}"]) == 0
+
+    def until_killed(asking: Any, entries: Any) -> Iterator[Any]:
+        yield from itertools.islice(answered(asking, entries), 7)
+        killed()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(use, "append", partial(append, every=3))
+        patch.setattr(use, "answered", until_killed)
+        main([*words, f"--to={tmp_path / 'a'}"])
+    assert open_index(tmp_path / "a").rows == 9 + 6
+    capsys.readouterr()
+    for folder, said in (("a", "6 are there; going on"), ("b", "")):
+        assert main([*words, f"--to={tmp_path / folder}"]) == 0
+        told = capsys.readouterr().err
+        assert said in told and "9 added" in told
+    a, b = (open_index(tmp_path / folder) for folder in "ab")
+    assert dataclasses.replace(a, folder=b.folder) == b and a.rows == 18
+    assert [a.row(i)["id"] for i in range(18)] == [b.row(i)["id"] for i in range(18)] == [*inputs[:9]] * 2
+    np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -346,39 +376,6 @@ def test_too_much_at_once_is_refused(client: Any) -> None:
     assert guard.held == guard.most_held  # it has let go of what was its own
     guard.held = 0
     assert found.post("/v1/predict", **asked).status_code == 200 and guard.held == 0
-
-
-def test_who_could_not_be_answered_in_time_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of two take a tenth of a second each; while one is held up, 40 who wait are 20 batches, or two seconds."""
-    from unimodal.use.serve import batching
-
-    held, goes = threading.Event(), threading.Event()
-
-    def slow(asking: Any, entries: Any) -> list[dict[str, Any]]:
-        time.sleep(0.1)
-        if held.is_set():
-            goes.wait(30)
-        return [{"id": entry.id} for entry in entries]
-
-    class Loaded:
-        def asking(self, *_: Any, **__: Any) -> None: ...
-
-    monkeypatch.setattr(batching, "answered", slow)
-    batcher = batching.Batcher(Loaded(), batch_size=2, wait=0.5)
-    key, entry = ("gpt", None, Asked()), Entry("x", dict)
-    first = [batcher.submit(key, entry, within=0.001) for _ in range(8)]  # how long they take is not known yet
-    assert [future.result(30) for future in first] == [{"id": "x"}] * 8
-    assert batcher.expected == 0  # nobody waits
-    held.set()
-    some = [batcher.submit(key, entry, within=60) for _ in range(42)]
-    while batcher.waiting > 40:
-        time.sleep(0.01)
-    assert 2 <= batcher.expected < 20
-    with pytest.raises(batching.FullError, match="more requests wait than can be answered in time"):
-        batcher.submit(key, entry, within=1)
-    held.clear(), goes.set()
-    assert [future.result(60) for future in some] == [{"id": "x"}] * 42
-    batcher.close()
 
 
 def test_what_a_server_is_not_started_with(workdir: Path, tmp_path: Path, capsys: Any) -> None:

@@ -43,10 +43,12 @@ def heads(task: Any, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
 
 
 def caption(task: Any, model: Model, ids: jax.Array, key: jax.Array | None = None) -> Tokens:
-    """The start token, then a caption's ids [B,T]. Padding is seen, as tokens that say no more (§2.2)."""
+    """The start token, then a caption's ids [B,T]. Padding is seen, as tokens that say no more (Ramesh 2021, §2.2)."""
     words = model.tokenizers[task.text_tokenizer](ids, causal=True, key=key)
-    start = model.heads[task.name]["start"](jnp.zeros((ids.shape[0], 1), jnp.int32))
-    return concat(tokens(start.astype(words.x.dtype), causal=True, modality="text"), words)
+    start = model.heads[task.name]["start"](jnp.zeros((ids.shape[0], 1), jnp.int32)).astype(words.x.dtype)
+    # -1 pads rows of a vocabulary, and would look up its last piece. Put the start token there, which is no piece.
+    words = words.with_x(jnp.where((ids < 0)[..., None], start, words.x))
+    return concat(tokens(start, causal=True, modality="text"), words)
 
 
 def logits(

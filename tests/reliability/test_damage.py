@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import toy
 
@@ -115,6 +117,21 @@ def test_a_run_goes_on_from_an_older_checkpoint(saved: tuple[Path, str], copy: P
     # Again: what was set aside before stays, too.
     toy.run(copy, steps=6, from_step=4, keep_checkpoints=6)
     assert sorted(path.name for path in (copy / "set_aside").iterdir()) == ["5", "5.2", "6", "6.2"]
+
+
+def test_the_checkpoint_of_step_0_is_one_to_go_on_from(tmp_path: Path) -> None:
+    """Neither fresh weights nor a later checkpoint take its place."""
+    program = toy.program()
+    with Checkpoints(tmp_path) as checkpoints:
+        given = program.init()
+        given = dataclasses.replace(given, parameters=jax.tree.map(lambda x: x + 1, given.parameters))
+        first = checkpoints.save(given, {"toy": {"k": 3}})
+    _, going_on, _ = toy.run(tmp_path, steps=2, keep_checkpoints=3)
+    assert going_on != toy.run(tmp_path / "fresh", steps=2)[1]
+    state, again, _ = toy.run(tmp_path, steps=2, from_step=0, keep_checkpoints=3)
+    assert (int(state.step), again) == (2, going_on)
+    assert sorted(path.name for path in (tmp_path / "set_aside").iterdir()) == ["1", "2"]
+    assert Checkpoints(tmp_path).fingerprint(0) == first
 
 
 def test_no_whole_one_is_said(copy: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from unimodal.data.blocks import Images, Sounds, Texts
 from unimodal.data.encoders import encoder_for
-from unimodal.data.pairs import pair_row
+from unimodal.data.pairs import pair_row, text_ids
 from unimodal.data.text import text_of
 from unimodal.errors import UsageError
 from unimodal.generate import row_keys
@@ -114,8 +114,8 @@ def pair_text_row(texts: Texts, vocabulary: int, second: str = "") -> Callable[[
                 first, tab, other = first.partition("\t")
                 if not tab:
                     raise UsageError(f"it compares two texts: give {second!r} too, or both with a tab between them")
-        encoded = None if other is None else encoder.encode(other)
-        ids, types = pair_row(encoder, texts.length, encoder.encode(first), encoded)
+        encoded = None if other is None else text_ids(encoder, other)
+        ids, types = pair_row(encoder, texts.length, text_ids(encoder, first), encoded)
         return {"ids": ids, "types": types} if second else {"ids": ids}
 
     return row

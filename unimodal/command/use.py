@@ -103,17 +103,21 @@ def run_index(words: Words, program: str) -> int:
             else:
                 yield row
 
-    # Count what is there before, so that only new vectors are told of.
-    there = open_index(more["to"]).rows if (Path(more["to"]) / "about.json").exists() else 0
+    there = open_index(more["to"]) if (Path(more["to"]) / "about.json").exists() else None
     asking = embedder(path, more)
     waiting = entries(given, more.get("split", "validation"))
+    # Count what is there before, so that only new vectors are told of.
+    before = 0 if there is None else there.rows
+    if there is not None and there.begun is not None:
+        print(f"{there.rows - there.begun} are there; going on", file=sys.stderr)
+        before, waiting = there.begun, there.left(waiting)
     rows = good(answered(asking, waiting))
     first = list(itertools.islice(rows, 1))  # shows which task answers where none is named
     index = append(more["to"], progress(itertools.chain(first, one_task(rows, asking)), 0), made_by(asking, more))
     print(
-        f"{index.rows - there} added to {index.folder}: {index.rows} vectors of {index.size} numbers", file=sys.stderr
+        f"{index.rows - before} added to {index.folder}: {index.rows} vectors of {index.size} numbers", file=sys.stderr
     )
-    return ending(index.rows - there + len(bad), len(bad))
+    return ending(index.rows - before + len(bad), len(bad))
 
 
 def run_search(words: Words, program: str) -> int:

@@ -39,6 +39,11 @@ def pair_row(
     return _arrange(encoder.around, length, first, second, fill=encoder.PAD)
 
 
+def text_ids(encoder: Encoder, text: str) -> np.ndarray:
+    """The ids of a text that is read whole, without the blanks around it: in training and when a model is asked alike."""
+    return encoder.encode(text.strip())
+
+
 def _arrange(
     around: Around, length: int, first: np.ndarray, second: np.ndarray | None = None, *, fill: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +106,7 @@ def text_rows(
     rows, skipped, cut, specials = [], 0, 0, encoder.around.count(two=bool(second))
     for index in range(len(source)):
         record = source[index]
-        texts = [encoder.encode(text_of(record, fields).strip()) for fields in (first, second) if fields]
+        texts = [text_ids(encoder, text_of(record, fields)) for fields in (first, second) if fields]
         if not all(len(ids) for ids in texts):
             skipped += 1
             continue

@@ -153,8 +153,9 @@ def train(
     # --- start, or go on --------------------------------------------------------------------------------------------
     best = None if config.keep_best is None else validation.higher_is_better[config.keep_best]
     checkpoints = Checkpoints(workdir, keep=Keep(config.keep_checkpoints, config.keep_every, best), writes=True)
-    start = resumption.step or checkpoints.latest_step() or 0
-    if start:
+    saved = checkpoints.latest_step() if resumption.step is None else resumption.step
+    start = saved or 0
+    if saved is not None:  # step 0 is one, too
         state, fingerprint, recent = _restore(checkpoints, program, batches, start, resumption.adapt)
         aside = [f"a later checkpoint is now {path}" for path in checkpoints.set_aside(start)]
         news = [f"resuming {workdir} after step {start}", *aside]

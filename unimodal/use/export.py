@@ -15,7 +15,7 @@ from unimodal.heads import LanguageModel
 from unimodal.interop.export import Exported, Handed, Part, match, write_checkpoint
 from unimodal.scores import read_scores
 from unimodal.use.card import write_card
-from unimodal.use.preparation import write_preparation
+from unimodal.use.preparation import padding, write_preparation
 from unimodal.use.stablehlo import write_stablehlo
 
 INPUTS = {IMAGE: "image", TEXT: "text", SOUND: "audio"}
@@ -94,7 +94,8 @@ def handed(loaded: Any, name: str) -> Handed:
         )
     second = vars(task).get("decoder_backbone")
     decoder = (second, experiment.backbones[second]) if second else None
-    return Handed(owner, inputs, heads, _labels(task), _end(task), decoder, vars(task))
+    pad = padding(task.texts.opened) if hasattr(task, "texts") else None
+    return Handed(owner, inputs, heads, _labels(task), _end(task), pad, decoder, vars(task))
 
 
 def _modalities(loaded: Any, name: str) -> dict[str, str]:
@@ -119,7 +120,11 @@ def _labels(task: Any) -> tuple[str, ...]:
 def _end(task: Any) -> int | None:
     """The id with which every text ends, where its vocabulary has one and rows of the task end with it."""
     texts = getattr(task, "texts", None)
-    if texts is None or texts.encoder == "bytes":
+    if texts is None:
+        return None
+    if "packed" in vars(task):  # a language model, whose documents end with EOS where they are packed
+        return int(texts.opened.EOS) if task.packed and texts.opened.EOS != NO_ID else None
+    if texts.encoder == "bytes":
         return None
     after = texts.opened.around.after
     return int(after[-1]) if len(after) and after[-1] != NO_ID else None

@@ -3,7 +3,7 @@ an approximate index over them (usearch).
 
 | file | what |
 |---|---|
-| `about.json` | the size of a vector, the model that made them, how many there are |
+| `about.json` | the size of a vector, the model that made them, how many there are, and, while some are added, how many were before |
 | `vectors.f32` | float32 [rows, size], of unit length, one after another |
 | `rows.jsonl` | one line for each: its `id`, and the modality that it was read as |
 | `graph.usearch` | nearest neighbours by HNSW (Malkov 2018), from `EXACT` rows on; made again where rows have come |
@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 
 from unimodal.errors import UsageError
 from unimodal.storage import write_whole
+from unimodal.use.inputs import Entry
 from unimodal.use.output import json_line
 
 EXACT = 50_000
@@ -38,6 +40,17 @@ class Index:
     size: int  # of a vector
     rows: int  # vectors that are whole
     made_by: Mapping[str, Any]  # model, step, task, average and dtype, as far as they are known
+    begun: int | None = None  # vectors before those that are being added, or were until a kill; None: all are added
+
+    def left(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The entries that are still to add, where a command was killed that had added some of them."""
+        first = self.rows if self.begun is None else self.begun
+        done = Counter(self.row(place)["id"] for place in range(first, self.rows))
+        for entry in entries:
+            if done[entry.id]:
+                done[entry.id] -= 1
+            else:
+                yield entry
 
     def check(self, made_by: Mapping[str, Any]) -> None:
         """Raises UsageError for a model other than the one that made the vectors, as far as the index says which did."""
@@ -137,7 +150,7 @@ def open_index(folder: str | Path) -> Index:
         raise UsageError(
             f"{folder / 'vectors.f32'} is shorter than {rows} vectors of {size} numbers; make the index again"
         )
-    return Index(folder, size, rows, said.get("made_by", {}))
+    return Index(folder, size, rows, said.get("made_by", {}), said.get("begun"))
 
 
 def append(
@@ -145,8 +158,8 @@ def append(
 ) -> Index:
     """Add embeddings (`id`, `embedding` and whatever else JSON holds) to an index, which is made if it is not there.
 
-    What was added is counted only when it is whole on disk, so that a kill loses at most `every` rows. Raises UsageError
-    for vectors of another size, or of another model.
+    What was added is counted only when it is whole on disk, so that a kill loses at most `every` rows; `Index.left` tells what
+    is still to add. Raises UsageError for vectors of another size, or of another model.
     """
     folder = Path(folder)
     there = open_index(folder) if (folder / "about.json").exists() else None
@@ -155,6 +168,7 @@ def append(
         made_by = there.made_by  # of the rows that are there, no more is known
     folder.mkdir(parents=True, exist_ok=True)
     size, count = (0, 0) if there is None else (there.size, there.rows)
+    begun = count if there is None or there.begun is None else there.begun
     waiting: list[Mapping[str, Any]] = []
     for row in rows:
         if size and len(row["embedding"]) != size:
@@ -162,16 +176,18 @@ def append(
         size = size or len(row["embedding"])
         waiting.append(row)
         if len(waiting) == every:
-            count = _flush(folder, waiting, size, count, made_by)
+            count = _flush(folder, waiting, size, count)
+            _tell(folder, dict(size=size, rows=count, made_by=dict(made_by), begun=begun))
             waiting = []
     if waiting:
-        count = _flush(folder, waiting, size, count, made_by)
+        count = _flush(folder, waiting, size, count)
     if not size:
         raise UsageError(f"not one input could be embedded, so {folder} is not an index")
+    _tell(folder, dict(size=size, rows=count, made_by=dict(made_by)))
     return Index(folder, size, count, made_by)
 
 
-def _flush(folder: Path, rows: Sequence[Mapping[str, Any]], size: int, count: int, made_by: Mapping[str, Any]) -> int:
+def _flush(folder: Path, rows: Sequence[Mapping[str, Any]], size: int, count: int) -> int:
     """Write rows behind the first `count`, cutting off what a kill may have left there; returns how many there are."""
     vectors = np.asarray([row["embedding"] for row in rows], np.float32)
     with (folder / "vectors.f32").open("ab") as stream:
@@ -184,10 +200,12 @@ def _flush(folder: Path, rows: Sequence[Mapping[str, Any]], size: int, count: in
         for row in rows:
             told = {name: value for name, value in row.items() if name != "embedding"}
             stream.write(json_line(told) + "\n")
-    count += len(rows)
-    about = dict(size=size, rows=count, made_by=dict(made_by))
+    return count + len(rows)
+
+
+def _tell(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write about.json, once what it counts is on disk."""
     write_whole(folder / "about.json", json.dumps(about, indent=2))
-    return count
 
 
 def _line_ends(path: Path, count: int) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from unimodal.quantization import quantize
 from unimodal.sharding import path_name
 from unimodal.training.parameters import described
 
@@ -36,9 +37,8 @@ def in_int8(model: Any) -> list[np.ndarray | Int8]:
         if p is None or p.kind == "vector" or array.size < LEAST or not jnp.issubdtype(array.dtype, jnp.floating):
             found.append(array)
             continue
-        w, inner = array.astype(np.float32), tuple(range(int(p.stacked), array.ndim - 1))
-        scale = np.maximum(np.abs(w).max(axis=inner, keepdims=True), 1e-30) / 127
-        found.append(Int8(np.rint(w / scale).astype(np.int8), scale.astype(np.float32)))
+        values, scale = quantize(jnp.asarray(array), jnp.int8, range(int(p.stacked), array.ndim - 1))
+        found.append(Int8(np.asarray(values), np.asarray(scale)))
     return found
 
 

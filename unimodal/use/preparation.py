@@ -126,8 +126,8 @@ def _vocabulary(task: Any, directory: Path, fill: int | None) -> list[str]:
         if fill is not None:
             whole["padding"] = _padding(fill, encoder.pieces[fill])
             said["padding_side"] = "right"
-            if not encoder.texts[fill]:  # a word would no longer be read as text
-                said["pad_token"] = encoder.pieces[fill]
+            # A word would no longer be read as text, and any other would be taken before it.
+            said["pad_token"] = None if encoder.texts[fill] else encoder.pieces[fill]
         names |= dict.fromkeys(_json(directory, "tokenizer.json", whole))
     return [*names, *_json(directory, settings.name, said)]
 
@@ -213,10 +213,17 @@ def _characters(letters: Alphabet, directory: Path) -> list[str]:
     return [*_json(directory, "vocab.json", vocabulary), *_json(directory, "tokenizer_config.json", settings)]
 
 
+def padding(encoder: Any) -> int | None:
+    """The id that fills up rows for whoever reads an export, or None. Our own rows of a vocabulary hold none of its ids there."""
+    if encoder.PAD != NO_ID:
+        return encoder.PAD
+    return next((i for i, piece in enumerate(encoder.pieces) if piece in ("[PAD]", "<pad>", "<|pad|>")), None)
+
+
 def _specials(encoder: Any) -> dict[str, Any]:
-    roles = dict(PAD="pad_token", MASK="mask_token", BOS="bos_token", EOS="eos_token", SEP="sep_token", CLS="cls_token")
-    there = {role: getattr(encoder, name) for name, role in roles.items()}
-    known = {role: encoder.surface(int(i)) for role, i in there.items() if i >= 0}
+    roles = dict(MASK="mask_token", BOS="bos_token", EOS="eos_token", SEP="sep_token", CLS="cls_token")
+    there = {role: getattr(encoder, name) for name, role in roles.items()} | {"pad_token": padding(encoder)}
+    known = {role: encoder.surface(int(i)) for role, i in there.items() if i not in (None, NO_ID)}
     return dict(tokenizer_class=CLASS, **known)
 
 

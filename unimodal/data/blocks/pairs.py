@@ -13,7 +13,7 @@ from unimodal.data.blocks.labels import Labels
 from unimodal.data.blocks.texts import Texts
 from unimodal.data.dataset import Dataset
 from unimodal.data.encoders import Encoder, encoder_for
-from unimodal.data.pairs import Rows, pair_row, some_phrases, some_records, text_pairs, text_rows
+from unimodal.data.pairs import Rows, pair_row, some_phrases, some_records, text_ids, text_pairs, text_rows
 from unimodal.data.sources import open_source
 from unimodal.data.spec import ArraySpec
 from unimodal.errors import UsageError
@@ -81,4 +81,4 @@ class TextPairs:
 
     def _ids(self, encoder: Encoder, phrases: list[str], rng: np.random.Generator | None) -> np.ndarray:
         kept = phrases if rng is None else some_phrases(phrases, rng, self.keep)
-        return pair_row(encoder, self.texts.length, encoder.encode(", ".join(kept)))[0]
+        return pair_row(encoder, self.texts.length, text_ids(encoder, ", ".join(kept)))[0]

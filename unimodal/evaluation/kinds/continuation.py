@@ -142,14 +142,22 @@ class Continuation:
         made = generate(backbone, tokenizer, head, *prompt, jax.random.key(0), **options)
         return {**counted, "made": made, **{name: batch[name] for name in ("ids", "length", "whole")}}
 
-    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        answered = Answered(
+    @property
+    def answered(self) -> Answered:
+        """The evaluation itself."""
+        return Answered(
+            metric=self.metric,
+            higher_is_better=self.higher_is_better,
             **on_own_data(self),
             against=self.baseline,
             matches=self.matches,
-            main=self.score,
         )
-        return answered.measure(model, reader, limit=limit)
+
+    def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
+        return self.answered.measure(model, reader, limit=limit)
+
+    def value_of(self, sums: Mapping[str, np.ndarray]) -> float:
+        return self.answered.value_of(sums)
 
     def answer(self, ids: np.ndarray) -> str:
         """The text of ids up to EOS or `stop`, as it is compared."""

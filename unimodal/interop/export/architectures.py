@@ -69,7 +69,7 @@ def gpt2(handed: Handed) -> Offer | None:
         embd_pdrop=b.dropout,
         attn_pdrop=0.0,
         tie_word_embeddings=_tied(handed),
-        **_ends(c.vocabulary),
+        **_ends(handed),
     )
     return Offer("gpt2", config, {"transformer.": ()}, "a head that predicts the next id")
 
@@ -93,7 +93,7 @@ def llama(handed: Handed) -> Offer | None:
         mlp_bias=b.mlp_bias,
         max_position_embeddings=c.max_length or 2048,
         tie_word_embeddings=_tied(handed),
-        **_ends(c.vocabulary),
+        **_ends(handed),
     )
     return Offer("llama", config, {"model.": ()}, "a head that predicts the next id")
 
@@ -271,9 +271,10 @@ def _tied(handed: Handed) -> bool:
     return next(h for h in handed.heads.values() if isinstance(h, LanguageModel)).linear is None
 
 
-def _ends(vocabulary: int) -> dict[str, Any]:
-    """Nothing begins or ends a text by itself: the defaults are ids that a small vocabulary has not."""
-    return dict(bos_token_id=None, eos_token_id=None, pad_token_id=0) if vocabulary else {}
+def _ends(handed: Handed) -> dict[str, Any]:
+    """Name the ids that end and fill up texts, or none: the defaults are ids that a small vocabulary has not. BOS is put by
+    the tokenizer."""
+    return dict(bos_token_id=None, eos_token_id=handed.end, pad_token_id=handed.pad)
 
 
 def _sizes(b: BackboneConfig) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Handed:
     heads: Mapping[str, Any]  # the task's, by name
     labels: tuple[str, ...] = ()  # names of classes, where it tells some apart
     end: int | None = None  # the id that ends every text, where there is one
+    pad: int | None = None  # the id that fills up texts, where the vocabulary has one
     # a second backbone that the task uses behind its heads, by its name in the model, with its config
     decoder: tuple[str, BackboneConfig] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)  # the task's own, for what an architecture calls otherwise

@@ -35,11 +35,11 @@ class Job:
 
 class Batcher:
     """Answers jobs in batches of at most `batch_size`, of one question each. wait: seconds that the first of a batch waits
-    for others; most: jobs that may wait."""
+    for others; most: jobs that may wait, whatever they ask."""
 
     def __init__(self, loaded: Any, *, batch_size: int = 32, wait: float = 0.005, most: int = 1024):
-        self.loaded, self.batch_size, self.wait = loaded, batch_size, wait
-        self._waiting: queue.Queue[Job | None] = queue.Queue(most)
+        self.loaded, self.batch_size, self.wait, self.most = loaded, batch_size, wait, most
+        self._waiting: queue.Queue[Job | None] = queue.Queue()
         self._put_back: list[Job] = []
         self.batches = self.answered = 0
         self._full: deque[float] = deque(maxlen=9)  # seconds that the last full batches took
@@ -52,10 +52,10 @@ class Batcher:
         job = Job(key, entry)
         if within is not None and self.expected > within:
             raise FullError("more requests wait than can be answered in time; try again in a moment")
-        try:
-            self._waiting.put_nowait(job)
-        except queue.Full:
-            raise FullError("too many requests wait; try again in a moment") from None
+        # Not by a bound of the queue, which those of another question leave to wait on among `_put_back`.
+        if self.waiting >= self.most:
+            raise FullError("too many requests wait; try again in a moment")
+        self._waiting.put(job)
         return job.future
 
     @property
