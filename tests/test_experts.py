@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from unimodal.decoding import Decoder, Sampling, decode
 from unimodal.errors import UsageError
 from unimodal.sharding import path_name
 from unimodal.tokens import Tokens, tokens
+from unimodal.training.checkpoint import Checkpoints
 
 B, D = 2, 16
 SMALL: dict[str, Any] = dict(width=D, depth=3, heads=2, rope_theta=100.0)
@@ -114,14 +116,25 @@ def test_decoding_with_a_cache_is_decoding_without(modality: str) -> None:
     np.testing.assert_array_equal(written, ids)
 
 
+def shared(folder: Path, **mesh: int) -> tiny.Run:
+    """Two tasks over experts. It saves nothing: to fingerprint so many arrays in so many pieces takes long to compile."""
+    changes = dict(steps=4, backbones__shared__experts=("image", "audio"), optimizer__weight_decay=0.0)
+    with unittest.mock.patch.object(Checkpoints, "save", return_value=""):
+        return tiny.train(tiny.plain("gpt", "clip", mesh=mesh, **changes), folder)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> tiny.Run:
+    """The run on one device."""
+    return shared(tmp_path_factory.mktemp("one"), data=1)
+
+
 @pytest.mark.parametrize(
     "mesh", [dict(data=2, fsdp=2, tensor=2), dict(data=2, sequence=4)], ids=["2,2,2", "sequence=4"]
 )
-def test_tasks_share_experts_and_learn_on_a_mesh(tmp_path: Path, mesh: dict[str, int]) -> None:
+def test_tasks_share_experts_and_learn_on_a_mesh(tmp_path: Path, one: tiny.Run, mesh: dict[str, int]) -> None:
     """Metrics of one device; each expert is moved by the tasks of its modality, and by no others."""
-    changes = dict(steps=4, backbones__shared__experts=("image", "audio"), optimizer__weight_decay=0.0)
-    many = tiny.train(tiny.plain("gpt", "clip", mesh=mesh, **changes), tmp_path / "many")
-    one = tiny.train(tiny.plain("gpt", "clip", mesh=dict(data=1), **changes), tmp_path / "one")
+    many = shared(tmp_path, **mesh)
     for task in ("gpt", "clip"):
         np.testing.assert_allclose(list(many.losses(task).values()), list(one.losses(task).values()), rtol=1e-4)
     before, after = many.experiment.program.first_model(), many.experiment.program.model(many.state)
