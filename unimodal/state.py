@@ -145,13 +145,15 @@ class RunningCodebook(TaskState):
         vectors = model.tokenizers[tokenizer].vectors
         axes = vectors.get_metadata()["axes"]
         self.count = Kept(jnp.full(vectors.get_value().shape[:1], revive), axes=axes[:1])
-        self.total = Kept(revive * vectors.get_value(), axes=axes)
+        self.total = Kept(jnp.array(vectors.get_value(), copy=True), axes=axes)  # as drawn, until it begins
 
     def begin(self, model: Any) -> None:
         placed = model.tokenizers[self.tokenizer].vectors.get_value()
-        fresh = jnp.all(self.revive * placed == self.total.get_value())  # nothing has taken the place of what was drawn
-        self.count.set_value(jnp.where(fresh, self.count.get_value(), 1.0))
-        self.total.set_value(jnp.where(fresh, self.total.get_value(), placed))
+        # Compare copies, not products, which a compiler may round otherwise.
+        fresh = jnp.all(placed == self.total.get_value())  # nothing has taken the place of what was drawn
+        count = jnp.where(fresh, self.revive, jnp.ones_like(self.count.get_value()))
+        self.count.set_value(count)
+        self.total.set_value(count[:, None] * placed)
 
     def advance(self, model: Any, rows: jax.Array | None, step: jax.Array, steps: int) -> None:
         if rows is None:
