@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -20,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 
 from unimodal.data.blocks import Labels, images
 from unimodal.errors import UsageError
-from unimodal.evaluation.classification import ByClass, among_the_likeliest, guesses
+from unimodal.evaluation.classification import ByClass, among_the_likeliest, guesses, share_right
+from unimodal.evaluation.evaluation import Each
 from unimodal.evaluation.kinds.knn import Knn, vote
 from unimodal.evaluation.kinds.linear_probe import LinearProbe, accuracy, fit, narrowed
 from unimodal.evaluation.retrieval import Pairs, ranks, recall
@@ -123,6 +125,21 @@ def test_neighbours_are_found_far_from_zero_and_among_rows_of_zeros() -> None:
     assert Knn(cosine=True, **ASKED).score(x, y, queries, truth)["value"] == pytest.approx(
         theirs.score(queries, truth), abs=1 / 400
     )
+
+
+@pytest.mark.parametrize("kind", [LinearProbe, Knn])
+def test_a_score_says_which_examples_are_right(kind: Any) -> None:
+    (x, y), (queries, truth) = clouds(600), clouds(400, seed=1)
+    score = kind(**ASKED).score(x, y, queries, truth)
+    theirs = KNeighborsClassifier(5).fit(x, y).predict(queries) == truth
+    assert score["value"] == score["correct"].mean() and (kind is LinearProbe or (score["correct"] == theirs).all())
+    sums = Each(cast(Any, None), np.arange(400), {"correct": score["correct"]}, share_right)
+    low, high = sums.interval()
+    exact = binomtest(int(score["correct"].sum()), 400).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=0.006)
+    queries[0] = np.nan
+    score = kind(**ASKED).score(x, y, queries, truth)
+    assert np.isnan(score["value"]) and np.isnan(score["correct"]).all()
 
 
 # ---- Retrieval -----------------------------------------------------------------------------------------------------
@@ -241,9 +258,11 @@ def test_probe_and_neighbours_of_any_source(tmp_path: Path) -> None:
     assert list(experiment.evaluations) == ["vit", "probe", "near", "other"]
     for name in ("probe", "near"):
         evaluation = experiment.evaluations[name]
-        score = evaluation.measure(model, experiment.reader).score
-        assert score["value"] == 1.0  # one colour for each class
+        measured = evaluation.measure(model, experiment.reader)
+        assert measured.score["value"] == 1.0  # one colour for each class
         assert evaluation.baseline({"value": 0.1}) == (0.25, "majority class")
+        assert "correct" not in measured.score and measured.each.interval() == (1.0, 1.0)
+        assert len(measured.each.ids()) == 24
 
 
 def test_a_run_opens_and_decodes_each_split_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +313,8 @@ def test_raw_pixels_are_a_baseline_that_is_scored_once(tmp_path: Path, monkeypat
 
 def test_pixels_of_another_size_are_scored_anew() -> None:
     class Sized(Knn):
-        def _scored(self, embed: Any, model: Any, reader: Any, limit: int | None) -> dict[str, float]:
-            return {"value": model.tokenizers["image"].config.image_size[0]}
+        def _scored(self, embed: Any, model: Any, reader: Any, limit: int | None) -> tuple[dict[str, Any], np.ndarray]:
+            return {"value": model.tokenizers["image"].config.image_size[0]}, np.arange(0)
 
     evaluation, reader = Sized(raw=True, **ASKED), cast(Any, None)
     for side in (16, 32):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from unimodal.data.blocks import Images, Inputs, Labels, Part, Pixels, Sounds, Texts, columns
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import majority_accuracy
-from unimodal.evaluation.evaluation import Batch, Measured, Predict, Reader
+from unimodal.evaluation.classification import share_right
+from unimodal.evaluation.evaluation import Batch, Each, Measured, Predict, Reader
 from unimodal.heads import pool
 from unimodal.model import Model
 from unimodal.objectives import shifted_right
@@ -122,36 +124,46 @@ class Features(Pooled):
         return tokenizer(batch["ids"], causal=self.causal, lengths=lengths_of(batch["ids"], self.texts.pad))
 
     def measure(self, model: Model, reader: Reader, *, limit: int | None = None) -> Measured:
-        found = dict(self._scored(self.embed, model, reader, limit))
+        found, index = self._scored(self.embed, model, reader, limit)
+        correct = found.pop("correct", None)
         if self.raw:
             # Score pixels once for a run: training does not change them.
             seen = model.tokenizers[self.tokenizer].config, limit
             if seen not in self._raw:
-                self._raw[seen] = self._scored(pixels, model, reader, limit)["value"]
+                self._raw[seen] = self._scored(pixels, model, reader, limit)[0]["value"]
             found["raw_pixels"] = self._raw[seen]
-        return Measured(found)
+        if correct is None:
+            return Measured(found)
+        examples = reader.examples(self.inputs, model, "validation")
+        return Measured(found, each=Each(examples, index, {"correct": correct}, share_right))
 
     @functools.cached_property
     def _raw(self) -> dict[tuple[Any, int | None], float]:
         return {}
 
-    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
-        """Score how well `train` [N,D] and its `labels` [N] tell the classes `truth` [M] of features `valid` [M,D]."""
+    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, Any]:
+        """Score how well `train` [N,D] and its `labels` [N] tell the classes `truth` [M] of features `valid` [M,D].
+
+        Returns "value" and further numbers. Where the value is the share of examples that are right, "correct" [M] says
+        which are: the value then has an interval, and two models are compared example by example.
+        """
         raise NotImplementedError
 
-    def _scored(self, embed: Predict, model: Model, reader: Reader, limit: int | None) -> Mapping[str, float]:
-        train, labels = self._gather(embed, model, reader, "train", limit)
-        valid, truth = self._gather(embed, model, reader, "validation", limit)
-        return self.score(train, labels, valid, truth)
+    def _scored(
+        self, embed: Predict, model: Model, reader: Reader, limit: int | None
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """What `score` says, and the places [M] of the scored examples in their split."""
+        train, labels, _ = self._gather(embed, model, reader, "train", limit)
+        valid, truth, index = self._gather(embed, model, reader, "validation", limit)
+        return dict(self.score(train, labels, valid, truth)), index
 
     def _gather(
         self, embed: Predict, model: Model, reader: Reader, split: str, limit: int | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [N,D] and classes [N] of a split (or `limit` batches of it)."""
+    ) -> tuple[np.ndarray, ...]:
+        """Features float32 [N,D], classes [N] and places [N] of a split (or of `limit` batches of it)."""
         examples = reader.examples(self.inputs, model, split)
         rows = list(reader.rows(embed, model, examples, self.batch_size, limit))
-        features, labels = (np.concatenate([row[name] for row in rows]) for name in ("features", "label"))
-        return features, labels
+        return tuple(np.concatenate([row[name] for row in rows]) for name in ("features", "label", "index"))
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         """The commonest class, the features of the model before training, or raw pixels: whichever is hardest to beat."""
@@ -172,3 +184,14 @@ def pixels(_model: Model, batch: Batch) -> dict[str, jax.Array]:
     if "image" not in batch:
         raise UsageError("raw=True scores the pixels of pictures, but these examples have none: leave it out")
     return {"features": batch["image"].reshape(batch["image"].shape[0], -1), "label": batch["label"]}
+
+
+def told(guesses: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """The score of guessed classes [M] beside the true ones [M]."""
+    correct = (guesses == truth).astype(np.float64)
+    return {"value": float(correct.mean()), "correct": correct}
+
+
+def unknown(truth: np.ndarray) -> dict[str, Any]:
+    """The score of features that are not finite, from which nothing can be told."""
+    return {"value": math.nan, "correct": np.full(len(truth), math.nan)}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unimodal.errors import UsageError
-from unimodal.evaluation.features import Features
+from unimodal.evaluation.features import Features, told, unknown
 
 CHUNK = 1024  # queries at a time
 
@@ -24,18 +24,18 @@ class Knn(Features):
     k: int = 5  # neighbours that vote
     cosine: bool = False  # nearness by angle instead of Euclidean distance
 
-    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
+    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, Any]:
         if not 1 <= self.k <= len(train):
             raise UsageError(f"evaluations.{self.name}.k must be 1 … {len(train)} (the training rows), but is {self.k}")
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
-            return {"value": float("nan")}
+            return unknown(truth)
         move = unit if self.cosine else partial(centred, mean=train.mean(axis=0, dtype=np.float64))
         train, valid = move(train), move(valid)
         how: Any = dict(k=self.k, classes=self.labels.size(self.source), cosine=self.cosine)
         seen, known = jax.device_put((train, labels))
         chunks = [valid[i : i + CHUNK] for i in range(0, len(valid), CHUNK)]
         guesses = np.concatenate([vote(seen, known, chunk, **how) for chunk in chunks])
-        return {"value": float((guesses == truth).mean())}
+        return told(guesses, truth)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

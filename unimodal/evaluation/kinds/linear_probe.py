@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from unimodal.errors import UsageError
-from unimodal.evaluation.features import Features
+from unimodal.evaluation.features import Features, told, unknown
 
 ENOUGH = 1_000  # rows of a tenth that may choose a penalty by themselves
 
@@ -29,16 +29,16 @@ class LinearProbe(Features):
     penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # λ in mean loss + λ/2 · |weights|²
     steps: int = 200  # of L-BFGS, at most
 
-    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, float]:
+    def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, Any]:
         if len(np.unique(labels)) < 2:
             raise UsageError(f"evaluations.{self.name}: a probe needs two classes or more in {self.source}")
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
-            return {"value": float("nan")}
+            return unknown(truth)
         train, valid = narrowed(*standardised(train, valid))
         classes = self.labels.size(self.source)
         penalty = self._penalty(train, labels, classes)
         found = fit(train, labels, penalty, np.ones(len(train), bool), classes=classes, steps=self.steps)
-        return {"value": accuracy(found, valid, truth), "penalty": penalty}
+        return {**told(guesses(found, valid), truth), "penalty": penalty}
 
     def _penalty(self, train: np.ndarray, labels: np.ndarray, classes: int) -> float:
         if len(self.penalties) == 1:
@@ -114,5 +114,10 @@ def fit(x: Any, y: Any, penalty: Any, seen: Any, *, classes: int, steps: int) ->
 
 def accuracy(parameters: tuple[jax.Array, jax.Array], x: np.ndarray, y: np.ndarray) -> float:
     """The share of rows whose likeliest class is the right one."""
+    return float((guesses(parameters, x) == y).mean())
+
+
+def guesses(parameters: tuple[jax.Array, jax.Array], x: np.ndarray) -> np.ndarray:
+    """The likeliest class [N] of each row of `x` [N,D]."""
     weights, biases = (np.asarray(part) for part in parameters)
-    return float(((x @ weights + biases).argmax(axis=1) == y).mean())
+    return (x @ weights + biases).argmax(axis=1)
