@@ -35,6 +35,7 @@ class Swav:
     projector: Projector = Projector()  # from features to what is compared with prototypes
     prototypes: int = 64  # how many; the paper: 3,000
     queue: int = 0  # examples of earlier batches that are assigned, too, where a batch is small; the paper: 3,840
+    queue_wait: int = 0  # steps before the queue is used, while features change fast; the authors: 15 epochs
     epsilon: float = 0.05  # how soft assignments are: 0 would be hard, and large uniform
     temperature: float = 0.1  # of the predictions
 
@@ -49,14 +50,14 @@ class Swav:
             raise UsageError(f"{self.name}.views.count must be at least 2, but is {self.views.count}")
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
-        width = model.backbones[self.backbone].config.width
         return {
-            "projector": Mlp(width, self.projector, rngs=rngs),
+            "projector": Mlp(model.backbones[self.backbone].config.width, self.projector, rngs=rngs),
             "prototypes": Prototypes(self.projector.size, self.prototypes, rngs=rngs),
         }
 
     def state(self, model: Model) -> dict[str, TaskState]:
-        return {"queue": Queue(self.queue, self.views.count, self.projector.size)} if self.queue else {}
+        made = self.queue and Queue(self.queue, self.views.count, self.projector.size, wait=self.queue_wait)
+        return {"queue": made} if made else {}
 
     def loss(self, model: Model, batch: Batch, *, key: jax.Array, step: jax.Array) -> tuple[Loss, TaskMetrics]:
         features, heads = self.features(model, batch, key), model.heads[self.name]
@@ -65,10 +66,9 @@ class Swav:
             queue = model.state[self.name]["queue"]
             queue.push(unit(heads["projector"](features)[:, : self.views.count]))
             past = (queue.rows.get_value(), queue.valid())
-        numbers = (jnp.float32(self.epsilon), jnp.float32(self.temperature))
         rows = (features[:, : self.views.count], features[:, self.views.count :])
-        shared = (heads["projector"], heads["prototypes"], past, numbers)
-        return WholeBatch(swapped, rows=rows, shared=shared), {}
+        numbers = (jnp.float32(self.epsilon), jnp.float32(self.temperature))
+        return WholeBatch(swapped, rows=rows, shared=(heads["projector"], heads["prototypes"], past, numbers)), {}
 
     # What all tasks do that compare views.
     inputs = joint_embedding.inputs

@@ -163,6 +163,18 @@ def test_more_rows_than_a_queue_holds(count: int) -> None:
         assert queue.valid().sum() == min(5, number)
 
 
+def test_a_queue_that_waits_is_as_one_that_was_not_pushed_before() -> None:
+    waiting, fresh = Queue(5, 2, wait=3), Queue(5, 2)
+    for step in range(6):
+        rows = jnp.full((2, 2), step + 1.0)
+        waiting.advance(None, rows, jnp.int32(step), 10)
+        if step >= 3:
+            fresh.advance(None, rows, jnp.int32(step), 10)
+        for ours, theirs in zip(jax.tree.leaves(nnx.state(waiting)), jax.tree.leaves(nnx.state(fresh)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert waiting.valid().sum() == min(5, 2 * max(0, step - 2))
+
+
 def test_a_queue_of_numbers() -> None:
     queue = Queue(4, dtype=jnp.int32)
     queue.advance(None, jnp.arange(6, dtype=jnp.int32), jnp.int32(0), 1)

@@ -92,11 +92,15 @@ class Momentum(TaskState):
 
 
 class Queue(TaskState):
-    """The rows that were pushed last, `size` of them, in a ring. rows: [size, *shape], zero until they are `valid`."""
+    """The rows that were pushed last, `size` of them, in a ring. rows: [size, *shape], zero until they are `valid`.
 
-    def __init__(self, size: int, *shape: int, dtype: DTypeLike = jnp.float32):
+    wait: the steps of the run in which nothing is taken yet, as rows of so early a model would mislead.
+    """
+
+    def __init__(self, size: int, *shape: int, wait: int = 0, dtype: DTypeLike = jnp.float32):
         if size < 1:
             raise UsageError(f"a queue must hold at least 1 row, but its size is {size}")
+        self.wait = wait
         self.rows = Kept(jnp.zeros((size, *shape), dtype), axes=("batch", *["hidden"] * len(shape)))
         self.place = Kept(jnp.zeros((), jnp.int32))  # where the next row goes
         self.filled = Kept(jnp.zeros((), jnp.int32))  # how many rows have been written, at most `size`
@@ -114,17 +118,17 @@ class Queue(TaskState):
     def advance(self, model: Any, rows: jax.Array | None, step: jax.Array, steps: int) -> None:
         if rows is None:
             return
-        held, place, count = self.rows.get_value(), self.place.get_value(), rows.shape[0]
-        size = held.shape[0]
+        held, before, count = self.rows.get_value(), self.place.get_value(), rows.shape[0]
+        size, takes = held.shape[0], step >= self.wait
         # Of each slot: which of the last `size` rows goes there, if any. So every shard fills its own slots.
         skipped = max(0, count - size)
-        place = (place + skipped) % size
+        place = (before + skipped) % size
         which = (jnp.arange(size) - place) % size
-        new = which < count - skipped
+        new = takes & (which < count - skipped)
         taken = rows[jnp.minimum(which + skipped, count - 1)]
         self.rows.set_value(jnp.where(new.reshape(-1, *[1] * (held.ndim - 1)), taken, held))
-        self.place.set_value((place + count - skipped) % size)
-        self.filled.set_value(jnp.minimum(self.filled.get_value() + count, size))
+        self.place.set_value(jnp.where(takes, (place + count - skipped) % size, before))
+        self.filled.set_value(jnp.minimum(self.filled.get_value() + jnp.where(takes, count, 0), size))
 
 
 class RunningCodebook(TaskState):
