@@ -36,7 +36,7 @@ def records(folder: Path, split: str, count: int) -> Iterator[dict[str, Any]]:
             pictures = np.asarray(sheet.convert("RGB")).reshape(-1, 32, 32, 3)
         for picture in pictures[: count - done]:
             label = int(labels[done])
-            caption = f"a photo of a {CLASSES[label]}."
+            caption = f"a {CLASSES[label]}."
             yield {"id": f"{split}-{done}", "image": png(picture), "label": label, "caption": caption}
             done += 1
 
