@@ -35,7 +35,9 @@ def records(folder: Path, split: str, count: int) -> Iterator[dict[str, Any]]:
         with Image.open(folder / name) as sheet:  # one picture per row of the sheet
             pictures = np.asarray(sheet.convert("RGB")).reshape(-1, 32, 32, 3)
         for picture in pictures[: count - done]:
-            yield {"id": f"{split}-{done}", "image": png(picture), "label": int(labels[done])}
+            label = int(labels[done])
+            caption = f"a {CLASSES[label]}."
+            yield {"id": f"{split}-{done}", "image": png(picture), "label": label, "caption": caption}
             done += 1
 
 
