@@ -59,7 +59,7 @@ def test_pictures_and_sounds_without_a_word(tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     model, evaluation = run.experiment.program.model(run.state), run.experiment.evaluations["clip"]
     measured = evaluation.measure(model, run.experiment.reader)
-    assert evaluation.baseline({})[0] < measured.score["value"] <= 1
+    assert evaluation.baseline(measured.score)[0] < measured.score["value"] <= 1
     both = [measured.score[f"{way}_recall@5"] for way in ("there", "back")]
     assert measured.score["recall@5"] == pytest.approx(np.mean(both))
     samples = evaluation.samples(model, measured.shown)

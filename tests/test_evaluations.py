@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from unimodal.data.blocks import Labels, images
 from unimodal.errors import UsageError
+from unimodal.evaluation.baselines import chance_recall
 from unimodal.evaluation.classification import ByClass, among_the_likeliest, guesses, share_right
 from unimodal.evaluation.evaluation import Each
 from unimodal.evaluation.kinds.knn import Knn, vote
@@ -166,6 +167,20 @@ def test_pairs_that_say_the_same_are_no_rivals() -> None:
     assert tally.score()["value"] == 1.0
 
 
+@pytest.mark.parametrize("sizes", [[1] * 30, [10, 10, 10], [20, 6, 1, 1, 1, 1], [2] * 15])
+def test_chance_is_what_random_embeddings_reach(sizes: list[int]) -> None:
+    """Equal texts have equal embeddings, whatever a model has learned."""
+    same, rng = np.repeat(np.arange(len(sizes)), sizes), np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        texts = rng.standard_normal((len(sizes), 4))[same]
+        found.append(recall(rng.standard_normal((30, 4)), texts / np.linalg.norm(texts, axis=1)[:, None], (5,), same))
+    mean = np.mean([one["recall@5"] for one in found])
+    error = np.std([one["recall@5"] for one in found]) / 20
+    assert chance_recall(30, 5, same) == pytest.approx(mean, abs=4 * error)
+    assert chance_recall(30, 5) == 5 / 30
+
+
 def test_nan_embeddings_find_nothing() -> None:
     sick = np.full((4, 3), np.nan)
     assert np.isnan(recall(sick, np.eye(4)[:, :3])["recall@1"])
@@ -219,7 +234,16 @@ def test_sums_make_the_value_and_nan_weights_score_nan(kind: str, changes: dict[
     score = experiment.evaluations[kind].measure(model, experiment.reader, limit=1).score
     assert np.isnan(score["value"]), score
     # Beside the value: what other models would reach, and what collapses; but nothing that is praise.
-    known = {"common_codes", "mean_picture", "one_colour", "mean_patch", "collapsed", "code_perplexity", "codes_used"}
+    known = {
+        "chance",
+        "common_codes",
+        "mean_picture",
+        "one_colour",
+        "mean_patch",
+        "collapsed",
+        "code_perplexity",
+        "codes_used",
+    }
     assert not {name: number for name, number in score.items() if name not in known and number > 0}
 
 

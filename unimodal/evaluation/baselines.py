@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+DRAWS = 2000  # orders of texts that `chance_recall` looks at
+
 
 def majority_accuracy(train_labels: np.ndarray, labels: np.ndarray) -> float:
     """Accuracy on `labels` of always answering the commonest of `train_labels`; NaN where there are none."""
@@ -32,6 +34,22 @@ def bigram_bits(train_ids: np.ndarray, previous: np.ndarray, ids: np.ndarray, vo
     return float(-np.log2(probability).mean())
 
 
-def chance_recall(candidates: int, k: int) -> float:
-    """Expected recall at k of ranking `candidates` at random; NaN of none."""
-    return min(1.0, k / candidates) if candidates else float("nan")
+def chance_recall(candidates: int, k: int, same: np.ndarray | None = None) -> float:
+    """Expected recall at k of ranking `candidates` at random, averaged over both directions; NaN of none.
+
+    same: [candidates], equal for pairs whose texts are, which are not each other's rivals. A model gives equal texts one
+    rank, whatever it has learned: with two captions for all pictures one of two is first. So from pictures to texts it is the
+    texts that are put in a random order (2,000 of them are drawn), and from texts to pictures the pictures.
+    """
+    if not candidates:
+        return float("nan")
+    sizes = np.ones(candidates) if same is None else np.unique(same, return_counts=True)[1].astype(np.float64)
+    if (sizes == 1).all():
+        return min(1.0, k / candidates)
+    shares = sizes / candidates
+    back = (shares * np.minimum(1.0, k / (candidates - sizes + 1))).sum()
+    rng, there = np.random.default_rng(0), 0.0
+    for _ in range(DRAWS):
+        first = rng.choice(len(sizes), min(k, len(sizes)), replace=False)
+        there += shares[first][np.cumsum(sizes[first]) - sizes[first] < k].sum() / DRAWS
+    return float((there + back) / 2)

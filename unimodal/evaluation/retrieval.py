@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from unimodal.evaluation.baselines import chance_recall
 from unimodal.evaluation.evaluation import Rows, Streamed
 
 CHUNK = 1024  # queries compared at a time, with so many keys:
@@ -84,9 +85,13 @@ class Pairs:
     def ranks(self) -> tuple[np.ndarray, np.ndarray]:
         """How many rivals beat each pair's other half, there and back [N]; once all are added."""
         first, second = self.all("first"), self.all("second")
+        return ranks(first, second, self.same), ranks(second, first, self.same)
+
+    @cached_property
+    def same(self) -> np.ndarray | None:
+        """[N], once all are added."""
         # Ask the first batch: either all of them have it, or none.
-        same = self.all("same") if "same" in self.parts[0] else None
-        return ranks(first, second, same), ranks(second, first, same)
+        return self.all("same") if "same" in self.parts[0] else None
 
     def score(self) -> dict[str, float]:
         there, back = self.ranks
@@ -96,7 +101,9 @@ class Pairs:
             for way, one in (("there", there), ("back", back))
             for name, value in _recall(one, one, (1, 5, 10)).items()
         }
-        return {"value": found[f"recall@{self.at}"], **found, **ways, "reciprocal_rank": _reciprocal(there, back)}
+        chance = chance_recall(len(there), self.at, self.same)
+        more = {"reciprocal_rank": _reciprocal(there, back), "chance": chance}
+        return {"value": found[f"recall@{self.at}"], **found, **ways, **more}
 
 
 @dataclass(frozen=True, kw_only=True)
