@@ -2,7 +2,9 @@
 
     python benchmarks/mae_helps.py --out=runs/mae_helps --seeds=0,1,2 --labelled=200 --steps=200
 
-Both classify the same labelled emoji for the same number of steps at the same rate; only where the encoder starts differs.
+    python benchmarks/mae_helps.py --out=runs/mae_helps_cifar10 --source=array_record:data/cifar10 --labelled=500 --steps=400
+
+Both classify the same labelled pictures for the same number of steps at the same rate; only where the encoder starts differs.
 Pre-training (configs/mae.py, tiny, seed 0; --pretrained names a run that is there already) reads all pictures and no label.
 Runs `launch.py train` for whatever has no results.json yet, one after another, then prints a table in Markdown. Results that
 other flags made are refused.
@@ -14,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from runs import ROOT, spread, train
+from tiny_recipes import reading
 
 # The classifier's encoder as configs/mae.py has it.
 ENCODER = (
@@ -29,14 +32,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "mae_helps")
     parser.add_argument("--pretrained", type=Path, help="a workdir of configs/mae.py (default: made in --out)")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--labelled", type=int, default=200, help="labelled pictures (of 1105)")
+    parser.add_argument("--source", default="embedded:emoji", help="of both, pre-training and classes")
+    parser.add_argument("--labelled", type=int, default=200, help="labelled pictures (of 1105 emoji)")
     parser.add_argument("--steps", type=int, default=200, help="of the classifier")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the classifier")
     a = parser.parse_args()
     before = a.pretrained or a.out / "mae"
     if a.pretrained is None:
-        train("configs/mae.py:tiny", before, 0)
-    few = (f"--config.tasks.vit.labelled={a.labelled}", f"--config.steps={a.steps}", "--config.eval_every=0")
+        train("configs/mae.py:tiny", before, 0, *reading("mae", "tiny", a.source))
+    few = (
+        *reading("vit", "tiny", a.source),
+        f"--config.tasks.vit.labelled={a.labelled}",
+        f"--config.steps={a.steps}",
+        "--config.eval_every=0",
+    )
     few += (
         f"--config.optimizer.warmup={max(1, a.steps // 10)}",
         f"--config.optimizer.learning_rate={a.rate}",
