@@ -1,7 +1,6 @@
 """Does MAE help a classifier? Fine-tuned from a pre-trained encoder against from scratch, with few labels.
 
     python benchmarks/mae_helps.py --out=runs/mae_helps --seeds=0,1,2 --labelled=200 --steps=200
-
     python benchmarks/mae_helps.py --out=runs/mae_helps_cifar10 --source=array_record:data/cifar10 --labelled=500 --steps=400
 
 Both classify the same labelled pictures for the same number of steps at the same rate; only where the encoder starts differs.
