@@ -5,7 +5,8 @@
     python benchmarks/tiny_recipes.py vit mae imagegpt simclr moco moco:tiny_v2 swav
     python benchmarks/tiny_recipes.py simclr mae --out=runs/cifar10 --source=array_record:data/cifar10
 
-With --source, tasks and evaluations read that in place of the data of their recipes. Trains whatever has no results.json yet in --out, one after another. Evaluations that a recipe attaches have rows of their own.
+With --source, tasks and evaluations read that in place of the data of their recipes. Trains whatever has no results.json yet in
+--out, one after another. Evaluations that a recipe attaches have rows of their own.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def main() -> None:
     seeds = [int(seed) for seed in a.seeds.split(",")]
     print("| recipe | metric | baseline | mean (seeds) |\n|---|---|---|---|")
     for recipe in a.recipes:
-        file, size = recipe.split(":") if ":" in recipe else (recipe, "tiny")
+        file, _, size = recipe.partition(":")
+        size = size or "tiny"
         more = reading(file, size, a.source) if a.source else ()
         folder = recipe.replace(":", "_")
         found = [train(f"configs/{file}.py:size={size}", a.out / f"{folder}_{seed}", seed, *more) for seed in seeds]
