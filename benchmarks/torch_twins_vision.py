@@ -159,19 +159,23 @@ def simclr(experiment: Experiment, task: Any, batch: Batch) -> Made:
 
 
 class Queue:
-    """The rows that came last, in a ring; full of random ones until it is `clear`ed."""
+    """The rows that came last, in a ring; full of random ones until it is `clear`ed. The first `wait` pushes keep nothing."""
 
-    def __init__(self, size: int, *shape: int):
-        self.rows, self.place, self.filled = F.normalize(torch.randn(size, *shape), dim=-1), 0, size
+    def __init__(self, size: int, *shape: int, wait: int = 0):
+        self.rows, self.place, self.filled, self.wait = F.normalize(torch.randn(size, *shape), dim=-1), 0, size, wait
 
     def clear(self) -> None:
         self.place = self.filled = 0
 
     def past(self) -> torch.Tensor:
-        return self.rows[: self.filled]
+        """A copy, as the backward pass still needs it after a push."""
+        return self.rows[: self.filled].clone()
 
     @torch.no_grad()
     def push(self, rows: torch.Tensor) -> None:
+        if self.wait:
+            self.wait -= 1
+            return
         size = len(self.rows)
         where = (self.place + torch.arange(len(rows), device=rows.device)) % size
         self.rows[where] = rows.detach()
@@ -258,7 +262,9 @@ class Swav(Pooled):
         projector = mlp(experiment.backbones[task.backbone].width, c)
         prototypes = nn.Linear(c.size, task.prototypes, bias=False)
         super().__init__(experiment, task, projector=projector, prototypes=prototypes)
-        self.task, self.queue = task, Queue(task.queue, task.views.count, c.size) if task.queue else None
+        self.task, self.queue = task, None
+        if task.queue:
+            self.queue = Queue(task.queue, task.views.count, c.size, wait=task.queue_wait)
 
     def scores(self, z: torch.Tensor) -> torch.Tensor:
         return z @ F.normalize(self.parts["prototypes"].weight, dim=1).T

@@ -28,7 +28,7 @@ SHAPES = {"paper": dict(width=768, depth=12, heads=12), "paper_large": dict(widt
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    return common.sized(argument, {"tiny": tiny, "small": small}, paper=paper, shapes=SHAPES)
+    return common.sized(argument, {"tiny": tiny, "mini": mini, "small": small}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
@@ -43,15 +43,29 @@ def tiny(config: ConfigDict) -> None:
     config.evaluations.near = dict(kind="knn", source="embedded:emoji", k=10, raw=True)
 
 
+def mini(config: ConfigDict) -> None:
+    # 8 epochs of 50,000 pictures.
+    config.update(steps=1_564, log_every=50, eval_every=391, checkpoint_every=391)
+    config.optimizer.update(learning_rate=2e-3, warmup=150, b2=0.95, weight_decay=0.05)
+    config.backbones.shared = common.backbone(width=128, depth=4, heads=4, scan=False)
+    config.backbones.decoder = common.backbone(width=64, depth=2, heads=4, scan=False)
+    on_cifar10(config, batch_size=256)
+
+
 def small(config: ConfigDict) -> None:
     # 205 epochs.
     config.update(steps=20_000, log_every=100, eval_every=2_000, checkpoint_every=2_000)
     config.optimizer.update(learning_rate=1.2e-3, warmup=2_000, final=0.0, b2=0.95, weight_decay=0.05)
     config.backbones.shared = common.backbone(width=192, depth=12, heads=3)
     config.backbones.decoder = common.backbone(width=192, depth=4, heads=3)
+    on_cifar10(config, batch_size=512)
+
+
+def on_cifar10(config: ConfigDict, batch_size: int) -> None:
+    """Rebuild pictures of CIFAR-10 in patches of 4, and ask at the end what the features are good for."""
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=4, sincos=True)
     source = "array_record:data/cifar10"
-    config.tasks.mae = common.every(Mae, source=source, images=dict(crop=(0.2, 1.0), flip=0.5), batch_size=512)
+    config.tasks.mae = common.every(Mae, source=source, images=dict(crop=(0.2, 1.0), flip=0.5), batch_size=batch_size)
     config.evaluations.probe = dict(kind="linear_probe", source=source)
     config.evaluations.near = dict(kind="knn", source=source, k=20, raw=True)
 

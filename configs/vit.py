@@ -46,7 +46,7 @@ DEIT = {"deit_small": dict(width=384, depth=12, heads=6), "deit": SHAPES["paper"
 
 def get_config(argument: str = "") -> ConfigDict:
     recent = {size: partial(deit, size=size) for size in DEIT}
-    return common.sized(argument, {"tiny": tiny, "small": small, **recent}, paper=paper, shapes=SHAPES)
+    return common.sized(argument, {"tiny": tiny, "mini": mini, "small": small, **recent}, paper=paper, shapes=SHAPES)
 
 
 def tiny(config: ConfigDict) -> None:
@@ -57,6 +57,18 @@ def tiny(config: ConfigDict) -> None:
     config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=8, init_std=0.5)
     # Mild. In sixteen epochs, crops to 0.6, white borders and other colours keep a model this small from learning.
     config.tasks.vit = common.every(Vit, images=dict(crop=(0.8, 1.0), flip=0.5))
+
+
+def mini(config: ConfigDict) -> None:
+    # 4 epochs of 50,000 pictures, with the encoder of configs/mae.py's mini.
+    config.update(steps=1_564, log_every=50, eval_every=391, checkpoint_every=391)
+    config.optimizer.update(learning_rate=1e-3, warmup=150, weight_decay=0.05)
+    config.backbones.shared = common.backbone(width=128, depth=4, heads=4, scan=False)
+    config.tokenizers.image = common.every(image.Config, image_size=(32, 32), patch=4, sincos=True)
+    images, labels = dict(crop=(0.6, 1.0), flip=0.5), dict(count=10)
+    config.tasks.vit = common.every(
+        Vit, source="array_record:data/cifar10", images=images, labels=labels, batch_size=128
+    )
 
 
 def small(config: ConfigDict) -> None:
