@@ -85,11 +85,23 @@ def test_without_scores_each_text_finds_its_partner(tmp_path: Path) -> None:
     found = [(a @ b.T).argmax(axis=1), (b @ a.T).argmax(axis=1)]
     wanted = np.mean([f == np.arange(10) for f in found])
     assert evaluation.metric == "recall@1"
-    assert evaluation.measure(model, experiment.reader).score["value"] == pytest.approx(wanted)
-    assert evaluation.baseline({"value": 0.0}) == (0.1, "chance")
+    measured = evaluation.measure(model, experiment.reader).score
+    assert measured["value"] == pytest.approx(wanted)
+    assert evaluation.baseline({**measured, "value": 0.0}) == (0.1, "chance")
     with pytest.raises(UsageError, match="head='text.embed' makes no embeddings; those that do: sentence.embed"):
         wrong, model = experiment_and_model("sentence", evaluations__pairs=dict(asked, head="text.embed"))
         wrong.evaluations["pairs"].measure(model, wrong.reader)
+
+
+def test_texts_that_are_equal_are_no_rivals_by_chance_either(tmp_path: Path) -> None:
+    """Of two partners one is right by chance; and a partner finds its own text among those of the other partner: 1 of 6."""
+    rows = [dict(a=word, b=("yes", "no")[i % 2]) for i, word in enumerate(WORDS)]
+    asked = dict(kind="similarity", source=table(tmp_path, rows), second="b", texts=dict(column="a", length=16))
+    experiment, model = experiment_and_model("sentence", evaluations__pairs=asked)
+    evaluation = experiment.evaluations["pairs"]
+    measured = evaluation.measure(model, experiment.reader).score
+    value, name = evaluation.baseline({**measured, "value": 0.0})
+    assert name == "chance" and value == pytest.approx((1 / 2 + 1 / 6) / 2, abs=0.02)
 
 
 # ---- Continuation --------------------------------------------------------------------------------------------------

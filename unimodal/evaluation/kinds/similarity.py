@@ -16,7 +16,6 @@ from unimodal.data.spec import ArraySpec
 from unimodal.data.transcripts import words_of
 from unimodal.data.values import read_all
 from unimodal.errors import UsageError
-from unimodal.evaluation.baselines import chance_recall
 from unimodal.evaluation.evaluation import Measured, Reader, Shown
 from unimodal.evaluation.features import Pooled
 from unimodal.evaluation.retrieval import Pairs
@@ -103,13 +102,12 @@ class Similarity(Pooled):
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         """Counting shared words (or chance, where there are no scores), or the untrained model where that is better."""
-        records = open_source(self.source, "validation")
         if self.scores:
-            pairs = [*read_all(records, self._read)]
+            pairs = [*read_all(open_source(self.source, "validation"), self._read)]
             overlap, scores = np.array([_overlap(a, b) for a, b, _ in pairs]), np.array([score for *_, score in pairs])
             simple = spearman(overlap, scores), "shared words"
         else:
-            simple = chance_recall(len(records), 1), "chance"
+            simple = untrained["chance"], "chance"
         known = [pair for pair in (simple, (untrained["value"], "the untrained model")) if not np.isnan(pair[0])]
         return max(known, default=simple)  # the correlation of what is constant is NaN
 
