@@ -10,10 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 
 from unimodal.errors import UsageError
+from unimodal.layers import Linear
+from unimodal.sharding import make_mesh
 from unimodal.training.balance import HEAD, Uncertainty, balanced, of_equal_length, without_conflict
 from unimodal.training.loop import LoopConfig
+from unimodal.training.optimizer import OptimizerConfig, make_optimizer
+from unimodal.training.step import Program
 from unimodal.training.turns import turns
 
 RNG = np.random.default_rng(0)
@@ -77,6 +82,49 @@ def test_a_task_that_shares_nothing_does_not_shorten_the_others() -> None:
     found = of_equal_length(trees, [1.0] * 3)
     np.testing.assert_allclose(found["x"], (shared / lengths[:, None]).sum(axis=0) * lengths.mean(), rtol=1e-5)
     assert float(found["own"]) == 7.0
+
+
+class Stacked(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.lower = Linear((3,), (4,), ("embed", "mlp"), rngs=rngs)
+        self.upper = Linear((4,), (2,), ("mlp", "hidden"), rngs=rngs)
+
+
+@pytest.mark.parametrize("balance", ["fixed", "equal", "pcgrad"])
+def test_what_is_frozen_for_good_has_no_part_in_it(balance: str) -> None:
+    def loss(sign: float, pull: float) -> Any:
+        def of(model: Any, batch: Any, *, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+            low = model.lower(batch["x"])
+            return jnp.square(model.upper(low) - sign).mean() + pull * jnp.square(low).mean(), {}
+
+        return of
+
+    losses = {"one": loss(1.0, 0.0), "two": loss(-1.0, 1000.0)}  # the second pulls hard, but at what is frozen
+    settings: dict[str, Any] = dict(name="sgd", momentum=0.0, learning_rate=0.1, warmup=0, weight_decay=0.0, clip=0.0)
+    optimizer = make_optimizer(OptimizerConfig(**settings, freeze=("lower",)), 10)
+    program = Program(lambda key: Stacked(nnx.Rngs(key)), optimizer, make_mesh(data=1), seed=0, balance=balance)
+    state, batch = program.init(), {"x": jnp.asarray(RNG.standard_normal((4, 3)), jnp.float32)}
+    before = jax.device_get(state.parameters)
+    with jax.set_mesh(program.mesh):
+        alone = [program.gradient(name, one)(state, batch, jax.random.key(0))["upper"] for name, one in losses.items()]
+        state, metrics = program.step({name: (one, 1.0) for name, one in losses.items()})(
+            state, dict.fromkeys(losses, batch)
+        )
+    ways: dict[str, Any] = {
+        "fixed": lambda g: jax.tree.map(jnp.add, *g),
+        "equal": lambda g: of_equal_length(g, [1.0, 1.0]),
+        "pcgrad": lambda g: without_conflict(g, jax.random.key(0)),  # of two, the order is all one
+    }
+    wanted, now = ways[balance](alone), jax.device_get(state.parameters)
+    jax.tree.map(np.testing.assert_array_equal, now["lower"], before["lower"])
+    jax.tree.map(
+        lambda a, b, g: np.testing.assert_allclose(a - b, -0.1 * g, rtol=1e-4, atol=1e-6),
+        now["upper"],
+        before["upper"],
+        wanted,
+    )
+    norm = np.sqrt(sum(float(np.square(g).sum()) for g in jax.tree.leaves(wanted)))
+    np.testing.assert_allclose(metrics["one"]["gradient_norm"], norm, rtol=1e-5)
 
 
 def test_uncertainty_by_its_formula_in_parts_as_in_the_whole() -> None:

@@ -23,7 +23,7 @@ from unimodal.training.parameters import Parameter, described, rate_factors, tha
 from unimodal.training.rounding import apply_updates, bounded, full, rounded_by_chance
 from unimodal.training.schedule_free import average
 
-__all__ = ["OptimizerConfig", "OptimizerState", "apply_updates", "averaged", "make_optimizer"]
+__all__ = ["OptimizerConfig", "OptimizerState", "apply_updates", "averaged", "make_optimizer", "without_frozen"]
 
 
 class OptimizerState(NamedTuple):
@@ -84,6 +84,18 @@ def make_optimizer(config: OptimizerConfig, steps: int, *, lazy: bool = False) -
         return _tree(params).unflatten(result), OptimizerState(inner, master, state.step + 1)
 
     return optax.GradientTransformation(init, _permissive(update))
+
+
+def without_frozen(state: Any, params: Any) -> Any:
+    """The parameters, of which those that are frozen for good have no gradient.
+
+    Nothing would follow it. So it has no part in the norm that is logged and judged, nor in how the gradients of tasks are
+    balanced, and the compiler leaves out what would compute it.
+    """
+    if not isinstance(state, OptimizerState):
+        return params
+    leaves = [p.leaf if p.name in state.inner else p.like(jax.lax.stop_gradient(p.value)) for p in described(params)]
+    return _tree(params).unflatten(leaves)
 
 
 def averaged(state: Any, params: Any) -> Any:

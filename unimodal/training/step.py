@@ -29,7 +29,7 @@ from unimodal.state import Kept, advance, begin, take_pushed
 from unimodal.training.balance import APART, balanced, of_equal_length, without_conflict
 from unimodal.training.ema import Ema, advance_ema, begin_ema, with_ema
 from unimodal.training.guidance import Guidance
-from unimodal.training.optimizer import apply_updates, averaged
+from unimodal.training.optimizer import apply_updates, averaged, without_frozen
 from unimodal.training.spikes import Spikes, begin_spikes, judge_numbers, judge_spikes
 
 SPIKE = -1  # in the metric "bad"
@@ -143,9 +143,10 @@ class Program:
         """Compile one step on the weighted sum of `losses` (name → loss function and weight).
 
         step(state, batches) → (state, {name: metrics}). The state's buffers are donated. With `accumulate` = A each
-        batch is [A, B/A, …], and the gradients are those of the whole batch. Where a loss or the gradient is not finite
-        nothing but `state.step` changes, and the metric "bad" says so (see `parameter_names`); likewise for a spike, where
-        they are skipped. What the tasks of `losses` keep is advanced once, with the whole batch's rows.
+        batch is [A, B/A, …], and the gradients are those of the whole batch. What is frozen for good has none. Where a loss
+        or the gradient is not finite nothing but `state.step` changes, and the metric "bad" says so (see
+        `parameter_names`); likewise for a spike, where they are skipped. What the tasks of `losses` keep is advanced once,
+        with the whole batch's rows.
         """
 
         def run(state: TrainState, batches: Any) -> tuple[TrainState, Any]:
@@ -178,10 +179,11 @@ class Program:
     def gradient(
         self, name: str, loss: LossFunction
     ) -> Callable[[TrainState, Mapping[str, jax.Array], jax.Array], Any]:
-        """Compile the gradient of one task's loss, unweighted, by all parameters: (state, whole batch, key) → gradients."""
+        """Compile the gradient of one task's loss, unweighted, by all parameters, frozen ones too: (state, whole batch, key) →
+        gradients."""
 
         def run(state: TrainState, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
-            return self._at_once({name: (loss, 1.0)}, state, {name: batch}, key)[0]
+            return self._at_once({name: (loss, 1.0)}, replace(state, optimizer=None), {name: batch}, key)[0]
 
         return jax.jit(run)
 
@@ -210,6 +212,7 @@ class Program:
         self, parameters: Any, variables: Any, losses: Any, batches: Any, key: jax.Array, state: TrainState
     ) -> Any:
         """Run every task's loss. Returns losses by task, the variables afterwards, what tasks pushed, and the heads."""
+        parameters = without_frozen(state.optimizer, parameters)
         # Flax refuses a loss that changes what is kept: that is for `advance`, once a step.
         model = nnx.merge(self.structure(), *_anew((parameters, variables)), state.kept)
         found = {}
