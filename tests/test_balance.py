@@ -181,6 +181,13 @@ def test_turns_by_temperature() -> None:
         assert seen.count("a") == share * seen.count("b")
 
 
+@pytest.mark.parametrize("weights", [(9.0, 1.0), (0.1, 1.0), (1e-300, 1e300)])
+def test_a_temperature_that_leaves_a_task_no_turn_is_one_line(weights: tuple[float, float]) -> None:
+    tasks: Any = [type("T", (), dict(name=n, weight=w)) for n, w in zip("ab", weights, strict=True)]
+    with pytest.raises(UsageError, match="turn_temperature=0.001 leaves tasks of small weight no turn"):
+        turns(tasks, "alternate", 0.001)
+
+
 @pytest.mark.parametrize(
     "fields, said",
     [

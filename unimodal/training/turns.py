@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import lcm
 
+from unimodal.errors import UsageError
 from unimodal.task import Task
 
 FINEST = 10**6  # the largest denominator of a ratio of two weights: beyond, they are the nearest such fraction
@@ -15,11 +16,18 @@ def turns(tasks: Sequence[Task], schedule: str, temperature: float = 1.0) -> Cal
     """Which tasks train at each step (a pure function of the step, so that a resumed run goes on alike).
 
     temperature: turns are shared by weights to the power of 1/temperature, as in multilingual training (Arivazhagan 2019).
+    Raises UsageError where that is beyond all numbers.
     """
     names = tuple(task.name for task in tasks)
     if schedule == "sum":
         return lambda step: names
-    share = shares([task.weight ** (1 / temperature) for task in tasks])
+    least = min(task.weight for task in tasks)
+    try:
+        share = shares([(task.weight / least) ** (1 / temperature) for task in tasks])
+    except OverflowError as error:
+        raise UsageError(
+            f"turn_temperature={temperature} leaves tasks of small weight no turn: give a larger one, or leave these tasks out"
+        ) from error
     return lambda step: (names[whose_turn(step, share)],)
 
 
