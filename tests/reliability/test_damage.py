@@ -17,6 +17,7 @@ from unimodal.errors import StorageError, UsageError
 from unimodal.training.checkpoint import Checkpoints, DamagedError, saved_steps
 from unimodal.training.facts import facts_of, fault
 from unimodal.training.keep import Keep
+from unimodal.training.loop import LoopConfig
 from unimodal.training.metrics import read_metrics
 
 
@@ -200,6 +201,16 @@ def test_the_best_stays_over_a_restart(tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == [4]
     toy.run(tmp_path, steps=10, stop_after=8, higher_is_better={"toy": True}, **options)
     assert saved_steps(tmp_path) == [4, 6, 8]
+
+
+@pytest.mark.parametrize("every", [(0, 2), (2, 0), (0, 0), (4, 6), (2, 10), (12, 12)])
+def test_the_best_of_none_is_refused(every: tuple[int, int]) -> None:
+    fields: dict[str, Any] = dict(steps=10, eval_every=every[0], checkpoint_every=every[1])
+    LoopConfig(**fields).check_best()
+    LoopConfig(**fields, schedule="sequence", keep_best="toy").check_best()  # evaluated where a task ends, too
+    LoopConfig(steps=10, eval_every=2, checkpoint_every=4, keep_best="toy").check_best()
+    with pytest.raises(UsageError, match=rf"keep_best='toy' has no checkpoint .*eval_every={every[0]}"):
+        LoopConfig(**fields, keep_best="toy").check_best()
 
 
 def test_a_checkpoint_that_is_not_what_was_saved_ends_the_run(tmp_path: Path) -> None:

@@ -222,6 +222,7 @@ def train_and_evaluate(
     best = experiment.loop.keep_best
     if best is not None and best not in evaluations:
         raise UsageError(f"keep_best={best!r} is no evaluation of this run; {nearest(best, list(evaluations))}")
+    experiment.loop.check_best()
     if adapt:
         say(prepare_to_adapt(experiment, workdir, max(saved)))
     changed = claim_workdir(workdir, plain, may_differ=may_differ, renew=True, meaning=order.meaning)

@@ -82,6 +82,16 @@ class LoopConfig:
             if getattr(self, name) < limit:
                 raise UsageError(f"{name} must be at least {limit}, but is {getattr(self, name)}")
 
+    def check_best(self) -> None:
+        """Raises UsageError where `keep_best` would have no checkpoint to choose from."""
+        # The last one has no score: what is evaluated then is evaluated after it. In a sequence the end of a task counts, too.
+        both = math.lcm(self.eval_every, self.checkpoint_every)
+        if self.keep_best is not None and self.schedule != "sequence" and not 0 < both < self.steps:
+            raise UsageError(
+                f"keep_best={self.keep_best!r} has no checkpoint to choose from: none of the {self.steps} steps but the last is "
+                f"both evaluated (eval_every={self.eval_every}) and saved (checkpoint_every={self.checkpoint_every})"
+            )
+
     def in_sequence(self, tasks: Sequence[str]) -> InSequence | None:
         """Tell which task trains when, if one comes after the other. Raises UsageError for steps that do not add up."""
         return in_sequence(tasks, self.steps, self.sequence) if self.schedule == "sequence" else None
