@@ -84,6 +84,21 @@ def test_a_task_that_shares_nothing_does_not_shorten_the_others() -> None:
     assert float(found["own"]) == 7.0
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
+def test_a_task_without_a_gradient_yet_spoils_no_other_s(dtype: Any) -> None:
+    """Behind a head that begins at zero; with gradients that differ by more than float16 has room for."""
+    shared = np.asarray([[3e-6, 4e-6], [0.0, 0.0], [800.0, 600.0]], np.float32)
+    found = of_equal_length([{"x": jnp.asarray(s, dtype)} for s in shared], [1.0] * 3)
+    assert found["x"].dtype == dtype
+    np.testing.assert_allclose(found["x"], [500 * (0.6 + 0.8), 500 * (0.8 + 0.6)], rtol=2e-2)
+
+
+def test_a_gradient_too_short_to_be_measured_is_not_made_long() -> None:
+    shared = [[1.0, 0.0], [1e-20, 2e-20]]  # the square of the second is 0 in float32
+    found = of_equal_length([{"x": jnp.asarray(s, jnp.float32)} for s in shared], [1.0] * 2)
+    np.testing.assert_allclose(found["x"], [1.0, 0.0], atol=1e-6)
+
+
 class Stacked(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.lower = Linear((3,), (4,), ("embed", "mlp"), rngs=rngs)

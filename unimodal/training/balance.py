@@ -82,7 +82,8 @@ def of_equal_length(gradients: Sequence[Any], weights: Sequence[float]) -> Any:
     given = jnp.asarray(weights, jnp.float32)
     lengths = jnp.sqrt(jnp.diagonal(products)) / given
     mean = lengths.sum() / jnp.maximum((lengths > 0).sum(dtype=jnp.float32), 1)
-    return _added(gradients, mean / jnp.maximum(lengths, 1e-30), shared)
+    # A gradient that is zero there, as behind a head that begins at zero, or too short to be measured, stays as it is.
+    return _added(gradients, jnp.where(lengths > 0, mean / jnp.maximum(lengths, 1e-30), 1.0), shared)
 
 
 def _products(gradients: Sequence[Any]) -> tuple[jax.Array, list[jax.Array]]:
@@ -97,10 +98,13 @@ def _products(gradients: Sequence[Any]) -> tuple[jax.Array, list[jax.Array]]:
 
 
 def _added(gradients: Sequence[Any], times: jax.Array, shared: Sequence[jax.Array]) -> Any:
-    """The sum of the gradients, the k-th `times[k]` times where a parameter is shared, and once elsewhere."""
+    """The sum of the gradients, the k-th `times[k]` times where a parameter is shared, and once elsewhere. Added up in float32:
+    a factor may be larger than a half-precision number can be."""
     leaves = zip(*(jax.tree.leaves(g) for g in gradients), strict=True)
-    added = [
-        sum(jnp.where(several, times[k], 1.0).astype(g.dtype) * g for k, g in enumerate(each))
-        for each, several in zip(leaves, shared, strict=True)
-    ]
+
+    def total(each: Sequence[jax.Array], several: jax.Array) -> jax.Array:
+        counted = (jnp.where(several, times[k], 1.0) * g.astype(jnp.float32) for k, g in enumerate(each))
+        return sum(counted, jnp.float32(0)).astype(each[0].dtype)
+
+    added = [total(each, several) for each, several in zip(leaves, shared, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(gradients[0]), added)
