@@ -284,6 +284,13 @@ def test_learning_rates_by_name() -> None:
         rates(OptimizerConfig(layer_decay=0.5), names)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "schedule_free"])
+def test_without_an_epsilon_what_has_no_gradient_would_be_nan(name: str) -> None:
+    OptimizerConfig(name="sgd", epsilon=0.0)  # which divides by nothing
+    with pytest.raises(UsageError, match=f"optimizer.epsilon must be above 0 for {name}, such as 1e-8"):
+        OptimizerConfig(name=name, epsilon=0.0)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

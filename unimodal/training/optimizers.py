@@ -60,6 +60,9 @@ class OptimizerConfig:
                 raise UsageError(f"optimizer.{name} must be at least 0 and below 1, but is {value}")
         if self.name == "schedule_free" and not self.b1:
             raise UsageError("optimizer.b1 must be above 0 for schedule_free, whose average it weighs")
+        if self.name in ("adamw", "lamb", "muon", "schedule_free") and not self.epsilon:
+            # What has no gradient, such as words that no batch holds, would be divided by nothing, and be NaN.
+            raise UsageError(f"optimizer.epsilon must be above 0 for {self.name}, such as 1e-8")
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"optimizer.layer_decay must be above 0 and at most 1, but is {self.layer_decay}")
         if self.decay not in ("cosine", "linear"):
