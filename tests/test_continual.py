@@ -17,6 +17,7 @@ import tiny
 from flax import nnx
 
 import launch
+from unimodal.command.going_on import check_order
 from unimodal.continual import ContinualConfig
 from unimodal.continual.anchor import NAME, Anchor
 from unimodal.continual.matrix import matrix_of, metrics
@@ -379,6 +380,34 @@ def test_a_run_in_sequence_leaves_its_matrix_and_resumes(tmp_path: Path, strateg
         first, *_, last = [row["penalty"] for row in rows if row["task"] == "two"]
         assert first == 0 and last > 0
         assert all(row["penalty"] == 0 for row in rows if row["task"] == "one")
+
+
+@pytest.mark.parametrize(
+    ("saved", "changes", "said"),
+    [
+        (
+            4,
+            dict(steps=12),
+            "steps=12: until step 4 these tasks have ended: one at step 3; with other steps they would end",
+        ),
+        (3, dict(steps=12, sequence=("one", "two=3")), "these tasks have ended: one at step 3"),
+        (4, dict(steps=12, sequence=("one=3", "two")), None),  # the last of them has more
+        (2, dict(steps=12), None),  # none has ended yet
+        (6, dict(steps=12, sequence=("one=3", "two")), None),
+        (4, dict(steps=12, schedule="sum"), None),
+    ],
+)
+def test_a_run_does_not_go_on_with_steps_that_move_the_end_of_a_task(
+    tmp_path: Path, saved: int, changes: dict[str, Any], said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if said is None:
+        check_order(tiny.build(config(**changes)), saved, 6)
+        return
+    (tmp_path / "config.json").write_text(json.dumps(config(**{**changes, "steps": 6})))
+    (tmp_path / "checkpoints" / str(saved)).mkdir(parents=True)
+    assert launch.main(["launch.py", "train", f"--workdir={tmp_path}", f"--config.steps={changes['steps']}"]) == 2
+    assert said in capsys.readouterr().err
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 6
 
 
 def test_the_anchor_lies_with_what_is_kept() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import accumulate
+
 import jax
 import jax.numpy as jnp
 from etils import epath
 
+from unimodal.errors import UsageError
 from unimodal.experiment import Experiment
 from unimodal.storage import write_whole
 from unimodal.training.adapt import fit
@@ -20,6 +24,25 @@ def prepare_to_adapt(experiment: Experiment, workdir: epath.Path, step: int) -> 
     if jax.process_index() == 0 and not kept.exists():
         write_whole(kept, (workdir / "config.json").read_text(encoding="utf-8"))
     return found.report()
+
+
+def check_order(experiment: Experiment, step: int, before: int) -> None:
+    """Raises UsageError where tasks train one after the other, and other steps change when those ended that have ended.
+
+    before: the steps of the run that is gone on with, which has a checkpoint of `step`.
+    """
+    now, names = experiment.sequence, [task.name for task in experiment.tasks]
+    then = replace(experiment.loop, steps=before).in_sequence(names)
+    if now is None or then is None:
+        return
+    # The last task has no end that other steps could move: it goes on.
+    there, here = (list(zip(accumulate(run.steps[:-1]), run.names, strict=False)) for run in (then, now))
+    if [each for each in there if each[0] <= step] != [each for each in here if each[0] <= step]:
+        told = ", ".join(f"{name} at step {end}" for end, name in there if end <= step) or "none"
+        raise UsageError(
+            f"steps={experiment.loop.steps}: until step {step} these tasks have ended: {told}; with other steps they would end "
+            f"elsewhere (schedule='sequence'): keep steps={before}, or choose another workdir"
+        )
 
 
 def rescheduled(experiment: Experiment, step: int, before: int, now: int) -> str:

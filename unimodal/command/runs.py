@@ -23,7 +23,7 @@ from unimodal.chips import peak_flops
 from unimodal.command.committing import committer
 from unimodal.command.compiled import require_private_cache
 from unimodal.command.data import run_data
-from unimodal.command.going_on import prepare_to_adapt, rescheduled
+from unimodal.command.going_on import check_order, prepare_to_adapt, rescheduled
 from unimodal.command.process import started_again
 from unimodal.command.recipe import as_plain, change, config_of_workdir, load_recipe
 from unimodal.command.stopping import stoppable
@@ -204,7 +204,10 @@ def train_and_evaluate(
     plain, workdir = order.plain, order.workdir
     adapt = bool(order.words.adapt and saved)
     may_differ = ("*",) if adapt else MAY_DIFFER
-    differences(workdir, plain, may_differ=may_differ, meaning=order.meaning)  # before anything is added to its files
+    # Before anything is added to its files.
+    found = differences(workdir, plain, may_differ=may_differ, meaning=order.meaning)
+    if saved and not adapt and "steps" in found:
+        check_order(experiment, max(saved), found["steps"][0])
     if line := started_again():
         say(line)
     list_skipped(workdir)
