@@ -20,6 +20,8 @@ from PIL import Image
 
 import unimodal
 from unimodal.answers import Asked
+from unimodal.answers.classes import ranked
+from unimodal.answers.texts import guessed
 from unimodal.command import main
 from unimodal.command.use import printed
 from unimodal.data.sources import open_source
@@ -280,6 +282,21 @@ def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> No
         unimodal.load(run[0], step=7)
 
 
+def test_a_name_that_stands_twice_has_the_likelier_probability() -> None:
+    # As ImageNet's labels have "crane" twice, and as bytes that cannot be seen are all a dot.
+    told = ranked(["crane", "crane", "dog"], np.array([0.6, 0.1, 0.3]), 3)
+    assert told == {"class": "crane", "probability": 0.6, "classes": {"crane": 0.6, "dog": 0.3}}
+    unused: Any = None  # neither a row nor logits are made here
+    asked: Any = guessed(unused, "ids", 1, unused, Asked(), decode=str, surface="aa·".__getitem__)
+    found = {
+        "ids": np.array([1]),
+        "real": np.array([1]),
+        "chance": np.array([[0.7, 0.2, 0.1]]),
+        "best": np.array([[0, 1, 2]]),
+    }
+    assert asked.say(found)["masked"] == [{"a": 0.7, "·": 0.1}]
+
+
 def test_rows_that_cannot_be_read_are_errors_and_others_go_on(loaded: Any, files: Path) -> None:
     inputs = [files / "broken.png", files / "gone.png", files / "picture.png", files / "sound.ogg", " "]
     found = loaded.predict(inputs, task="vit", batch_size=2)
@@ -302,6 +319,8 @@ def test_inputs_of_a_command_line(files: Path, tmp_path: Path) -> None:
     count = len(open_source("embedded:emoji", "validation"))
     assert len(found) == 4 + 2 + 1 + count + 2 + 1
     assert found[6].read()["text"] == "some words" and found[-2].read()["text"] == "b"
+    long = "some words " * 40  # longer than the name of a file may be
+    assert [entry.read()["text"] for entry in entries([long, "a" * 300])] == [long, "a" * 300]
     (empty,) = entries([""])  # and not the folder that it is run in
     assert empty.read()["text"] == ""
     with pytest.raises(UsageError, match="no file is called"):

@@ -84,6 +84,8 @@ def ranked(names: Sequence[str], probability: np.ndarray, top: int) -> dict[str,
     if not np.isfinite(probability).all():
         raise UsageError("the model gave no number for it (NaN)")
     best = np.argsort(-probability, kind="stable")[:top]
-    found = {names[int(i)]: round(float(probability[i]), 6) for i in best}
+    found: dict[str, float] = {}
+    for i in best:  # published label sets have a name twice (ImageNet's "crane"): the likelier of the two is told
+        found.setdefault(names[int(i)], round(float(probability[i]), 6))
     first = next(iter(found))
     return {"class": first, "probability": found[first], "classes": found}

@@ -152,8 +152,10 @@ def guessed(
         if not np.isfinite(found["chance"][places]).all():
             raise UsageError("the model gave no number for it (NaN)")
         ids[places] = found["best"][places, 0]
-        pairs = lambda k: zip(found["best"][k], found["chance"][k], strict=True)  # noqa: E731
-        guesses = [{surface(int(i)): round(float(p), 6) for i, p in pairs(k)} for k in places]
+        guesses: list[dict[str, float]] = [{} for _ in places]
+        for k, guess in zip(places, guesses, strict=True):
+            for i, p in zip(found["best"][k], found["chance"][k], strict=True):  # the likeliest first, which stays
+                guess.setdefault(surface(int(i)), round(float(p), 6))
         return {"text": decode(ids[found["real"] != 0]), "masked": guesses}
 
     return Answer("masked words", TEXT, row, predict, say)
