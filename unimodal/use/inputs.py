@@ -58,7 +58,7 @@ def entries(words: Iterable[str], split: str = "validation") -> Iterator[Entry]:
             yield Entry(word, partial(_text, word), (TEXT,))
         elif colon and scheme in schemes.names():
             yield from _of_source(word, split)
-        elif Path(word).is_dir() if _may_be_path(word) else False:
+        elif _is_there(word, Path.is_dir):
             yield from _of_folder(Path(word))
         elif _is_glob(word) and not _is_file(word):
             paths = sorted(path for path in glob.glob(word, recursive=True) if Path(path).is_file())
@@ -180,9 +180,13 @@ def _may_be_path(word: str) -> bool:
 
 
 def _is_file(word: str) -> bool:
+    return _is_there(word, Path.is_file)
+
+
+def _is_there(word: str, kind: Callable[[Path], bool]) -> bool:
     try:
-        return _may_be_path(word) and Path(word).is_file()
-    except OSError:  # a name that is too long
+        return _may_be_path(word) and kind(Path(word))
+    except OSError:  # a text is longer than the name of a file may be
         return False
 
 
