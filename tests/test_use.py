@@ -375,6 +375,11 @@ def test_rows_read_back_whatever_their_names_hold(tmp_path: Path, capsys: Any) -
     table.finish()
     found = parquet.read_table(table.final).to_pydict()
     assert found["id"] == [*names[:3], "g\\udcff.png"] and json.loads(found["map"][3]) == {names[3]: 1}
+    # A text without tokens stands beside one with some, and beside one that could not be read.
+    table = open_output(str(tmp_path / "tokens.parquet"), {})
+    list(table.write([{"id": "a", "tokens": [{"token": "b"}]}, {"id": "c", "tokens": []}, {"id": "d", "error": "e"}]))
+    table.finish()
+    assert parquet.read_table(table.final).to_pydict()["tokens"] == ['[{"token": "b"}]', "[]", None]
 
 
 def test_errors_of_the_command(run: tuple[Path, Any, Any], tmp_path: Path, capsys: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -127,16 +127,17 @@ def _to_parquet(lines: Path, final: Path) -> None:
 
     rows = rows_of(lines)
     names = dict.fromkeys(chain.from_iterable(rows))
-    table = pyarrow.table({name: [_flat(row.get(name)) for row in rows] for name in names})
+    table = pyarrow.table({name: _flat([row.get(name) for row in rows]) for name in names})
     fresh = final.with_name(final.name + ".partial")
     parquet().write_table(table, fresh)
     fresh.replace(final)
 
 
-def _flat(value: Any) -> Any:
-    if isinstance(value, dict) or _maps(value):
-        return json_line(value)
-    return _escaped(value) if isinstance(value, str) else value
+def _flat(column: Sequence[Any]) -> list[Any]:
+    """A column of one type: an empty list among lists of maps becomes JSON as they do."""
+    if any(isinstance(value, dict) or _maps(value) for value in column):
+        return [None if value is None else json_line(value) for value in column]
+    return [_escaped(value) if isinstance(value, str) else value for value in column]
 
 
 def _maps(value: Any) -> bool:
