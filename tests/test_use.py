@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import shutil
@@ -321,6 +322,13 @@ def test_inputs_of_a_command_line(files: Path, tmp_path: Path) -> None:
     assert found[6].read()["text"] == "some words" and found[-2].read()["text"] == "b"
     long = "some words " * 40  # longer than the name of a file may be
     assert [entry.read()["text"] for entry in entries([long, "a" * 300])] == [long, "a" * 300]
+    lines = SimpleNamespace(buffer=io.BytesIO("ein Satz ü\r\n".encode() + b"caf\xe9\nmore"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdin", lines)
+        one, bad, last = entries(["-"])
+    assert (one.read()["text"], last.read()["text"]) == ("ein Satz ü", "more")
+    with pytest.raises(UsageError, match=r"not UTF-8 text \(byte 3\)"):  # and the others go on
+        bad.read()
     (empty,) = entries([""])  # and not the folder that it is run in
     assert empty.read()["text"] == ""
     with pytest.raises(UsageError, match="no file is called"):

@@ -53,7 +53,7 @@ def entries(words: Iterable[str], split: str = "validation") -> Iterator[Entry]:
     for word in words:
         scheme, colon, _ = word.partition(":")
         if word == "-":
-            yield from _lines(sys.stdin)
+            yield from _lines(sys.stdin.buffer)
         elif not word.strip():  # and not the folder that an empty path is
             yield Entry(word, partial(_text, word), (TEXT,))
         elif colon and scheme in schemes.names():
@@ -117,8 +117,12 @@ def record_of(kind: str, content: bytes, name: str) -> Record:
         return {"id": name, "image": content}
     if kind == SOUND:
         return {"id": name, "audio": content, "rate": sound_rate(content, name)}
+    return {"id": name, "text": _decoded(content).strip()}
+
+
+def _decoded(content: bytes) -> str:
     try:
-        return {"id": name, "text": content.decode("utf-8").strip()}
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"it is not UTF-8 text (byte {error.start})") from error
 
@@ -156,9 +160,13 @@ def _of_table(path: Path) -> Iterator[Entry]:
         yield Entry(f"{path}#{i}", partial(source.__getitem__, i))
 
 
-def _lines(stream: Iterable[str]) -> Iterator[Entry]:
+def _lines(stream: Iterable[bytes]) -> Iterator[Entry]:
     for i, line in enumerate(stream, 1):
-        yield Entry(f"line {i}", partial(_text, line.rstrip("\n")), (TEXT,))
+        yield Entry(f"line {i}", partial(_line, line.rstrip(b"\r\n")), (TEXT,))
+
+
+def _line(content: bytes) -> Record:
+    return _text(_decoded(content))
 
 
 def _text(text: str) -> Record:
