@@ -74,3 +74,20 @@ def test_a_package_that_was_half_unpacked_is_unpacked_again(tmp_path: Path, monk
     folder = fetch.fetch_npm("some", "1.0.0", tmp_path)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "a", "b": "b"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["some", "some-1.0.0.tgz"]
+
+
+def test_every_caption_has_a_picture_of_its_own() -> None:
+    captions = [
+        "red heart",
+        "красное сердце",
+        "синяя звезда",
+        "red-heart",
+        "Red heart!",
+        "?",
+        "!",
+        "x" * 300,
+        "red heart",
+    ]
+    names = module("draw").file_names(captions)
+    assert names["red heart"] == "red_heart" and len(set(map(str.casefold, names.values()))) == 8
+    assert names["синяя звезда"] == "синяя_звезда" and max(map(len, names.values())) < 64

@@ -15,6 +15,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def similarities(judge: tuple[Any, Any], drawn: np.ndarray, caption: str) -> np.
     return np.asarray(image @ text[0])
 
 
+def file_names(captions: Sequence[str]) -> dict[str, str]:
+    """A name of its own for each caption: its words, in any script, and a number where another caption has the same."""
+    found: dict[str, str] = {}
+    for caption in dict.fromkeys(captions):
+        words = name = re.sub(r"\W+", "_", caption)[:60]  # which is shorter than a file's name may be, in any script
+        number = 1
+        while name.casefold() in (other.casefold() for other in found.values()):
+            number += 1
+            name = f"{words}_{number}"
+        found[caption] = name
+    return found
+
+
 def scored(scores: np.ndarray, best: np.ndarray) -> dict[str, Any]:
     """Similarities of all pictures, and of the best, as drawn.json has them."""
     kept = scores[best]
@@ -121,7 +135,7 @@ def main(given: list[str]) -> int:
             for task, model in (prior, *judges.values()):
                 encoded(task, model, caption)
         start = None if options.complete is None else beginning(prior, options.complete, options.count)
-        out, told = Path(options.out), {}
+        out, told, names = Path(options.out), {}, file_names(options.captions)
         out.mkdir(parents=True, exist_ok=True)
         for caption in options.captions:
             drawn = pictures(prior, caption, start, options)
@@ -130,7 +144,7 @@ def main(given: list[str]) -> int:
             told[caption] = {name: scored(scores, best) for name, scores in found.items()}
             for name, one in told[caption].items():
                 print(f"{caption}: similarity by --{name} {one['mean']:.3f} of all, {one['kept']:.3f} of those kept")
-            path = out / f"{re.sub(r'[^A-Za-z0-9]+', '_', caption)}.png"
+            path = out / f"{names[caption]}.png"
             Image.fromarray(np.concatenate(list(drawn[best]), axis=1)).save(path)
             print(f"wrote {path}")
         (out / "drawn.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
