@@ -340,6 +340,14 @@ def test_the_slurm_script_is_a_script(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("setup", ["true", "true # a folder", "true\n", "false\ntrue;"])
+def test_gke_runs_behind_a_setup_of_any_form(setup: str) -> None:
+    description, _ = split_flags([*GKE, f"--setup={setup}"])
+    job = gke.manifest(description, ("echo", "the run"))["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = job["template"]["spec"]["containers"][0]["command"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "the run\n"
+
+
 # --- manifests against their specification: required and allowed fields, with the type of each --------------------------
 # JobSet: api/jobset/v1alpha2/jobset_types.go of kubernetes-sigs/jobset (v1alpha2). Job, pod and container: Kubernetes'
 # batch/v1 and core/v1. benchmarks/manifests.py holds the same manifests against models generated from their schemas.

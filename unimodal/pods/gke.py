@@ -143,7 +143,8 @@ def _container(pod: Pod, program: Sequence[str], platform: str) -> dict[str, Any
     if mounts := _mounts(pod):
         container["volumeMounts"] = [{"name": name, "mountPath": path} for name, path, _ in mounts]
     if pod.setup:
-        command = ["bash", "-c", f'{pod.setup} && exec "$@"', "bash", *command]
+        # On a line of its own: behind a comment that ends the setup, the run would be a part of that.
+        command = ["bash", "-c", f'{{ {pod.setup}\n}} && exec "$@"', "bash", *command]
     return container | {
         "command": command,
         "env": variables,
