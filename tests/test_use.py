@@ -20,7 +20,7 @@ from flax import nnx
 from PIL import Image
 
 import unimodal
-from unimodal.answers import Asked
+from unimodal.answers import Answer, Asked
 from unimodal.answers.classes import ranked
 from unimodal.answers.texts import guessed
 from unimodal.command import main
@@ -29,7 +29,9 @@ from unimodal.data.sources import open_source
 from unimodal.errors import UsageError
 from unimodal.evaluation.samples import FilledText, TextSample
 from unimodal.interop import files as interop_files
+from unimodal.sharding import make_mesh
 from unimodal.training.checkpoint import Checkpoints
+from unimodal.use.answering import Asking
 from unimodal.use.embedding import to_numpy, without_embeddings
 from unimodal.use.index import append, open_index
 from unimodal.use.inputs import entries
@@ -281,6 +283,17 @@ def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> No
         unimodal.load(tmp_path)
     with pytest.raises(UsageError, match="no checkpoint of step 7, only of 0"):
         unimodal.load(run[0], step=7)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_a_batch_is_what_the_mesh_divides(count: int) -> None:
+    double = Answer("class", "text", lambda _: {}, lambda model, batch: {"x": 2 * batch["x"]}, dict)
+    mesh = make_mesh(data=3)
+    asking = Asking(
+        SimpleNamespace(tasks={"a": None}, answers=lambda *_: [double], model=None, mesh=mesh), batch_size=5
+    )
+    found = asking.run(double, [{"x": np.asarray(i, np.float32)} for i in range(count)])
+    assert [float(row["x"]) for row in found] == [2.0 * i for i in range(count)]
 
 
 def test_a_name_that_stands_twice_has_the_likelier_probability() -> None:

@@ -73,10 +73,11 @@ class Asking:
         raise UsageError(f"{who} {there}{asked}, not {' or '.join(reads) or 'this'}")
 
     def run(self, answer: Answer, rows: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """Run the model on rows. They are filled up to a power of two, so that few shapes are compiled."""
+        """Run the model on rows. They are filled up to a power of two, so that few shapes are compiled, and to what the mesh
+        divides."""
         model, mesh = self.loaded.model, self.loaded.mesh
         parts = batch_parts(mesh)
-        size = min(-(-self.batch_size // parts) * parts, max(parts, 1 << (len(rows) - 1).bit_length()))
+        size = -(-min(self.batch_size, 1 << (len(rows) - 1).bit_length()) // parts) * parts
         batch = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
         batch = {name: np.concatenate([v, np.repeat(v[-1:], size - len(v), axis=0)]) for name, v in batch.items()}
         key = id(answer)
