@@ -374,6 +374,38 @@ def test_predict_goes_on_where_it_was_killed(run: tuple[Path, Any, Any], tmp_pat
         open_output(str(tmp_path / "other.jsonl"), {"task": "x"})
 
 
+def test_two_commands_do_not_write_one_file_of_answers(tmp_path: Path) -> None:
+    file, rows = str(tmp_path / "out.jsonl"), [{"id": str(i)} for i in range(4)]
+    early = open_output(file, {})
+    first = open_output(file, {})
+    writing: Any = first.write(rows)
+    next(writing)
+    with pytest.raises(UsageError, match="another process writes"):
+        open_output(file, {})
+    with pytest.raises(UsageError, match="another process writes"):
+        next(iter(early.write(rows)))
+    next(writing)
+    writing.close()  # as a kill does
+    with pytest.raises(UsageError, match="has written .* meanwhile; give the command again"):
+        next(iter(early.write(rows)))
+    assert open_output(file, {}).done == ("0", "1")
+
+
+def test_a_command_that_goes_on_counts_what_was_answered_before(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["unimodal", "predict", "run", "a", "b", f"--out={tmp_path / 'out.jsonl'}"]
+    for name in ("loaded_of", "Asking"):
+        monkeypatch.setattr(f"unimodal.command.use.{name}", lambda *_: None)
+    monkeypatch.setattr("unimodal.command.use.answered", lambda *_: iter([{"id": "a", "class": "x"}]))
+    with monkeypatch.context() as patch:  # as a kill leaves it
+        patch.setattr("unimodal.use.output.Output.finish", lambda _: None)
+        assert main(words) == 0
+    monkeypatch.setattr("unimodal.command.use.answered", lambda *_: iter([{"id": "b", "error": "why"}]))
+    assert main(words) == 0  # one of the two was answered
+    assert "1 of 2 inputs could not be answered" in capsys.readouterr().err
+
+
 def test_rows_read_back_whatever_their_names_hold(tmp_path: Path, capsys: Any) -> None:
     # Separators that str.splitlines knows and JSON leaves alone, and a file name that is not UTF-8.
     names = ["a\u2028b", "c\u0085d", "e\u2029f", "g\udcff.png"]

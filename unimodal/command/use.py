@@ -61,7 +61,8 @@ def run_predict(words: Words, program: str) -> int:
     total, bad = counted(rows)
     if out is not None:
         out.finish()
-        print(f"{total + len(out.done)} answers in {out.final}", file=sys.stderr)
+        total, bad = total + len(out.done), bad + out.failed
+        print(f"{total} answers in {out.final}", file=sys.stderr)
     return ending(total, bad)
 
 
@@ -84,7 +85,8 @@ def run_embed(words: Words, program: str) -> int:
         out.finish()
         if as_numpy:
             without_embeddings(out.path)
-        print(f"{total + len(out.done)} rows in {more['out']}", file=sys.stderr)
+        total, bad = total + len(out.done), bad + out.failed
+        print(f"{total} rows in {more['out']}", file=sys.stderr)
     return ending(total, bad)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO
 
 from unimodal.errors import UsageError
 from unimodal.storage import write_whole
@@ -22,6 +23,8 @@ class Output:
     path: Path  # of the lines
     final: Path  # what the user named
     done: tuple[str, ...]  # ids that are answered already
+    failed: int = 0  # rows among them that are errors
+    size: int = 0  # bytes of their lines
 
     def left(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """The entries that have no answer yet. Raises UsageError where the answers that are there are to other inputs."""
@@ -36,12 +39,19 @@ class Output:
         return waiting
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Append the rows, one by one, and give them on."""
+        """Append the rows, one by one, and give them on. Raises UsageError where another process writes there, or has since."""
         with self.path.open("a", encoding="utf-8") as stream:
+            self._claim(stream)
             for row in rows:
                 stream.write(json_line(row) + "\n")
                 stream.flush()
                 yield row
+
+    def _claim(self, stream: TextIO) -> None:
+        """Let nobody else write until the stream is closed: two would each append what the other does, too."""
+        _lock(stream, self.final)
+        if os.fstat(stream.fileno()).st_size != self.size or not _asked(self.final).exists():
+            raise UsageError(f"another process has written {self.final} meanwhile; give the command again")
 
     def finish(self) -> None:
         """Turn the lines into what was asked for."""
@@ -76,25 +86,41 @@ def open_output(file: str, asked: Mapping[str, Any]) -> Output:
             write_whole(mark, said)
     except OSError as error:
         raise UsageError(f"cannot write {final}: {error.strerror}") from error
-    return Output(path, final, tuple(_whole_lines(path)))
+    return _whole_lines(path, final)
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    """The ids of the lines that are there. A last one that was cut off is taken away."""
+def begun(file: str) -> bool:
+    """Whether a command has begun a file of answers, and was stopped before it was whole."""
+    return _asked(Path(file)).exists()
+
+
+def _whole_lines(path: Path, final: Path) -> Output:
+    """The lines that are there. A last one that was cut off is taken away."""
     if not path.exists():
-        return
-    good = 0
-    with path.open("rb") as stream:
+        return Output(path, final, ())
+    names, failed, good = [], 0, 0
+    with path.open("r+b") as stream:
+        _lock(stream, final)  # until it is closed: what another process is writing is not cut off
         for line in stream:
             try:
-                name = json.loads(line)["id"] if line.endswith(b"\n") else None
+                row = json.loads(line) if line.endswith(b"\n") else {}
+                name = row["id"]
             except (ValueError, KeyError, TypeError):
-                name = None
-            if name is None:
                 break
-            good += len(line)
-            yield name
-    os.truncate(path, good)
+            names.append(name)
+            failed, good = failed + ("error" in row), good + len(line)
+        os.truncate(path, good)
+    return Output(path, final, tuple(names), failed, good)
+
+
+def _lock(stream: IO[Any], final: Path) -> None:
+    """Hold a file of answers while the stream is open. Raises UsageError where another process does."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"another process writes {final}; wait until it has ended") from None
+    except OSError:  # a file system without locks
+        return
 
 
 def json_line(value: Any) -> str:
