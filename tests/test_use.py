@@ -124,6 +124,13 @@ def test_what_a_report_shows_of_a_writer_is_written_again(run: tuple[Path, Any, 
     assert found == [sample.output for sample in samples]
 
 
+def test_pictures_of_another_command_stay(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "00000.png").write_bytes(b"drawn")
+    words = ["unimodal", "predict", "run", "a red heart", f"--out={tmp_path / 'b.jsonl'}", f"--pictures={tmp_path}"]
+    assert main(words) == 2 and "00000.png is there already: name another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.png"]
+
+
 def test_pictures_are_answers_in_rows_and_in_files(run: tuple[Path, Any, Any], files: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "out.jsonl", tmp_path / "drawn"
     words = ["unimodal", "predict", str(run[0]), "a red heart", "a blue star", "--task=dalle", f"--out={out}"]

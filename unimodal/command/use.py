@@ -20,7 +20,7 @@ from unimodal.use.embedding import query_of, to_numpy, without_embeddings
 from unimodal.use.export import Target, export
 from unimodal.use.index import append, open_index
 from unimodal.use.inputs import entries
-from unimodal.use.output import json_line, open_output
+from unimodal.use.output import begun, json_line, open_output
 
 EXIT_NOTHING = 2  # not one input could be answered
 
@@ -45,6 +45,8 @@ def run_predict(words: Words, program: str) -> int:
     batch = whole(more, "batch", 32)
     out = None
     if "out" in more:  # before the model is loaded, which takes long
+        if "pictures" in more and not begun(more["out"]):
+            check_no_pictures(Path(more["pictures"]))
         out = open_output(more["out"], question_of(path, more))
     loaded = loaded_of(path, more)
     asking = Asking(loaded, asked, more.get("task"), more.get("gives"), batch)
@@ -261,6 +263,12 @@ def newest(path: str) -> list[str]:
     # Take times of files in place of hashes: weights may be large, and any rewriting changes the time.
     files = [where / "config.json", *sorted(where.glob("*.safetensors")), *sorted(where.glob("checkpoints/*"))]
     return [f"{file.name} {file.stat().st_mtime_ns}" for file in files if file.exists()]
+
+
+def check_no_pictures(folder: Path) -> None:
+    """Raises UsageError where pictures of another command would be overwritten."""
+    if there := sorted(folder.glob("[0-9][0-9][0-9][0-9][0-9].png")):
+        raise UsageError(f"{there[0]} is there already: name another folder")
 
 
 def with_files(
