@@ -111,6 +111,13 @@ def test_an_npy_file_that_failed_is_written_at_the_next_try(
         assert np.load(out).shape == (1, 16) and np.isfinite(np.load(out)).all()
 
 
+def test_an_npy_file_of_something_else_stays(tmp_path: Path, capsys: Any) -> None:
+    np.save(tmp_path / "mine.npy", np.arange(3))
+    assert main(["unimodal", "embed", "run", "words", f"--out={tmp_path / 'mine.npy'}"]) == 2
+    assert "mine.npy is there already, and whole" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(tmp_path / "mine.npy"), np.arange(3))
+
+
 def killed(*_: Any) -> None:
     raise SystemError
 

@@ -74,6 +74,8 @@ def run_embed(words: Words, program: str) -> int:
     # Write lines first: an .npy file must know its length, and a killed command could not go on with one.
     as_numpy = str(more.get("out", "")).endswith(".npy")
     lines = more["out"].removesuffix(".npy") + ".jsonl" if as_numpy else more.get("out")
+    if as_numpy and Path(more["out"]).exists() and not begun(str(lines)):
+        raise UsageError(f"{more['out']} is there already, and whole; remove it, or give another --out")
     out = None if lines is None else open_output(lines, question_of(path, more))
     asking = embedder(path, more)
     waiting: Iterable[Any] = entries(given, more.get("split", "validation"))
