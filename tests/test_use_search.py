@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import json
@@ -203,6 +204,18 @@ def test_an_index_goes_on_after_a_kill(workdir: Path, pictures: Path, tmp_path: 
     assert dataclasses.replace(a, folder=b.folder) == b and a.rows == 18
     assert [a.row(i)["id"] for i in range(18)] == [b.row(i)["id"] for i in range(18)] == [*inputs[:9]] * 2
     np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-5)
+
+
+def test_a_search_for_no_words_is_told_so() -> None:
+    from unimodal.use.serve.app import Refused, Server
+
+    async def body() -> bytes:
+        return b'{"text": " "}'
+
+    index: Any = SimpleNamespace(made_by={})
+    server = Server(SimpleNamespace(tasks={}), batcher=None, index=index)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(Refused, match="the text is empty"):
+        asyncio.run(server.search(SimpleNamespace(headers={"content-type": "application/json"}, body=body)))
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,8 @@ class Server:
         entries = [entry] if entry.reads != (TEXT,) or "text" not in said else []
         if isinstance(said.get("text"), str) and said["text"].strip():
             entries.append(text_entry(said["text"]))
+        if not entries:
+            raise Refused(400, "the text is empty")
         if len(entries) > 1 and self.reads(task, (whole := joined(entries)).reads[0]):
             entries = [whole]
         found = [(await self.ask(task, "embedding", Asked(), one))["embedding"] for one in entries]
