@@ -22,6 +22,7 @@ import unimodal
 from unimodal.command import main
 from unimodal.command.use import one_task
 from unimodal.errors import UsageError
+from unimodal.training.alone import alone
 from unimodal.use import index as index_module
 from unimodal.use.answering import answered
 from unimodal.use.index import append, open_index
@@ -204,6 +205,14 @@ def test_an_index_goes_on_after_a_kill(workdir: Path, pictures: Path, tmp_path: 
     assert dataclasses.replace(a, folder=b.folder) == b and a.rows == 18
     assert [a.row(i)["id"] for i in range(18)] == [b.row(i)["id"] for i in range(18)] == [*inputs[:9]] * 2
     np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-5)
+
+
+def test_two_commands_do_not_add_to_one_index(tmp_path: Path, capsys: Any) -> None:
+    append(tmp_path, vectors(3), {})
+    with alone(tmp_path):  # as another command does
+        assert main(["unimodal", "index", "run", "words", f"--to={tmp_path}"]) == 2
+        assert "is in use by process" in capsys.readouterr().err
+    assert open_index(tmp_path).rows == 3
 
 
 def test_a_search_for_no_words_is_told_so() -> None:

@@ -6,7 +6,7 @@ import base64
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from unimodal.answers import Asked
 from unimodal.command.words import USE, Words
 from unimodal.errors import UsageError
 from unimodal.sharding import MESH_AXES
+from unimodal.training.alone import alone
 from unimodal.use import Loaded, load
 from unimodal.use.answering import Asking, answered
 from unimodal.use.embedding import query_of, to_numpy, without_embeddings
@@ -99,6 +100,12 @@ def run_index(words: Words, program: str) -> int:
     more = dict(words.more)
     if "to" not in more:
         raise UsageError("say where the index is: --to=FOLDER")
+    with alone(more["to"]):  # from before what is there is counted: two would overwrite each other's rows
+        return add_to_index(path, given, more)
+
+
+def add_to_index(path: str, given: Sequence[str], more: Mapping[str, Any]) -> int:
+    """Embed inputs into the index of `more`, which is ours alone; returns the exit code."""
     bad: list[Mapping[str, Any]] = []
 
     def good(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
