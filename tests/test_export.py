@@ -22,6 +22,7 @@ import unimodal
 from unimodal.command import main
 from unimodal.errors import UsageError
 from unimodal.interop.files import open_source
+from unimodal.use import card
 from unimodal.use.export import Target, export
 from unimodal.use.loaded import Loaded
 
@@ -256,6 +257,20 @@ def test_the_card_has_the_scores_of_this_checkpoint(made: Any, tmp_path: Path, c
         (workdir / "results.json").write_text(damaged)
         assert main(["unimodal", "export", str(workdir), f"huggingface:{tmp_path / 'damaged'}"]) == 2
         assert "results.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("evaluate_ema", [None, True, False])
+def test_the_card_has_no_scores_of_the_other_weights(evaluate_ema: bool | None) -> None:
+    found: Any = SimpleNamespace(step=0, by_name={})
+    for ema, averaged in ((0.9, True), (0.9, False), (0.0, False)):
+        run = dict(
+            step=0, averaged=averaged, config={"ema": ema}, experiment=SimpleNamespace(evaluate_ema=evaluate_ema)
+        )
+        told = " ".join(card._table(found, SimpleNamespace(**run), ()))
+        evaluated = ema > 0 and evaluate_ema is not False
+        assert ("| evaluation |" in told) == (averaged == evaluated)
+        which = "the average of the parameters" if evaluated else "the last parameters"
+        assert (f"results.json is of {which}" in told) == (averaged != evaluated)
 
 
 def vocabularies(folder: Path) -> dict[str, str]:

@@ -54,7 +54,7 @@ def write_card(
         f"`{task.source}`. Nothing is known here of its licence: `license` above is for you to fill in.",
         "",
         "## Scores",
-        *_table(scores, loaded.step, others),
+        *_table(scores, loaded, others),
         "",
         "## Hardware",
         _hardware(epath.Path(loaded.path)),
@@ -74,13 +74,17 @@ def write_card(
     (directory / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _table(found: Scores | None, step: int, others: Container[str]) -> list[str]:
-    """The rows of results.json: value, its interval, baseline and what that is. Another checkpoint's scores are not shown, nor
-    those of other tasks."""
+def _table(found: Scores | None, loaded: Any, others: Container[str]) -> list[str]:
+    """The rows of results.json: value, its interval, baseline and what that is. Scores of another checkpoint are not shown, nor
+    of the average where these are the last parameters (or the other way round), nor those of other tasks."""
     if found is None:
         return ["The run has not been evaluated: it has no results.json."]
-    if found.step != step:
+    if found.step != loaded.step:
         return [f"This checkpoint has not been evaluated: results.json is of step {found.step}."]
+    averaged = bool(loaded.config.get("ema")) and loaded.experiment.evaluate_ema is not False
+    if loaded.averaged != averaged:
+        those = "the average of the parameters" if averaged else "the last parameters"
+        return [f"These weights have not been evaluated: results.json is of {those}."]
     lines = ["| evaluation | metric | value | 95 % interval | baseline |", "|---|---|---|---|---|"]
     for name, row in ((name, row) for name, row in found.by_name.items() if name not in others):
         known = "not known" if math.isnan(row.low) else f"{row.low:.4g} to {row.high:.4g}"
