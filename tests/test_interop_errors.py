@@ -230,6 +230,14 @@ def test_several_files_load_and_save_as_they_were(checkpoint: Path, tmp_path: Pa
     for file in ("one.safetensors", "two.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (checkpoint / file).read_bytes()
     assert not (tmp_path / "again" / SINGLE).exists()
+    interop.save_huggingface(parts, tmp_path / "again")  # of the same files, which it replaces
+    interop.save_huggingface(parts, checkpoint)  # and over itself
+    # The index of the parts would have their weights read in the place of these.
+    with pytest.raises(UsageError, match=f"holds {INDEX} of another checkpoint"):
+        interop.save_huggingface(whole, tmp_path / "again")
+    interop.save_huggingface(whole, tmp_path / "whole")
+    with pytest.raises(UsageError, match=f"holds {SINGLE} of another checkpoint"):
+        interop.save_huggingface(parts, tmp_path / "whole")
 
 
 def test_a_model_is_called_with_what_it_takes() -> None:

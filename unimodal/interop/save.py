@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from unimodal.errors import UsageError
-from unimodal.interop.files import INDEX, Source, open_source, small_files, write_file
+from unimodal.interop.files import INDEX, SINGLE, Source, open_source, small_files, write_file
 from unimodal.interop.match import Piece, expand, named_leaves
 from unimodal.interop.pretrained import Pretrained
 
@@ -21,7 +21,7 @@ def save_huggingface(model: Pretrained, directory: str | Path) -> None:
 
     Tensors that went unread at loading are copied from where the model came from. Parameters are gathered one at a
     time. Raises UsageError if that origin is needed and gone, the directory cannot be written, or the model sees as
-    config.json does not say.
+    config.json does not say, or the directory holds other weights.
     """
     _refuse_other_windows(model)
     target, origin = Path(directory), model.origin
@@ -31,6 +31,8 @@ def save_huggingface(model: Pretrained, directory: str | Path) -> None:
         raise UsageError(f"cannot write in {target}: {error.strerror}") from error
     # Open where the model came from: tensors that it never read are copied from there.
     old = _origin(origin.directory, needed=bool(origin.unused))
+    if old is None or target.resolve() != old.directory.resolve():
+        _refuse_other_weights(target, [file for file, _ in origin.files])
     groups, leaves = pieces_by_source(model), named_leaves(model)
     shapes = dict(origin.shapes)
     for file, names in origin.files:
@@ -62,6 +64,17 @@ def _refuse_other_windows(model: Pretrained) -> None:
         )
         if ours != theirs:
             raise UsageError(f"the backbone {tower.name!r} has {ours}, but its config.json says {theirs}: not saved")
+
+
+def _refuse_other_weights(target: Path, files: Sequence[str]) -> None:
+    """Weights of a checkpoint in other files, or the index of its files, would be read in the place of these."""
+    own = {*files} if files == [SINGLE] else {*files, INDEX}
+    if others := sorted(
+        path.name for path in (*target.glob("*.safetensors"), target / INDEX) if path.exists() and path.name not in own
+    ):
+        raise UsageError(
+            f"{target} holds {others[0]} of another checkpoint, which would be read in its place; give a new directory"
+        )
 
 
 def to_tensors(model: Pretrained) -> dict[str, np.ndarray]:
