@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -364,6 +365,21 @@ def test_bisect_finds_the_commit(story: tuple[Ledger, Measuring, list[Commit]]) 
         bisect(measuring, good.id, bad.id, "vitt")
     with pytest.raises(UsageError, match="does not come from"):
         bisect(measuring, commits[-1].id, commits[0].id, "vit")
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_bisect_finds_where_a_value_became_nan(ledger: Ledger, higher: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [0.5, 0.1, 0.4, np.nan, np.nan]
+    commits = [
+        SimpleNamespace(id=str(i), short=str(i), subject="", parents=[str(i - 1)] if i else []) for i in range(5)
+    ]
+    measured = lambda commit, only: {"vit": Measurement("accuracy", values[int(commit.id)], higher)}  # noqa: E731
+    measuring: Any = SimpleNamespace(ledger=SimpleNamespace(commit=lambda ref: commits[int(ref)]), of_commit=measured)
+    monkeypatch.setattr("unimodal.history.search.effects", lambda *_: [])
+    assert bisect(measuring, "0", "4", "vit").commit.id == "3"
+    assert bisect(measuring, "0", "4", "vit", 0.45 if higher else 0.6).asked == 4
+    with pytest.raises(UsageError, match="nothing broke between them"):
+        bisect(measuring, "3", "4", "vit")
 
 
 def test_the_scale_of_a_merge_is_searched_on_half_of_validation(

@@ -34,7 +34,7 @@ def bisect(
 ) -> Broken:
     """The first commit after `good`, on the way of first parents to `bad`, that is nearer to bad than to good.
 
-    limit: the value that tells good from bad (None: halfway between the two). Raises UsageError where `bad` does not come
+    limit: the value that tells good from bad (None: halfway between the two). NaN is bad in any case. Raises UsageError where `bad` does not come
     from `good`, or is not worse.
     """
     ledger = measuring.ledger
@@ -52,8 +52,10 @@ def bisect(
 
     start, end = value(first), value(last)
     sign = 1 if start.higher_is_better else -1
-    limit = (start.value + end.value) / 2 if limit is None else limit
-    if not sign * end.value < sign * limit <= sign * start.value:
+    broken = np.isnan(end.value)
+    if limit is None:  # between a number and NaN nothing is halfway: every number is good
+        limit = -sign * np.inf if broken else (start.value + end.value) / 2
+    if not ((broken or sign * end.value < sign * limit) and sign * limit <= sign * start.value):
         raise UsageError(
             f"{task} is {start.value:.4g} at {first.short} and {end.value:.4g} at {last.short}: nothing broke between them"
             + ("" if sign * limit <= sign * start.value else f", by the limit of {limit:.4g}")
