@@ -382,6 +382,12 @@ def test_bisect_finds_where_a_value_became_nan(ledger: Ledger, higher: bool, mon
         bisect(measuring, "3", "4", "vit")
 
 
+def test_a_scale_is_not_searched_without_evaluations() -> None:
+    commit: Any = SimpleNamespace(draft=None, short="a")
+    with pytest.raises(UsageError, match="no evaluation by which a scale could be searched"):
+        best_scale(SimpleNamespace(names=lambda *_: []), [commit], None, changes.Merging(), [0.5])  # pyright: ignore[reportArgumentType]
+
+
 def test_the_scale_of_a_merge_is_searched_on_half_of_validation(
     workdir: Path, ledger: Ledger, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,6 +114,8 @@ def best_scale(
     for commit in commits:
         for name in measuring.names(commit.draft, f"commit {commit.short}"):
             owners.setdefault(name, commit)
+    if not owners:
+        raise UsageError("the commits have no evaluation by which a scale could be searched; give --scale")
     whole: dict[str, None] = {}
 
     def values(draft: Draft, what: str) -> dict[str, Measurement]:
