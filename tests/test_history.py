@@ -382,6 +382,13 @@ def test_bisect_finds_where_a_value_became_nan(ledger: Ledger, higher: bool, mon
         bisect(measuring, "3", "4", "vit")
 
 
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf"])
+def test_no_commit_is_scaled_by_what_is_no_number(ledger: Ledger, scale: str) -> None:
+    for command in ("cherry-pick", "merge"):
+        with pytest.raises(UsageError, match=f"--scale must be a number, but is '{scale}'"):
+            run_ledger([command, str(ledger.path), "main", f"--scale={scale}"], "unimodal")
+
+
 def test_a_scale_is_not_searched_without_evaluations() -> None:
     commit: Any = SimpleNamespace(draft=None, short="a")
     with pytest.raises(UsageError, match="no evaluation by which a scale could be searched"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from unimodal.configuration import nearest
@@ -104,9 +105,12 @@ def switch(flags: dict[str, str], name: str, default: bool) -> bool:
 
 def number(flags: dict[str, str], name: str, default: float) -> float:
     try:
-        return float(flags.get(name, default))
+        value = float(flags.get(name, default))
     except ValueError:
-        raise UsageError(f"--{name} must be a number, but is {flags[name]!r}") from None
+        value = math.nan
+    if not math.isfinite(value):  # a scale of nan would leave no weight of the branch a number
+        raise UsageError(f"--{name} must be a number, but is {flags[name]!r}")
+    return value
 
 
 def whole(flags: dict[str, str], name: str, default: int | None) -> int | None:
