@@ -114,6 +114,18 @@ def test_a_run_goes_in_and_comes_out(ledger: Ledger, workdir: Path, tmp_path: Pa
         runs.checkout(made, str(back))
 
 
+def test_the_learning_rate_of_a_checkout_goes_on_from_its_step(ledger: Ledger, workdir: Path, tmp_path: Path) -> None:
+    made = runs.commit(ledger, str(workdir), "begun", "main")
+    with ledger.writing():  # as if it had been trained for three steps
+        later = ledger.record(Draft(dataclasses.replace(made.manifest, step=3), made.draft.files), "later", "main")
+    back = runs.checkout(later, str(tmp_path / "back"))
+    experiment = tiny.build(json.loads((back / "config.json").read_text()))
+    with Checkpoints(back) as checkpoints:
+        state, _, _ = checkpoints.restore(experiment.program.abstract_state())
+    assert int(state.step) == 3
+    assert int(state.optimizer.step) == 3  # from which the schedule is read
+
+
 def test_vocabularies_of_a_workdir_come_along(ledger: Ledger, workdir: Path, tmp_path: Path) -> None:
     own = shutil.copytree(workdir, tmp_path / "own")
     (own / "encoders" / "0").mkdir(parents=True)

@@ -247,9 +247,11 @@ def _to_workdir(commit: Commit, files: Mapping[str, bytes], path: Path, what: st
     }
     if abstract.ema is not None:
         parts["ema"] = filled(abstract.ema, "ema.", manifest.tensors, store, what)
-    # Moments begin anew, as after init_from; what they hold of the parameters is these.
+    # Moments begin anew, as after init_from; what they hold of the parameters is these. The learning rate goes on from the
+    # step of the run.
     begun = dataclasses.replace(program, start=lambda _: parts["parameters"]).init()
-    state = dataclasses.replace(begun, step=jnp.asarray(manifest.step or 0, jnp.int32), **parts)
+    step = jnp.asarray(manifest.step or 0, jnp.int32)
+    state = dataclasses.replace(begun, step=step, optimizer=begun.optimizer._replace(step=step), **parts)
     path.mkdir(parents=True, exist_ok=True)
     with Checkpoints(path) as checkpoints:
         positions = {name: said["position"] for name, said in manifest.data.items() if said.get("position")}
