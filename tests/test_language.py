@@ -103,8 +103,12 @@ def test_distinct_pairs_share_no_word() -> None:
     for row in rows.records:
         first = set(row["first"][0].lower().split())
         assert not any(first & set(phrase.lower().split()) for phrase in row["second"])
-    with pytest.raises(UsageError, match="no pairs of texts in the source: 0 of 1 records have both"):
+    with pytest.raises(
+        UsageError, match="no pairs of texts in the source: 0 of 1 records have both, .* distinct=False keeps"
+    ):
         data.text_pairs([{"id": "x", "a": "one", "b": ["one"]}], ("a",), ("b",), distinct=True)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="0 of 1 records have both$"):
+        data.text_pairs([{"id": "x", "a": "one", "b": ""}], ("a",), ("b",))  # type: ignore[arg-type]
 
 
 def test_words_are_shared_in_every_script() -> None:

@@ -160,7 +160,10 @@ def text_pairs(
         if a and b:
             rows.append({"id": record["id"], "first": a, "second": b})
     if len(rows) < 2:
-        raise UsageError(f"no pairs of texts in {what}: {len(rows)} of {len(source)} records have both")
+        why = ", as phrases that share a word with the first text are left out; distinct=False keeps them"
+        raise UsageError(
+            f"no pairs of texts in {what}: {len(rows)} of {len(source)} records have both{why if distinct else ''}"
+        )
     if skipped := len(source) - len(rows):
         _say_once(f"{skipped} of {len(source)} records of {what} lack one of the texts and are left out")
     return Rows(tuple(rows), skipped, 0)
