@@ -5,7 +5,7 @@ unimodal index runs/composed pictures/ --to=runs/pictures
 unimodal search runs/pictures --image=cat.png --text="but blue"
 
 size      | what                                                                | reaches, in
-tiny      | 0.8M parameters, embedded emoji tinted, turned, scaled and lit      | recall@1 0.59 (best simpler query 0.39), three seeds,
+tiny      | 0.9M parameters, embedded emoji tinted, turned, scaled and lit      | recall@1 0.59 (best simpler query 0.39), three seeds,
           |                                                                     | 530 to 950 s of CPU
 modifiers | the same model, emoji in other skin tones:                         | recall@1 0.69 (best simpler query 0.35), one seed,
           | python tools/fetch.py raw/ and tools/make_emoji_changes.py raw/     | 290 s of CPU

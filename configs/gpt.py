@@ -4,8 +4,8 @@ python launch.py train --config=configs/gpt.py:size=tiny --workdir=runs/gpt
 
 size    | what                                                                              | reaches, in
 tiny    | 1.4M parameters, bytes of the embedded book                                       | 2.37 bits per byte (bigram 3.51), 4 minutes
-small   | 25M, bytes of enwik8: python tools/fetch_text.py data/ enwik8           | not run
-paper   | GPT-2's smallest, 124M: python tools/fetch_text.py data/ gpt2, and text | not run
+small   | 25M, bytes of enwik8: python tools/fetch_text.py data/ enwik8                     | not run
+paper   | GPT-2's smallest, 124M: python tools/fetch_text.py data/ gpt2, and text           | not run
 paper_xl| GPT-2's largest, 1.5B: the same                                                   | not run
 
 The two of the paper have GPT-2's shape (table 2), vocabulary, context and batch (§2.3: 512 rows of 1024). Its learning

@@ -3,7 +3,7 @@
 python launch.py train --config=configs/imagegpt.py:size=tiny --workdir=runs/imagegpt
 
 size         | what                                                          | reaches, in
-tiny         | 0.9M parameters, embedded emoji of 16×16 pixels, 64 colours   | 1.13 nats per pixel (shares of colours 3.30), three
+tiny         | 0.8M parameters, embedded emoji of 16×16 pixels, 64 colours   | 1.13 nats per pixel (shares of colours 3.30), three
              |                                                               | seeds; 376 s of CPU; probes in docs/vision.md
 small        | 10M, CIFAR-10: python tools/make_cifar10.py data/cifar10      | not run
 paper        | ImageGPT-S, 76M, ImageNet at 32×32                            | not run

@@ -5,12 +5,13 @@ python launch.py train --config=configs/dvae.py:size=tiny --workdir=runs/dvae   
 python launch.py train --config=configs/joint.py:size=tiny_dalle --workdir=runs/joint_dalle
 
 size       | what                                                                          | reaches, in
-tiny       | 1.1M parameters: GPT, BERT, ViT, MAE, CLIP, VirTex, wav2vec 2.0 and CTC       | not run to its end
+tiny       | 0.9M parameters: GPT, BERT, ViT, MAE, CLIP, VirTex, wav2vec 2.0 and CTC       | not run to its end
 tiny_dalle | the same and DALL·E's prior over the codes of runs/dvae                       | not run
 
 The report ends with a table of how the tasks' gradients agree on the trunk. Other ways to share it: turns by temperature
-(--config.turn_temperature=2), all tasks in every step (--config.schedule=sum), losses weighed by learned uncertainty or
-without what gradients take from one another (--config.balance=uncertainty, pcgrad; both with schedule=sum).
+(--config.turn_temperature=2), all tasks in every step (--config.schedule=sum), losses weighted by learned
+uncertainty, gradients of one length, or gradients without what works against another task's (--config.balance=uncertainty,
+equal or pcgrad; all with schedule=sum).
 """
 
 from typing import Any

@@ -6,7 +6,8 @@ size        | what                                                          | re
 tiny        | 0.9M parameters, embedded emoji                               | squared error 0.44 (the mean patch 0.76), three seeds; 178 s
             |                                                               | of CPU; neighbours 0.49 (pixels 0.42), probe 0.52 (0.55)
             | the same on 10,000 pictures of CIFAR-10 (docs/vision.md)      | probe 0.52 (pixels 0.38, untrained 0.45), neighbours 0.40
-small       | 7M, CIFAR-10: python tools/make_cifar10.py data/cifar10       | not run
+mini        | 0.9M, CIFAR-10: python tools/make_cifar10.py data/cifar10     | not yet measured
+small       | 7M, CIFAR-10, the same data                                   | not run
 paper       | MAE with ViT-B/16, 112M with its decoder, ImageNet            | not run
 paper_large | the same with ViT-L/16, 330M                                  | not run
 
@@ -15,7 +16,8 @@ the patches hidden, normalised pixels, and the hyper-parameters of table 8: batc
 1.5e-4 for each 256 examples, β₂ 0.95, weight decay 0.05, positions that are sines and cosines and stay so. Otherwise than
 there, weights begin as all of ours do, and pictures are cropped bilinearly. The published weights go on training with
 --config.init_from=DIR --config.backbones.shared.norm_epsilon=1e-12 --config.backbones.decoder.norm_epsilon=1e-12; DIR is a
-copy of facebook/vit-mae-base. Fine-tune a run as a classifier by configs/vit.py, with --config.init_from=runs/mae.
+copy of facebook/vit-mae-base. A run of mini or small is fine-tuned as a classifier by configs/vit.py of the same size, with
+--config.init_from=runs/mae.
 """
 
 from ml_collections import ConfigDict

@@ -3,10 +3,11 @@
 python launch.py train --config=configs/vit.py:size=tiny --workdir=runs/vit
 
 size        | what                                                               | reaches, in
-tiny        | 0.5M parameters, embedded emoji in their groups                    | accuracy 0.53 (majority class 0.18), three seeds; 32 s of CPU
+tiny        | 0.6M parameters, embedded emoji in their groups                    | accuracy 0.53 (majority class 0.18), three seeds; 32 s of CPU
             | 2,000 pictures of Fashion-MNIST instead (docs/results.md)          | accuracy 0.81 (logistic regression 0.83; by the
             |                                                                    | validation that crops and positions were changed for)
-small       | 5M, CIFAR-10: python tools/make_cifar10.py data/cifar10            | not run
+mini        | 0.8M, CIFAR-10: python tools/make_cifar10.py data/cifar10          | not yet measured
+small       | 5M, CIFAR-10, the same data                                        | not run
 paper       | ViT-B/16, 87M, ImageNet's thousand classes                         | not run
 paper_large | ViT-L/16, 304M, the same                                           | not run
 paper_huge  | ViT-H/14, 632M, the same                                           | not run
@@ -20,8 +21,8 @@ data/imagenet/train/CLASS and data/imagenet/validation/CLASS.
 
 Those of DeiT have the hyper-parameters of its table 9: batch 1024, rate 5e-4 for each 512 examples, 5 epochs of warm-up, weight
 decay 0.05, label smoothing, RandAugment of two operations at 9, mixup 0.8, CutMix 1.0, erasing of a quarter of the pictures and
-stochastic depth to 0.1; without repeated augmentation. `small` has the encoder of configs/mae.py's small: start it from such a
-run with --config.init_from=runs/mae.
+stochastic depth to 0.1; without repeated augmentation. `mini` and `small` have the encoders of configs/mae.py's mini and
+small: start one from such a run with --config.init_from=runs/mae.
 """
 
 from functools import partial

@@ -24,7 +24,7 @@ class ContinualConfig:
     batches: int = 16  # ewc, l2 and mas: batches of a task by which importance is told when it has ended
     memory: int = 200  # replay, agem and der: examples kept of each task
     memory_share: float = 0.0  # replay and agem: so large a share of each task's examples instead; 0: `memory`
-    balanced: bool = False  # the same: as many of each class as there are; False: chosen uniformly
+    balanced: bool = False  # replay, agem and der: as many of each class as there are; False: chosen uniformly
     distillation: float = 0.5  # der: weight of the distance from remembered logits, beside the loss there
     temperature: float = 2.0  # lwf: divides the logits of both models
     directions: int = 50  # ogd: gradients kept of each task, each as large as the model
