@@ -2,7 +2,7 @@
 
     python examples/photographs.py PHOTOS runs/photographs "a cat,a dog"
 
-PHOTOS/captions.csv has the columns file_name and text. One photograph in ten is held out. More words are flags of `unimodal train`.
+PHOTOS/captions.csv has the columns file_name and text. One photograph in ten is held out. Further arguments are flags of `unimodal train`.
 """
 
 import json
