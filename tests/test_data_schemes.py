@@ -33,7 +33,7 @@ from unimodal.data import (
     train_batches,
     write_array_record,
 )
-from unimodal.data.blocks import Texts
+from unimodal.data.blocks import Labels, Texts
 from unimodal.data.dividing import Picked, mixed
 from unimodal.data.joined import joined
 from unimodal.data.line_index import cache_folder, line_index
@@ -241,6 +241,33 @@ def test_several_sources_are_one(tmp_path: Path) -> None:
         open_source(uri.replace(";", "?weight=2;"), "train")
     with pytest.raises(UsageError, match="joins folder:.*one with itself"):
         open_source(f"folder:{tmp_path}/one;folder:{tmp_path}/one", "train")
+
+
+def test_joined_sources_agree_on_classes_in_any_column(tmp_path: Path) -> None:
+    for name, classes in (("one", ["cat", "dog"]), ("two", ["dog", "ant"])):
+        told = {b"huggingface": json.dumps({"info": {"features": {"category": {"names": classes}}}}).encode()}
+        table = pa.Table.from_pylist([{"category": i % 2} for i in range(4)]).replace_schema_metadata(told)
+        (tmp_path / name).mkdir()
+        for split in ("train", "validation"):
+            parquet.write_table(table, tmp_path / name / f"{split}.parquet")
+    uri = f"parquet:{tmp_path}/one;parquet:{tmp_path}/two"
+    source, labels = open_source(uri, "train"), Labels()
+    assert labels.names(uri) == ("ant", "cat", "dog")
+    expected = [1, 2, 1, 2, 2, 0, 2, 0]
+    assert labels.numbers(uri, "train").tolist() == column(source, "category") == expected
+    assert [labels.number(uri, source[i]) for i in range(8)] == expected
+
+
+def test_a_folder_with_classes_is_joined_with_one_without_where_nobody_reads_classes(tmp_path: Path) -> None:
+    for place in ("one/a/1.png", "one/b/2.png", "two/3.png", "two/4.png"):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(int(path.stem)))
+    uri = f"folder:{tmp_path}/one?validation=0.5;folder:{tmp_path}/two?validation=0.5"
+    source = open_source(uri, "train")
+    assert all(source[i]["image"] for i in range(len(source)))
+    with pytest.raises(UsageError, match="two does not name its classes, as other sources do|have no 'label'"):
+        Labels(column="label").names(uri)
 
 
 class Counting:

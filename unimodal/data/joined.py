@@ -34,10 +34,7 @@ class Joined:
         index = range(len(self))[index]
         which = int(np.searchsorted(self._ends, index, side="right"))
         record = self.sources[which][index - int(self._ends[which] - len(self.sources[which]))]
-        label = self._labels[which]
-        if label and "label" in record:
-            record = {**record, "label": self._translated(label, record["label"])}
-        return {**record, "id": f"{self.names[which]}/{record['id']}"}
+        return {**self._with_classes(which, record), "id": f"{self.names[which]}/{record['id']}"}
 
     @property
     def parts(self) -> tuple[tuple[int, float | Weight], ...]:
@@ -76,15 +73,33 @@ class Joined:
         places = {name: place for place, name in enumerate(all_names)}
         return [] if own == all_names else [places[name] for name in own]
 
+    def _with_classes(self, which: int, record: dict[str, Any]) -> dict[str, Any]:
+        """A record of a source, its numbers of classes as they are here, whatever their columns are called."""
+        changed = {}
+        for field, value in record.items():
+            if isinstance(value, int | np.integer):
+                if (which, field) not in self._known:
+                    try:
+                        self._known[which, field] = self._numbers(which, field)
+                    except UsageError:  # whoever reads classes asks for their names and is refused; others need none
+                        self._known[which, field] = []
+                if numbers := self._known[which, field]:
+                    changed[field] = self._translated(numbers, value)
+        return {**record, **changed}
+
     @functools.cached_property
-    def _labels(self) -> list[list[int]]:
+    def _known(self) -> dict[tuple[int, str], list[int]]:
         # Every record asks, and with a thousand classes the answer takes longer than the record.
-        return [self._numbers(which, "label") for which in range(len(self.sources))]
+        return {}
 
     @staticmethod
     def _translated(numbers: list[int], value: Any) -> Any:
         """A number of a class by `_numbers`. Others stay as they are, such as -1, which means no class."""
-        return numbers[int(value)] if isinstance(value, int | np.integer) and value >= 0 else value
+        if not isinstance(value, int | np.integer) or value < 0:
+            return value
+        if value >= len(numbers):
+            raise UsageError(f"label {value} is not among the {len(numbers)} classes that its source names")
+        return numbers[int(value)]
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:
