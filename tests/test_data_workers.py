@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,28 @@ def test_batches_that_wait_are_made_again_where_their_workers_died(tmp_path: Pat
     for worker in list(batches._pool._processes):  # type: ignore[union-attr]
         os.kill(worker, signal.SIGKILL)
     assert numbers(batches, 4) == [2, 3, 4, 5]
+    batches.close()
+
+
+class Small:
+    """Batches that are sent as they are: what a worker made is there after its death."""
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"few": np.array([index])}
+
+
+def test_workers_that_died_between_two_batches_are_replaced() -> None:
+    batches = WorkerBatches(Small(), 2)
+    assert next(batches)["few"] == 0
+    concurrent.futures.wait(batches._waiting)
+    pool: Any = batches._pool
+    for worker in list(pool._processes):
+        os.kill(worker, signal.SIGKILL)
+    for _ in range(500):  # until the pool knows of it, and takes nothing more
+        if pool._broken:
+            break
+        time.sleep(0.01)
+    assert pool._broken and [int(next(batches)["few"][0]) for _ in range(8)] == [*range(1, 9)]
     batches.close()
 
 

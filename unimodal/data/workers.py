@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import tempfile
@@ -64,6 +65,8 @@ class WorkerBatches:
             try:
                 self._fill()
                 made = self._taken(self._waiting[0].result())
+                self._waiting.popleft()
+                self._next += 1
                 break
             except BrokenProcessPool as error:
                 # The record that a worker died of was read both times; what others read, who ended with it, need not be.
@@ -76,9 +79,9 @@ class WorkerBatches:
                         f"a worker died twice over batch {self._next}{where}: out of memory, or a record that ends the "
                         f"process; workers=0 makes it in this process"
                     ) from error
-        self._waiting.popleft()
-        self._next += 1
-        self._fill()
+        # What died meanwhile is started again for the next batch, which asks for it; this one is made.
+        with contextlib.suppress(BrokenProcessPool):
+            self._fill()
         return made
 
     def get_state(self) -> dict[str, Any]:
