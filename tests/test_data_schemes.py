@@ -458,3 +458,9 @@ def test_a_text_of_parquet_that_is_none_spoils_one_row(tmp_path: Path) -> None:
     assert [source[i]["text"] for i in (0, 2)] == ["one", "three"]
     with pytest.raises(RecordError, match=r"train.parquet: row 2 is damaged \('utf-8' codec"):
         source[1]
+
+
+def test_a_cell_of_csv_is_as_long_as_any_other_record(tmp_path: Path) -> None:
+    uri = written("csv", tmp_path, [{"text": "word " * count, "label": "a"} for count in (10, 30_000, 60_000, 20)])
+    found = everything(uri + "?validation=0.3")
+    assert sorted(len(record["text"]) for part in found.values() for record in part) == [50, 100, 150_000, 300_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,10 @@ def test_a_digest_of_a_folder_reads_one_sound(tmp_path: Path, monkeypatch: pytes
     assert len(read) == 1
     (tmp_path / "validation" / "two" / "c.wav").rename(tmp_path / "validation" / "one" / "c.wav")
     assert digest(open_source(f"folder:{tmp_path}", "validation")) != before
+
+
+def test_a_caption_in_a_table_may_be_long(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "train" / f"{name}.png", 1)
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\ntrain/a.png,{'x' * 200_000}\ntrain/b.png,y\n", "utf-8")
+    assert [len(text) for text in column(open_source(f"folder:{tmp_path}", "train"), "text")] == [200_000, 1]

@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from unimodal.data.tables import MOST_BYTES
 from unimodal.errors import UsageError
 
 NAMES = ("metadata.jsonl", *(f"{n}.{e}" for n in ("metadata", "captions", "transcripts") for e in ("csv", "tsv")))
 KEY = "file_name"
 KEYS = (KEY, "filename", "file", "path")
 """Columns that name the file; the first of them that a table has."""
+csv.field_size_limit(MOST_BYTES)  # as of tables: a caption may be longer than Python's 131,072 characters
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d{1,3})?")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from unimodal.data.address import Address
 from unimodal.data.dataset import Source
-from unimodal.data.tables import TextTable, first_record, open_tables, splits_of, text_table
+from unimodal.data.tables import MOST_BYTES, TextTable, first_record, open_tables, splits_of, text_table
 from unimodal.errors import RecordError, UsageError
 
 FORM = "csv:FILE|GLOB|DIR"
@@ -20,6 +20,7 @@ OPTIONS = {
     "separator": "what stands between cells: one character, or semicolon, as `;` joins sources",
 }
 SUFFIXES = (".csv",)
+csv.field_size_limit(MOST_BYTES)  # of Python's own reader, which refuses a cell of more than 131,072 characters
 _SPELT = {"semicolon": ";", "tab": "\t"}  # separators that are hard to write
 
 
