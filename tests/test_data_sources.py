@@ -375,3 +375,31 @@ def test_a_caption_in_a_table_may_be_long(tmp_path: Path) -> None:
         picture(tmp_path / "train" / f"{name}.png", 1)
     (tmp_path / "metadata.csv").write_text(f"file_name,text\ntrain/a.png,{'x' * 200_000}\ntrain/b.png,y\n", "utf-8")
     assert [len(text) for text in column(open_source(f"folder:{tmp_path}", "train"), "text")] == [200_000, 1]
+
+
+def test_a_number_beyond_the_named_classes_is_refused_in_one_line(tmp_path: Path) -> None:
+    for name, classes in (("a", "cat\ndog\n"), ("b", "ant\ncat\ndog\n")):
+        (tmp_path / name).mkdir()
+        for split in ("train", "validation"):
+            records = ({"id": f"no. {i}", "label": i} for i in range(3))
+            write_array_record(tmp_path / name / f"{split}.array_record", records)
+        (tmp_path / name / "classes.txt").write_text(classes, "utf-8")
+    one, both = f"array_record:{tmp_path}/a", f"array_record:{tmp_path}/a;array_record:{tmp_path}/b"
+    with pytest.raises(UsageError, match="record 2 of train: label 2 is not among the 2 classes that the source names"):
+        Labels().names(one)
+    with pytest.raises(UsageError, match="label 2 is not among the 2 classes that its source names"):
+        Labels().names(both)
+
+
+def test_numbers_among_words_are_classes_of_their_own(tmp_path: Path) -> None:
+    values = [1, 2, "other", 1, "2", "other"]
+    for split in ("train", "validation"):
+        lines = [json.dumps({"id": f"no. {i}", "text": "x", "label": value}) for i, value in enumerate(values)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
+    uri, labels = f"jsonl:{tmp_path}", Labels()
+    source = open_source(uri, "train")
+    assert labels.names(uri) == ("1", "2", "other")
+    assert labels.numbers(uri, "validation").tolist() == [0, 1, 2, 0, 1, 2]
+    assert [labels.number(uri, source[i]) for i in range(6)] == [0, 1, 2, 0, 1, 2]
+    with pytest.raises(UsageError, match="record 'no. 7': column 'label' holds no class, but 0.5"):
+        labels.number(uri, {"id": "no. 7", "label": 0.5})

@@ -56,7 +56,7 @@ class Labels:
             found = _found(source, "train", self.column, segments)
             names = self._checked_names(source, found)
             numbers = {name: number for number, name in reversed([*enumerate(names)])}
-            self._known[source, segments] = _Numbered(names, numbers, found.names if found.named else ())
+            self._known[source, segments] = _Numbered(names, numbers, found.own, found.named)
         return self._known[source, segments]
 
     def _checked_names(self, source: str, found: _Found) -> tuple[str, ...]:
@@ -101,15 +101,17 @@ class Labels:
     def number(self, source: str, record: Mapping[str, Any]) -> int:
         """The number of a record's class. Raises UsageError for one that is not among the classes."""
         field = find_column(record, self.column, OBVIOUS, "a class")
-        value = _class(record[field], field, "the source", 0)
+        where, own = f"record {record['id']!r}", self._numbered(source).own
+        value = _class(record[field], field, where)
         # Numbers may stand for names, and the config may have the names in an order of its own.
-        own = self._numbered(source).own
-        return self.number_of(source, own[value] if own and isinstance(value, int) else value, record["id"])
+        return self.number_of(source, _own_name(value, own, where), record["id"])
 
     def number_of(self, source: str, name: str | int, where: str, segments: str = "") -> int:
         """The number of a class that the data calls `name`."""
         known = self._numbered(source, segments)
         names, numbers = known.names, known.numbers
+        if known.words:  # a number among words is a word, and not the place of another one
+            name = str(name)
         if isinstance(name, int):
             if not 0 <= name < len(names):
                 raise UsageError(f"{where}: label {name} is not among {len(names)} classes, 0 … {len(names) - 1}")
@@ -165,6 +167,7 @@ class _Numbered:
     names: tuple[str, ...]  # by number
     numbers: Mapping[str, int]  # by name
     own: tuple[str, ...]  # the names that numbers in the column stand for; (): they stand for nothing
+    words: bool  # the column holds names, or numbers that stand for some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +177,7 @@ class _Found:
     values: tuple[str | int | None, ...]  # None: the record cannot be read
     names: tuple[str, ...]  # of all classes, in order
     named: bool  # the column holds names, not numbers
+    own: tuple[str, ...] = ()  # the names that its numbers stand for, where the source says
 
 
 @functools.cache
@@ -184,27 +188,38 @@ def _found(uri: str, split: str, column: str, segments: str) -> _Found:
         return _Found(values, tuple(natural_order({str(value) for value in values})), True)
     field = find_column(readable(source), column, OBVIOUS, "a class")
     read = enumerate(read_column(source, field))
-    values = tuple(None if value is None else _class(value, field, split, i) for i, value in read)
+    values = tuple(None if value is None else _class(value, field, f"record {i} of {split}") for i, value in read)
     there = [value for value in values if value is not None]
     if not there:
         raise UsageError(f"{uri} {split}: no record can be read")
     if known := class_names(source, field):
-        return _Found(tuple(known[v] if isinstance(v, int) else v for v in values), known, True)
+        named = (None if v is None else _own_name(v, known, f"record {i} of {split}") for i, v in enumerate(values))
+        return _Found(tuple(named), known, True, known)
     if all(isinstance(value, int) for value in there):
         most = max(v for v in there if isinstance(v, int)) + 1
         return _Found(values, tuple(str(i) for i in range(most)), False)
-    return _Found(values, tuple(natural_order({str(value) for value in there})), True)
+    words = tuple(None if value is None else str(value) for value in values)
+    return _Found(words, tuple(natural_order({str(value) for value in there})), True)
 
 
-def _class(value: Any, field: str, split: str, i: int) -> str | int:
+def _own_name(value: str | int, names: tuple[str, ...], where: str) -> str | int:
+    """The name that a number stands for, where the source names its classes. Raises UsageError for one that has none."""
+    if not names or isinstance(value, str):
+        return value
+    if value >= len(names):
+        raise UsageError(f"{where}: label {value} is not among the {len(names)} classes that the source names")
+    return names[value]
+
+
+def _class(value: Any, field: str, where: str) -> str | int:
     if isinstance(value, np.integer | bool | np.bool_):
         value = int(value)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if not isinstance(value, str | int):
-        raise UsageError(f"record {i} of {split}: column {field!r} holds no class, but {value!r}")
+        raise UsageError(f"{where}: column {field!r} holds no class, but {value!r}")
     if isinstance(value, int) and value < 0:
-        raise UsageError(f"record {i} of {split}: label {value} is below 0, which means no label; leave the record out")
+        raise UsageError(f"{where}: label {value} is below 0, which means no label; leave the record out")
     return value
 
 
