@@ -17,6 +17,7 @@ from PIL import Image
 
 from unimodal.data import (
     LEDGER,
+    Alphabet,
     Budget,
     ByteEncoder,
     Dataset,
@@ -29,7 +30,8 @@ from unimodal.data import (
     train_batches,
 )
 from unimodal.data.audio import sound_length
-from unimodal.data.blocks import Images, Labels, Sounds, Texts, columns
+from unimodal.data.blocks import Images, Labels, Pixels, Sounds, Texts, columns
+from unimodal.data.blocks.pairs import TextPairs, labelled_texts
 from unimodal.data.blocks.patches import PatchRows
 from unimodal.data.blocks.speech import TranscribedSpeech
 from unimodal.data.blocks.transcripts import Transcripts
@@ -364,3 +366,18 @@ def test_decoders_outlive_any_bytes(kind: str) -> None:
             assert "\n" not in str(error)
             outcomes["refused"] += 1
     assert min(outcomes.values()) > FUZZ // 50, outcomes
+
+
+def test_a_palette_is_made_of_the_pictures_that_can_be_read(tmp_path: Path) -> None:
+    for name, bad in (("some", (7,)), ("all", range(40))):
+        for split in ("train", "validation"):
+            (tmp_path / name / split).mkdir(parents=True)
+            for i in range(40):
+                Image.new("RGB", (8, 8), (6 * i, 0, 0)).save(tmp_path / name / split / f"{i:02}.png")
+        for i in bad:
+            (tmp_path / name / "train" / f"{i:02}.png").write_bytes(b"no picture")
+    pixels = Pixels(count=4)
+    pixels.check(f"folder:{tmp_path}/some")
+    assert len(pixels.palette(f"folder:{tmp_path}/some")) == 4
+    with pytest.raises(UsageError, match="train: no picture of those that a palette is made of can be read"):
+        Pixels(count=4).check(f"folder:{tmp_path}/all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -16,7 +17,7 @@ from unimodal.data.image import nearest_color
 from unimodal.data.palette import PICTURES, PIXELS, fit_palette, palette_error
 from unimodal.data.sources import open_source
 from unimodal.data.spec import ArraySpec
-from unimodal.errors import UsageError
+from unimodal.errors import RecordError, UsageError
 
 # A palette that is given may be so many times as far from the data as one of the data's own, and so many levels besides.
 WORSE, LEVELS = 2.0, 16.0
@@ -103,6 +104,9 @@ def _sampled(source: str, column: str) -> np.ndarray:
     records, images, rng = open_source(source, "train"), Images(column=column), np.random.default_rng(0)
     found = []
     for place in np.unique(np.linspace(0, len(records) - 1, min(len(records), PICTURES)).astype(int)):
-        pixels = images.read(records[int(place)]).reshape(-1, 3)
-        found.append(pixels[rng.integers(0, len(pixels), PIXELS)])
+        with contextlib.suppress(RecordError):  # left out and listed by whoever trains on it
+            pixels = images.read(records[int(place)]).reshape(-1, 3)
+            found.append(pixels[rng.integers(0, len(pixels), PIXELS)])
+    if not found:
+        raise UsageError(f"{source} train: no picture of those that a palette is made of can be read")
     return np.concatenate(found)
