@@ -381,3 +381,17 @@ def test_a_palette_is_made_of_the_pictures_that_can_be_read(tmp_path: Path) -> N
     assert len(pixels.palette(f"folder:{tmp_path}/some")) == 4
     with pytest.raises(UsageError, match="train: no picture of those that a palette is made of can be read"):
         Pixels(count=4).check(f"folder:{tmp_path}/all")
+
+
+def test_texts_with_classes_and_pairs_of_texts_are_read_or_listed(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"line {i}", "label": "ab"[i % 2], "second": f"other {i}"}) for i in range(60)]
+    lines[0], lines[31] = "{", json.dumps({"text": None, "label": "a", "second": "x"})
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
+    uri = f"jsonl:{tmp_path}"
+    for limit, count in ((0, 58), (58, 58), (20, 20)):
+        made = labelled_texts(uri, Texts(length=16), Labels(), 264, limit=limit).dataset("train")
+        assert len(made) == count and made[0].keys() == {"ids", "label"}
+    assert len(TextPairs(uri, Texts(column="text"), "second").rows("validation")) == 58
+    bad = {"train.jsonl:1", "train.jsonl:32", "validation.jsonl:1", "validation.jsonl:32"}
+    assert {name for *_, name in LEDGER.found} == bad

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,11 +16,15 @@ from unimodal.data.around import Around
 from unimodal.data.dataset import Dataset, Source
 from unimodal.data.encoders import Encoder
 from unimodal.data.shares import refuse_weights
+from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.text import fit_length, text_of
 from unimodal.data.transcripts import words_of
-from unimodal.errors import UsageError
+from unimodal.data.values import id_at
+from unimodal.errors import RecordError, UsageError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @functools.cache
@@ -95,26 +100,31 @@ def text_rows(
     *,
     keep: Mapping[str, Callable[[dict[str, Any]], Any]] = MappingProxyType({}),
     what: str = "the source",
+    where: Where | None = None,
 ) -> Rows:
     """Every record of a source as a row: `id`, `ids` and `types` of `pair_row`, and what each function in `keep` makes
     of the record.
 
     first, second: the fields that make each text (see `text_of`). Records in which one of the texts is empty are left
-    out, and longer ones cut; both are counted, and logged once each. Raises UsageError when nothing is left.
+    out, and longer ones cut; both are counted, and logged once each. where: what the source is called; a record that
+    cannot be used is then left out and listed (`skipped`). Raises UsageError when nothing is left.
     """
     refuse_weights(source, "rows of texts")
     rows, skipped, cut, specials = [], 0, 0, encoder.around.count(two=bool(second))
-    for index in range(len(source)):
+
+    def read(index: int) -> tuple[dict[str, Any], list[np.ndarray]]:
         record = source[index]
         texts = [text_ids(encoder, text_of(record, fields)) for fields in (first, second) if fields]
+        kept = keep if all(len(ids) for ids in texts) else {}  # nothing is asked of what is left out
+        return {"id": record["id"], **{field: make(record) for field, make in kept.items()}}, texts
+
+    for kept, texts in _used(source, range(len(source)), read, where):
         if not all(len(ids) for ids in texts):
             skipped += 1
             continue
         cut += sum(map(len, texts)) > length - specials
         ids, types = pair_row(encoder, length, *texts)
-        rows.append(
-            {"id": record["id"], "ids": ids, "types": types, **{field: make(record) for field, make in keep.items()}}
-        )
+        rows.append({"ids": ids, "types": types, **kept})
     if not rows:
         raise UsageError(f"no text in {what}: every record is empty")
     if skipped:
@@ -124,12 +134,30 @@ def text_rows(
     return Rows(tuple(rows), skipped, cut)
 
 
-def some_records(source: Source, count: int) -> Rows:
-    """`count` records of a source, the same ones always, spread over the whole. Raises UsageError for more than it has."""
+def some_records(source: Source, count: int, where: Where | None = None) -> Rows:
+    """`count` records of a source, the same ones always, spread over the whole. Raises UsageError for more than it has.
+
+    where: what the source is called; others then take the place of records that cannot be used, which are listed."""
     if not 0 < count <= len(source):
         raise UsageError(f"cannot take {count} records of {len(source)}")
-    chosen = np.random.default_rng(0).permutation(len(source))[:count]
-    return Rows(tuple(source[int(i)] for i in chosen), 0, 0)
+    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    return Rows(tuple(itertools.islice(_used(source, order, source.__getitem__, where), count)), 0, 0)
+
+
+def _used(source: Source, places: Iterable[int], read: Callable[[int], T], where: Where | None) -> Iterator[T]:
+    """What `read` makes of the records at some places, without those that cannot be used, which are listed under `where`;
+    None: they raise RecordError."""
+    for place in places:
+        try:
+            made = read(place)
+        except RecordError as error:
+            if where is None:
+                raise
+            LEDGER.note(where, id_at(source, place), error, len(source))
+            continue
+        if where is not None:
+            LEDGER.looked(where)
+        yield made
 
 
 def phrases(record: dict[str, Any], fields: Sequence[str]) -> list[str]:
@@ -143,22 +171,31 @@ def phrases(record: dict[str, Any], fields: Sequence[str]) -> list[str]:
 
 
 def text_pairs(
-    source: Source, first: Sequence[str], second: Sequence[str], *, distinct: bool = False, what: str = "the source"
+    source: Source,
+    first: Sequence[str],
+    second: Sequence[str],
+    *,
+    distinct: bool = False,
+    what: str = "the source",
+    where: Where | None = None,
 ) -> Rows:
     """Two texts of every record, as lists of phrases: records of `id`, `first` and `second`, in memory.
 
     distinct: phrases of the second that share a word with the first are left out. Records in which a text is empty
-    (then) are left out, counted, and logged once. Raises UsageError when fewer than two are left.
+    (then) are left out, counted, and logged once. where: as of `text_rows`. Raises UsageError when fewer than two are left.
     """
     rows = []
-    for index in range(len(source)):
+
+    def read(index: int) -> tuple[str, list[str], list[str]]:
         record = source[index]
-        a, b = phrases(record, first), phrases(record, second)
+        return record["id"], phrases(record, first), phrases(record, second)
+
+    for name, a, b in _used(source, range(len(source)), read, where):
         if distinct:
             seen = words_of(" ".join(a))
             b = [phrase for phrase in b if not seen & words_of(phrase)]
         if a and b:
-            rows.append({"id": record["id"], "first": a, "second": b})
+            rows.append({"id": name, "first": a, "second": b})
     if len(rows) < 2:
         why = ", as phrases that share a word with the first text are left out; distinct=False keeps them"
         raise UsageError(

@@ -14,8 +14,10 @@ from unimodal.data.blocks.texts import Texts
 from unimodal.data.dataset import Dataset
 from unimodal.data.encoders import Encoder, encoder_for
 from unimodal.data.pairs import Rows, pair_row, some_phrases, some_records, text_ids, text_pairs, text_rows
+from unimodal.data.skipped import Where
 from unimodal.data.sources import open_source
 from unimodal.data.spec import ArraySpec
+from unimodal.data.values import readable
 from unimodal.errors import UsageError
 
 
@@ -30,13 +32,13 @@ def labelled_texts(
         spec["types"] = ArraySpec((texts.length,), np.int32, 0, 2)
 
     def rows(split: str) -> Rows:
-        opened, training = open_source(source, split), split == "train"
+        opened, training, where = open_source(source, split), split == "train", Where(source, split)
         if training:
             labels.check(source)
-            opened = some_records(opened, limit) if limit else opened
-        columns = texts.fields(opened[0]), tuple(second.split("+")) if second else ()
-        keep, what = {"label": partial(labels.number, source)}, f"{source} {split}"
-        found = text_rows(opened, encoder_for(texts.encoder, vocabulary), texts.length, *columns, keep=keep, what=what)
+            opened = some_records(opened, limit, where) if limit else opened
+        columns = texts.fields(readable(opened)), tuple(second.split("+")) if second else ()
+        told: Any = dict(keep={"label": partial(labels.number, source)}, what=str(where), where=where)
+        found = text_rows(opened, encoder_for(texts.encoder, vocabulary), texts.length, *columns, **told)
         if training and classes > len(found):
             raise UsageError(f"{classes} classes, but {source} has only {len(found)} examples to train on")
         return found
@@ -61,10 +63,9 @@ class TextPairs:
 
     def rows(self, split: str) -> Rows:
         """The records of a split as lists of phrases, `first` and `second`."""
-        fields = self.texts.column.split("+"), self.second.split("+")
-        return text_pairs(
-            open_source(self.source, split), *fields, distinct=self.distinct, what=f"{self.source} {split}"
-        )
+        fields, where = (self.texts.column.split("+"), self.second.split("+")), Where(self.source, split)
+        opened = open_source(self.source, split)
+        return text_pairs(opened, *fields, distinct=self.distinct, what=str(where), where=where)
 
     def inputs(self, vocabulary: int) -> Inputs:
         """Rows of ids, `first` and `second`."""
