@@ -395,3 +395,13 @@ def test_texts_with_classes_and_pairs_of_texts_are_read_or_listed(tmp_path: Path
     assert len(TextPairs(uri, Texts(column="text"), "second").rows("validation")) == 58
     bad = {"train.jsonl:1", "train.jsonl:32", "validation.jsonl:1", "validation.jsonl:32"}
     assert {name for *_, name in LEDGER.found} == bad
+
+
+def test_recordings_none_of_which_can_be_read_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"no sound")
+    for split in ("train", "validation"):
+        rows = [json.dumps({"audio": "x.wav", "text": "a b"})] * 3
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows), "utf-8")
+    speech = TranscribedSpeech("tasks.ctc", f"jsonl:{tmp_path}", Sounds(), Transcripts(), Alphabet(" ab"))
+    with pytest.raises(UsageError, match="tasks.ctc, .* train: none of the recordings looked at can be read"):
+        speech.inputs(lambda samples: samples // 320).dataset("train")

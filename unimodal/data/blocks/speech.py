@@ -145,6 +145,8 @@ class TranscribedSpeech:
             )
         for split, what in (("train", "will be skipped"), ("validation", "will be left out of the score")):
             found = list(self._lengths(split))
+            if not found:
+                raise UsageError(f"{self.where}, {self.source} {split}: none of the recordings looked at can be read")
             reasons = [self._unusable(*pair, frames) for pair in found]
             if split == "validation":  # what is short is scored
                 reasons = [reason if reason.startswith("longer") else "" for reason in reasons]
