@@ -13,6 +13,7 @@ from unimodal.errors import UsageError
 from unimodal.evaluation import error_rates as rates
 from unimodal.evaluation.decoding import collapse, greedy, prefix_beam
 from unimodal.evaluation.error_rates import constant_answer, error_rates
+from unimodal.evaluation.transcription import Transcribed
 
 
 def random_table(frames: int, classes: int, seed: int) -> np.ndarray:
@@ -163,3 +164,11 @@ def test_alphabet():
         data.Alphabet("aba")
     with pytest.raises(UsageError, match="empty"):
         data.collect_alphabet([])
+
+
+def test_recordings_in_which_nothing_is_said_have_no_error_rate() -> None:
+    tally = Transcribed(data.Alphabet("ab "), 0)
+    path, text = np.array([[1, 0, 2], [0, 0, 0]]), np.zeros((2, 2), np.int32)
+    tally.add({"frames": np.array([3, 3]), "path": path, "text": text, "likeliest": np.array([-1.0, -1.0])})
+    score = tally.score()
+    assert math.isnan(score["value"]) and math.isnan(score["word_error_rate"])

@@ -52,7 +52,8 @@ class Transcribed:
             self.has_nan |= bool(math.isnan(rows["likeliest"][i]))
 
     def score(self) -> dict[str, float]:
-        if self.has_nan or not self.said:
+        # Where nothing was said there is nothing to divide by, whatever was heard.
+        if self.has_nan or not any(text.split() for text in self.said):
             return {"value": math.nan, "word_error_rate": math.nan, "left_out": self.left_out}
         found = error_rates(self.said, self.greedy)
         scores = {"value": found["character_error_rate"], "word_error_rate": found["word_error_rate"]}
