@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,12 @@ def test_cider_as_the_coco_evaluation_has_it() -> None:
     assert cider_d(written, true) == pytest.approx(3.875547824820007, rel=1e-12)
     assert cider_d(true, true) == pytest.approx(9.0)  # two words have no trigram
     assert cider_d(["nothing"], ["of this"]) == 0
+
+
+def test_marks_that_combine_with_letters_do_not_cut_words() -> None:
+    true = ["एक लाल सेब मेज पर है", "दो बिल्ली घर में है", "नीला आसमान बहुत सुंदर है"]
+    plain = ["a b c d e f", "g h i j f", "k l m n f"]  # the same words, each a letter
+    written = [true[0], "एक बिल्ली घर में है", "लाल सेब बहुत सुंदर है"]
+    assert cider_d(written, true) == cider_d(["a b c d e f", "a h i j f", "b c m n f"], plain)
+    accents = ["a café by the sea", "the naïve man sat here", "one two three four"]
+    assert cider_d([unicodedata.normalize("NFD", text) for text in accents], accents) == cider_d(accents, accents)

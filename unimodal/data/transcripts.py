@@ -44,8 +44,14 @@ def _of_word(character: str) -> bool:
 
 
 def words_of(text: str) -> set[str]:
-    """The words of a text in lower case: runs of letters, digits, underscores and the marks that combine with them."""
-    return set("".join(c if _of_word(c) or c == "_" else " " for c in text.lower()).split())
+    """The words of a text in lower case, each once; see `list_of_words`."""
+    return set(list_of_words(text))
+
+
+def list_of_words(text: str) -> list[str]:
+    """The words of a text in lower case, in order: runs of letters, digits, underscores and the marks that combine with
+    them."""
+    return "".join(c if _of_word(c) or c == "_" else " " for c in text.lower()).split()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from unimodal import data
 from unimodal.data.blocks import Captions, Images
+from unimodal.data.transcripts import list_of_words
 from unimodal.data.values import read_all
 from unimodal.evaluation.evaluation import Batch, Evaluation, Predict, Rows, Shown, Streamed
 from unimodal.evaluation.samples import ImageSample, Sample
@@ -121,7 +122,8 @@ def cider_d(written: Sequence[str], true: Sequence[str], longest: int = 4, width
 
 def _grams(text: str, longest: int) -> Counter[tuple[str, ...]]:
     """How often each run of up to `longest` words stands in a text, without case and punctuation."""
-    words = re.findall(r"\w+", text.lower())
+    # In one spelling: a letter with its accent may be one character or two.
+    words = list_of_words(unicodedata.normalize("NFC", text))
     return Counter(tuple(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1))
 
 
