@@ -435,3 +435,14 @@ def test_a_field_of_a_value_is_one_line() -> None:
 
     with pytest.raises(UsageError, match=r"evaluations\.new\.kind is a value"):
         change(ConfigDict(dict(evaluations=dict(new=dict(kind="knn")))), "evaluations.new.kind.k", "3")
+
+
+def test_probes_that_cannot_be_scored_are_refused_before_training() -> None:
+    for fields in (dict(penalties=()), dict(penalties=(0.1, -1.0)), dict(steps=0)):
+        with pytest.raises(UsageError, match="evaluations.features: penalties must be one number or more"):
+            LinearProbe(source="embedded:emoji", **fields)  # type: ignore[arg-type]
+    rows = len(Labels().known("embedded:emoji", "train"))
+    Knn(source="embedded:emoji", k=rows).check()
+    for k in (0, rows + 1):
+        with pytest.raises(UsageError, match=rf"features.k must be 1 … {rows} \(the training rows\), but is {k}"):
+            Knn(source="embedded:emoji", k=k).check()

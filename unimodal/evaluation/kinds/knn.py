@@ -24,9 +24,17 @@ class Knn(Features):
     k: int = 5  # neighbours that vote
     cosine: bool = False  # nearness by angle instead of Euclidean distance
 
+    def check(self) -> None:
+        """Raises UsageError before training for what cannot be scored after it."""
+        super().check()
+        self._check_k(len(self.labels.known(self.source, "train")))
+
+    def _check_k(self, rows: int) -> None:
+        if not 1 <= self.k <= rows:
+            raise UsageError(f"evaluations.{self.name}.k must be 1 … {rows} (the training rows), but is {self.k}")
+
     def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, Any]:
-        if not 1 <= self.k <= len(train):
-            raise UsageError(f"evaluations.{self.name}.k must be 1 … {len(train)} (the training rows), but is {self.k}")
+        self._check_k(len(train))
         if not (np.isfinite(train).all() and np.isfinite(valid).all()):
             return unknown(truth)
         move = unit if self.cosine else partial(centred, mean=train.mean(axis=0, dtype=np.float64))

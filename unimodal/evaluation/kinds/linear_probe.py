@@ -29,6 +29,14 @@ class LinearProbe(Features):
     penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # λ in mean loss + λ/2 · |weights|²
     steps: int = 200  # of L-BFGS, at most
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.penalties or not min(self.penalties) >= 0 or self.steps < 1:
+            raise UsageError(
+                f"evaluations.{self.name}: penalties must be one number or more, none below 0, and steps 1 or more, but "
+                f"they are {self.penalties} and {self.steps}"
+            )
+
     def score(self, train: np.ndarray, labels: np.ndarray, valid: np.ndarray, truth: np.ndarray) -> Mapping[str, Any]:
         if len(np.unique(labels)) < 2:
             raise UsageError(f"evaluations.{self.name}: a probe needs two classes or more in {self.source}")
