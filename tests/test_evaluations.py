@@ -446,3 +446,8 @@ def test_probes_that_cannot_be_scored_are_refused_before_training() -> None:
     for k in (0, rows + 1):
         with pytest.raises(UsageError, match=rf"features.k must be 1 … {rows} \(the training rows\), but is {k}"):
             Knn(source="embedded:emoji", k=k).check()
+
+
+def test_what_chance_finds_for_certain_is_all() -> None:
+    for same in ([0, 0, 0, 0], [0, 0, 1], [0, 1, 1, 2, 2]):
+        assert chance_recall(len(same), 5, np.array(same)) == 1.0

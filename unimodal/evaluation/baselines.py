@@ -46,10 +46,10 @@ def chance_recall(candidates: int, k: int, same: np.ndarray | None = None) -> fl
     sizes = np.ones(candidates) if same is None else np.unique(same, return_counts=True)[1].astype(np.float64)
     if (sizes == 1).all():
         return min(1.0, k / candidates)
-    shares = sizes / candidates
-    back = (shares * np.minimum(1.0, k / (candidates - sizes + 1))).sum()
+    # Divide last: what is found for certain must not be less than 1 by rounding, or finding it would beat chance.
+    back = (sizes * np.minimum(1.0, k / (candidates - sizes + 1))).sum() / candidates
     rng, there = np.random.default_rng(0), 0.0
     for _ in range(DRAWS):
         first = rng.choice(len(sizes), min(k, len(sizes)), replace=False)
-        there += shares[first][np.cumsum(sizes[first]) - sizes[first] < k].sum() / DRAWS
-    return float((there + back) / 2)
+        there += sizes[first][np.cumsum(sizes[first]) - sizes[first] < k].sum()
+    return float((there / (DRAWS * candidates) + back) / 2)
