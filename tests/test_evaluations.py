@@ -27,6 +27,7 @@ from unimodal.evaluation.evaluation import Each
 from unimodal.evaluation.kinds.knn import Knn, vote
 from unimodal.evaluation.kinds.linear_probe import LinearProbe, accuracy, fit, narrowed
 from unimodal.evaluation.retrieval import Pairs, ranks, recall
+from unimodal.evaluation.run import MeshReader
 from unimodal.objectives import row_codes
 from unimodal.tokenizers import image
 
@@ -313,6 +314,51 @@ def test_a_run_opens_and_decodes_each_split_once(tmp_path: Path, monkeypatch: py
     again = tiny.build(config)
     batch = again.evaluations["vit"].measure(model, again.reader).shown.batch  # pyright: ignore[reportOptionalMemberAccess]
     np.testing.assert_allclose(batch["image"], 7 / 127.5 - 1, atol=1e-6)
+
+
+def test_evaluations_of_the_same_features_share_them(tmp_path: Path) -> None:
+    """And only these: not of another layer, not after weights have changed, in place or not, and not if they are many."""
+    config = tiny.plain("vit")
+    asked = dict(source=pictures(tmp_path), batch_size=8)
+    config["evaluations"] = {
+        "probe": dict(kind="linear_probe", **asked),
+        "near": dict(kind="knn", k=3, **asked),
+        "deep": dict(kind="knn", k=3, layer=1, **asked),
+    }
+    experiment = tiny.build(config)
+    model, reader, made = experiment.program.model(experiment.program.init()), experiment.reader, []
+    real = reader.rows
+    reader.rows = lambda *a, **k: made.append(1) or real(*a, **k)
+
+    def scored(*names: str) -> tuple[list[dict[str, float]], int]:
+        made.clear()
+        scores = [dict(experiment.evaluations[name].measure(model, reader).score) for name in names]
+        return scores, len(made)
+
+    (_, near), count = scored("probe", "near")
+    assert count == 2  # a training split and one for validation
+    assert scored("deep")[1] == 2
+    assert scored("near", "probe")[1] == 0
+    table = model.tokenizers["image"].projection.kernel
+    table.set_value(table.get_value() * jnp.nan)
+    (after,), count = scored("near")
+    assert count == 2 and near["value"] == 1.0 and np.isnan(after["value"])
+    alone = experiment.evaluations["near"].measure(model, MeshReader(experiment.mesh))
+    assert np.isnan(alone.score["value"])
+
+
+def test_features_beyond_what_is_kept_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimodal.evaluation.run.MOST_KEPT", 100)
+    reader, model = MeshReader(jax.make_mesh((1,), ("data",))), {}
+    sizes: list[int] = []
+
+    def make(size: int) -> tuple[np.ndarray, ...]:
+        sizes.append(size)
+        return (np.zeros(size, np.uint8),)
+
+    for name, size in (("a", 60), ("b", 50), ("c", 40), ("a", 60), ("b", 50), ("c", 40)):
+        assert len(reader.once(name, cast(Any, model), lambda size=size: make(size))[0]) == size
+    assert sizes == [60, 50, 40, 50]
 
 
 def test_raw_pixels_are_a_baseline_that_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

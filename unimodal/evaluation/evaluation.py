@@ -22,6 +22,7 @@ Rows = Mapping[str, np.ndarray]
 """Arrays with one row per example, gathered on every host. `index` is the example's place in its split."""
 
 Predict = Callable[[Model, Batch], Mapping[str, jax.Array]]
+Made = tuple[np.ndarray, ...]
 
 SHOWN = 8
 """Examples that samples are made of, spread evenly over the split."""
@@ -49,6 +50,10 @@ class Reader(Protocol):
         self, predict: Predict, model: Model, examples: Examples, batch_size: int, limit: int | None = None
     ) -> Iterator[Rows]:
         """The rows of each batch, without those that only fill up the last one. limit: batches, spread over the split."""
+        ...
+
+    def once(self, asked: Any, model: Model, make: Callable[[], Made]) -> Made:
+        """The arrays of `make`, which are made once for all that ask the same of the same weights, one after another."""
         ...
 
 

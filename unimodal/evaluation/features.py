@@ -16,7 +16,7 @@ from unimodal.data.blocks import Images, Inputs, Labels, Part, Pixels, Sounds, T
 from unimodal.errors import UsageError
 from unimodal.evaluation.baselines import majority_accuracy
 from unimodal.evaluation.classification import share_right
-from unimodal.evaluation.evaluation import Batch, Each, Measured, Predict, Reader
+from unimodal.evaluation.evaluation import Batch, Each, Made, Measured, Predict, Reader
 from unimodal.heads import pool
 from unimodal.model import Model
 from unimodal.objectives import shifted_right
@@ -24,6 +24,8 @@ from unimodal.tokenizers import audio, image, text
 from unimodal.tokens import Tokens, lengths_of
 
 POOLINGS = ("mean", "first", "last")
+# Methods that make features: an evaluation with one of its own shares them with no other.
+DECIDE = ("inputs", "embed", "hidden", "pooled", "_part", "_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,13 +159,22 @@ class Features(Pooled):
         valid, truth, index = self._gather(embed, model, reader, "validation", limit)
         return dict(self.score(train, labels, valid, truth)), index
 
-    def _gather(
-        self, embed: Predict, model: Model, reader: Reader, split: str, limit: int | None
-    ) -> tuple[np.ndarray, ...]:
+    def _gather(self, embed: Predict, model: Model, reader: Reader, split: str, limit: int | None) -> Made:
         """Features float32 [N,D], classes [N] and places [N] of a split (or of `limit` batches of it)."""
-        examples = reader.examples(self.inputs, model, split)
-        rows = list(reader.rows(embed, model, examples, self.batch_size, limit))
-        return tuple(np.concatenate([row[name] for row in rows]) for name in ("features", "label", "index"))
+
+        def make() -> Made:
+            examples = reader.examples(self.inputs, model, split)
+            rows = list(reader.rows(embed, model, examples, self.batch_size, limit))
+            return tuple(np.concatenate([row[name] for row in rows]) for name in ("features", "label", "index"))
+
+        own = any(getattr(type(self), name) is not getattr(Features, name) for name in DECIDE)
+        if own or embed == pixels:  # pixels are larger than features, and made once for a run
+            return make()
+        # A probe and neighbours that ask for the same features share them.
+        fields = tuple(
+            getattr(self, f.name) for f in dataclasses.fields(Features) if f.name not in ("name", "every", "raw")
+        )
+        return reader.once((fields, split, limit), model, make)
 
     def baseline(self, untrained: Mapping[str, float]) -> tuple[float, str]:
         """The commonest class, the features of the model before training, or raw pixels: whichever is hardest to beat."""
