@@ -405,3 +405,30 @@ def test_recordings_none_of_which_can_be_read_are_refused_in_one_line(tmp_path: 
     speech = TranscribedSpeech("tasks.ctc", f"jsonl:{tmp_path}", Sounds(), Transcripts(), Alphabet(" ab"))
     with pytest.raises(UsageError, match="tasks.ctc, .* train: none of the recordings looked at can be read"):
         speech.inputs(lambda samples: samples // 320).dataset("train")
+
+
+def test_marks_of_a_damaged_recording_are_left_out_and_the_next_stand_in(tmp_path: Path) -> None:
+    """With its own transcript: the sound of one phrase must not meet the words of another."""
+    for i in range(40):
+        loud = np.full(16_000, 0.01 * (i + 1), np.float32)
+        soundfile.write(tmp_path / f"{i}.wav", loud, 16_000, "FLOAT")
+    (tmp_path / "7.wav").write_bytes(b"RIFF" + bytes(40))
+    for split in ("train", "validation"):
+        marks = [[[0, 400, "a" * (1 + i % 9)], [500, 900, "b"]] for i in range(40)]
+        rows = [json.dumps({"audio": f"{i}.wav", "phrases": marks[i]}) for i in range(40)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows), "utf-8")
+    sounds = Sounds(seconds=0.5, segments="phrases", normalize=False)
+    speech = TranscribedSpeech("tasks.ctc", f"jsonl:{tmp_path}", sounds, Transcripts(), Alphabet(" ab"))
+    assert sum(not fine for _, fine in speech.lengths("train", lambda samples: samples // 320)) == 2
+    assert len(speech.scored()) == 78
+    examples = speech.inputs(lambda samples: samples // 320).dataset("train").stream(0)
+    for example in (examples[i] for i in range(80)):
+        number = int(str(example["id"]).split("/")[0].split(":")[-1]) - 1
+        assert number != 7
+        np.testing.assert_allclose(example["audio"][:10], 0.01 * (number + 1), rtol=1e-6)
+        first = str(example["id"]).endswith("/0")
+        assert Alphabet(" ab").decode(example["text"]) == ("a" * (1 + number % 9) if first else "b")
+    assert {(split, name) for _, split, name in LEDGER.found} == {
+        (s, f"{s}.jsonl:8/{start}") for s in ("train", "validation") for start in (0, 500)
+    }
+    assert all("0x" not in reason for reason in LEDGER.found.values())

@@ -68,6 +68,10 @@ def decode_sound(record: Mapping[str, Any], rate: int) -> dict[str, Any]:
 
 
 class _File(io.BytesIO):
+    def __repr__(self) -> str:
+        """As libsndfile's errors name it: without the address, equal damage has equal reasons."""
+        return "the file"
+
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Stay at the start where a damaged file leads before it: an exception would be printed, from C, and no more."""
         return super().seek(max(0, offset) if whence == io.SEEK_SET else offset, whence)

@@ -57,16 +57,17 @@ PROCESS = Budget(1 << 30)
 
 
 class _Cached:
-    def __init__(self, source: Source, decode: Decode, budget: Budget, where: Where | None):
+    def __init__(self, source: Source, decode: Decode, budget: Budget | None, where: Where | None):
         self.source, self.decode, self.budget, self.where = source, decode, budget, where
         self._memory: dict[int, dict[str, Any]] = {}
         self._held = [0]  # bytes; a list, as what gives them back must not know this object
         self._lock = threading.Lock()
-        weakref.finalize(self, lambda held: budget.give_back(held[0]), self._held)
+        if budget is not None:
+            weakref.finalize(self, lambda held: budget.give_back(held[0]), self._held)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Go to another process without what is in memory here; it has a budget of its own there."""
-        return _again, (self.source, self.decode, self.where)
+        return _again, (self.source, self.decode, self.budget is not None, self.where)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -105,6 +106,8 @@ class _Cached:
         raise UsageError(f"{self.where}: no record can be used")
 
     def _keep(self, index: int, record: dict[str, Any]) -> None:
+        if self.budget is None:
+            return
         size = _bytes_of(record)
         with self._lock:
             if index not in self._memory and self.budget.take(size):
@@ -112,8 +115,8 @@ class _Cached:
                 self._held[0] += size
 
 
-def _again(source: Source, decode: Decode, where: Where | None) -> Source:
-    return _Cached(source, decode, PROCESS, where)
+def _again(source: Source, decode: Decode, kept: bool, where: Where | None) -> Source:
+    return _Cached(source, decode, PROCESS if kept else None, where)
 
 
 def cached(source: Source, decode: Decode, *, budget: Budget = PROCESS, where: Where | None = None) -> Source:
@@ -130,6 +133,11 @@ def cached(source: Source, decode: Decode, *, budget: Budget = PROCESS, where: W
     epoch later.
     """
     return _Cached(source, decode, budget, where)
+
+
+def stood_in(source: Source, where: Where) -> Source:
+    """The source, whose records that cannot be used are left out and listed, as `cached` does; none is kept in memory."""
+    return _Cached(source, dict, None, where)
 
 
 def _freeze(value: Any) -> None:

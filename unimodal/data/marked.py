@@ -11,6 +11,7 @@ import numpy as np
 from unimodal.data.cache import cached
 from unimodal.data.dataset import Source
 from unimodal.data.shares import refuse_weights
+from unimodal.data.values import id_at
 from unimodal.errors import UsageError
 
 Mark = tuple[int, int, str]
@@ -19,7 +20,8 @@ Mark = tuple[int, int, str]
 
 @dataclasses.dataclass(frozen=True)
 class _Segments:
-    recordings: Source
+    source: Source
+    recordings: Source  # the same, decoded
     places: tuple[tuple[int, Mark], ...]
     rate: int
     window: int | None
@@ -41,6 +43,11 @@ class _Segments:
         if self.window is not None and len(kept) < self.window:
             kept = np.pad(kept, (max(0, -first), self.window - len(kept) - max(0, -first)))
         return {"id": f"{recording['id']}/{start}", "audio": kept, "text": text}
+
+    def id_at(self, index: int) -> str:
+        """The id of a stretch, whose recording is not read for it."""
+        where, (start, *_) = self.places[index]
+        return f"{id_at(self.source, where)}/{start}"
 
 
 def marks(source: Source, field: str) -> list[list[Mark]]:
@@ -89,4 +96,4 @@ def segments(
     places = tuple((i, mark) for i, found in enumerate(marks(source, field)) for mark in found)
     if not places:
         raise UsageError(f"no record has a mark under {field!r}")
-    return _Segments(cached(source, decode), places, rate, window)
+    return _Segments(source, cached(source, decode), places, rate, window)

@@ -16,12 +16,12 @@ from unimodal.data.blocks.sounds import OBVIOUS, Sounds
 from unimodal.data.blocks.transcripts import Transcripts
 from unimodal.data.blocks.used import headers, warn_of_unused
 from unimodal.data.bucketing import Buckets
-from unimodal.data.cache import cached
+from unimodal.data.cache import cached, stood_in
 from unimodal.data.dataset import Dataset, Source
 from unimodal.data.marked import marks
 from unimodal.data.skipped import LEDGER, Where
 from unimodal.data.sources import first, open_source
-from unimodal.data.spec import ArraySpec
+from unimodal.data.spec import STAND_IN, ArraySpec
 from unimodal.data.transcripts import Alphabet
 from unimodal.data.values import id_at
 from unimodal.errors import RecordError, UsageError
@@ -84,6 +84,9 @@ class TranscribedSpeech:
             try:
                 record = records[index]
                 name = str(record["id"])
+                if record.get(STAND_IN):  # what it stands for is listed
+                    yield 0, None
+                    continue
                 audio = record[find_column(record, "audio" if marked else self.sounds.column, OBVIOUS, "a sound")]
                 samples = len(audio) if marked else sound_length(audio, self.sounds.rate, name, record.get("rate"))
                 text = self.transcripts.spell(record["text"]) if marked else self.transcripts.of(record)
@@ -125,8 +128,8 @@ class TranscribedSpeech:
     def _recordings(self, split: str) -> Source:
         """Records of id, decoded audio and text."""
         opened = self.sounds.open(self.source, split)
-        if self.sounds.segments:
-            return opened
+        if self.sounds.segments:  # stretches of recordings that are kept already
+            return stood_in(opened, Where(self.source, split))
 
         def decode(record: Any) -> dict[str, Any]:
             return {"id": record["id"], "audio": self.sounds.read(record), "text": self.transcripts.of(record)}
