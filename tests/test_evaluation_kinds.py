@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ def test_similarity_is_a_correlation_of_cosines(tmp_path: Path, head: str) -> No
     shown = evaluation.samples(model, measured.shown)
     best = int(np.argmax(cosines))
     assert shown[0].prompt == f"{first[best]} | {second[best]}" and shown[0].note == f"score {scores[best]:g}"
+    for wrong in (math.nan, "high", None):
+        with pytest.raises(UsageError, match="record '3': alike=.* is no number"):
+            evaluation._score(dict(id="3", alike=wrong))
     assert evaluation.baseline({"value": -1.0})[1] == "shared words"
     assert evaluation.baseline({"value": 2.0}) == (2.0, "the untrained model")
 

@@ -286,6 +286,8 @@ def test_what_cannot_be_loaded(tmp_path: Path, run: tuple[Path, Any, Any]) -> No
         with pytest.raises(UsageError, match=message):
             unimodal.load(path)
     shutil.copy(run[0] / "config.json", tmp_path)
+    with pytest.raises(UsageError, match="mesh has no axis 'tensr'; did you mean tensor"):
+        unimodal.load(tmp_path, mesh=dict(tensr=2))
     with pytest.raises(UsageError, match="has no checkpoint: train there first"):
         unimodal.load(tmp_path)
     with pytest.raises(UsageError, match="no checkpoint of step 7, only of 0"):

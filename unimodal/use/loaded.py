@@ -25,7 +25,7 @@ from unimodal.kept import with_encoders, with_learned
 from unimodal.model import Model
 from unimodal.places import places_of
 from unimodal.settings import MeshConfig
-from unimodal.sharding import make_mesh, path_name
+from unimodal.sharding import MESH_AXES, make_mesh, path_name
 from unimodal.storage import folder, is_remote, require_backend
 from unimodal.training import earlier
 from unimodal.training.checkpoint import Checkpoints, named, spelt
@@ -108,12 +108,19 @@ def load(
     """
     where = folder(path)
     require_backend(where)
-    placed = mesh if isinstance(mesh, Mesh) else make_mesh(**{**vars(MeshConfig(data=1)), **(mesh or {})})
+    placed = mesh if isinstance(mesh, Mesh) else _mesh(mesh or {})
     if is_remote(where) or _has_tasks(where):
         return _with_numbers(_of_workdir(where, step, ema, placed, dtype))
     if step is not None or ema:
         raise UsageError(f"{path} is no workdir of a run, so it has neither steps nor an average of its parameters")
     return _with_numbers(_published(Path(str(path)), placed, dtype))
+
+
+def _mesh(axes: Mapping[str, int]) -> Mesh:
+    for axis in axes:
+        if axis not in MESH_AXES:
+            raise UsageError(f"mesh has no axis {axis!r}; {nearest(axis, MESH_AXES)}")
+    return make_mesh(**{**vars(MeshConfig(data=1)), **axes})
 
 
 def _with_numbers(loaded: Loaded) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,9 +63,12 @@ class Similarity(Pooled):
     def _score(self, record: Mapping[str, Any]) -> float:
         value = record[find_column(record, self.scores, (), "a score")]
         try:
-            return float(value)
+            score = float(value)
         except (TypeError, ValueError):
-            raise UsageError(f"record {record['id']!r}: {self.scores}={value!r} is no number") from None
+            score = math.nan
+        if not math.isfinite(score):
+            raise UsageError(f"record {record['id']!r}: {self.scores}={value!r} is no number")
+        return score
 
     def embed(self, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Unit embeddings `first` and `second` [B,D]; `same` [B], equal for the same text; and `score` [B] if there is one."""
