@@ -34,8 +34,8 @@ def bisect(
 ) -> Broken:
     """The first commit after `good`, on the way of first parents to `bad`, that is nearer to bad than to good.
 
-    limit: the value that tells good from bad (None: halfway between the two). NaN is bad in any case. Raises UsageError where `bad` does not come
-    from `good`, or is not worse.
+    limit: the value that tells good from bad (None: halfway between the two). NaN is bad in any case. Raises UsageError
+    where `bad` does not come from `good`, or is not worse.
     """
     ledger = measuring.ledger
     first, last = ledger.commit(good), ledger.commit(bad)
