@@ -37,9 +37,10 @@ def five_tasks(config: ConfigDict) -> None:
         audio=common.every(audio.Config, channels=64, position_kernel=16, position_groups=8),
     )
     emoji: dict[str, Any] = dict(crop=(0.6, 1.0), shift=2, jitter=(0.2, 0.2, 0.2))
+    # Output weights of their own: three tasks read by one table, and whoever moves it would move what the others write.
     config.tasks = dict(
-        gpt=common.every(Gpt, batch_size=8, weight=2.0),
-        bert=common.every(Bert, batch_size=8, weight=2.0),
+        gpt=common.every(Gpt, batch_size=8, weight=2.0, tied=False),
+        bert=common.every(Bert, batch_size=8, weight=2.0, tied=False),
         vit=common.every(Vit, batch_size=32, images=dict(flip=0.5, **emoji)),
         # No mirror images: "left arrow" and "right arrow" are different words.
         clip=common.every(Clip, batch_size=32, images=emoji, texts=dict(phrases="keywords")),

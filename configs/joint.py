@@ -35,7 +35,7 @@ def tiny(config: ConfigDict) -> None:
     config.backbones.decoder = common.backbone(width=64, depth=1, heads=4, scan=False)
     still: dict[str, Any] = dict(crop=(0.6, 1.0), shift=2)
     config.tasks.mae = common.every(Mae, images=dict(flip=0.5, **still), batch_size=32)
-    config.tasks.virtex = common.every(Virtex, images=still, texts=dict(column="name", length=32))
+    config.tasks.virtex = common.every(Virtex, images=still, texts=dict(column="name", length=32), tied=False)
     config.tasks.ctc = common.every(
         Ctc, sounds=dict(segments="phrases", seconds=3.5), transcripts=dict(characters=80), batch_size=8
     )

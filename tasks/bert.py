@@ -40,6 +40,7 @@ class Bert:
     weight: float = 1.0  # of the loss among the tasks'
     tokenizer: str = "text"  # for next sentences, one with two `types`
     backbone: str = "shared"  # one of the config's backbones, by name
+    tied: bool = True  # the embedding table serves as output weights, too
     chunk: int = 0  # positions of a row whose logits exist at a time, for large vocabularies and long rows; 0: all
 
     def __post_init__(self) -> None:
@@ -53,7 +54,8 @@ class Bert:
 
     def heads(self, model: Model, rngs: nnx.Rngs) -> dict[str, nnx.Module]:
         width, text = model.backbones[self.backbone].config.width, model.tokenizers[self.tokenizer].config
-        heads: dict[str, nnx.Module] = {"language": MaskedLanguageModel(width, text.vocabulary, rngs=rngs)}
+        language = MaskedLanguageModel(width, text.vocabulary, tied=self.tied, rngs=rngs)
+        heads: dict[str, nnx.Module] = {"language": language}
         if self.next_sentence:
             heads["next_sentence"] = PooledClassifier(width, 2, rngs=rngs)
         return heads

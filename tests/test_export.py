@@ -80,6 +80,20 @@ def test_the_way_back(name: str, made: Any, tmp_path: Path) -> None:
     assert experiment.tasks[0].name == again.tasks[0].name
 
 
+@pytest.mark.parametrize(("name", "task"), [("bert", "bert"), ("gpt2", "gpt")])
+def test_output_weights_of_its_own_come_back(name: str, task: str, tmp_path: Path) -> None:
+    config = config_of(name)
+    config["tasks"][task]["tied"] = False
+    experiment, state = used.workdir(tmp_path / "run", config, noise=0.05)
+    assert main(["unimodal", "export", str(tmp_path / "run"), f"huggingface:{tmp_path / 'hf'}"]) == 0
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["tie_word_embeddings"] is False
+    back = tiny.build({**config_of(name), "init_from": str(tmp_path / "hf"), "tasks": config["tasks"]})
+    assert not [n for n in back.start.fresh if "type_table" not in n]
+    both = experiment.program.model(state), back.program.first_model()
+    for ours, theirs in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_same_answers_from_both(made: Any) -> None:
     _, _, target = made("vit")
     workdir = target.parent / "vit"

@@ -1,11 +1,12 @@
 """Makes ArrayRecord files of Tux Paint's stamps: pictures with captions and spoken captions in one language (GPL-2).
 
-    python tools/make_tuxpaint.py OUT [--language fr] [--raw raw/]
+    python tools/make_tuxpaint.py OUT [--language fr] [--also es,ro,ca] [--spoken] [--raw raw/]
 
 OUT gets train.array_record and validation.array_record. A record is a stamp: `image` (PNG), `text` in the language, `english`,
 and `audio` (Ogg) with what is said, where the language has a recording (fr 767, ru 760, ro 760, ca 757, bg 757, es 741 stamps).
-`--language en` takes the English text and recordings. Of stamps with one caption the first is kept, and one caption in ten is for
-validation, by its hash. Fetches the Debian package tuxpaint-stamps-default; needs `apt-get` and `dpkg-deb`.
+`--language en` takes the English text and recordings. Of stamps with one caption the first is kept, and one English caption in ten
+is for validation, by its hash. With `--also`, training has the stamps in these languages, too, under ids with the language behind;
+validation stays in the one. Fetches the Debian package tuxpaint-stamps-default; needs `apt-get` and `dpkg-deb`.
 """
 
 from __future__ import annotations
@@ -59,17 +60,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the files")
     parser.add_argument("--language", default="fr", help="of captions and recordings, as Tux Paint calls it")
+    parser.add_argument("--also", default="", help="more languages for training, with commas between them")
     parser.add_argument("--spoken", action="store_true", help="only stamps with a recording")
     parser.add_argument("--raw", type=Path, help="keep the package here (default: nowhere)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         raw = given.raw or Path(scratch)
         raw.mkdir(parents=True, exist_ok=True)
-        found = list(records(fetch_debian(PACKAGE, raw) / FOLDER, given.language))
-    if given.spoken:
-        found = [record for record in found if "audio" in record]
-    if not found:
-        parser.error(f"no stamp has a caption in {given.language!r}")
+        folder, found = fetch_debian(PACKAGE, raw) / FOLDER, []
+        for language in (given.language, *filter(None, given.also.split(","))):
+            stamps = [one for one in records(folder, language) if "audio" in one or not given.spoken]
+            if not stamps:
+                parser.error(f"no stamp has a caption in {language!r}")
+            if language != given.language:
+                stamps = [{**one, "id": f"{one['id']}.{language}"} for one in stamps if one["split"] == "train"]
+            found += stamps
     write_splits(found, given.out)
 
 

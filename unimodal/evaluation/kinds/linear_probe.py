@@ -101,7 +101,10 @@ def fit(x: Any, y: Any, penalty: Any, seen: Any, *, classes: int, steps: int) ->
         losses = optax.softmax_cross_entropy_with_integer_labels(x @ weights + biases[None], y)
         return jnp.mean(losses, where=seen) + 0.5 * penalty * jnp.square(weights).sum()
 
-    solver, both = optax.lbfgs(), optax.value_and_grad_from_state(loss)
+    # Near its least, float32 rounds the loss by more than a step lowers it. A line search that asks for lower losses then
+    # finds none and stands still, so this one trusts slopes as soon as losses differ by less than a hundred thousandth.
+    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=20, initial_guess_strategy="one", approx_dec_rtol=1e-5)
+    solver, both = optax.lbfgs(linesearch=search), optax.value_and_grad_from_state(loss)
     start = (jnp.zeros((x.shape[1], classes), jnp.float32), jnp.zeros((classes,), jnp.float32))
 
     def advance(carry: Any) -> Any:
@@ -113,7 +116,7 @@ def fit(x: Any, y: Any, penalty: Any, seen: Any, *, classes: int, steps: int) ->
     # Stop at a small gradient: most probes are done long before the last step.
     def unfinished(carry: Any) -> jax.Array:
         _, _, count, norm = carry
-        return (count < steps) & (norm > 1e-5)
+        return (count < steps) & (norm > 1e-6)
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as optax expects
         first = (start, solver.init(start), jnp.int32(0), jnp.float32(jnp.inf))

@@ -44,6 +44,7 @@ def bert(handed: Handed) -> Offer | None:
         hidden_dropout_prob=b.dropout,
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
+        tie_word_embeddings=words is None or words.decoder.linear is None,
         **labelled(handed.labels if words is None else ()),
     )
     return Offer("bert", config, markers, "a masked-language head, or a classifier of the first token (pooling=first)")
