@@ -1,0 +1,63 @@
+"""Pictures, words and voices in one trunk: who is shown a picture finds what is said of it, without a word written.
+
+python tools/make_tuxpaint.py data/tuxpaint --language fr --also es,ro,ca --spoken
+python launch.py train --config=configs/stamps.py:size=tiny --workdir=runs/stamps
+
+size | what                                                                          | reaches, in
+tiny | 0.9M parameters: three pairs by CLIP, captions by VirTex, transcripts by CTC  | not yet measured
+
+Tux Paint's stamps are pictures with a caption and a recording of it. Three tasks match two modalities each (pictures and
+recordings, recordings and words, pictures and words), one writes what is seen, and one what is said. All share the tokenizers and
+the trunk, and take turns. Recordings are read at 8 kHz and two seconds of them, which three of four have room in.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common
+from tasks.clip import Clip
+from tasks.ctc import Ctc
+from tasks.virtex import Virtex
+from unimodal.tokenizers import audio, image, text
+
+SOURCE = "array_record:data/tuxpaint"
+PAIRS = {"seen_heard": ("image", "audio"), "heard_read": ("audio", "text"), "seen_read": ("image", "text")}
+LETTERS = " '-0123456789abcdefghijklmnopqrstuvwxyzàáâäçèéêëíîïñòóôùúûüăœșț"  # of French, Spanish, Romanian and Catalan
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    return common.sized(argument, {"tiny": tiny})
+
+
+def tiny(config: ConfigDict) -> None:
+    config.update(schedule="alternate", steps=1500, log_every=100, eval_every=500)
+    config.optimizer.update(learning_rate=1.5e-3, warmup=75)
+    config.backbones.shared = common.backbone(
+        width=128, depth=3, heads=4, activation="gelu_tanh", rope_theta=10_000.0, dropout=0.1, scan=False
+    )
+    config.tokenizers = dict(
+        text=common.every(text.Config, vocabulary=264, max_length=64),
+        image=common.every(image.Config, image_size=(32, 32), patch=8, registers=1),
+        audio=common.every(audio.Config, channels=64, position_kernel=16, position_groups=8),
+    )
+    pictures: dict[str, Any] = dict(crop=(0.6, 1.0), shift=2, jitter=(0.2, 0.2, 0.2))
+    sounds, texts = dict(seconds=2.0, rate=8000), dict(length=64)
+    for name, pair in PAIRS.items():
+        config.tasks[name] = common.every(
+            Clip,
+            name=name,
+            source=SOURCE,
+            pair=pair,
+            images=pictures,
+            sounds=sounds,
+            texts=texts,
+            audio_tokenizer="audio",
+            audio_backbone="shared",
+        )
+        config.tasks[name].kind = "clip"
+    # Words are also read by the others, which would move a table that is both what is read and what is written.
+    config.tasks.virtex = common.every(Virtex, source=SOURCE, images=pictures, texts=texts, tied=False)
+    config.tasks.ctc = common.every(
+        Ctc, source=SOURCE, sounds=sounds, transcripts=dict(characters=200, alphabet=LETTERS), batch_size=16
+    )
