@@ -68,7 +68,7 @@ def main() -> None:
         raw = given.raw or Path(scratch)
         raw.mkdir(parents=True, exist_ok=True)
         folder, found = fetch_debian(PACKAGE, raw) / FOLDER, []
-        for language in (given.language, *filter(None, given.also.split(","))):
+        for language in dict.fromkeys((given.language, *filter(None, given.also.split(",")))):
             stamps = [one for one in records(folder, language) if "audio" in one or not given.spoken]
             if not stamps:
                 parser.error(f"no stamp has a caption in {language!r}")
